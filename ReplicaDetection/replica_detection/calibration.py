@@ -1,0 +1,277 @@
+"""How unusual a distance is: ratios, null distributions, p and q values, one combined statistic.
+
+Everything works on `evidence`, the negative logarithm of the distance ratio: larger = more replica-like.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from replica_detection.errors import ConfigurationError
+
+# A ratio of 0 (exact copy) needs a finite evidence; no real pair of scans comes near this ratio.
+SMALLEST_RATIO = 1e-12
+# With fewer null cases than this nothing is said at all; with fewer than the second number, nothing on a tail.
+SMALLEST_NULL = 5
+SMALLEST_TAIL_NULL = 10
+# Robust z score of the evidence beyond which a null case is a near-duplicate of a training case, not a new scan.
+NEAR_DUPLICATE_Z = 6.0
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """What a row of distances says about one case: arrays of length Q, neighbours (Q, k).
+
+    `ratio` is NaN where it is undefined: no finite distance, or k identical training volumes (mean distance 0).
+    `neighbors` holds -1 and `neighbor_distances` +inf where fewer than k training cases have a finite distance.
+    """
+
+    index: np.ndarray
+    distance: np.ndarray
+    ratio: np.ndarray
+    neighbors: np.ndarray
+    neighbor_distances: np.ndarray
+
+
+def nearest(distances: np.ndarray, k: int = 50, groups: np.ndarray | None = None) -> Nearest:
+    """Nearest training case, k nearest, and the distance ratio of RELICT (arXiv 2502.17360).
+
+    The ratio is the nearest distance over the mean of the k nearest, the nearest included (k = N if N is smaller).
+    Where `groups` says which patient a training case belongs to, the mean runs over the nearest k patients, each
+    counted once with its nearest case, so that follow-up scans do not hide a copy.
+
+    Args:
+        distances: (Q, N), >= 0; +inf marks pairs left out (same patient, empty mask), which no mean counts.
+        k: neighbourhood, at least 1.
+        groups: (N,) integers, equal for the cases of one patient; None: each case its own.
+    """
+    if k < 1:
+        raise ConfigurationError(f"--k is {k}: it must be at least 1")
+    distances = np.asarray(distances, np.float64)
+    queries, size = distances.shape
+    if size == 0:
+        nothing = np.full(queries, np.nan)
+        return Nearest(np.full(queries, -1), nothing, nothing, np.empty((queries, 0), int), np.empty((queries, 0)))
+    # Stable sort: of equally near cases the first in the index is named, on every machine.
+    order = np.argsort(distances, axis=1, kind="stable")[:, : min(k, size)]
+    near = np.take_along_axis(distances, order, 1)
+    per_patient = distances if groups is None else _nearest_of_each_group(distances, np.asarray(groups))
+    rows = np.sort(per_patient, axis=1)[:, : min(k, per_patient.shape[1])]
+    finite = np.isfinite(rows)
+    count = finite.sum(1)
+    mean = np.where(finite, rows, 0).sum(1) / np.maximum(count, 1)
+    first = near[:, 0]
+    known = np.isfinite(first) & (count > 0) & (mean > 0)
+    ratio = np.where(known, np.where(known, first, 0) / np.where(known, mean, 1), np.nan)
+    index = np.where(np.isfinite(first), order[:, 0], -1)
+    return Nearest(index, first, ratio, np.where(np.isfinite(near), order, -1), near)
+
+
+def evidence(ratio: np.ndarray) -> np.ndarray:
+    """-log(ratio), at most -log(SMALLEST_RATIO); NaN stays NaN."""
+    return -np.log(np.maximum(np.asarray(ratio, np.float64), SMALLEST_RATIO))
+
+
+@dataclass(frozen=True)
+class Tail:
+    """Generalized Pareto tail above `start`, which `share` of the null exceeds."""
+
+    start: float
+    share: float
+    shape: float
+    scale: float
+
+    def exceedance(self, values: np.ndarray) -> np.ndarray:
+        """P(null >= value) for values above `start`."""
+        over = np.maximum(np.asarray(values, np.float64) - self.start, 0) / self.scale
+        if self.shape < 1e-6:
+            return self.share * np.exp(-over)
+        return self.share * (1 + self.shape * over) ** (-1 / self.shape)
+
+
+@dataclass(frozen=True)
+class Null:
+    """Evidence of real cases that the generator never saw, sorted, and the fitted tail beyond it."""
+
+    values: np.ndarray
+    tail: Tail | None
+
+    @classmethod
+    def fit(cls, values: np.ndarray, *, with_tail: bool = True) -> Null:
+        """Keeps the finite values (none if fewer than SMALLEST_NULL); fits a tail if wanted and enough are there."""
+        values = np.sort(np.asarray(values, np.float64)[np.isfinite(values)])
+        values = values if len(values) >= SMALLEST_NULL else values[:0]
+        return cls(values, _fit_tail(values) if with_tail and len(values) >= SMALLEST_TAIL_NULL else None)
+
+    def p_values(self, values: np.ndarray) -> np.ndarray:
+        """P(a new real case has at least this evidence); NaN for NaN or without a null.
+
+        (1 + number of null cases at or above) / (1 + null size), which is valid for any continuous or discrete
+        statistic whose null cases are exchangeable with new ones (Phipson and Smyth 2010). Only beyond the largest
+        null case, where that formula can give nothing below 1 / (1 + size), the fitted tail takes over; p is never
+        larger there than the formula.
+        """
+        values = np.asarray(values, np.float64)
+        if not len(self.values):
+            return np.full(values.shape, np.nan)
+        above = len(self.values) - np.searchsorted(self.values, values, side="left")
+        p = (1 + above) / (1 + len(self.values))
+        if self.tail is not None:
+            p = np.where(values > self.values[-1], np.minimum(p, self.tail.exceedance(values)), p)
+        return np.where(np.isnan(values), np.nan, p)
+
+    def threshold(self, alpha: float) -> float:
+        """The smallest evidence with p <= alpha: just above the null case of that rank. +inf where no null is."""
+        size = len(self.values)
+        allowed = math.floor(alpha * (size + 1) + 1e-9) - 1  # null cases that may lie at or above
+        if not size:
+            return math.inf
+        if allowed >= 0:
+            return float(np.nextafter(self.values[max(size - 1 - allowed, 0)], np.inf))
+        if self.tail is None:
+            return math.inf
+        t = self.tail
+        over = -math.log(alpha / t.share) if t.shape < 1e-6 else ((alpha / t.share) ** -t.shape - 1) / t.shape
+        return max(t.start + t.scale * over, float(np.nextafter(self.values[-1], np.inf)))
+
+    def score(self, values: np.ndarray) -> np.ndarray:
+        """1 - p in [0, 1], made continuous and monotone for ranking: interpolated between the null cases."""
+        values = np.asarray(values, np.float64)
+        size = len(self.values)
+        if not size:
+            return np.full(values.shape, np.nan)
+        knots, below = np.unique(self.values, return_index=True)
+        inside = np.interp(values, knots, below / (size + 1))
+        if self.tail is not None:
+            at_end = float(self.tail.exceedance(self.values[-1:])[0])
+            beyond = self.tail.exceedance(values) / max(at_end, 1e-300)
+        else:
+            spread = max(float(self.values[-1] - np.median(self.values)), 1e-12)
+            beyond = np.exp(-np.maximum(values - self.values[-1], 0) / spread)
+        score = np.where(values > self.values[-1], 1 - (1 - below[-1] / (size + 1)) * beyond, inside)
+        return np.where(np.isnan(values), np.nan, np.clip(score, 0, 1))
+
+
+def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
+    """Adjusted p values (Benjamini and Hochberg 1995); NaN entries are not counted and stay NaN."""
+    p = np.asarray(p, np.float64)
+    q = np.full(p.shape, np.nan)
+    known = np.flatnonzero(~np.isnan(p))
+    if len(known):
+        order = known[np.argsort(p[known], kind="stable")]
+        raw = p[order] * len(order) / np.arange(1, len(order) + 1)
+        q[order] = np.minimum(np.minimum.accumulate(raw[::-1])[::-1], 1)
+    return q
+
+
+def verdicts(p: np.ndarray, q: np.ndarray, alpha: float) -> np.ndarray:
+    """`replica` (q <= alpha), `suspicious` (p <= alpha), `novel`, or `undefined` (no p value)."""
+    p, q = np.asarray(p), np.asarray(q)
+    return np.select([np.isnan(p), q <= alpha, p <= alpha], ["undefined", "replica", "suspicious"], "novel")
+
+
+def tail_needed(null_size: int, tests: int, alpha: float) -> bool:
+    """Whether a single case among `tests` could not reach q <= alpha with the empirical p value alone."""
+    return tests / (null_size + 1) > alpha
+
+
+def near_duplicates(values: np.ndarray) -> np.ndarray:
+    """Which null cases are so near to a training case that they are copies or leaks of it, not new scans: (n,) bool.
+
+    A null case with evidence more than NEAR_DUPLICATE_Z robust standard deviations (1.4826 MAD) above the median.
+    Left inside, one such case would hide every replica behind it. The limit is far out on purpose: trimming the
+    ordinary tail would call too many new images suspicious.
+    """
+    values = np.asarray(values, np.float64)
+    finite = values[np.isfinite(values)]
+    if len(finite) < 3:
+        return np.zeros(values.shape, bool)
+    middle = np.median(finite)
+    spread = 1.4826 * np.median(np.abs(finite - middle))
+    return np.nan_to_num(values, nan=-np.inf) > middle + NEAR_DUPLICATE_Z * max(spread, 1e-9)
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One statistic from several measures: standardized evidence, mean inside a level, maximum over levels.
+
+    The measures of a level see much the same thing, so their mean steadies it; a replica may show at one level only
+    (same vessels, other background), so the strongest level decides. Nothing is assumed on the dependence between
+    measures: the combined statistic is compared with the same statistic of the null cases.
+    """
+
+    levels: tuple[str, ...]
+    location: np.ndarray
+    scale: np.ndarray
+
+    @classmethod
+    def fit(cls, null: np.ndarray, levels: tuple[str, ...]) -> Combination:
+        """`null`: (n, M) evidence of the null cases; `levels`: level of each of the M measures."""
+        location, scale = _location_scale(null)
+        return cls(levels, location, scale)
+
+    def levels_of(self, values: np.ndarray) -> dict[str, np.ndarray]:
+        """Combined evidence of each level, (Q,) each; NaN where no measure of the level is defined."""
+        return _mean_by_level((values - self.location) / self.scale, self.levels)
+
+    def null_levels(self, null: np.ndarray) -> dict[str, np.ndarray]:
+        """The same for the null cases, each standardized by the others only, as a new case is."""
+        out = np.empty_like(null)
+        for i in range(len(null)):
+            location, scale = _location_scale(np.delete(null, i, 0))
+            out[i] = (null[i] - location) / scale
+        return _mean_by_level(out, self.levels)
+
+
+def strongest(by_level: dict[str, np.ndarray]) -> np.ndarray:
+    """Largest evidence over the levels, (Q,); NaN where no level has one."""
+    stacked = np.stack(list(by_level.values()))
+    best = np.max(np.where(np.isnan(stacked), -np.inf, stacked), axis=0)
+    return np.where(np.isneginf(best), np.nan, best)
+
+
+def _location_scale(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    known = np.isfinite(values)
+    count = np.maximum(known.sum(0), 1)
+    mean = np.where(known, values, 0).sum(0) / count
+    spread = np.sqrt(np.where(known, (values - mean) ** 2, 0).sum(0) / np.maximum(count - 1, 1))
+    return mean, np.maximum(spread, 1e-6)
+
+
+def _mean_by_level(values: np.ndarray, levels: tuple[str, ...]) -> dict[str, np.ndarray]:
+    out = {}
+    for level in dict.fromkeys(levels):
+        part = values[:, [i for i, name in enumerate(levels) if name == level]]
+        known = ~np.isnan(part)
+        count = known.sum(1)
+        out[level] = np.where(count > 0, np.where(known, part, 0).sum(1) / np.maximum(count, 1), np.nan)
+    return out
+
+
+def _nearest_of_each_group(distances: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    order = np.argsort(groups, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(groups[order]) != 0])
+    return np.minimum.reduceat(distances[:, order], starts, axis=1)
+
+
+def _fit_tail(values: np.ndarray) -> Tail | None:
+    """Generalized Pareto fit to the largest quarter (at least ten) by probability-weighted moments.
+
+    Hosking and Wallis 1987, chosen over maximum likelihood for samples of tens. The shape is kept in [0, 0.5]: a
+    bounded tail (negative shape) fitted on so few cases would give p = 0 for anything beyond its end point.
+    """
+    size = len(values)
+    count = min(max(SMALLEST_TAIL_NULL, size // 4), size - 1)
+    start = float(values[size - count - 1])
+    over = values[size - count :] - start
+    mean = float(over.mean())
+    if mean <= 0:
+        return None
+    weights = (count - np.arange(1, count + 1)) / (count - 1)
+    moment = float((weights * over).mean())
+    shape = 2 - mean / (mean - 2 * moment) if mean > 2 * moment else 0.0
+    shape = min(max(shape, 0.0), 0.5)
+    return Tail(start, count / (size + 1), shape, mean * (1 - shape))

@@ -1,0 +1,315 @@
+"""The command line: `replica-detection demo | index | detect | report | duplicates`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from replica_detection.console import Bars, console, print_problems, print_result, run_guarded
+from replica_detection.version import __version__
+
+if TYPE_CHECKING:
+    from replica_detection.cohort import Cohort
+    from replica_detection.index import TrainingIndex
+    from replica_detection.results import DetectionResult
+
+PROFILES_HELP = "generic, head-ct, tof-mra, brain-mr, knee-mr or chest-xray. Fixes grid and intensity mapping."
+COHORT_HELP = "A folder (searched recursively), a CSV with the columns id,image[,mask][,patient], or a dataset.json."
+
+app = typer.Typer(
+    name="replica-detection",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "Finds synthetic medical images that are replicas of a real patient's scan.\n\n"
+        "Start with [bold]replica-detection demo[/bold]. With your own data:\n\n"
+        "    replica-detection detect SYNTHETIC --training TRAINING --validation UNSEEN --output RESULT\n\n"
+        "SYNTHETIC, TRAINING and UNSEEN are folders of NIfTI, NRRD, MetaImage, DICOM, PNG or JPEG files. UNSEEN holds "
+        "real images that the generator never saw: they tell how alike different patients look. The answer is "
+        "RESULT/report/index.html and the tables beside it.\n\n"
+        "Exit codes: 0 done, 1 the run failed, 2 wrong arguments."
+    ),
+)
+
+Profile = Annotated[str, typer.Option(help=PROFILES_HELP)]
+Patients = Annotated[
+    Path | None, typer.Option(help="CSV with the columns id,patient: scans of one patient are never held to be copies.")
+]
+Measures = Annotated[
+    str | None, typer.Option(help="Comma-separated, such as mae,rmse,ssim. Default: all that the index serves.")
+]
+Masks = Annotated[
+    Path | None, typer.Option(help="Folder of masks, named as the images; each must lie on its image's grid.")
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first file that cannot be used; else skip it.")]
+K = Annotated[int, typer.Option("--k", help="Neighbourhood of the distance ratio.", min=1)]
+Alpha = Annotated[float, typer.Option(help="Error rate of the verdicts.", min=1e-6, max=0.5)]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None: ...
+
+
+@app.command()
+def index(
+    training: Annotated[Path, typer.Argument(help="The generator's training images. " + COHORT_HELP)],
+    output: Annotated[Path, typer.Option(help="The index to write, by custom NAME.rdindex.")],
+    profile: Profile = "generic",
+    measures: Measures = None,
+    masks: Masks = None,
+    patients: Patients = None,
+    append: Annotated[bool, typer.Option("--append", help="Add new cases to the index that is there.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Afterwards, read everything back and compare.")] = False,
+    strict: Strict = False,
+) -> None:
+    """Prepare a training cohort once, for many later runs.
+
+    An interrupted build goes on where it stopped when the same command is given again.
+
+    Example: replica-detection index training/ --output training.rdindex --profile head-ct --patients patients.csv
+    """
+    from replica_detection.index import TrainingIndex
+
+    cohort = _cohort(training, masks, patients, strict)
+    with Bars() as progress:
+        if append:
+            built = TrainingIndex.open(output).append(cohort, strict=strict, progress=progress)
+        else:
+            built = TrainingIndex.build(
+                cohort, output, profile=profile, measures=_names(measures), strict=strict, progress=progress
+            )
+        faults = built.verify(progress) if verify else []
+    print_problems(built.problems)
+    console.print(f"{len(built)} cases in {output}: {built.preparation.describe()}")
+    console.print(f"Measures: {', '.join(built.measure_names)}")
+    for fault in faults:
+        console.print(f"[red]fault[/red] {fault}", markup=True)
+    if verify and not faults:
+        console.print("Verified: every stored row and every input file is as it was written.")
+    if faults:
+        raise typer.Exit(1)
+
+
+@app.command()
+def detect(
+    synthetic: Annotated[Path, typer.Argument(help="The images to be judged. " + COHORT_HELP)],
+    output: Annotated[Path, typer.Option(help="Folder for tables and report.")],
+    index: Annotated[Path | None, typer.Option(help="An index made by `replica-detection index`.")] = None,
+    training: Annotated[
+        Path | None, typer.Option(help="Training images instead of an index; the index is kept in the output folder.")
+    ] = None,
+    validation: Annotated[
+        Path | None,
+        typer.Option(help="Real images that the generator never saw. Without: the training images among themselves."),
+    ] = None,
+    measures: Measures = None,
+    k: K = 50,
+    alpha: Alpha = 0.05,
+    profile: Profile = "generic",
+    masks: Masks = None,
+    training_masks: Masks = None,
+    validation_masks: Masks = None,
+    patients: Patients = None,
+    device: Device = "auto",
+    null_size: Annotated[
+        int, typer.Option(help="Without --validation: training images compared with each other, at most.", min=5)
+    ] = 500,
+    strict: Strict = False,
+) -> None:
+    """Say which synthetic images are replicas of which training images, and how sure that is.
+
+    Verdicts: `replica` (false-discovery rate at most alpha), `suspicious` (p at most alpha), `novel`. About a share
+    alpha of truly new images is called suspicious by chance.
+
+    Example: replica-detection detect synthetic/ --training training/ --validation unseen/ --output result
+    """
+    from replica_detection.detection import Options, result_folder_index
+    from replica_detection.detection import detect as run
+    from replica_detection.index import TrainingIndex
+
+    if (index is None) == (training is None):
+        raise typer.BadParameter("give either --index or --training")
+    options = Options(_names(measures), k, alpha, device, null_size, strict)
+    queries = _cohort(synthetic, masks, None, strict)
+    unseen = None if validation is None else _cohort(validation, validation_masks, patients, strict)
+    with Bars() as progress:
+        if training is not None:
+            cohort = _cohort(training, training_masks, patients, strict)
+            opened = _index_for(cohort, result_folder_index(output), profile, options.measures, strict, progress)
+        else:
+            assert index is not None
+            opened = TrainingIndex.open(index)
+        result = run(queries, opened, validation=unseen, options=options, progress=progress)
+        result.write(output)
+        page = _write_report(result, output, opened, queries, progress)
+    print_problems([*opened.problems, *queries.problems])
+    print_result(result, page)
+
+
+@app.command()
+def report(
+    result: Annotated[Path, typer.Argument(help="The output folder of `replica-detection detect`.")],
+    max_pairs: Annotated[int, typer.Option(help="Flagged cases shown with pictures, at most.", min=0)] = 50,
+) -> None:
+    """Write RESULT/report/index.html again, from the tables of a finished run.
+
+    Pictures need the index and the synthetic images where they were during the run; without them the page says so.
+    """
+    from replica_detection.pairs import loader_of_result
+    from replica_detection.report import write_report
+    from replica_detection.results import DetectionResult
+
+    read = DetectionResult.read(result)
+    loader = loader_of_result(read.run.index, read.run.synthetic.source)
+    with Bars() as progress:
+        page = write_report(
+            read,
+            result / "report",
+            loader or (lambda *_: None),
+            max_pairs=max_pairs,
+            progress=lambda done, total: progress("drawing", done, total),
+        )
+    if loader is None:
+        console.print("The index or the synthetic images are no longer where they were: the report has no pictures.")
+    console.print(f"Report: {page}")
+
+
+@app.command()
+def duplicates(
+    cohort: Annotated[Path, typer.Argument(help="A real cohort. " + COHORT_HELP)],
+    other: Annotated[
+        Path | None, typer.Argument(help="A second one, such as the test split: its cases are looked for in the first.")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder for the table and the pictures.")] = Path("duplicates"),
+    profile: Profile = "generic",
+    measures: Measures = None,
+    k: K = 50,
+    alpha: Alpha = 0.05,
+    patients: Patients = None,
+    device: Device = "auto",
+    strict: Strict = False,
+) -> None:
+    """Find near-duplicates inside one cohort, or across two (a train/test split).
+
+    Example: replica-detection duplicates all_scans/ --output duplicates
+    """
+    from replica_detection.detection import Options, result_folder_index
+    from replica_detection.detection import detect as run
+    from replica_detection.duplicates import find_duplicates, write_duplicates
+    from replica_detection.pairs import PairLoader
+    from replica_detection.report.pictures import jpeg
+
+    options = Options(_names(measures), k, alpha, device, strict=strict)
+    first = _cohort(cohort, None, patients, strict)
+    second = None if other is None else _cohort(other, None, patients, strict)
+    with Bars() as progress:
+        opened = _index_for(first, result_folder_index(output), profile, options.measures, strict, progress)
+        if second is not None:
+            result = run(second, opened, options=options, progress=progress)
+            result.write(output)
+            page = _write_report(result, output, opened, second, progress)
+        else:
+            pairs, judged = find_duplicates(opened, options=options, progress=progress)
+            loader = PairLoader(opened, None)
+
+            def picture(a: str, b: str) -> bytes | None:
+                pair = loader(a, b)
+                return None if pair is None else jpeg(pair, (a, b, "Difference"))
+
+            write_duplicates(pairs, output, picture)
+    if second is not None:
+        print_problems([*opened.problems, *second.problems])
+        print_result(result, page)
+        return
+    print_problems(opened.problems)
+    for warning in judged.warnings:
+        console.print(f"[yellow]note[/yellow] {warning}")
+    for pair in pairs[:20]:
+        console.print(f"{pair.verdict:15s} {pair.first_id}  {pair.second_id}", highlight=False)
+    console.print(f"{len(pairs)} pairs among {len(opened)} cases: {output / 'duplicates.csv'}, pictures in pairs/")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the made-up cohorts, the results and the reports.")] = Path(
+        "demo"
+    ),
+    seed: Annotated[int, typer.Option(help="Another seed makes other patients.")] = 0,
+) -> None:
+    """Make two phantom cohorts with planted replicas, run the whole pipeline on them and write the reports.
+
+    Head CT with hemorrhage and TOF-MRA of the circle of Willis; takes some minutes, needs no data and no network.
+    """
+    from replica_detection.demo import run_demo
+
+    with Bars() as progress:
+        outcomes = run_demo(output, seed=seed, progress=progress)
+    for outcome in outcomes:
+        console.print(outcome.table())
+    for outcome in outcomes:
+        console.print(f"Report of {outcome.title}: {outcome.page}")
+
+
+def main() -> None:
+    """Entry point: turns every foreseen error into one message and an exit code."""
+    sys.exit(run_guarded(app))
+
+
+def _names(measures: str | None) -> tuple[str, ...] | None:
+    return tuple(n.strip() for n in measures.split(",") if n.strip()) if measures is not None else None
+
+
+def _cohort(source: Path, masks: Path | None, patients: Path | None, strict: bool) -> Cohort:
+    from replica_detection.cohort import Cohort
+
+    return Cohort.read(source, masks=masks, patients=patients, strict=strict)
+
+
+def _index_for(
+    cohort: Cohort,
+    folder: Path,
+    profile: str,
+    measures: tuple[str, ...] | None,
+    strict: bool,
+    progress: Callable[[str, int, int], None],
+) -> TrainingIndex:
+    """The index kept in the output folder where it still fits the cohort, with new cases appended; else a new one."""
+    from replica_detection.errors import IndexFormatError
+    from replica_detection.index import TrainingIndex
+
+    if (folder / "index.json").is_file():
+        try:
+            kept = TrainingIndex.open(folder)
+            if kept.serves(cohort, profile, measures):
+                return kept.append(cohort, strict=strict, progress=progress)
+        except IndexFormatError:
+            pass  # damaged or of another version: built again
+    return TrainingIndex.build(cohort, folder, profile=profile, measures=measures, strict=strict, progress=progress)
+
+
+def _write_report(result: DetectionResult, output: Path, index: TrainingIndex, queries: Cohort, progress: Any) -> Path:
+    from replica_detection.pairs import PairLoader
+    from replica_detection.report import write_report
+
+    return write_report(
+        result,
+        output / "report",
+        PairLoader(index, queries),
+        progress=lambda done, total: progress("drawing", done, total),
+    )

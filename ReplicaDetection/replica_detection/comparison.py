@@ -1,0 +1,172 @@
+"""All pairs of queries and training cases, block by block: the unit of work is (queries, training cases, measure)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from replica_detection.cohort import Cohort, Problem
+from replica_detection.errors import InputError
+from replica_detection.index import BLOCK_BYTES, TrainingIndex
+from replica_detection.loading import load_prepared
+from replica_detection.measures import Block, Measure
+from replica_detection.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class Distances:
+    """`by_measure[name]` is (Q, N) float64 over the cases of an index; +inf where a pair is left out.
+
+    `problems` are query files that could not be read; `warnings` are (case id, text); `kind` is what the queries are
+    when they serve as a null.
+    """
+
+    ids: tuple[str, ...]
+    by_measure: dict[str, np.ndarray]
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[tuple[str, str], ...] = ()
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class QueryBlock:
+    """Some query cases with their features and patients (None: nobody's)."""
+
+    ids: tuple[str, ...]
+    patients: tuple[str | None, ...]
+    features: Block
+    warnings: tuple[tuple[str, str], ...] = ()
+
+
+class Queries(Protocol):
+    """Where query blocks come from."""
+
+    def blocks(self, measures: Sequence[Measure]) -> Iterator[QueryBlock | Problem]: ...
+
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class CohortQueries:
+    """Cases read from files and prepared on the way, as the index prepared its own."""
+
+    cohort: Cohort
+    index: TrainingIndex
+    strict: bool = False
+
+    def __len__(self) -> int:
+        return len(self.cohort.cases)
+
+    def blocks(self, measures: Sequence[Measure]) -> Iterator[QueryBlock | Problem]:
+        names = list(dict.fromkeys(n for m in measures for n in m.needs))
+        limit = self.index.block_rows(names, BLOCK_BYTES)
+        ids: list[str] = []
+        patients: list[str | None] = []
+        rows: list[dict[str, np.ndarray]] = []
+        warnings: list[tuple[str, str]] = []
+
+        def block() -> QueryBlock:
+            features = {n: np.stack([r[n] for r in rows]) for n in names}
+            return QueryBlock(tuple(ids), tuple(patients), features, tuple(warnings))
+
+        for case, prepared in load_prepared(self.cohort.cases, self.index.preparation, with_masks=True):
+            if isinstance(prepared, Problem):
+                if self.strict:
+                    raise InputError(prepared.path, prepared.message, "Mend or remove it, or run without --strict")
+                yield prepared
+                continue
+            features: dict[str, np.ndarray] = {}
+            for measure in measures:
+                if not set(measure.needs) <= set(features):
+                    features.update(measure.features(prepared))
+            ids.append(case.id)
+            patients.append(case.patient)
+            rows.append(features)
+            warnings += [(case.id, text) for text in prepared.warnings]
+            if len(rows) == limit:
+                yield block()
+                ids, patients, rows, warnings = [], [], [], []
+        if rows:
+            yield block()
+
+
+@dataclass(frozen=True)
+class IndexQueries:
+    """Cases of the index itself, as queries against it; a case is never compared with itself."""
+
+    index: TrainingIndex
+    positions: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def blocks(self, measures: Sequence[Measure]) -> Iterator[QueryBlock | Problem]:
+        names = list(dict.fromkeys(n for m in measures for n in m.needs))
+        rows = self.index.block_rows(names, BLOCK_BYTES)
+        for start in range(0, len(self.positions), rows):
+            part = list(self.positions[start : start + rows])
+            entries = [self.index.entries[i] for i in part]
+            yield QueryBlock(
+                tuple(e.id for e in entries),
+                tuple(e.patient for e in entries),
+                self.index.features(part, names),
+            )
+
+
+def compare(
+    queries: Queries,
+    index: TrainingIndex,
+    measures: Sequence[Measure],
+    *,
+    stage: str = "comparing",
+    kind: str = "",
+    progress: Progress = silent,
+) -> Distances:
+    """Distances of all queries to all cases of the index, under each measure.
+
+    Pairs of one patient are +inf, and so is a case of the index with itself. Only one block of queries and two blocks
+    of training cases are in memory at a time.
+    """
+    names = list(dict.fromkeys(n for m in measures for n in m.needs))
+    training_patients = np.array([e.patient or "" for e in index.entries], dtype=object)
+    own = {id: i for i, id in enumerate(index.ids)} if isinstance(queries, IndexQueries) else {}
+    parts: dict[str, list[np.ndarray]] = {m.name: [] for m in measures}
+    ids: list[str] = []
+    problems: list[Problem] = []
+    warnings: list[tuple[str, str]] = []
+    total = len(queries) * len(index) * len(measures)
+    done = 0
+    progress(stage, 0, total)
+    for queried in queries.blocks(measures):
+        if isinstance(queried, Problem):
+            problems.append(queried)
+            done += len(index) * len(measures)
+            continue
+        rows = {m.name: np.empty((len(queried.ids), len(index))) for m in measures}
+        for start, block in index.blocks(names):
+            count = len(block[names[0]])
+            for m in measures:
+                rows[m.name][:, start : start + count] = m.distances(queried.features, block)
+                done += count * len(queried.ids)
+                progress(stage, min(done, total), total)
+        for i, patient in enumerate(queried.patients):
+            left_out = np.zeros(len(index), bool) if patient is None else training_patients == patient
+            if queried.ids[i] in own:
+                left_out[own[queried.ids[i]]] = True
+            for distances in rows.values():
+                distances[i, left_out] = np.inf
+        for name, distances in rows.items():
+            parts[name].append(distances)
+        ids += queried.ids
+        warnings += queried.warnings
+    empty = np.empty((0, len(index)))
+    return Distances(
+        tuple(ids),
+        {name: np.concatenate(part) if part else empty for name, part in parts.items()},
+        tuple(problems),
+        tuple(warnings),
+        kind,
+    )

@@ -1,0 +1,478 @@
+"""TrainingIndex: the prepared training cohort on disk, built once and used by every later run.
+
+A folder `*.rdindex` with `index.json` (what it holds and how it was made), `features.zarr` (one array for each feature,
+first axis = case, one chunk a case, each chunk with a CRC-32C) and `nulls/` (distances of null cases, a cache).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from replica_detection.atomic import atomic_write
+from replica_detection.cohort import Case, Cohort, Problem
+from replica_detection.errors import ConfigurationError, IndexFormatError, InputError
+from replica_detection.loading import load_prepared, sample_volumes
+from replica_detection.measures import MEASURES, Block, Measure, make_measures
+from replica_detection.preprocessing import plan
+from replica_detection.profiles import Preparation, profile_named
+from replica_detection.progress import Progress, silent
+from replica_detection.versions import package_versions
+
+SCHEMA_VERSION = 1
+BLOCK_BYTES = 96 * 2**20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A training case in the index: its row, and what its files were when it was read."""
+
+    id: str
+    patient: str | None
+    row: int
+    files: tuple[str, ...]
+    sizes: tuple[int, ...]
+    modified_ns: tuple[int, ...]
+    sha256: str
+
+    @classmethod
+    def of(cls, case: Case, row: int) -> Entry:
+        stats = [f.stat() for f in case.files]
+        return cls(
+            case.id,
+            case.patient,
+            row,
+            tuple(str(f.resolve()) for f in case.files),
+            tuple(s.st_size for s in stats),
+            tuple(s.st_mtime_ns for s in stats),
+            checksum(case.files),
+        )
+
+    def unchanged(self, case: Case) -> bool:
+        """Whether the case's files are still those that were read: same size and time, else same checksum."""
+        try:
+            stats = [f.stat() for f in case.files]
+            same_size = tuple(s.st_size for s in stats) == self.sizes
+            if same_size and tuple(s.st_mtime_ns for s in stats) == self.modified_ns:
+                return True
+            return same_size and checksum(case.files) == self.sha256
+        except OSError:
+            return False
+
+
+def checksum(files: Iterable[Path]) -> str:
+    """SHA-256 over the bytes of the files, in order."""
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as f:
+            for part in iter(lambda: f.read(1 << 20), b""):
+                digest.update(part)
+    return digest.hexdigest()
+
+
+class TrainingIndex:
+    """An opened index. `build` makes one, `open` reads one; both give the same object."""
+
+    def __init__(self, folder: Path, data: dict[str, Any]):
+        import zarr
+
+        self.folder = folder
+        self.preparation = Preparation.from_json(data["preparation"])
+        self.measure_names: tuple[str, ...] = tuple(data["measures"])
+        self.source: str = data["source"]
+        self.entries = tuple(_entry(e) for e in data["entries"])
+        self.problems = tuple(Problem(**p) for p in data["problems"])
+        self.versions: dict[str, str] = data["versions"]
+        self._store = zarr.open_group(folder / "features.zarr", mode="r")
+
+    # ------------------------------------------------------------------------------------------ making and opening
+
+    @classmethod
+    def build(
+        cls,
+        cohort: Cohort,
+        folder: Path,
+        *,
+        profile: str = "generic",
+        measures: Sequence[str] | None = None,
+        strict: bool = False,
+        progress: Progress = silent,
+    ) -> TrainingIndex:
+        """Prepares every case of a cohort and writes the index.
+
+        The work happens in `<folder>.partial` and is moved to `folder` at the end: a killed build leaves the index
+        that was there before, or none. Calling it again with the same cohort and options resumes where it stopped.
+
+        Args:
+            cohort: training cases; files that cannot be read are listed in `problems` (`strict`: InputError).
+            folder: where to write, by custom `*.rdindex`; an index that is there already is replaced.
+            profile: a name in PROFILES.
+            measures: which measures it shall serve; None: all that can be used on the grid.
+        """
+        folder = Path(folder)
+        work = folder.with_name(folder.name + ".partial")
+        if folder.exists() and not (folder / "index.json").is_file() and any(folder.iterdir()):
+            raise InputError(folder, "exists and is no index", "Choose another name for the index")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        work.mkdir(exist_ok=True)
+        with _Lock(work):
+            options = {"schema": SCHEMA_VERSION, "profile": profile, "measures": list(measures) if measures else None}
+            preparation, done = _resume(work, options)
+            if preparation is None:
+                volumes = sample_volumes(cohort, strict=strict)
+                preparation = plan(profile_named(profile), volumes)
+                _start(work, options, preparation)
+            chosen = make_measures(measures, preparation)
+            data = {
+                "preparation": preparation.to_json(),
+                "measures": [m.name for m in chosen],
+                "source": str(cohort.source),
+            }
+            entries, problems = _write_rows(
+                work, cohort, preparation, chosen, done=done, first_row=0, strict=strict, progress=progress
+            )
+            if not entries:
+                raise InputError(cohort.source, "holds no image that can be used", "See the messages above")
+            _write_index(work, data, entries, (*cohort.problems, *problems))
+        _swap(work, folder)
+        return cls.open(folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> TrainingIndex:
+        """Opens a finished index. Raises IndexFormatError where there is none or it cannot be used."""
+        folder = Path(folder)
+        path = folder / "index.json"
+        if not path.is_file():
+            unfinished = folder.with_name(folder.name + ".partial").is_dir()
+            found = "is no finished index" + (" (an interrupted build lies beside it)" if unfinished else "")
+            raise IndexFormatError(folder, found, "Run `replica-detection index` with this --output to build it")
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            version = data["schema_version"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise IndexFormatError(path, f"cannot be read ({error})", "Build the index again") from error
+        if version != SCHEMA_VERSION:
+            found = f"has schema version {version}, this program reads {SCHEMA_VERSION}"
+            raise IndexFormatError(path, found, "Build the index again with this version")
+        try:
+            index = cls(folder, data)
+            rows = max(e.row for e in index.entries) + 1
+            for name in index.feature_names:
+                if index._store[name].shape[0] < rows:
+                    raise ValueError(f"feature '{name}' has {index._store[name].shape[0]} rows of {rows}")
+        except Exception as error:  # any damage to the store ends in one message
+            raise IndexFormatError(folder, f"is damaged ({error})", "Build the index again") from error
+        return index
+
+    def append(self, cohort: Cohort, *, strict: bool = False, progress: Progress = silent) -> TrainingIndex:
+        """Adds the cases that are not in the index yet, prepared just as the others were.
+
+        Rows are written behind the ones in use and count only once `index.json` names them, so a killed
+        append leaves the index as it was. Raises InputError where a case id is taken by another file.
+        """
+        known = {e.id: e for e in self.entries}
+        fresh = [c for c in cohort.cases if c.id not in known]
+        for case in cohort.cases:
+            if case.id in known and not known[case.id].unchanged(case):
+                advice = "Give the new file another name, or build the index again"
+                raise InputError(case.image, f"has the case id '{case.id}' of another file in the index", advice)
+        if not fresh:
+            return self
+        with _Lock(self.folder):
+            measures = make_measures(self.measure_names, self.preparation)
+            first = max(e.row for e in self.entries) + 1
+            entries, problems = _write_rows(
+                self.folder,
+                Cohort(cohort.source, tuple(fresh), cohort.problems),
+                self.preparation,
+                measures,
+                done={},
+                first_row=first,
+                strict=strict,
+                progress=progress,
+            )
+            data = {
+                "preparation": self.preparation.to_json(),
+                "measures": list(self.measure_names),
+                "source": self.source,
+            }
+            _write_index(self.folder, data, [*self.entries, *entries], (*self.problems, *cohort.problems, *problems))
+            shutil.rmtree(self.folder / "nulls", ignore_errors=True)
+        return TrainingIndex.open(self.folder)
+
+    # ------------------------------------------------------------------------------------------------------ reading
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(e.id for e in self.entries)
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(n for name in self.measure_names for n in MEASURES[name].needs))
+
+    @property
+    def patients(self) -> np.ndarray:
+        """(N,) integers, equal for the cases of one patient; a case without a patient id is its own patient."""
+        return patient_groups([e.patient for e in self.entries], [e.id for e in self.entries])
+
+    @property
+    def content_id(self) -> str:
+        """SHA-256 over preparation, measures and the checksums of all cases: changes when a distance could."""
+        parts = [self.preparation.to_json(), self.measure_names, [(e.id, e.patient, e.sha256) for e in self.entries]]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def features(self, positions: Sequence[int], names: Iterable[str]) -> Block:
+        """Stacked features of the cases at these positions in `entries`."""
+        rows = [self.entries[i].row for i in positions]
+        contiguous = rows == list(range(rows[0], rows[0] + len(rows))) if rows else False
+        block = {}
+        for name in names:
+            array = self._store[name]
+            try:
+                if contiguous:
+                    block[name] = np.asarray(array[rows[0] : rows[-1] + 1])
+                else:
+                    block[name] = np.stack([np.asarray(array[r]) for r in rows])
+            except Exception as error:
+                found = f"feature '{name}' is damaged ({error})"
+                raise IndexFormatError(self.folder, found, "Build the index again") from error
+        return block
+
+    def block_rows(self, names: Iterable[str], limit: int = BLOCK_BYTES) -> int:
+        """How many cases fit into `limit` bytes, at least one."""
+        size = sum(int(np.prod(self._store[n].shape[1:])) * self._store[n].dtype.itemsize for n in names)
+        return max(1, limit // max(size, 1))
+
+    def blocks(self, names: Sequence[str], limit: int = BLOCK_BYTES) -> Iterator[tuple[int, Block]]:
+        """Streams (first position, features) over the whole index; the next block is read while one is used."""
+        rows = self.block_rows(names, limit)
+        starts = range(0, len(self), rows)
+        with ThreadPoolExecutor(1) as reader:
+
+            def read(start: int) -> Block:
+                return self.features(range(start, min(start + rows, len(self))), names)
+
+            ahead = reader.submit(read, 0) if len(starts) else None
+            for start in starts:
+                assert ahead is not None
+                block = ahead.result()
+                if start + rows < len(self):
+                    ahead = reader.submit(read, start + rows)
+                yield start, block
+
+    def verify(self, progress: Progress = silent) -> list[str]:
+        """Reads every stored row (checksums included) and every input file; returns what is wrong, empty if nothing.
+
+        Input files that were moved away are no fault of the index and are named as such.
+        """
+        faults = []
+        for done, entry in enumerate(self.entries):
+            try:
+                for name, block in self.features([done], self.feature_names).items():
+                    if not np.isfinite(block).all():
+                        faults.append(f"{entry.id}: feature '{name}' holds NaN or infinity")
+            except IndexFormatError as error:
+                faults.append(f"{entry.id}: {error}")
+            files = [Path(f) for f in entry.files]
+            if not all(f.is_file() for f in files):
+                faults.append(f"{entry.id}: input file is no longer at {files[0]}")
+            elif checksum(files) != entry.sha256:
+                faults.append(f"{entry.id}: input file {files[0]} changed since it was indexed")
+            progress("verifying", done + 1, len(self))
+        return faults
+
+    def serves(self, cohort: Cohort, profile: str, measures: Sequence[str] | None) -> bool:
+        """Whether a run on this cohort with these options may use this index as it is, or after an append."""
+        if self.preparation.profile != profile or not set(measures or ()) <= set(self.measure_names):
+            return False
+        known = {e.id: e for e in self.entries}
+        cases = {c.id: c for c in cohort.cases}
+        return all(
+            id in cases and entry.patient == cases[id].patient and entry.unchanged(cases[id])
+            for id, entry in known.items()
+        )
+
+    def measures(self, names: Sequence[str] | None, device: str = "cpu") -> list[Measure]:
+        """The named measures, or all that this index serves. Raises ConfigurationError for one that it does not."""
+        for name in names or ():
+            if name in MEASURES and name not in self.measure_names:
+                raise ConfigurationError(
+                    f"the index {self.folder} was not built for measure '{name}' "
+                    f"(it serves {', '.join(self.measure_names)}); build it again with --measures"
+                )
+        return make_measures(names or self.measure_names, self.preparation, device)
+
+
+def patient_groups(patients: Sequence[str | None], ids: Sequence[str]) -> np.ndarray:
+    """(N,) integers, equal for equal patients; None stands alone (it is never equal to another case)."""
+    keys = [("patient", p) if p is not None else ("case", i) for p, i in zip(patients, ids, strict=True)]
+    number = {key: n for n, key in enumerate(dict.fromkeys(keys))}
+    return np.array([number[key] for key in keys], dtype=np.int64)
+
+
+class _Lock:
+    """One process at a time writes into a folder; the lock goes with the process that held it."""
+
+    def __init__(self, folder: Path):
+        from filelock import FileLock
+
+        self.folder, self.path = folder, folder / ".lock"
+        self.lock = FileLock(self.path, timeout=0)
+
+    def __enter__(self) -> None:
+        from filelock import Timeout
+
+        try:
+            self.lock.acquire()
+        except Timeout:
+            found = "is being written by another process"
+            raise InputError(self.folder, found, "Wait until it is finished, or choose another name") from None
+
+    def __exit__(self, *exc: object) -> None:
+        self.lock.release()
+        self.path.unlink(missing_ok=True)
+
+
+def _entry(data: dict[str, Any]) -> Entry:
+    return Entry(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+
+
+def _start(work: Path, options: dict[str, Any], preparation: Preparation) -> None:
+    """A fresh build: forgets what an interrupted one with other options left."""
+    shutil.rmtree(work / "features.zarr", ignore_errors=True)
+    (work / "entries.jsonl").unlink(missing_ok=True)
+    with atomic_write(work / "plan.json") as f:
+        json.dump({"options": options, "preparation": preparation.to_json()}, f)
+
+
+def _resume(work: Path, options: dict[str, Any]) -> tuple[Preparation | None, dict[str, Entry]]:
+    """Preparation and finished cases of an interrupted build with the same options, else (None, {})."""
+    try:
+        stored = json.loads((work / "plan.json").read_text(encoding="utf-8"))
+        if stored["options"] != options:
+            return None, {}
+        preparation = Preparation.from_json(stored["preparation"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, {}
+    done = {}
+    journal = work / "entries.jsonl"
+    for line in journal.read_text(encoding="utf-8").splitlines() if journal.is_file() else ():
+        try:
+            entry = _entry(json.loads(line))
+        except (ValueError, TypeError):  # the line that a kill cut short
+            break
+        done[entry.id] = entry
+    return preparation, done
+
+
+def _write_rows(
+    folder: Path,
+    cohort: Cohort,
+    preparation: Preparation,
+    measures: Sequence[Measure],
+    *,
+    done: dict[str, Entry],
+    first_row: int,
+    strict: bool,
+    progress: Progress,
+) -> tuple[list[Entry], list[Problem]]:
+    """Prepares the cases that are not done yet and writes a row for each; the journal names a row once it is whole."""
+    import zarr
+
+    store = zarr.open_group(folder / "features.zarr", mode="a")
+    kept = {c.id: done[c.id] for c in cohort.cases if c.id in done and done[c.id].unchanged(c)}
+    kept = {c.id: Entry(**{**asdict(kept[c.id]), "patient": c.patient}) for c in cohort.cases if c.id in kept}
+    todo = [c for c in cohort.cases if c.id not in kept]
+    row = max([first_row - 1, *(e.row for e in done.values())]) + 1
+    entries, problems = dict(kept), []
+    journal_path = folder / "entries.jsonl"
+    _end_line(journal_path)
+    with journal_path.open("a", encoding="utf-8") as journal:
+        for case, prepared in load_prepared(todo, preparation, with_masks=True):
+            if isinstance(prepared, Problem):
+                if strict:
+                    raise InputError(prepared.path, prepared.message, "Mend or remove it, or run without --strict")
+                problems.append(prepared)
+                progress("preparing", len(entries) + len(problems), len(cohort.cases))
+                continue
+            features: dict[str, np.ndarray] = {}
+            for measure in measures:
+                if not set(measure.needs) <= set(features):
+                    features.update(measure.features(prepared))
+            for name, array in features.items():
+                _row_array(store, name, array, row + 1)[row] = array
+            entry = Entry.of(case, row)
+            journal.write(json.dumps(asdict(entry)) + "\n")
+            journal.flush()
+            os.fsync(journal.fileno())
+            entries[case.id] = entry
+            row += 1
+            progress("preparing", len(entries) + len(problems), len(cohort.cases))
+    return [entries[c.id] for c in cohort.cases if c.id in entries], problems
+
+
+def _row_array(store: Any, name: str, example: np.ndarray, rows: int) -> Any:
+    """The array of a feature, with room for `rows` cases."""
+    from zarr.codecs import Crc32cCodec, ZstdCodec
+
+    if name not in store:
+        store.create_array(
+            name,
+            shape=(rows, *example.shape),
+            chunks=(1, *example.shape),
+            dtype=example.dtype,
+            compressors=[ZstdCodec(level=1), Crc32cCodec()],
+        )
+    array = store[name]
+    if array.shape[0] < rows:
+        array.resize((rows, *example.shape))
+    return array
+
+
+def _end_line(journal: Path) -> None:
+    """A kill may leave half a line; what follows must start on its own."""
+    if journal.is_file() and journal.stat().st_size:
+        with journal.open("rb+") as f:
+            content = f.read()
+            f.truncate(content.rfind(b"\n") + 1)
+
+
+def _write_index(folder: Path, data: dict[str, Any], entries: Sequence[Entry], problems: Sequence[Problem]) -> None:
+    with atomic_write(folder / "index.json") as f:
+        json.dump(
+            {
+                "schema_version": SCHEMA_VERSION,
+                **data,
+                "entries": [asdict(e) for e in entries],
+                "problems": [asdict(p) for p in dict.fromkeys(problems)],
+                "versions": package_versions(),
+            },
+            f,
+            indent=1,
+        )
+    (folder / "entries.jsonl").unlink(missing_ok=True)
+
+
+def _swap(work: Path, folder: Path) -> None:
+    """Moves a finished build to its place; the old index goes only after the new one is whole."""
+    (work / "plan.json").unlink(missing_ok=True)
+    if folder.exists():
+        old = folder.with_name(folder.name + ".old")
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+        work.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        work.rename(folder)

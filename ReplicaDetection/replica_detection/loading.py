@@ -1,0 +1,62 @@
+"""Cases of a cohort read and prepared, a few ahead of their use; a bad file becomes a Problem, not an end."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from replica_detection.cohort import Case, Cohort, Problem
+from replica_detection.errors import ReplicaDetectionError
+from replica_detection.preprocessing import Prepared, prepare
+from replica_detection.profiles import Preparation
+from replica_detection.volume import Volume, read_mask, read_volume
+
+SAMPLE = 24
+WORKERS = 3
+
+
+def load_prepared(
+    cases: Sequence[Case], preparation: Preparation, *, with_masks: bool
+) -> Iterator[tuple[Case, Prepared | Problem]]:
+    """Yields each case in order with its prepared image, or with the Problem that kept it from being read."""
+
+    def load(case: Case) -> Prepared | Problem:
+        try:
+            volume = read_volume(case)
+            mask = read_mask(case.mask, volume) if with_masks and case.mask is not None else None
+            return prepare(volume, preparation, mask)
+        except ReplicaDetectionError as error:
+            return Problem(str(case.image), str(error))
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        waiting: deque[tuple[Case, Future[Prepared | Problem]]] = deque()
+        try:
+            for case in cases:
+                waiting.append((case, pool.submit(load, case)))
+                # A few cases ahead keep the readers busy; more would only fill the memory.
+                if len(waiting) > 2 * WORKERS:
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            while waiting:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def sample_volumes(cohort: Cohort, *, strict: bool = False, size: int = SAMPLE) -> Iterator[Volume]:
+    """Readable volumes spread evenly over the cohort, about `size`; unreadable ones are passed over unless strict."""
+    step = max(1, len(cohort.cases) // size)
+    # A second pass over the other cases only where the first found nothing.
+    for cases in (cohort.cases[::step], cohort.cases):
+        found = False
+        for case in cases:
+            try:
+                yield read_volume(case)
+                found = True
+            except ReplicaDetectionError:
+                if strict:
+                    raise
+        if found:
+            return

@@ -1,0 +1,93 @@
+"""What a measure is, and the registry of all of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import ClassVar
+
+import numpy as np
+
+from replica_detection.errors import ConfigurationError
+from replica_detection.preprocessing import Prepared
+from replica_detection.profiles import Preparation
+
+# Stacked features of several cases: name -> (cases, ...).
+Block = dict[str, np.ndarray]
+
+LEVELS = ("voxel", "feature", "segmentation")
+
+
+class Measure(ABC):
+    """Compares prepared cases by one number.
+
+    A subclass sets `name`, `level` (one of LEVELS) and `sense` (`distance` or `similarity`) and says in `needs` which
+    features it reads. Measures that need the same feature share it in the index.
+
+    Args:
+        preparation: how the images were prepared; fixes data range and grid.
+        device: `cpu` or a torch device such as `cuda`.
+    """
+
+    name: ClassVar[str]
+    level: ClassVar[str]
+    sense: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]]
+
+    def __init__(self, preparation: Preparation, device: str = "cpu"):
+        self.preparation, self.device = preparation, device
+
+    @property
+    @abstractmethod
+    def definition(self) -> str:
+        """What the name leaves open, for people: window, data range, units."""
+
+    @abstractmethod
+    def features(self, case: Prepared) -> dict[str, np.ndarray]:
+        """What the index stores for one case, by feature name (each name in `needs`); shapes equal for all cases."""
+
+    @abstractmethod
+    def distances(self, queries: Block, training: Block) -> np.ndarray:
+        """(Q, N) float64, >= 0, exactly 0 for an exact copy, +inf for a pair that is left out.
+
+        Both arguments are one block of a cohort, never known to be the whole.
+        """
+
+    def value(self, distance: float) -> float:
+        """The number as the field reports it: a similarity s was ranked as the distance 1 - s."""
+        return 1 - distance if self.sense == "similarity" else distance
+
+    def problem(self) -> str | None:
+        """Why this measure cannot be used on the prepared grid, or None."""
+        return None
+
+
+MEASURES: dict[str, type[Measure]] = {}
+
+
+def register(measure: type[Measure]) -> type[Measure]:
+    """Class decorator: makes a measure known by its name."""
+    MEASURES[measure.name] = measure
+    return measure
+
+
+def make_measures(names: Iterable[str] | None, preparation: Preparation, device: str = "cpu") -> list[Measure]:
+    """The measures of the given names, or all that can be used on this grid.
+
+    Raises:
+        ConfigurationError: an unknown name, or a named measure that cannot be used here.
+    """
+    if names is None:
+        every = [measure(preparation, device) for measure in MEASURES.values()]
+        return [m for m in every if m.problem() is None]
+    chosen = []
+    for name in dict.fromkeys(names):
+        if name not in MEASURES:
+            raise ConfigurationError(f"unknown measure '{name}'; known: {', '.join(MEASURES)}")
+        measure = MEASURES[name](preparation, device)
+        if problem := measure.problem():
+            raise ConfigurationError(f"measure '{name}' cannot be used: {problem}")
+        chosen.append(measure)
+    if not chosen:
+        raise ConfigurationError(f"no measure was named; known: {', '.join(MEASURES)}")
+    return chosen

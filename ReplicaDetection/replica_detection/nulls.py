@@ -1,0 +1,102 @@
+"""Distances of real cases that the generator never saw (the null), computed once and kept inside the index."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from replica_detection.atomic import atomic_write
+from replica_detection.cohort import Cohort
+from replica_detection.comparison import CohortQueries, Distances, IndexQueries, Queries, compare
+from replica_detection.index import TrainingIndex, checksum
+from replica_detection.measures import Measure
+from replica_detection.progress import Progress, silent
+
+
+def validation_distances(
+    validation: Cohort,
+    index: TrainingIndex,
+    measures: Sequence[Measure],
+    *,
+    strict: bool = False,
+    progress: Progress = silent,
+) -> Distances:
+    """Validation cases against the training cohort; a case of a training patient is not compared with that patient."""
+    files = []
+    for case in validation.cases:
+        try:
+            files.append([case.id, case.patient, checksum(case.files)])
+        except OSError:  # reported when the case is read
+            files.append([case.id, case.patient, "unreadable"])
+    queries = CohortQueries(validation, index, strict=strict)
+    return _cached(["validation", files], "validation", queries, index, measures, progress)
+
+
+def cross_fitted_distances(
+    index: TrainingIndex, measures: Sequence[Measure], *, size: int = 500, progress: Progress = silent
+) -> Distances:
+    """Training cases against the training cases of other patients: each patient is its own fold.
+
+    Leaving out one patient keeps the pool almost as large as the one that synthetic cases are compared with, so the
+    nearest distances are comparable. At most `size` cases, spread evenly, bound the cost on large cohorts.
+    """
+    count = min(size, len(index))
+    positions = np.unique(np.linspace(0, len(index) - 1, count).round().astype(int)).tolist() if count else []
+    queries = IndexQueries(index, positions)
+    return _cached(["cross-fitted", positions], "cross-fitted", queries, index, measures, progress)
+
+
+def _cached(
+    key: list[object],
+    kind: str,
+    queries: Queries,
+    index: TrainingIndex,
+    measures: Sequence[Measure],
+    progress: Progress,
+) -> Distances:
+    digest = hashlib.sha256(json.dumps([index.content_id, key]).encode()).hexdigest()[:24]
+    found: dict[str, np.ndarray] = {}
+    ids: tuple[str, ...] | None = None
+    for m in measures:
+        stored = _read(_path(index, digest, m))
+        if stored is not None:
+            ids, found[m.name] = stored
+    missing = [m for m in measures if m.name not in found]
+    if not missing and ids is not None:
+        return Distances(ids, found, kind=kind)
+    # All measures again where only some are stored: their rows must belong to the same cases.
+    fresh = compare(queries, index, missing, stage="null", kind=kind, progress=progress)
+    if ids is not None and fresh.ids != ids:
+        fresh, found = compare(queries, index, measures, stage="null", kind=kind, progress=progress), {}
+    if not fresh.problems:
+        # An index that cannot be written to (a shared, read-only one) still serves.
+        with suppress(OSError):
+            for name, distances in fresh.by_measure.items():
+                measure = next(m for m in measures if m.name == name)
+                _write(_path(index, digest, measure), fresh.ids, distances)
+    return replace(fresh, by_measure={**found, **fresh.by_measure})
+
+
+def _path(index: TrainingIndex, digest: str, measure: Measure) -> Path:
+    settings = hashlib.sha256(measure.definition.encode()).hexdigest()[:8]
+    return index.folder / "nulls" / f"{digest}-{measure.name}-{settings}.npz"
+
+
+def _read(path: Path) -> tuple[tuple[str, ...], np.ndarray] | None:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return tuple(stored["ids"].tolist()), stored["distances"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _write(path: Path, ids: Sequence[str], distances: np.ndarray) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with atomic_write(path, "wb") as f:
+        np.savez_compressed(f, ids=np.array(ids, dtype=np.str_), distances=distances)
