@@ -17,6 +17,8 @@ SMALLEST_RATIO = 1e-12
 # With fewer null cases than this nothing is said at all; with fewer than the second number, nothing on a tail.
 SMALLEST_NULL = 5
 SMALLEST_TAIL_NULL = 10
+# A tail fitted on tens of cases says nothing further out than this.
+SMALLEST_P = 1e-9
 # Robust z score of the evidence beyond which a null case is a near-duplicate of a training case, not a new scan.
 NEAR_DUPLICATE_Z = 6.0
 
@@ -120,7 +122,8 @@ class Null:
         above = len(self.values) - np.searchsorted(self.values, values, side="left")
         p = (1 + above) / (1 + len(self.values))
         if self.tail is not None:
-            p = np.where(values > self.values[-1], np.minimum(p, self.tail.exceedance(values)), p)
+            beyond = np.clip(self.tail.exceedance(values), SMALLEST_P, p)
+            p = np.where(values > self.values[-1], beyond, p)
         return np.where(np.isnan(values), np.nan, p)
 
     def threshold(self, alpha: float) -> float:

@@ -1,21 +1,30 @@
-"""Cohort: which image files make a cohort, which patient each belongs to, and which mask. Imports with the standard library alone."""
+"""Cohort: which image files make a cohort, which patient each belongs to, and which mask."""
 
 from __future__ import annotations
 
 import os
 import re
-import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from replica_detection.cohort_lists import Row, read_decathlon, read_patients, read_table
 from replica_detection.errors import InputError
+from replica_detection.image_files import (
+    DICOM_SUFFIXES,
+    composed,
+    file_stem,
+    is_dicom_name,
+    is_folder,
+    is_image_name,
+    is_regular,
+    require_exists,
+    require_file,
+    walk,
+)
 
-IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".jpg", ".jpeg")
-DICOM_SUFFIXES = (".dcm", ".ima")
 RENAME = "Rename one of them, or list the cohort in a CSV with the columns id,image"
 
 
@@ -114,29 +123,6 @@ class Cohort:
         return cls(source, tuple(cases), tuple(log.problems), tuple(log.ignored))
 
 
-def is_image_name(path: Path) -> bool:
-    """Whether the name has the extension of an image format other than DICOM, in any case."""
-    return path.name.lower().endswith(IMAGE_SUFFIXES)
-
-
-def file_stem(path: Path) -> str:
-    """File name without the extension of an image format (`.nii.gz` counts as one), in Unicode's composed form."""
-    name = path.name
-    suffix = next((s for s in (*IMAGE_SUFFIXES, *DICOM_SUFFIXES) if name.lower().endswith(s)), "")
-    return unicodedata.normalize("NFC", name[: len(name) - len(suffix)])
-
-
-def is_dicom_name(path: Path) -> bool:
-    """Whether the file is DICOM by its extension or, without a telling one, by the letters DICM after the preamble."""
-    if path.suffix.lower() in DICOM_SUFFIXES:
-        return True
-    # Scanners name files by number or UID, so that "extension" may be digits.
-    if path.suffix and not path.suffix[1:].isdigit():
-        return False
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
-
-
 _EMPTY_ADVICE = (
     "Give a folder with .nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd, .png, .jpg or DICOM files, a CSV with the columns "
     "id,image, or a dataset.json"
@@ -168,61 +154,27 @@ class _Log:
 
 def _folder(path: str | os.PathLike[str], what: str) -> Path:
     folder = Path(path)
-    if not folder.is_dir():
-        found = "is not a folder" if folder.exists() else "does not exist"
-        raise InputError(folder, found, f"Give the folder that holds {what}")
+    require_exists(folder)
+    if not is_folder(folder):
+        raise InputError(folder, "is not a folder", f"Give the folder that holds {what}")
     return folder
 
 
 def _find(source: Path, mask_folder: Path | None, log: _Log) -> list[Case]:
     """Cases of any kind of source, ids not yet unique."""
-    if not source.exists():
-        raise InputError(source, "does not exist", "Check the spelling and that the drive is connected")
-    if source.is_dir():
+    require_exists(source)
+    if is_folder(source):
         listing = source / "dataset.json"
         if listing.is_file() and (source / "imagesTr").is_dir():
             return _listed(read_decathlon(listing, log.add), log)
         if mask_folder is not None and mask_folder.resolve() == source.resolve():
             raise InputError(mask_folder, "is the folder of the images themselves", "Give the folder of the masks")
-        return _cases_of(_walk(source, log, mask_folder), source, log)
+        return _cases_of(walk(source, log.add, mask_folder), source, log)
     if source.suffix.lower() in (".csv", ".tsv"):
         return _listed(read_table(source, log.add), log)
     if source.suffix.lower() == ".json":
         return _listed(read_decathlon(source, log.add), log)
     return _cases_of([source], source.parent, log)
-
-
-def _walk(folder: Path, log: _Log, leave_out: Path | None = None) -> Iterator[Path]:
-    """Files below `folder`, sorted; links are followed, but no folder is entered twice, so that loops end."""
-    entered = {_identity(leave_out)} if leave_out is not None else set()
-    waiting = [folder]
-    while waiting:
-        current = waiting.pop()
-        try:
-            identity = _identity(current)
-            entries = sorted(os.scandir(current), key=lambda entry: entry.name)
-        except OSError as error:
-            advice = "Give yourself the right to read it, or move it out of the cohort"
-            log.add(InputError(current, f"cannot be listed ({error.strerror or error})", advice))
-            continue
-        if identity in entered:
-            continue
-        entered.add(identity)
-        entries = [e for e in entries if not e.name.startswith(".") and e.name != "__MACOSX"]
-        yield from (Path(e.path) for e in entries if not _is_folder(e))
-        waiting += [Path(e.path) for e in reversed(entries) if _is_folder(e)]
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    status = folder.stat()
-    return status.st_dev, status.st_ino
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
 
 
 def _cases_of(paths: Iterable[Path], root: Path, log: _Log) -> list[Case]:
@@ -231,35 +183,19 @@ def _cases_of(paths: Iterable[Path], root: Path, log: _Log) -> list[Case]:
     for path in paths:
         try:
             if is_image_name(path):
-                _require_file(path)
+                require_file(path)
                 cases.append(Case(file_stem(path), (path,)))
-            elif _regular(path) and is_dicom_name(path):
-                dicom.append(path)
             elif path.suffix.lower() in DICOM_SUFFIXES:
-                _require_file(path)
+                require_file(path)
+                dicom.append(path)
+            elif is_regular(path) and is_dicom_name(path):
+                dicom.append(path)
         except InputError as error:
             log.add(error)
         except OSError as error:
-            log.add(
-                InputError(path, f"cannot be opened ({error.strerror or error})", "Give yourself the right to read it")
-            )
+            found = f"cannot be opened ({error.strerror or error})"
+            log.add(InputError(path, found, "Give yourself the right to read it"))
     return sorted(cases + _series_of(dicom, root, log), key=lambda case: str(case.files[0]))
-
-
-def _regular(path: Path) -> bool:
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except OSError:
-        return False
-
-
-def _require_file(path: Path) -> None:
-    """Raises InputError unless `path` is a file. A pipe would be waited for without an end."""
-    if not path.exists():
-        found = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
-        raise InputError(path, found, "Restore the file, or take it out of the cohort")
-    if not _regular(path):
-        raise InputError(path, "is not a regular file", "Give an image file")
 
 
 def _series_of(paths: list[Path], root: Path, log: _Log) -> list[Case]:
@@ -295,14 +231,14 @@ def _series_name(slices: list, several: bool) -> str:
     path, header = slices[0]
     if len(slices) == 1:
         return file_stem(path)
-    folder = unicodedata.normalize("NFC", path.parent.resolve().name)
+    folder = composed(path.parent.resolve().name)
     return f"{folder}_{header.number}" if several and header.number else folder
 
 
 def _with_folders(name: str, folder: Path, root: Path, *, is_stack: bool) -> str:
     """Name of a case with the folders above it in front: `p1/DICOM` and `p2/DICOM` become `p1_DICOM`, `p2_DICOM`."""
     above = folder.relative_to(root).parts if folder.is_relative_to(root) else ()
-    return unicodedata.normalize("NFC", "_".join([*(above[:-1] if is_stack else above), name]))
+    return composed("_".join([*(above[:-1] if is_stack else above), name]))
 
 
 def _free_name(name: str, taken: set[str]) -> str:
@@ -320,27 +256,33 @@ def _listed(rows: list[Row], log: _Log) -> list[Case]:
         try:
             case = _listed_case(row)
         except InputError as error:
-            log.add(error)
+            log.add(InputError(error.path, f"{error.found} ({row.origin})", error.advice))
             continue
         if row.mask is not None:
             try:
-                _require_file(row.mask)
+                require_file(row.mask)
                 case = replace(case, mask=row.mask)
             except InputError as error:
-                log.add(InputError(row.mask, f"the mask of case {case.id!r} {error.found}", error.advice))
+                log.add(
+                    InputError(row.mask, f"the mask of case {case.id!r} {error.found} ({row.origin})", error.advice)
+                )
         cases.append(case)
     return cases
 
 
 def _listed_case(row: Row) -> Case:
     name = file_stem(row.image) if row.id is None else row.id
-    if not row.image.is_dir():
-        _require_file(row.image)
+    fault = _id_fault(name)
+    if fault:
+        raise InputError(row.image, f"the case id {name!r} {fault}", "Give it an id that can be a file name")
+    if not is_folder(row.image):
+        require_file(row.image)
         if not (is_image_name(row.image) or is_dicom_name(row.image)):
             raise InputError(row.image, "is in no format that can be read", _EMPTY_ADVICE)
         return Case(name, (row.image,), patient=row.patient)
     inner = _Log(strict=True)
-    series = _series_of([p for p in _walk(row.image, inner) if _regular(p) and is_dicom_name(p)], row.image, inner)
+    paths = [path for path in walk(row.image, inner.add) if is_regular(path) and is_dicom_name(path)]
+    series = _series_of(paths, row.image, inner)
     if len(series) != 1:
         advice = "List one folder for each series, or the file itself"
         raise InputError(row.image, f"is a folder with {len(series)} DICOM series instead of one", advice)
@@ -376,9 +318,9 @@ def _id_fault(name: str) -> str:
 def _with_masks(cases: list[Case], source: Path, folder: Path, log: _Log) -> list[Case]:
     by_name: dict[str, Path] = {}
     by_stem: dict[str, list[Path]] = {}
-    for path in _walk(folder, log):
-        if is_image_name(path) and _regular(path):
-            by_name.setdefault(unicodedata.normalize("NFC", path.name), path)
+    for path in walk(folder, log.add):
+        if is_image_name(path) and is_regular(path):
+            by_name.setdefault(composed(path.name), path)
             by_stem.setdefault(file_stem(path), []).append(path)
     if not by_stem:
         raise InputError(
@@ -399,7 +341,7 @@ def _mask_of(
     case: Case, by_name: dict[str, Path], by_stem: dict[str, list[Path]], report: Callable[[InputError], None]
 ) -> Path | None:
     if len(case.files) == 1:
-        same = by_name.get(unicodedata.normalize("NFC", case.files[0].name))
+        same = by_name.get(composed(case.files[0].name))
         if same is not None:
             return same
     for name in dict.fromkeys((case.id, file_stem(case.files[0]))):

@@ -5,22 +5,24 @@ from __future__ import annotations
 import csv
 import io
 import json
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from replica_detection.errors import InputError
+from replica_detection.image_files import composed
 
 Report = Callable[[InputError], None]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a list. `id` None: the name of the image file is the id."""
+    """One line of a list. `id` None: the name of the image file is the id. `origin` says where it stands."""
 
     id: str | None
     image: Path
+    origin: str
     mask: Path | None = None
     patient: str | None = None
 
@@ -42,8 +44,10 @@ def read_table(path: Path, report: Report) -> list[Row]:
             )
             continue
         mask = path.parent / cells["mask"] if cells.get("mask") else None
-        name = unicodedata.normalize("NFC", cells["id"])
-        rows.append(Row(name, path.parent / cells["image"], mask, cells.get("patient") or None))
+        name = composed(cells["id"])
+        rows.append(
+            Row(name, path.parent / cells["image"], f"line {line} of {path.name}", mask, cells.get("patient") or None)
+        )
     return rows
 
 
@@ -55,7 +59,7 @@ def read_patients(path: Path) -> dict[str, str]:
     """
     patients: dict[str, str] = {}
     for line, cells in _cells(path, required=("id", "patient")):
-        name, patient = unicodedata.normalize("NFC", cells["id"]), cells["patient"]
+        name, patient = composed(cells["id"]), cells["patient"]
         if name and patient and patients.setdefault(name, patient) != patient:
             raise InputError(path, f"line {line} gives the id {name!r} a second patient", "Keep one line for each id")
     return patients
@@ -80,12 +84,14 @@ def read_decathlon(path: Path, report: Report) -> list[Row]:
         raise InputError(path, 'has no list "training"', advice)
     rows = []
     for number, entry in enumerate(entries, 1):
-        image = entry.get("image") if isinstance(entry, dict) else entry
-        label = entry.get("label") if isinstance(entry, dict) else None
+        image: Any = entry.get("image") if isinstance(entry, dict) else entry
+        label: Any = entry.get("label") if isinstance(entry, dict) else None
         if not (_is_path(image) and (label is None or _is_path(label))):
             report(InputError(path, f'entry {number} of "training" names no single image file', advice))
             continue
-        rows.append(Row(None, path.parent / image, path.parent / label if label else None))
+        rows.append(
+            Row(None, path.parent / image, f"entry {number} of {path.name}", path.parent / label if label else None)
+        )
     return rows
 
 

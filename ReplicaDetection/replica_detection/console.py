@@ -23,6 +23,7 @@ console = Console(soft_wrap=True)
 errors = Console(stderr=True, soft_wrap=True)
 STYLES = {"replica": "bold red", "suspicious": "yellow", "novel": "green", "undefined": "dim"}
 SHOWN_PROBLEMS = 10
+INTERRUPTED = 130  # what typer turns Ctrl-C into
 
 
 class Bars:
@@ -100,13 +101,12 @@ def run_guarded(app: typer.Typer) -> int:
     """Runs the application; every foreseen error becomes one message. REPLICA_DETECTION_DEBUG=1 shows tracebacks."""
     debug = bool(os.environ.get("REPLICA_DETECTION_DEBUG"))
     try:
-        app(standalone_mode=False)
-        return 0
+        code = app(standalone_mode=False)
+        return _stopped() if code == INTERRUPTED else code if isinstance(code, int) else 0
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
     except (KeyboardInterrupt, typer.Abort):
-        errors.print("Stopped. What was finished is kept; no half-written file was left.")
-        return 1
+        return _stopped()
     except ConfigurationError as error:
         return _fail(str(error), debug, code=2)
     except ReplicaDetectionError as error:
@@ -122,6 +122,11 @@ def run_guarded(app: typer.Typer) -> int:
             error.show()
             return int(error.exit_code)
         return _fail(f"unexpected {type(error).__name__}: {error}. Please report it.", debug)
+
+
+def _stopped() -> int:
+    errors.print("Stopped. No half-written file was left; the same command goes on where an index build stopped.")
+    return 1
 
 
 def _fail(message: str, debug: bool, code: int = 1) -> int:

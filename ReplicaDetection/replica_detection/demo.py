@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,16 +66,11 @@ def run_demo(output: Path, *, seed: int = 0, progress: Progress = silent) -> lis
 
     outcomes = []
     for use_case, (title, profile) in USE_CASES.items():
-        data = make_demo_cohort(
-            use_case,
-            output / use_case / "data",
-            seed=seed,
-            progress=lambda done, total, name=use_case: progress(f"{name} data", done, total),
-        )
 
         def staged(stage: str, done: int, total: int, name: str = use_case) -> None:
             progress(f"{name} {stage}", done, total)
 
+        data = make_demo_cohort(use_case, output / use_case / "data", seed=seed, progress=partial(staged, "data"))
         folder = output / use_case / "result"
         patients = data / "patients.csv"
         training = Cohort.read(data / "training", masks=data / "training_masks", patients=patients)

@@ -14,7 +14,8 @@ import numpy as np
 from replica_detection.atomic import atomic_write
 from replica_detection.cohort import Cohort
 from replica_detection.comparison import CohortQueries, Distances, IndexQueries, Queries, compare
-from replica_detection.index import TrainingIndex, checksum
+from replica_detection.index import TrainingIndex
+from replica_detection.index_writing import checksum
 from replica_detection.measures import Measure
 from replica_detection.progress import Progress, silent
 

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -214,7 +215,7 @@ def _on_grid(array: np.ndarray, affine: np.ndarray, preparation: Preparation, *,
     spacing = np.array((*preparation.spacing, 1.0)[:3])
     grid = (*preparation.grid, 1)[:3]
     data = np.ascontiguousarray(array[..., None] if flat else array, np.float32)
-    image = MetaTensor(torch.from_numpy(data)[None], affine=torch.from_numpy(np.asarray(affine, np.float64)))
+    image: Any = MetaTensor(torch.from_numpy(data)[None], affine=torch.from_numpy(np.asarray(affine, np.float64)))
     if not flat:
         image = Orientation("RAS", labels=None)(image)
     own = image.affine[:3, :3].numpy()
@@ -236,6 +237,6 @@ def _on_grid(array: np.ndarray, affine: np.ndarray, preparation: Preparation, *,
             image, dst_affine=torch.from_numpy(target), spatial_size=[int(n) for n in size]
         )
     # Edge values, not a constant: the shape of the padding must not make two images alike.
-    image = ResizeWithPadOrCrop(grid, **({} if labels else {"mode": "edge"}))(image)
+    image = ResizeWithPadOrCrop(grid, mode="constant" if labels else "edge")(image)
     result = np.asarray(image[0], np.float32)
     return result[..., 0] if flat else result

@@ -132,7 +132,7 @@ class Preparation:
     def from_json(cls, data: dict[str, Any]) -> Preparation:
         data = dict(data)
         intensity = {k: tuple(v) if v else None for k, v in data["intensity"].items()}
-        native = {k: tuple(v) if isinstance(v, list) else v for k, v in data["native"].items()}
+        native: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data["native"].items()}
         data["spacing"], data["grid"] = tuple(data["spacing"]), tuple(data["grid"])
         return cls(**{**data, "intensity": Intensity(**intensity), "native": Native(**native)})
 

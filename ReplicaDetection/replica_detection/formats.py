@@ -1,0 +1,358 @@
+"""Decoders of single image files: NIfTI, NRRD, MetaImage, PNG and JPEG, each to an array with its geometry."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import math
+import re
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from replica_detection.errors import InputError
+
+# A corrupt header can announce any size; no scan has 2^31 voxels, and nothing is allocated before this is checked.
+VOXEL_LIMIT = 2**31
+# RAS+ of NIfTI and LPS+ of DICOM and ITK differ by the sign of the first two axes.
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+DAMAGED = "The file is damaged: export, convert or copy it again"
+# No deflate stream expands more than this (zlib's own figure), so a header that announces more is corrupt.
+_DEFLATE_RATIO = 1032
+_RENAME = "Give it its true extension, or convert it"
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An array (X, Y[, Z]) of any real dtype, its affine (4, 4) to RAS+ mm, and whether the file stated a geometry."""
+
+    array: np.ndarray
+    affine: np.ndarray
+    trusted: bool
+    warnings: tuple[str, ...] = ()
+
+
+def read_nifti(path: Path) -> Decoded:
+    """NIfTI-1 or -2 in one file. The s-form goes before the q-form.
+
+    A file with neither (both codes 0) keeps its voxel sizes, its array axes are taken as RAS, and it is not trusted.
+    """
+    import nibabel as nib
+
+    data, raw = _nifti_bytes(path)
+    image = (nib.Nifti2Image if raw["sizeof_hdr"] == 540 else nib.Nifti1Image).from_bytes(data)
+    shape = squeezed_shape(path, image.shape)
+    sizes = np.asarray(raw["pixdim"][1:4], np.float64)
+    sizes[len(image.shape) :] = 1
+    trusted = bool(raw["sform_code"] > 0 or raw["qform_code"] > 0)
+    if raw["sform_code"] > 0:
+        affine = np.asarray(raw.get_sform(), np.float64)
+    else:
+        require_spacing(path, sizes)
+        affine = np.asarray(raw.get_qform(), np.float64) if trusted else np.diag([*sizes, 1.0])
+    unit = _nifti_unit(raw)
+    notes = () if unit == 1 else (f"its lengths were converted to mm by a factor of {unit:g}",)
+    array = image.get_fdata(dtype=np.float32, caching="unchanged").reshape(shape)
+    return Decoded(array, np.diag([unit, unit, unit, 1.0]) @ affine, trusted, notes)
+
+
+def read_itk(path: Path) -> Decoded:
+    """NRRD or MetaImage, with the data in the same file or in another one."""
+    sitk = quiet_itk()
+    fields, offset = _text_header(path)
+    payload, start = _payload(path, fields, offset)
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("NrrdImageIO" if is_nrrd(path) else "MetaImageIO")
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    if reader.GetPixelID() in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64):
+        raise InputError(path, "has complex voxels", "Give the magnitude image")
+    components = reader.GetNumberOfComponents()
+    if components > 1:
+        found = f"has {components} values in each voxel (colour, vectors or complex numbers)"
+        raise InputError(path, found, "Give one grey value per voxel")
+    shape = squeezed_shape(path, reader.GetSize())
+    require_spacing(path, np.array(reader.GetSpacing()[:3]))
+    if payload is not None:
+        bytes_each = _BYTES.get(re.sub(r"\D", "", sitk.GetPixelIDValueAsString(reader.GetPixelID())), 1)
+        _check_payload(path, payload, start, fields, math.prod(shape) * bytes_each)
+    image = reader.Execute()
+    affine = _itk_affine(image.GetDirection(), image.GetSpacing(), image.GetOrigin())
+    stated = {"space directions", "spacings", "elementspacing", "transformmatrix", "orientation", "rotation"}
+    return Decoded(sitk.GetArrayFromImage(image).T.reshape(shape), affine, bool(stated & fields.keys()))
+
+
+def read_picture(path: Path) -> Decoded:
+    """PNG or JPEG with 8 or 16 bit grey values, as (X, Y): X along the row, Y downwards, like a DICOM image.
+
+    It states no geometry: the affine is 1 mm with the axes of an axial DICOM slice, and is not trusted.
+    """
+    from PIL import Image
+
+    with path.open("rb") as file:
+        start = file.read(540)
+    if not start.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
+        raise InputError(path, f"is neither PNG nor JPEG{looks_like(start)}", _RENAME)
+    with Image.open(path, formats=("PNG", "JPEG")) as image:
+        squeezed_shape(path, image.size)
+        image.load()
+        is_grey = image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16")
+        pixels, notes = (np.asarray(image), ()) if is_grey else _grey(path, image)
+    return Decoded(pixels.T, LPS_TO_RAS.copy(), False, notes)
+
+
+def quiet_itk() -> Any:
+    """SimpleITK, its warnings kept off the terminal."""
+    import SimpleITK
+
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    return SimpleITK
+
+
+def is_nrrd(path: Path) -> bool:
+    return path.suffix.lower() in (".nrrd", ".nhdr")
+
+
+def squeezed_shape(path: Path, shape: Sequence[int]) -> tuple[int, ...]:
+    """Shape without trailing axes of size 1, so that a single slice is 2D; checked before anything is allocated.
+
+    Raises:
+        InputError: an axis is empty, there are more voxels than any scan has, or it is not one 2D or 3D image.
+    """
+    sizes = [int(size) for size in shape]
+    text = " × ".join(map(str, sizes))
+    if any(size < 1 for size in sizes):
+        raise InputError(path, f"is empty ({text} voxels)", DAMAGED)
+    if math.prod(sizes) > VOXEL_LIMIT:
+        raise InputError(path, f"states an absurd size ({text} voxels)", DAMAGED)
+    while len(sizes) > 2 and sizes[-1] == 1:
+        sizes.pop()
+    if len(sizes) == 4:
+        raise InputError(path, f"is 4D, {sizes[3]} time points or channels", "Give one 3D volume per file")
+    if len(sizes) > 4:
+        raise InputError(path, f"is {len(sizes)}D ({text})", "Give one 3D volume with one grey value per voxel")
+    if len(sizes) < 2 or (len(sizes) == 2 and min(sizes) == 1):
+        raise InputError(path, f"is no image but a line of values ({text})", "Give a 2D or 3D image")
+    return tuple(sizes)
+
+
+def require_spacing(path: Path, spacing: np.ndarray) -> None:
+    """Raises InputError unless each voxel size (mm) is between 0.001 and 100."""
+    if not (np.isfinite(spacing).all() and (spacing >= 1e-3).all() and (spacing <= 100).all()):
+        text = " × ".join(f"{size:g}" for size in spacing)
+        advice = "Correct the voxel size in the header; sizes between 0.001 and 100 mm are accepted"
+        raise InputError(path, f"states an impossible voxel size of {text} mm", advice)
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keeps warnings and log lines of the readers off the terminal; what matters is raised or in `Decoded.warnings`."""
+    loggers = [logging.getLogger(name) for name in ("nibabel.global", "pydicom", "PIL")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+@contextmanager
+def input_errors(path: Path, kind: str) -> Iterator[None]:
+    """Turns whatever a library raises on a faulty file into InputError.
+
+    The readers answer corrupt bytes with exceptions of any class (zlib.error, KeyError, RuntimeError ...), so all of
+    them are meant; MemoryError is about the machine and passes.
+    """
+    try:
+        with quiet_libraries():
+            yield
+    except (InputError, MemoryError):
+        raise
+    except PermissionError as error:
+        raise InputError(path, "cannot be opened (no permission)", "Give yourself the right to read it") from error
+    except Exception as error:
+        # ITK and its NRRD library put places in their sources and addresses before the reason.
+        chain = r"^.*(ITK ERROR: (\w+\(\w+\): )?|sitk::ERROR: |\[nrrd\] \w+: )"
+        reason = re.sub(chain, "", " ".join(str(error).split()))
+        reason = reason[-200:].rstrip(".") or type(error).__name__
+        raise InputError(path, f"cannot be read as {kind} ({reason})", DAMAGED) from error
+
+
+def looks_like(head: bytes) -> str:
+    """ ", it looks like ...", for a file whose name promises another format; empty when the bytes are not known."""
+    known = {
+        b"\x1f\x8b": "a gzip file", b"PK\x03\x04": "a ZIP archive", b"\x89PNG": "a PNG image",
+        b"\xff\xd8\xff": "a JPEG image", b"\x89HDF": "an HDF5 file", b"\x93NUMPY": "a numpy file",
+        b"NRRD": "an NRRD image", b"%PDF": "a PDF", b"GIF8": "a GIF image",
+        b"\x80\x04\x95": "a pickle", b"7z\xbc\xaf": "a 7z archive", b"ObjectType": "a MetaImage",
+    }  # fmt: skip
+    kind = next((name for magic, name in known.items() if head.startswith(magic)), "")
+    if head[344:348] == b"n+1\0" or head[4:8] == b"n+2\0":
+        kind = "a NIfTI image"
+    elif head[128:132] == b"DICM":
+        kind = "a DICOM file"
+    elif not kind and head and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head[:200]):
+        kind = "text"
+    return f", it looks like {kind}" if kind else ""
+
+
+def _nifti_bytes(path: Path) -> tuple[bytes, Any]:
+    """The uncompressed file up to its last voxel, and its header as written.
+
+    Reading to the end of a gzip stream checks its checksum, which nibabel's own reading leaves out.
+    """
+    packed = path.name.lower().endswith(".gz")
+    with path.open("rb") as file:
+        start = file.read(540)
+    if packed and start[:2] != b"\x1f\x8b":
+        raise InputError(
+            path, f"is not gzip-compressed{looks_like(start)}", "Give it its true extension, or compress it"
+        )
+    with gzip.open(path) if packed else path.open("rb") as file:
+        start = file.read(540)
+        header = _nifti_header(path, start)
+        dtype = _nifti_dtype(path, header)
+        if dtype.fields is not None:
+            raise InputError(path, "has colour voxels (RGB)", "Give one grey value per voxel")
+        if dtype.kind == "c":
+            raise InputError(path, "has complex voxels", "Give the magnitude image")
+        if np.isinf(header["scl_slope"]):
+            raise InputError(path, "states an infinite intensity scale (scl_slope)", DAMAGED)
+        shape = squeezed_shape(path, header.get_data_shape())
+        length = int(header["vox_offset"]) + math.prod(shape) * dtype.itemsize
+        room = path.stat().st_size * (_DEFLATE_RATIO if packed else 1)
+        data = start + (file.read(length - len(start)) if length <= room else b"")
+        if len(data) < length:
+            held = f"{len(data)} of {length} bytes" if length <= room else f"less than the {length} bytes it states"
+            raise InputError(path, f"is truncated, it holds {held}", DAMAGED)
+        while packed and file.read(1 << 20):
+            pass
+    return data, header
+
+
+def _nifti_header(path: Path, start: bytes) -> Any:
+    import nibabel as nib
+
+    kinds = {348: (nib.Nifti1Header, start[344:348] == b"n+1\0"), 540: (nib.Nifti2Header, start[4:8] == b"n+2\0")}
+    for order in ("little", "big"):
+        kind, magic = kinds.get(int.from_bytes(start[:4], order), (None, False))
+        if kind is not None and magic and len(start) >= kind.sizeof_hdr:
+            return kind(start[: kind.sizeof_hdr], check=False)
+    raise InputError(path, f"has no NIfTI header{looks_like(start)}", _RENAME)
+
+
+def _nifti_dtype(path: Path, header: Any) -> np.dtype:
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        return header.get_data_dtype()
+    except (KeyError, HeaderDataError) as error:
+        raise InputError(path, f"has voxels of an unknown type (datatype {header['datatype']})", DAMAGED) from error
+
+
+def _nifti_unit(header: Any) -> float:
+    """Millimetres per unit of length; an unknown code counts as mm."""
+    try:
+        return {"meter": 1000.0, "micron": 0.001}.get(header.get_xyzt_units()[0], 1.0)
+    except KeyError:
+        return 1.0
+
+
+def _itk_affine(direction: Sequence[float], spacing: Sequence[float], origin: Sequence[float]) -> np.ndarray:
+    axes = len(spacing)
+    affine, used = np.eye(4), min(axes, 3)
+    matrix = np.array(direction).reshape(axes, axes) * np.array(spacing)
+    affine[:used, :used] = matrix[:used, :used]
+    affine[:used, 3] = origin[:used]
+    return LPS_TO_RAS @ affine
+
+
+_BYTES = {"8": 1, "16": 2, "32": 4, "64": 8}
+
+
+def _text_header(path: Path) -> tuple[dict[str, str], int]:
+    """Fields of an NRRD or MetaImage header by lower-case name, and where the header ends.
+
+    ITK prints to the terminal when a MetaImage header is faulty, so the fields it must have are checked before.
+    """
+    with path.open("rb") as file:
+        start = file.read(1 << 18)
+    if is_nrrd(path):
+        if not re.match(rb"NRRD000\d\r?\n", start):
+            raise InputError(path, f"has no NRRD header{looks_like(start)}", _RENAME)
+        blank = re.search(rb"\r?\n\r?\n", start)
+        end = blank.end() if blank else len(start)
+        pairs = re.findall(r"^([^#:\n]+): *(.*?)\r?$", start[:end].decode("latin-1"), re.MULTILINE)
+        return {name.strip().lower(): value.strip() for name, value in pairs}, end
+    last = re.search(rb"^ElementDataFile *= *[^\n]*\n?", start, re.MULTILINE)
+    end = last.end() if last else len(start)
+    pairs = re.findall(r"^(\w+) *= *(.*?)\r?$", start[:end].decode("latin-1"), re.MULTILINE)
+    fields = {name.lower(): value.strip() for name, value in pairs}
+    missing = [name for name in ("NDims", "DimSize", "ElementType", "ElementDataFile") if not fields.get(name.lower())]
+    if missing:
+        raise InputError(path, f"has no MetaImage header with {', '.join(missing)}{looks_like(start)}", _RENAME)
+    if not fields["ndims"].isdigit() or not 1 <= int(fields["ndims"]) <= 9:
+        raise InputError(path, f"states {fields['ndims']} dimensions", DAMAGED)
+    squeezed_shape(path, [int(size) for size in fields["dimsize"].split()[: int(fields["ndims"])]])
+    return fields, end
+
+
+def _payload(path: Path, fields: dict[str, str], offset: int) -> tuple[Path | None, int]:
+    """The file with the voxels and where they begin; None for a list of files, which ITK follows itself."""
+    name = next((fields[key] for key in ("elementdatafile", "data file", "datafile") if key in fields), "LOCAL")
+    if name.upper() == "LOCAL":
+        return path, offset
+    if name.upper().startswith("LIST") or "%" in name:
+        return None, 0
+    file = path.parent / name
+    if not file.is_file():
+        raise InputError(path, f"keeps its voxels in {name}, which is missing", "Put both files into one folder")
+    return file, 0
+
+
+def _check_payload(path: Path, payload: Path, start: int, fields: dict[str, str], expected: int) -> None:
+    """Raises InputError when the voxels are cut short or damaged. ITK ignores damage inside a compressed stream."""
+    encoding = fields.get("encoding", "zlib" if fields.get("compresseddata", "").lower() == "true" else "raw").lower()
+    if encoding not in ("raw", "zlib", "gzip", "gz"):
+        return
+    held, stream = 0, zlib.decompressobj(wbits=47)  # 32 + 15: zlib or gzip, whichever its header says
+    with payload.open("rb") as file:
+        file.seek(start)
+        if encoding == "raw":
+            held = payload.stat().st_size - start
+        else:
+            while held < expected and (block := file.read(1 << 20)):
+                held += _inflated(path, stream, block)
+    if held < expected:
+        raise InputError(path, f"is truncated, {payload.name} holds {held} of {expected} bytes of voxels", DAMAGED)
+
+
+def _inflated(path: Path, stream: Any, block: bytes) -> int:
+    try:
+        return len(stream.decompress(block))
+    except zlib.error as error:
+        raise InputError(path, f"holds a damaged compressed stream ({error})", DAMAGED) from error
+
+
+def _grey(path: Path, image: Any) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Grey values of a colour picture whose channels are identical.
+
+    Raises:
+        InputError: it has real colour, or an alpha channel that hides something.
+    """
+    pixels = np.asarray(image.convert("RGBA") if image.mode != "CMYK" else image.convert("RGB"))
+    if not (pixels[..., :3] == pixels[..., :1]).all():
+        raise InputError(path, f"is a colour picture ({image.mode})", "Save it as 8 or 16 bit grey values")
+    if pixels.shape[2] == 4 and (pixels[..., 3] != 255).any():
+        raise InputError(path, "has transparent pixels", "Save it without an alpha channel")
+    return pixels[..., 0], (f"a {image.mode} picture with identical channels was read as grey values",)

@@ -1,0 +1,126 @@
+"""Image files in folders: which names are images, what their stem is, and how a folder is searched."""
+
+from __future__ import annotations
+
+import os
+import stat
+import unicodedata
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from replica_detection.errors import InputError
+
+IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".jpg", ".jpeg")
+DICOM_SUFFIXES = (".dcm", ".ima")
+
+
+def is_image_name(path: Path) -> bool:
+    """Whether the name has the extension of an image format other than DICOM, in any case."""
+    return path.name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def is_dicom_name(path: Path) -> bool:
+    """Whether the file is DICOM by its extension or, without a telling one, by the letters DICM after the preamble."""
+    if path.suffix.lower() in DICOM_SUFFIXES:
+        return True
+    # Scanners name files by number or UID, so that the "extension" may be digits.
+    if path.suffix and not path.suffix[1:].isdigit():
+        return False
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def file_stem(path: Path) -> str:
+    """File name without the extension of an image format (`.nii.gz` counts as one), in Unicode's composed form."""
+    name = path.name
+    suffix = next((s for s in (*IMAGE_SUFFIXES, *DICOM_SUFFIXES) if name.lower().endswith(s)), "")
+    return composed(name[: len(name) - len(suffix)])
+
+
+def composed(name: str) -> str:
+    """NFC: macOS stores an accent as a letter of its own, a CSV typed elsewhere does not."""
+    return unicodedata.normalize("NFC", name)
+
+
+def is_regular(path: Path) -> bool:
+    """Whether `path` is a file that can be read to an end, links followed. A named pipe is not."""
+    status = _status(path)
+    return isinstance(status, os.stat_result) and stat.S_ISREG(status.st_mode)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether `path` is a folder, links followed; False for a name that no file system takes."""
+    status = _status(path)
+    return isinstance(status, os.stat_result) and stat.S_ISDIR(status.st_mode)
+
+
+def require_file(path: Path) -> None:
+    """Raises InputError unless `path` is a regular file with at least one byte."""
+    status = require_exists(path)
+    if stat.S_ISDIR(status.st_mode):
+        raise InputError(path, "is a folder, not an image file", "Give a file, or read the folder as a cohort")
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(path, "is not a regular file", "Give an image file")
+    if status.st_size == 0:
+        raise InputError(path, "is empty (0 bytes)", "Export or copy the file again")
+
+
+def require_exists(path: Path) -> os.stat_result:
+    """Status of a file or folder; raises InputError when there is none."""
+    status = _status(path)
+    if isinstance(status, os.stat_result):
+        return status
+    if os.path.islink(path):  # noqa: PTH114 Path.is_symlink raises on names that are too long
+        raise InputError(path, "is a link to nothing", "Restore the file it points to, or take it out of the cohort")
+    if isinstance(status, PermissionError):
+        raise InputError(path, "cannot be reached (no permission)", "Give yourself the right to read its folder")
+    if isinstance(status, FileNotFoundError):
+        raise InputError(path, "does not exist", "Check the spelling and that the drive is connected")
+    raise InputError(
+        path, f"is no usable file name ({getattr(status, 'strerror', None) or status})", "Check the spelling"
+    )
+
+
+def _status(path: Path) -> os.stat_result | Exception:
+    try:
+        return path.stat()
+    except (OSError, ValueError) as error:
+        return error
+
+
+def walk(folder: Path, report: Callable[[InputError], None], leave_out: Path | None = None) -> Iterator[Path]:
+    """What is below `folder` and not a folder, sorted by name, the files of a folder before its subfolders.
+
+    Hidden names and `__MACOSX` are skipped. Links are followed, but no folder is entered twice, so that loops end; a
+    folder that cannot be listed goes to `report`.
+    """
+    entered = {_identity(leave_out)} if leave_out is not None else set()
+    waiting = [folder]
+    while waiting:
+        current = waiting.pop()
+        try:
+            identity = _identity(current)
+            if identity in entered:
+                continue
+            with os.scandir(current) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
+        except OSError as error:
+            advice = "Give yourself the right to read it, or move it out of the cohort"
+            report(InputError(current, f"cannot be listed ({error.strerror or error})", advice))
+            continue
+        entered.add(identity)
+        entries = [entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX"]
+        yield from (Path(entry.path) for entry in entries if not _is_folder(entry))
+        waiting += [Path(entry.path) for entry in reversed(entries) if _is_folder(entry)]
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False

@@ -1,0 +1,175 @@
+"""Orientation, spacing, grid and intensity of prepared images."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+from Core.made_up import volume
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from replica_detection.errors import ConfigurationError
+from replica_detection.preprocessing import intensity_limits, plan, prepare
+from replica_detection.profiles import PROFILES, Intensity, Preparation
+from replica_detection.volume import Volume
+
+AFFINE = np.diag([1.0, 1.0, 1.2, 1.0])
+
+
+def of(array, affine=AFFINE, trusted=True):
+    return Volume(np.asarray(array, np.float32), np.asarray(affine, float), trusted)
+
+
+@pytest.fixture
+def generic():
+    return plan(PROFILES["generic"], [of(volume(i)) for i in range(4)])
+
+
+def test_generic_takes_grid_and_spacing_of_the_cohort(generic):
+    assert generic.grid == (24, 28, 20)
+    assert generic.spacing == (1.0, 1.0, 1.2)
+    assert generic.intensity.percentiles == (1.0, 99.0)
+    assert Preparation.from_json(generic.to_json()) == generic
+
+
+@given(st.permutations(range(3)), st.lists(st.booleans(), min_size=3, max_size=3))
+@settings(max_examples=24, deadline=None)
+def test_storage_order_does_not_matter(order, flips):
+    """The same scan, stored with any axis order and direction, is prepared to identical voxels."""
+    base = of(volume(1))
+    preparation = plan(PROFILES["generic"], [base])
+    image = nib.Nifti1Image(base.array, base.affine)
+    codes = nib.orientations.ornt2axcodes(
+        np.array([[axis, -1 if flip else 1] for axis, flip in zip(order, flips, strict=True)])
+    )
+    turned = image.as_reoriented(
+        nib.orientations.ornt_transform(
+            nib.orientations.io_orientation(image.affine), nib.orientations.axcodes2ornt(codes)
+        )
+    )
+    again = prepare(of(turned.get_fdata(), turned.affine), preparation)
+    np.testing.assert_allclose(again.image, prepare(base, preparation).image, atol=1e-6)
+
+
+def test_rescaled_copy_is_prepared_alike_under_percentiles(generic):
+    array = volume(2)
+    a = prepare(of(array), generic).image
+    b = prepare(of(array * 0.37 + 55), generic).image
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_same_file_twice_is_bit_identical(generic):
+    np.testing.assert_array_equal(prepare(of(volume(3)), generic).image, prepare(of(volume(3)), generic).image)
+
+
+def test_smaller_and_larger_arrays_are_padded_with_their_edge_and_cropped_about_the_centre(generic):
+    array = volume(4)
+    whole = prepare(of(array), generic).image
+    low, high = intensity_limits(array[2:-2, :, 1:-1], generic.intensity)
+    small = prepare(of(array[2:-2, :, 1:-1]), generic).image
+    expected = np.clip((array[2:-2, :, 1:-1] - low) / (high - low), 0, 1)
+    np.testing.assert_allclose(small[2:-2, :, 1:-1], expected, atol=1e-6)
+    np.testing.assert_allclose(small[0], small[2])
+    large = prepare(of(np.pad(array, ((4, 4), (0, 0), (2, 2)), mode="edge")), generic).image
+    assert large.shape == whole.shape
+    assert np.corrcoef(large.ravel(), whole.ravel())[0, 1] > 0.999
+
+
+def test_resampling_keeps_the_centre_and_the_content(generic):
+    """A scan at twice the resolution is prepared to nearly the same image: same place, same size."""
+    fine = volume(5, (48, 56, 40))
+    coarse = fine.reshape(24, 2, 28, 2, 20, 2).mean((1, 3, 5))
+    a = prepare(of(coarse), generic).image
+    b = prepare(of(fine, np.diag([0.5, 0.5, 0.6, 1])), generic).image
+    assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.97
+    for axis in range(3):
+        for offset in (-0.5, 0.5):
+            moved = ndimage.shift(b, [offset * (i == axis) for i in range(3)], order=1, mode="nearest")
+            assert np.corrcoef(a.ravel(), moved.ravel())[0, 1] < 0.96
+
+
+def test_untrusted_geometry_takes_the_training_field_of_view(generic):
+    """A generator that wrote no geometry, on half the grid: stretched over the same field of view, and said so."""
+    array = volume(6)
+    small = array.reshape(12, 2, 14, 2, 10, 2).mean((1, 3, 5))
+    prepared = prepare(of(small, np.eye(4), trusted=False), generic)
+    reference = prepare(of(array), generic).image
+    assert np.corrcoef(prepared.image.ravel(), reference.ravel())[0, 1] > 0.95
+    assert any("field of view" in w for w in prepared.warnings)
+
+
+def test_default_affine_with_an_impossible_extent_is_not_believed():
+    training = [of(volume(i), np.diag([0.4, 0.4, 0.4, 1])) for i in range(3)]
+    preparation = plan(PROFILES["generic"], training)
+    reference = prepare(training[0], preparation).image
+    prepared = prepare(of(volume(0), np.eye(4)), preparation)
+    np.testing.assert_allclose(prepared.image, reference, atol=1e-6)
+    assert prepared.warnings
+
+
+def test_untrusted_arrays_are_read_in_the_training_cohorts_storage_order():
+    lps = np.diag([-1.0, -1.0, 1.2, 1.0])
+    training = [of(volume(i), lps) for i in range(3)]
+    preparation = plan(PROFILES["generic"], training)
+    np.testing.assert_allclose(
+        prepare(of(volume(1), np.eye(4), trusted=False), preparation).image,
+        prepare(training[1], preparation).image,
+        atol=1e-6,
+    )
+
+
+def test_ct_gets_one_fixed_window_and_head_ct_its_own():
+    ct = [of(volume(i) * 2.2 - 1024) for i in range(3)]
+    generic = plan(PROFILES["generic"], ct)
+    assert generic.intensity.window is not None
+    assert plan(PROFILES["head-ct"], ct).intensity.window == (0, 100)
+    brighter = prepare(of(ct[0].array + 100), generic).image
+    assert brighter.mean() > prepare(ct[0], generic).image.mean()
+
+
+def test_sparse_images_keep_their_content():
+    """Vessel masks of half a percent of the voxels: percentiles 1 and 99 would make every image black."""
+    sparse = np.zeros((32, 32, 32), np.float32)
+    sparse[10:14, 10:14, 8:18] = 1
+    preparation = plan(PROFILES["generic"], [of(sparse)] * 3)
+    assert prepare(of(sparse), preparation).image.sum() == sparse.sum()
+
+
+def test_grid_is_bounded():
+    big = of(np.random.default_rng(0).random((200, 220, 180), np.float32), np.eye(4))
+    preparation = plan(PROFILES["generic"], [big])
+    assert np.prod(preparation.grid) <= PROFILES["generic"].max_voxels
+    assert prepare(big, preparation).image.shape == preparation.grid
+
+
+def test_masks_follow_the_image(generic):
+    array = volume(7)
+    mask = (array > 600).astype(np.uint8)
+    turned = nib.Nifti1Image(array, AFFINE).as_reoriented(np.array([[0, -1], [1, 1], [2, 1]]))
+    turned_mask = nib.Nifti1Image(mask, AFFINE).as_reoriented(np.array([[0, -1], [1, 1], [2, 1]]))
+    prepared = prepare(of(turned.get_fdata(), turned.affine), generic, np.asarray(turned_mask.dataobj))
+    np.testing.assert_array_equal(prepared.mask, mask)
+
+
+def test_two_and_three_dimensions_do_not_mix(generic):
+    with pytest.raises(ConfigurationError, match="2D image"):
+        prepare(of(np.random.default_rng(0).random((20, 20))), generic)
+    with pytest.raises(ConfigurationError, match="chest-xray"):
+        plan(PROFILES["chest-xray"], [of(volume(0))])
+    with pytest.raises(ConfigurationError, match="no readable image"):
+        plan(PROFILES["generic"], [])
+
+
+def test_2d_images_of_other_sizes_are_stretched_to_the_grid():
+    rng = np.random.default_rng(1)
+    images = [of(rng.random((64, 48)), np.eye(4), trusted=False) for _ in range(3)]
+    preparation = plan(PROFILES["chest-xray"], images)
+    assert preparation.grid == (64, 48)
+    assert prepare(of(rng.random((128, 96)), np.eye(4), trusted=False), preparation).image.shape == (64, 48)
+
+
+def test_constant_percentiles_fall_back_to_the_whole_range():
+    array = np.zeros((10, 10, 10), np.float32)
+    array[0, 0, 0] = 5
+    assert intensity_limits(array, Intensity(percentiles=(1, 99))) == (0.0, 5.0)
+    assert intensity_limits(np.ones((3, 3)), Intensity(percentiles=(1, 99))) == (1.0, 2.0)
