@@ -1,0 +1,145 @@
+"""write_report: a result as one HTML page that holds all it shows and opens from disk with no network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from replica_detection.atomic import atomic_write
+from replica_detection.report import tables, words
+from replica_detection.report.pair import Pair
+from replica_detection.results import FLAGGED, VERDICTS, CaseSummary, CohortInfo, DetectionResult
+from replica_detection.version import __version__
+
+if TYPE_CHECKING:
+    from replica_detection.report.pictures import Picture
+
+_HERE = Path(__file__).parent
+_PICTURES_BYTES = 15_000_000  # all pictures together; base64 adds a third
+_PICTURE_BYTES = 400_000
+
+
+@dataclass(frozen=True)
+class Section:
+    """A flagged case with its nearest training case; `picture` is None where it could not be made."""
+
+    anchor: str
+    case: CaseSummary
+    score: str
+    levels: str
+    agreement: str
+    picture: Picture | None
+    rows: list[tables.MatchRow]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that took no part."""
+
+    cohort: str
+    path: str
+    reason: str
+
+
+def write_report(
+    result: DetectionResult,
+    folder: Path,
+    pair: Callable[[str, str], Pair | None],
+    *,
+    max_pairs: int = 50,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Writes `folder/index.html` (the folder is made if missing) and returns its path.
+
+    Args:
+        result: a finished run; needs no file on disk.
+        folder: where the page goes; an older page is replaced at once, when the new one is whole.
+        pair: gives the two images of (synthetic id, training id); None where there is no picture, which the page says.
+        max_pairs: so many flagged cases get a section with pictures, highest score first; the page says how many are
+            left out.
+        progress: called with (sections done, sections in all).
+    """
+    flagged = [c for c in result.worklist() if c.verdict in FLAGGED]
+    shown = flagged[: max(0, max_pairs)]
+    sections = _sections(result, shown, pair, progress)
+    html = _render(result, sections, len(flagged))
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "index.html"
+    with atomic_write(path) as f:
+        f.write(html)
+    return path
+
+
+def _sections(
+    result: DetectionResult,
+    cases: list[CaseSummary],
+    pair: Callable[[str, str], Pair | None],
+    progress: Callable[[int, int], None] | None,
+) -> list[Section]:
+    from replica_detection.report import pictures
+
+    by_case = tables.matches_by_case(result)
+    max_bytes = min(_PICTURE_BYTES, _PICTURES_BYTES // max(1, len(cases)))
+    sections = []
+    for i, case in enumerate(cases):
+        matches = list(by_case.get(case.synthetic_id, {}).values())
+        images = pair(case.synthetic_id, case.nearest_training_id) if case.nearest_training_id else None
+        sections.append(
+            Section(
+                f"case-{i + 1}",
+                case,
+                words.score(case.score),
+                tables.levels(case),
+                tables.agreement(matches, case.nearest_training_id),
+                pictures.draw(images, max_bytes) if images is not None else None,
+                tables.match_rows(matches, case.nearest_training_id),
+            )
+        )
+        if progress:
+            progress(i + 1, len(cases))
+    return sections
+
+
+def _render(result: DetectionResult, sections: list[Section], flagged: int) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    from replica_detection.report import figures, pictures
+
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.globals.update(words=words, Markup=Markup)
+    script = (_HERE / "report.js").read_text(encoding="utf-8")
+    return environment.get_template("report.html").render(
+        css=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_hash="sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        result=result,
+        run=result.run,
+        counts={v: result.count(v) for v in VERDICTS},
+        outcome=words.outcome(result),
+        rows=tables.worklist(result, {s.case.synthetic_id: s.anchor for s in sections}),
+        sections=sections,
+        flagged=flagged,
+        copied=tables.most_copied(result),
+        skipped=_skipped(result),
+        evidence=figures.evidence_plot(result),
+        ratios=figures.ratio_plots(result),
+        difference=pictures.DIFFERENCE_RANGE,
+        version=__version__,
+    )
+
+
+def _skipped(result: DetectionResult) -> list[Skipped]:
+    cohorts: list[tuple[str, CohortInfo | None]] = [
+        ("synthetic", result.run.synthetic),
+        ("training", result.run.training),
+        ("validation", result.run.validation),
+    ]
+    return [Skipped(name, path, reason) for name, c in cohorts if c is not None for path, reason in c.skipped]

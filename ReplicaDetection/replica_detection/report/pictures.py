@@ -1,0 +1,220 @@
+"""Pictures of a pair: synthetic, training and difference side by side in up to three planes. Needs Pillow, matplotlib.
+
+Patient left is on the picture's right in axial and coronal planes (radiological convention), anterior on the left in
+sagittal planes. A 2D image is drawn as it is stored, for its file does not say how the patient stood.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from replica_detection.report.pair import Pair
+
+TITLES = ("Synthetic", "Nearest training case", "Difference")
+DIFFERENCE_RANGE = 0.3  # the same for all cases, so that an exact copy is black and two reports can be compared
+_CELL_WIDTH, _CELL_HEIGHT, _GAP, _HEADER, _BAR = 318, 372, 8, 34, 62
+_BACKGROUND, _TEXT, _MARK = (10, 12, 16), (226, 232, 240), (250, 224, 120)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An encoded picture of `width` x `height` pixels; `window` is the grey window (darkest, brightest value)."""
+
+    uri: str
+    width: int
+    height: int
+    window: tuple[float, float]
+    planes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A plane of both images, (rows, columns), row 0 on top; `size_mm` is its (width, height)."""
+
+    name: str
+    position: str
+    synthetic: np.ndarray
+    training: np.ndarray
+    size_mm: tuple[float, float]
+    left: str
+    right: str
+    top: str
+    bottom: str
+
+
+def draw(pair: Pair, max_bytes: int) -> Picture:
+    """One picture about 1,040 pixels wide, encoded as JPEG in at most `max_bytes` if it can be."""
+    canvas = compose(pair, TITLES)
+    uri = "data:image/jpeg;base64," + base64.b64encode(_encode(canvas, max_bytes)).decode("ascii")
+    return Picture(uri, *canvas.size, grey_window(pair), tuple(p.name for p in planes(pair)))
+
+
+def jpeg(pair: Pair, titles: tuple[str, str, str] = TITLES, max_bytes: int = 400_000) -> bytes:
+    """The same picture as a file of its own; `titles` stand over its three columns."""
+    return _encode(compose(pair, titles), max_bytes)
+
+
+def compose(pair: Pair, titles: tuple[str, str, str]) -> Image.Image:
+    """Columns: synthetic, training, difference; rows: the planes, all in one scale and one grey window."""
+    window = grey_window(pair)
+    shown = planes(pair)
+    scale = min(
+        _CELL_WIDTH / max(p.size_mm[0] for p in shown),
+        _CELL_HEIGHT / max(p.size_mm[1] for p in shown),
+    )
+    sizes = [(max(1, round(p.size_mm[0] * scale)), max(1, round(p.size_mm[1] * scale))) for p in shown]
+    heights = [max(64, h) for _, h in sizes]
+    width = 3 * _CELL_WIDTH + 2 * _GAP + _BAR
+    canvas = Image.new("RGB", (width, _HEADER + sum(heights) + _GAP * len(shown)), _BACKGROUND)
+    pen = ImageDraw.Draw(canvas)
+    for column, title in enumerate(titles):
+        x = column * (_CELL_WIDTH + _GAP) + _CELL_WIDTH / 2
+        pen.text((x, _HEADER / 2), _shortened(title), font=_font(17), fill=_TEXT, anchor="mm")
+    top = _HEADER
+    for plane, size, height in zip(shown, sizes, heights, strict=True):
+        panels = (
+            _grey(plane.synthetic, window),
+            _grey(plane.training, window),
+            _coloured(plane.synthetic.astype(np.float32) - plane.training.astype(np.float32)),
+        )
+        for column, panel in enumerate(panels):
+            left = column * (_CELL_WIDTH + _GAP)
+            at = left + (_CELL_WIDTH - size[0]) // 2, top + (height - size[1]) // 2
+            canvas.paste(panel.resize(size, Image.Resampling.BICUBIC), at)
+            _label(pen, plane, left, top, height)
+        top += height + _GAP
+    _colour_bar(canvas, pen, _HEADER, min(heights[0], 300))
+    return canvas
+
+
+def grey_window(pair: Pair) -> tuple[float, float]:
+    """One window for both images: from 0 to the larger of their 99.9th percentiles, in the units of the profile."""
+    step = tuple(slice(None, None, max(1, n // 96)) for n in pair.synthetic.shape)
+    tops = [
+        np.nanpercentile(image[step], 99.9) if np.isfinite(image[step]).any() else 0
+        for image in (pair.synthetic, pair.training)
+    ]
+    return 0.0, float(max(*tops, 0.05))
+
+
+def planes(pair: Pair) -> list[Plane]:
+    """The axial, coronal and sagittal plane of a volume through one position; a 2D image as its only plane."""
+    spacing = pair.spacing
+    size = [n * s for n, s in zip(pair.synthetic.shape, spacing, strict=True)]
+    if pair.synthetic.ndim == 2:
+        return [Plane("image", "", pair.synthetic.T, pair.training.T, (size[0], size[1]), "", "", "", "")]
+    x, y, z = position(pair)
+    cuts = (
+        ("axial", 2, z, np.s_[::-1, ::-1, z], (size[0], size[1]), "R", "L", "A", "P"),
+        ("coronal", 1, y, np.s_[::-1, y, ::-1], (size[0], size[2]), "R", "L", "S", "I"),
+        ("sagittal", 0, x, np.s_[x, ::-1, ::-1], (size[1], size[2]), "A", "P", "S", "I"),
+    )
+    return [
+        Plane(name, f"{at + 1}/{pair.synthetic.shape[axis]}", pair.synthetic[cut].T, pair.training[cut].T, mm, *marks)
+        for name, axis, at, cut, mm, *marks in cuts
+    ]
+
+
+def position(pair: Pair) -> tuple[int, ...]:
+    """Where there is most to see: along each axis the plane with the most edges, within the middle half of them."""
+    mean = (np.nan_to_num(pair.synthetic) + np.nan_to_num(pair.training)).astype(np.float32) / 2
+    edges = np.zeros_like(mean)
+    for axis, n in enumerate(mean.shape):
+        if n > 1:
+            edges += np.abs(np.diff(mean, axis=axis, append=mean.take([-1], axis)))
+    found = []
+    for axis, n in enumerate(mean.shape):
+        profile = edges.sum(axis=tuple(a for a in range(mean.ndim) if a != axis), dtype=np.float64)
+        total = profile.sum()
+        if total <= 0:
+            found.append(n // 2)
+            continue
+        share = np.cumsum(profile) / total
+        smooth = np.convolve(profile, np.ones(5) / 5, mode="same") if n >= 5 else profile
+        middle = (share >= 0.25) & (share - profile / total <= 0.75)
+        found.append(int(np.argmax(np.where(middle, smooth, -1))))
+    return tuple(found)
+
+
+def _grey(plane: np.ndarray, window: tuple[float, float]) -> Image.Image:
+    level = (np.nan_to_num(plane) - window[0]) / (window[1] - window[0])
+    return Image.fromarray(np.round(255 * np.clip(level, 0, 1)).astype(np.uint8)).convert("RGB")
+
+
+def _coloured(difference: np.ndarray) -> Image.Image:
+    level = np.clip(np.nan_to_num(difference) / DIFFERENCE_RANGE, -1, 1)
+    return Image.fromarray(_colours()[np.round(127 + 127 * level).astype(np.uint8)])
+
+
+@cache
+def _colours() -> np.ndarray:
+    """(255, 3) uint8: blue below, black at no difference, orange above; told apart with any kind of colour vision."""
+    stops = [-1, -0.5, 0, 0.5, 1]
+    colours = np.array([(168, 222, 255), (28, 118, 220), (0, 0, 0), (222, 104, 16), (255, 222, 150)])
+    at = np.linspace(-1, 1, 255)
+    return np.stack([np.interp(at, stops, colours[:, c]) for c in range(3)], axis=1).round().astype(np.uint8)
+
+
+def _label(pen: ImageDraw.ImageDraw, plane: Plane, left: int, top: int, height: int) -> None:
+    middle_x, middle_y = left + _CELL_WIDTH / 2, top + height / 2
+    for text, at, anchor in (
+        (plane.left, (left + 5, middle_y), "lm"),
+        (plane.right, (left + _CELL_WIDTH - 5, middle_y), "rm"),
+        (plane.top, (middle_x, top + 4), "mt"),
+        (plane.bottom, (middle_x, top + height - 4), "mb"),
+    ):
+        if text:
+            pen.text(at, text, font=_font(15), fill=_MARK, anchor=anchor, stroke_width=2, stroke_fill=(0, 0, 0))
+    if plane.position:
+        text = f"{plane.name} {plane.position}"
+        pen.text(
+            (left + 5, top + 4), text, font=_font(12), fill=_TEXT, anchor="lt", stroke_width=2, stroke_fill=(0, 0, 0)
+        )
+
+
+def _colour_bar(canvas: Image.Image, pen: ImageDraw.ImageDraw, top: int, height: int) -> None:
+    left = canvas.width - _BAR + 10
+    top, height = top + 8, height - 16
+    bar = Image.fromarray(np.repeat(_colours()[::-1, None], 14, axis=1)).resize((14, height))
+    canvas.paste(bar, (left, top))
+    pen.rectangle((left - 1, top - 1, left + 14, top + height), outline=(120, 130, 145))
+    for share, text in ((0, f"+{DIFFERENCE_RANGE}"), (0.5, "0"), (1, f"−{DIFFERENCE_RANGE}")):
+        y = top + share * (height - 1)
+        pen.line((left + 14, y, left + 18, y), fill=_TEXT)
+        pen.text((left + 20, y), text, font=_font(11), fill=_TEXT, anchor="lm")
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+
+
+def _shortened(title: str) -> str:
+    """What fits over a column; a long file name loses its middle, for both ends tell files apart."""
+    font = _font(17)
+    kept = title = " ".join(title.split())
+    while font.getlength(kept) > _CELL_WIDTH - 8 and len(title) > 2:
+        title = title[: len(title) // 2] + title[len(title) // 2 + 1 :]
+        kept = f"{title[: len(title) // 2]}…{title[len(title) // 2 :]}"
+    return kept
+
+
+def _encode(canvas: Image.Image, max_bytes: int) -> bytes:
+    """JPEG, as fine as `max_bytes` allows; the coarsest quality is taken even where it does not fit."""
+    encoded = b""
+    for quality in (85, 70, 50, 30):
+        buffer = io.BytesIO()
+        canvas.save(buffer, "JPEG", quality=quality, subsampling=0, optimize=True)
+        encoded = buffer.getvalue()
+        if len(encoded) <= max_bytes:
+            break
+    return encoded

@@ -1,0 +1,154 @@
+"""Words and numbers of the report, as a reader sees them. Every sentence speaks of resemblance and of nothing more."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+from typing import Any
+
+from replica_detection.results import DetectionResult, NullInfo
+
+MISSING = "–"
+SYMBOLS = {"replica": "■", "suspicious": "▲", "novel": "○", "undefined": "–"}
+LEVELS = {
+    "voxel": "grey values, point by point",
+    "feature": "what a neural network sees in the image",
+    "segmentation": "shape of a segmented structure",
+}
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def number(value: float, digits: int = 4) -> str:
+    """`digits` significant digits; NaN is a dash, an exact 0 or 1 has no decimals."""
+    if math.isnan(value):
+        return MISSING
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if value in (0, 1):
+        return str(int(value))
+    if 1e-3 <= abs(value) < 1e5:
+        decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+        return f"{value:.{min(decimals, digits)}f}".replace("-", "−")
+    return _scientific(value)
+
+
+def probability(p: float) -> str:
+    """A p or q value: three decimals, four below 0.01, scientific below 1e-4; NaN is a dash."""
+    if math.isnan(p):
+        return MISSING
+    if p == 0 or p >= 1:
+        return number(p)
+    if p < 1e-4:
+        return _scientific(p)
+    return f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
+
+
+def score(value: float) -> str:
+    """A score in [0, 1] with three decimals; what would round to 1 without being 1 is `> 0.999`."""
+    if math.isnan(value):
+        return MISSING
+    return "> 0.999" if 0.9995 <= value < 1 else f"{value:.3f}"
+
+
+def percent(share: float) -> str:
+    text = f"{100 * share:.1f}"
+    return f"{text.removesuffix('.0')}\N{NO-BREAK SPACE}%"
+
+
+def duration(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return MISSING
+    if seconds < 100:
+        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def date(created: str) -> str:
+    """An ISO date as `2026-03-01 14:05 UTC`; anything else as it is."""
+    try:
+        moment = datetime.fromisoformat(created)
+    except ValueError:
+        return created
+    return f"{moment:%Y-%m-%d %H:%M} {moment.tzname() or ''}".strip()
+
+
+def plain(value: Any) -> str:
+    """A setting of any JSON type as one line of text."""
+    if value is None:
+        return "none"
+    if isinstance(value, str):
+        return value or MISSING
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, dict):
+        return "; ".join(f"{key}: {plain(v)}" for key, v in value.items()) or MISSING
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(plain, value)) or MISSING
+    return str(value)
+
+
+def count(n: int, noun: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def outcome(result: DetectionResult) -> str:
+    """The one sentence on top of the page."""
+    total = len(result.summary)
+    if not total:
+        return "No synthetic image was compared."
+    replicas, suspicious, undefined = (result.count(v) for v in ("replica", "suspicious", "undefined"))
+    if undefined == total:
+        return f"None of {count(total, 'synthetic image')} could be judged."
+    if replicas:
+        text = f"{replicas} of {count(total, 'synthetic image')} "
+        text += "is a replica of a training case" if replicas == 1 else "are replicas of a training case"
+    else:
+        text = f"None of {count(total, 'synthetic image')} was found to be a replica of a training case"
+    if suspicious:
+        text += f"; {suspicious}{' more' if replicas else ''} {'is' if suspicious == 1 else 'are'} suspicious"
+    elif not replicas:
+        text += ", and none is suspicious"
+    if undefined:
+        text += f"; {undefined} could not be judged"
+    return text + "."
+
+
+def null_sentence(null: NullInfo) -> str:
+    """What the p values rest on, in plain words."""
+    if not null.size:
+        return "No real cases were left to compare with, so that no p value could be given."
+    if null.kind == "validation":
+        return f"{count(null.size, 'real validation case')} that the generator never saw."
+    if null.kind == "cross-fitted":
+        return (
+            f"{count(null.size, 'training case')}, each compared with parts of the training cohort that hold neither "
+            "the case itself nor its patient (cross-fitted), because no validation cohort was given."
+        )
+    return f"{count(null.size, 'case')} ({null.kind})."
+
+
+def flag_sentence(null: NullInfo) -> str:
+    """When an image is flagged, in plain words."""
+    others = {
+        "validation": "real images that the generator never saw lie to theirs",
+        "cross-fitted": "training cases of different patients lie to each other",
+    }.get(null.kind, "real cases do that were compared in the same way")
+    return f"A synthetic image is flagged when it lies closer to one training case than {others}."
+
+
+def resolution_sentence(null: NullInfo) -> str:
+    """How small a p value can become with a null of this size."""
+    if not null.size:
+        return "None: there is no null."
+    smallest = probability(1 / (null.size + 1))
+    if null.tail_fitted:
+        return f"{smallest} by counting; smaller ones come from a generalized Pareto tail fitted to the null."
+    return f"{smallest}, by counting; no tail was fitted."
+
+
+def _scientific(value: float) -> str:
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa.replace('-', '−')}×10{str(int(exponent)).translate(_SUPERSCRIPT)}"

@@ -1,0 +1,219 @@
+"""What the page says, on made-up results."""
+
+import math
+import re
+from dataclasses import replace
+
+import pytest
+from made_up_result import make_pairs, make_result, without_flags
+from pages import Page, render
+from replica_detection.report import words
+from replica_detection.results import FLAGGED, DetectionResult
+
+EVIL = "<script>alert('x')</script> & \"q\" 'r' </style>"
+
+
+def renamed(result: DetectionResult, old: str, new: str) -> DetectionResult:
+    """The result with another synthetic id."""
+    summary = tuple(replace(c, synthetic_id=new) if c.synthetic_id == old else c for c in result.summary)
+    matches = tuple(replace(m, synthetic_id=new) if m.synthetic_id == old else m for m in result.matches)
+    return replace(result, summary=summary, matches=matches)
+
+
+@pytest.fixture(scope="module")
+def page(html) -> Page:
+    return Page(html)
+
+
+def test_headline_counts_the_verdicts(result, page):
+    replicas, suspicious, undefined = (result.count(v) for v in ("replica", "suspicious", "undefined"))
+    assert replicas > 1 and suspicious > 1 and undefined == 1
+    wanted = f"{replicas} of 60 synthetic images are replicas of a training case; {suspicious} more are suspicious"
+    assert wanted in page.text
+    assert "1 could not be judged" in page.text
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "sentence"),
+    [
+        ("", "No synthetic image was compared."),
+        ("r", "1 of 1 synthetic image is a replica of a training case."),
+        ("rrn", "2 of 3 synthetic images are replicas of a training case."),
+        ("rsn", "1 of 3 synthetic images is a replica of a training case; 1 more is suspicious."),
+        ("ssn", "None of 3 synthetic images was found to be a replica of a training case; 2 are suspicious."),
+        ("nn", "None of 2 synthetic images was found to be a replica of a training case, and none is suspicious."),
+        ("uu", "None of 2 synthetic images could be judged."),
+        ("rnu", "1 of 3 synthetic images is a replica of a training case; 1 could not be judged."),
+    ],
+)
+def test_outcome(result, verdicts, sentence):
+    names = {"r": "replica", "s": "suspicious", "n": "novel", "u": "undefined"}
+    summary = tuple(
+        replace(c, verdict=names[v]) for c, v in zip(result.summary[: len(verdicts)], verdicts, strict=True)
+    )
+    assert words.outcome(replace(result, summary=summary)) == sentence
+
+
+def test_worklist_holds_every_case_by_falling_score(result, page):
+    assert [r[1] for r in page.rows] == [c.synthetic_id for c in result.worklist()]
+    assert [int(r[0]) for r in page.rows] == list(range(1, 61))
+    for row, case in zip(page.rows, result.worklist(), strict=True):
+        assert case.verdict in row[2]
+        assert len(row) == 7 + len(result.run.measures)
+
+
+def test_flagged_cases_link_to_their_sections(result, page):
+    flagged = [c for c in result.worklist() if c.verdict in FLAGGED]
+    articles = [a["id"] for tag, a in page.tags if tag == "article"]
+    links = [a["href"] for tag, a in page.tags if tag == "a"]
+    assert articles == [f"case-{i + 1}" for i in range(len(flagged))]
+    assert [f"#{a}" for a in articles] == [h for h in links if h.startswith("#case-")]
+    ids = [a["id"] for _, a in page.tags if a.get("id")]
+    assert len(ids) == len(set(ids)), "ids are unique, those of the drawings among them"
+    assert {h[1:] for h in links} <= set(ids)
+
+
+def test_says_nothing_that_the_tool_cannot_know(page):
+    assert not re.search(r"\b(private|anonymous|anonymi[sz]ed|safe|safely|safety)\b", page.text, re.IGNORECASE)
+    assert "does not mean that nothing about a patient can be learned" in page.text
+    assert "expected to be called suspicious by chance" in page.text
+
+
+def test_lists_warnings_and_files_left_out(result, page):
+    for warning in result.run.warnings:
+        assert warning in page.text
+    for cohort in (result.run.synthetic, result.run.validation):
+        for path, reason in cohort.skipped:
+            assert path in page.text and reason in page.text
+    for case in result.run.null.removed:
+        assert case in page.text
+
+
+def test_refers_to_nothing_outside(html, page):
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "srcset", "data", "xlink:href", "action", "poster"):
+            value = attributes.get(name) or ""
+            assert value.startswith(("#", "data:")) or not value, (tag, name, value)
+    style = html[html.index("<style>") : html.index("</style>")]
+    assert "url(" not in style and "@import" not in style
+    allowed = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    assert set(re.findall(r"https?://[^\s\"'<>)]+", html)) <= allowed
+
+
+def test_is_labelled(html, page):
+    assert html.startswith("<!DOCTYPE html>") and '<html lang="en">' in html
+    assert re.search(r"<title>[^<]+12 replicas, \d+ suspicious of 60 images</title>", html)
+    pictures = [a for tag, a in page.tags if tag == "img"]
+    assert pictures and all(a.get("alt") for a in pictures)
+    drawings = [a for _, a in page.tags if a.get("role") == "img"]
+    assert len(drawings) == 8 and all("threshold" in a["aria-label"] for a in drawings)
+
+
+def test_names_from_files_are_escaped(result, tmp_path):
+    first = result.worklist()[0]
+    evil = renamed(result, first.synthetic_id, EVIL)
+    evil = replace(
+        evil,
+        summary=tuple(replace(c, nearest_training_id="<img src=x onerror=alert(1)>") for c in evil.summary),
+        run=replace(
+            evil.run,
+            warnings=("<b>bold</b>",),
+            versions={"<i>": "<u>"},
+            synthetic=replace(evil.run.synthetic, source="</title><script>", skipped=(("<a>", "<em>"),)),
+        ),
+    )
+    html = render(tmp_path, evil)
+    page = Page(html)
+    assert [tag for tag, _ in page.tags].count("script") == 1
+    assert not {"b", "em", "u"} & {tag for tag, _ in page.tags}
+    assert not any(name.startswith("on") for _, a in page.tags for name in a)
+    assert any(row[1] == EVIL for row in page.rows)
+    assert EVIL in page.text and "<img src=x onerror=alert(1)>" in page.text
+
+
+def test_fifty_cases_stay_small(tmp_path):
+    result = make_result(cases=140, copies=60)
+    steps = []
+    made = make_pairs((128, 128, 64))
+    few = [made(f"synthetic_{i}", "training") for i in range(5)]
+    html = render(tmp_path, result, lambda *_: few[len(steps) % 5], progress=lambda *step: steps.append(step))
+    flagged = sum(c.verdict in FLAGGED for c in result.summary)
+    assert html.count('<article id="case-') == 50 and flagged > 50
+    assert len(html) < 8_000_000
+    assert steps == [(i, 50) for i in range(1, 51)]
+    left_out = flagged - 50
+    assert f"{left_out} further flagged case{'s' if left_out > 1 else ''}" in Page(html).text
+
+
+@pytest.mark.parametrize("cases", [0, 1, 60])
+def test_zero_flagged(tmp_path, cases):
+    html = render(tmp_path, without_flags(make_result(cases=cases, copies=0)))
+    assert "None of" in html or "No synthetic image" in html
+    assert "nothing to show side by side" in html and "<article" not in html
+
+
+def test_no_null_and_nothing_defined(result, tmp_path):
+    empty = make_result(cases=5, null=0, copies=0)
+    assert empty.count("undefined") == 5
+    page = Page(render(tmp_path, empty))
+    assert "None of 5 synthetic images could be judged" in page.text
+    assert "no p value could be given" in page.text and "none given" in page.text
+
+
+def test_cross_fitted_null_is_not_called_unseen(result, tmp_path):
+    run = replace(result.run, validation=None, null=replace(result.run.null, kind="cross-fitted"))
+    text = Page(render(tmp_path, replace(result, run=run), max_pairs=0)).text
+    assert "cross-fitted" in text and "never saw" not in text
+    assert "training cases of different patients" in text
+
+
+def test_two_dimensional_pairs(result, tmp_path):
+    html = render(tmp_path, result, make_pairs((64, 80), (0.2, 0.2)), max_pairs=2)
+    assert html.count("data:image/jpeg") == 2
+
+
+def test_missing_pictures_are_named(result, tmp_path):
+    shown = []
+
+    def pair(synthetic_id, training_id):
+        shown.append((synthetic_id, training_id))
+        return
+
+    html = render(tmp_path, result, pair, max_pairs=4)
+    assert shown == [(c.synthetic_id, c.nearest_training_id) for c in result.worklist()[:4]]
+    assert html.count("No picture:") == 4 and "data:image" not in html
+
+
+def test_same_page_from_disk(result, html, tmp_path):
+    result.write(tmp_path)
+    again = render(tmp_path, DetectionResult.read(tmp_path))
+
+    def stable(text):
+        return re.sub(r"(e|m\d+)-[mp][0-9a-f]{10}", "", text)
+
+    assert stable(again) == stable(html)
+
+
+def test_extreme_numbers(result, tmp_path):
+    """Exact copies reach any evidence; thresholds may not exist."""
+    evidence = (math.inf, 1e308, -1e9, *result.run.evidence[3:])
+    measures = tuple(replace(m, threshold=math.nan) for m in result.run.measures)
+    run = replace(result.run, evidence=evidence, evidence_threshold=math.inf, measures=measures)
+    html = render(tmp_path, replace(result, run=run), max_pairs=0)
+    assert html.count("no threshold") == 2 * 8
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(math.nan, "–"), (0.0, "0"), (1.0, "1"), (0.5, "0.500"), (0.00123, "0.0012"), (3.21e-5, "3.2×10⁻⁵")],
+)
+def test_probabilities(value, text):
+    assert words.probability(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(math.nan, "–"), (math.inf, "∞"), (0.0, "0"), (-1.23456, "−1.235"), (12345.6, "12346"), (1.5e-7, "1.5×10⁻⁷")],
+)
+def test_numbers(value, text):
+    assert words.number(value) == text
