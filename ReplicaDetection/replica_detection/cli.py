@@ -210,7 +210,6 @@ def duplicates(
     Example: replica-detection duplicates all_scans/ --output duplicates
     """
     from replica_detection.detection import Options, result_folder_index
-    from replica_detection.detection import detect as run
     from replica_detection.duplicates import find_duplicates, write_duplicates
     from replica_detection.pairs import PairLoader
     from replica_detection.report.pictures import jpeg
@@ -220,29 +219,21 @@ def duplicates(
     second = None if other is None else _cohort(other, None, patients, strict)
     with Bars() as progress:
         opened = _index_for(first, result_folder_index(output), profile, options.measures, strict, progress)
-        if second is not None:
-            result = run(second, opened, options=options, progress=progress)
-            result.write(output)
-            page = _write_report(result, output, opened, second, progress)
-        else:
-            pairs, judged = find_duplicates(opened, options=options, progress=progress)
-            loader = PairLoader(opened, None)
+        pairs, found, judged = find_duplicates(opened, second, options=options, progress=progress)
+        loader = PairLoader(opened, second)
 
-            def picture(a: str, b: str) -> bytes | None:
-                pair = loader(a, b)
-                return None if pair is None else jpeg(pair, (a, b, "Difference"))
+        def picture(a: str, b: str) -> bytes | None:
+            pair = loader(b, a)
+            return None if pair is None else jpeg(pair, (b, a, "Difference"))
 
-            write_duplicates(pairs, output, picture)
-    if second is not None:
-        print_problems([*opened.problems, *second.problems])
-        print_result(result, page)
-        return
-    print_problems(opened.problems)
+        write_duplicates(pairs, output, picture)
+    print_problems([*opened.problems, *(second.problems if second else ()), *found.problems])
     for warning in judged.warnings:
         console.print(f"[yellow]note[/yellow] {warning}")
     for pair in pairs[:20]:
         console.print(f"{pair.verdict:15s} {pair.first_id}  {pair.second_id}", highlight=False)
-    console.print(f"{len(pairs)} pairs among {len(opened)} cases: {output / 'duplicates.csv'}, pictures in pairs/")
+    where = f"among {len(found.ids)} cases" if second is None else f"between {len(opened)} and {len(found.ids)} cases"
+    console.print(f"{len(pairs)} pairs {where}: {output / 'duplicates.csv'}, pictures in {output / 'pairs'}")
 
 
 @app.command()

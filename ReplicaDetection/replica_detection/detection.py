@@ -14,7 +14,7 @@ import numpy as np
 
 from replica_detection import calibration
 from replica_detection.cohort import Cohort
-from replica_detection.comparison import CohortQueries, Distances, IndexQueries, compare
+from replica_detection.comparison import CohortQueries, Distances, compare
 from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.index import TrainingIndex
 from replica_detection.measures import Measure
@@ -112,17 +112,6 @@ def detect(
         options={"null_size": options.null_size, "strict": options.strict},
     )
     return DetectionResult(judged.summary, judged.matches, judged.neighbors, run)
-
-
-def detect_within(
-    index: TrainingIndex, *, options: Options | None = None, progress: Progress = silent
-) -> tuple[Distances, Judged]:
-    """Every case of a cohort against the cases of other patients in the same cohort (near-duplicates)."""
-    options = options or Options()
-    measures = index.measures(options.measures, resolve_device(options.device))
-    found = compare(IndexQueries(index, range(len(index))), index, measures, progress=progress)
-    judged = judge(found, found, measures, index, k=options.k, alpha=options.alpha, null_kind="cross-fitted")
-    return found, judged
 
 
 def resolve_device(device: str) -> str:

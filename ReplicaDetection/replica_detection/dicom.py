@@ -327,8 +327,8 @@ def _stacked(path: Path, slices: list[_Slice]) -> Decoded:
 
 
 def _tolerance(gaps: np.ndarray) -> float:
-    """Positions are written with few digits: up to 5 % of a gap is rounding, not a gap of another size."""
-    return max(0.01, 0.05 * float(gaps.mean()))
+    """Positions are written with few digits: up to 2 % of a gap (mm) is rounding, not a gap of another size."""
+    return max(0.01, 0.02 * float(gaps.mean()))
 
 
 def _even_heights(heights: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:

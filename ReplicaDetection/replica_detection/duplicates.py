@@ -1,4 +1,4 @@
-"""Near-duplicates inside one real cohort, as a table of pairs and a picture of each."""
+"""Near-duplicates inside one real cohort or across two, as a table of pairs and a picture of each."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from replica_detection.atomic import atomic_write
-from replica_detection.detection import Judged, Options, detect_within
+from replica_detection.cohort import Cohort
+from replica_detection.comparison import CohortQueries, Distances, IndexQueries, compare
+from replica_detection.detection import Judged, Options, judge, resolve_device
 from replica_detection.index import TrainingIndex
+from replica_detection.nulls import cross_fitted_distances
 from replica_detection.progress import Progress, silent
 from replica_detection.results import FLAGGED
 
@@ -32,30 +35,42 @@ class DuplicatePair:
 
 
 def find_duplicates(
-    index: TrainingIndex, *, options: Options | None = None, progress: Progress = silent
-) -> tuple[list[DuplicatePair], Judged]:
+    index: TrainingIndex,
+    other: Cohort | None = None,
+    *,
+    options: Options | None = None,
+    progress: Progress = silent,
+) -> tuple[list[DuplicatePair], Distances, Judged]:
     """Every case against the cases of other patients; a pair is named once, most alike first.
 
-    The null is the cohort itself without its outliers, so it needs no other data; it takes for granted that most
-    cases have no duplicate.
+    Without `other` inside the indexed cohort, where `first_id` and `second_id` are in order of their names; with it the
+    cases of `other` (`second_id`) are looked for in the indexed cohort (`first_id`). The null is the indexed cohort
+    against itself, without its outliers: it needs no other data, and most cases are taken to have no duplicate.
     """
-    found, judged = detect_within(index, options=options, progress=progress)
+    options = options or Options()
+    measures = index.measures(options.measures, resolve_device(options.device))
+    if other is None:
+        found = null = compare(IndexQueries(index, range(len(index))), index, measures, progress=progress)
+    else:
+        null = cross_fitted_distances(index, measures, size=options.null_size, progress=progress)
+        found = compare(CohortQueries(other, index, strict=options.strict), index, measures, progress=progress)
+    judged = judge(found, null, measures, index, k=options.k, alpha=options.alpha, null_kind="cross-fitted")
     position = {id: i for i, id in enumerate(index.ids)}
     row = {id: i for i, id in enumerate(found.ids)}
+    value = {m.name: m.value for m in measures}
     pairs: dict[tuple[str, str], DuplicatePair] = {}
-    definitions = {m.name: m for m in judged.measures}
     for case in judged.summary:
-        if case.verdict not in FLAGGED or not case.nearest_training_id:
+        near = case.nearest_training_id
+        if case.verdict not in FLAGGED or not near:
             continue
-        first, second = sorted((case.synthetic_id, case.nearest_training_id))
-        i, j = row[case.synthetic_id], position[case.nearest_training_id]
-        distances = {name: float(d[i, j]) for name, d in found.by_measure.items()}
-        values = {n: 1 - d if definitions[n].sense == "similarity" else d for n, d in distances.items()}
+        distances = {n: float(d[row[case.synthetic_id], position[near]]) for n, d in found.by_measure.items()}
+        ids = (near, case.synthetic_id)
+        first, second = ids if other is not None else (min(ids), max(ids))
         verdict = "identical" if not any(distances.values()) else VERDICTS[case.verdict]
-        pair = DuplicatePair(first, second, verdict, case.score, values)
+        pair = DuplicatePair(first, second, verdict, case.score, {n: value[n](d) for n, d in distances.items()})
         if (first, second) not in pairs or pairs[first, second].score < pair.score:
             pairs[first, second] = pair
-    return sorted(pairs.values(), key=lambda p: (p.verdict != "identical", -p.score)), judged
+    return sorted(pairs.values(), key=lambda p: (p.verdict != "identical", -p.score)), found, judged
 
 
 def write_duplicates(pairs: list[DuplicatePair], folder: Path, picture: Callable[[str, str], bytes | None]) -> None:
