@@ -158,7 +158,6 @@ def detect(
         result = run(queries, opened, validation=unseen, options=options, progress=progress)
         result.write(output)
         page = _write_report(result, output, opened, queries, progress)
-    print_problems([*opened.problems, *queries.problems])
     print_result(result, page)
 
 

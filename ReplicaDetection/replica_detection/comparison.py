@@ -9,7 +9,6 @@ from typing import Protocol
 import numpy as np
 
 from replica_detection.cohort import Cohort, Problem
-from replica_detection.errors import InputError
 from replica_detection.index import BLOCK_BYTES, TrainingIndex
 from replica_detection.loading import load_prepared
 from replica_detection.measures import Block, Measure
@@ -72,10 +71,9 @@ class CohortQueries:
             features = {n: np.stack([r[n] for r in rows]) for n in names}
             return QueryBlock(tuple(ids), tuple(patients), features, tuple(warnings))
 
-        for case, prepared in load_prepared(self.cohort.cases, self.index.preparation, with_masks=True):
+        cases = load_prepared(self.cohort.cases, self.index.preparation, with_masks=True, strict=self.strict)
+        for case, prepared in cases:
             if isinstance(prepared, Problem):
-                if self.strict:
-                    raise InputError(prepared.path, prepared.message, "Mend or remove it, or run without --strict")
                 yield prepared
                 continue
             features: dict[str, np.ndarray] = {}

@@ -59,7 +59,7 @@ def print_problems(problems: Iterable[Problem]) -> None:
     """Files that were left out, the first few in full."""
     listed = list(dict.fromkeys(problems))
     for problem in listed[:SHOWN_PROBLEMS]:
-        errors.print(f"[yellow]left out[/yellow] {escape(problem.message)}")
+        errors.print(f"[yellow]left out[/yellow] {escape(problem.path)}: {escape(problem.message)}")
     if len(listed) > SHOWN_PROBLEMS:
         errors.print(f"[yellow]left out[/yellow] {len(listed) - SHOWN_PROBLEMS} more files; all are in the result")
 
@@ -67,6 +67,8 @@ def print_problems(problems: Iterable[Problem]) -> None:
 def print_result(result: DetectionResult, page: Path) -> None:
     """Counts, the most replica-like cases and where the report lies."""
     run = result.run
+    cohorts = (run.training, run.validation, run.synthetic)
+    print_problems(Problem(path, message) for c in cohorts if c for path, message in c.skipped)
     for warning in run.warnings:
         errors.print(f"[yellow]note[/yellow] {escape(warning)}")
     flagged = [c for c in result.worklist() if c.verdict in ("replica", "suspicious")]

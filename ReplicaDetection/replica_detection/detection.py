@@ -15,8 +15,9 @@ import numpy as np
 from replica_detection import calibration
 from replica_detection.cohort import Cohort
 from replica_detection.comparison import CohortQueries, Distances, compare
-from replica_detection.errors import ConfigurationError, InputError
+from replica_detection.errors import ConfigurationError
 from replica_detection.index import TrainingIndex
+from replica_detection.loading import nothing_usable
 from replica_detection.measures import Measure
 from replica_detection.nulls import cross_fitted_distances, validation_distances
 from replica_detection.progress import Progress, silent
@@ -89,7 +90,7 @@ def detect(
     with clock.stage("compare"):
         found = compare(CohortQueries(synthetic, index, strict=options.strict), index, measures, progress=progress)
     if not found.ids:
-        raise InputError(synthetic.source, "holds no image that can be used", "See the messages above")
+        raise nothing_usable(synthetic.source, (*synthetic.problems, *found.problems))
     with clock.stage("statistics"):
         judged = judge(found, null, measures, index, k=options.k, alpha=options.alpha)
     run = RunInfo(

@@ -29,7 +29,7 @@ from replica_detection.index_writing import (
     write_index,
     write_rows,
 )
-from replica_detection.loading import sample_volumes
+from replica_detection.loading import nothing_usable, sample_volumes
 from replica_detection.measures import MEASURES, Block, Measure, make_measures
 from replica_detection.preprocessing import plan
 from replica_detection.profiles import Preparation, profile_named
@@ -101,7 +101,7 @@ class TrainingIndex:
             )
             if not entries:
                 shutil.rmtree(work, ignore_errors=True)
-                raise InputError(cohort.source, "holds no image that can be used", "See the messages above")
+                raise nothing_usable(cohort.source, (*cohort.problems, *problems))
             write_index(work, data, entries, (*cohort.problems, *problems))
         move_into_place(work, folder)
         return cls.open(folder)

@@ -151,10 +151,8 @@ def write_rows(
     journal_path = folder / "entries.jsonl"
     _end_line(journal_path)
     with journal_path.open("a", encoding="utf-8") as journal:
-        for case, prepared in load_prepared(todo, preparation, with_masks=True):
+        for case, prepared in load_prepared(todo, preparation, with_masks=True, strict=strict):
             if isinstance(prepared, Problem):
-                if strict:
-                    raise InputError(prepared.path, prepared.message, "Mend or remove it, or run without --strict")
                 problems.append(prepared)
                 progress("preparing", len(entries) + len(problems), len(cohort.cases))
                 continue

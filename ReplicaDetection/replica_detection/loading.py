@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 from replica_detection.cohort import Case, Cohort, Problem
-from replica_detection.errors import ReplicaDetectionError
+from replica_detection.errors import ConfigurationError, InputError, ReplicaDetectionError
 from replica_detection.preprocessing import Prepared, prepare
 from replica_detection.profiles import Preparation
 from replica_detection.volume import Volume, read_mask, read_volume
@@ -17,17 +18,27 @@ WORKERS = 3
 
 
 def load_prepared(
-    cases: Sequence[Case], preparation: Preparation, *, with_masks: bool
+    cases: Sequence[Case], preparation: Preparation, *, with_masks: bool, strict: bool = False
 ) -> Iterator[tuple[Case, Prepared | Problem]]:
-    """Yields each case in order with its prepared image, or with the Problem that kept it from being read."""
+    """Yields each case in order with its prepared image, or with the Problem that kept it from being read.
+
+    With `strict` the first case that cannot be used raises its InputError.
+    """
 
     def load(case: Case) -> Prepared | Problem:
         try:
             volume = read_volume(case)
             mask = read_mask(case.mask, volume) if with_masks and case.mask is not None else None
             return prepare(volume, preparation, mask)
-        except ReplicaDetectionError as error:
-            return Problem(str(case.image), str(error))
+        except InputError as error:
+            if strict:
+                raise
+            return Problem.of(error)
+        except ConfigurationError as error:
+            wrapped = InputError(case.image, str(error), "Leave it out, or compare cohorts of one kind")
+            if strict:
+                raise wrapped from error
+            return Problem.of(wrapped)
 
     with ThreadPoolExecutor(WORKERS) as pool:
         waiting: deque[tuple[Case, Future[Prepared | Problem]]] = deque()
@@ -60,3 +71,11 @@ def sample_volumes(cohort: Cohort, *, strict: bool = False, size: int = SAMPLE) 
                     raise
         if found:
             return
+
+
+def nothing_usable(source: Path, problems: Sequence[Problem]) -> InputError:
+    """The error for a cohort without a single image that can be used."""
+    first = (
+        f" ({len(problems)} files left out, the first: {problems[0].path}: {problems[0].message})" if problems else ""
+    )
+    return InputError(source, f"holds no image that can be used{first}", "Mend the files or name another folder")

@@ -1,6 +1,7 @@
 """The command line as a user meets it: a real process, its output, its exit code, its files."""
 
 import csv
+import json
 import os
 import re
 import signal
@@ -10,6 +11,8 @@ import time
 
 import numpy as np
 import pytest
+
+from Core.bad_inputs import make_bad_folder
 from Core.made_up import cohort, volume, write
 
 
@@ -145,3 +148,26 @@ def test_interrupt_leaves_no_half_written_file(tmp_path):
     left = {p.name for p in (tmp_path / "out").iterdir()}
     assert left <= {"index.rdindex.partial", "index.rdindex"}
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_hundreds_of_bad_files_neither_stop_a_run_nor_show_a_traceback(data, tmp_path):
+    """Every kind of bad file among good ones: the good ones are judged, each bad one is listed; --strict stops."""
+    synthetic = tmp_path / "synthetic"
+    bad = make_bad_folder(synthetic)
+    assert bad >= 100
+    for n in range(3):
+        write(synthetic / f"good_{n}.nii.gz", volume(n) + 5)
+    words = ["detect", synthetic, "--training", data / "training", "--output", tmp_path / "out"]
+    done = run(*words)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "Warning" not in done.stderr
+    with (tmp_path / "out" / "summary.csv").open() as f:
+        judged = {r["synthetic_id"]: r["verdict"] for r in csv.DictReader(f)}
+    assert {f"good_{n}": "replica" for n in range(3)}.items() <= judged.items()
+    skipped = json.loads((tmp_path / "out" / "detection.json").read_text())["synthetic"]["skipped"]
+    assert len(skipped) >= 100
+    assert all(message.endswith(".") and len(message) > 20 for _, message in skipped)
+    strict = run(*words, "--strict")
+    assert strict.returncode == 1
+    assert "Traceback" not in strict.stderr

@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from Core.made_up import cohort, volume, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from Core.made_up import cohort, volume, write
 from replica_detection.cohort import Cohort
 from replica_detection.detection import Options, detect, resolve_device
 from replica_detection.duplicates import find_duplicates
@@ -195,7 +195,7 @@ def test_bad_synthetic_files_are_listed_and_strict_stops(planted, tmp_path):
     (tmp_path / "broken.nii.gz").write_bytes(b"\x1f\x8b\x08 broken")
     result = detect(Cohort.read(tmp_path), index)
     assert [c.synthetic_id for c in result.summary] == ["good"]
-    assert any("broken.nii.gz" in message for _, message in result.run.synthetic.skipped)
+    assert any("broken.nii.gz" in path for path, _ in result.run.synthetic.skipped)
     with pytest.raises(InputError, match=r"broken\.nii\.gz"):
         detect(Cohort.read(tmp_path), index, options=Options(strict=True))
     (tmp_path / "good.nii.gz").unlink()

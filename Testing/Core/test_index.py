@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from Core.made_up import cohort, volume, write
 
+from Core.made_up import cohort, volume, write
 from replica_detection.cohort import Cohort
 from replica_detection.errors import ConfigurationError, IndexFormatError, InputError
 from replica_detection.index import TrainingIndex
@@ -198,7 +198,7 @@ def test_bad_files_are_listed_and_strict_stops(small, tmp_path):
     broken = Cohort.read(tmp_path / "training")
     index = TrainingIndex.build(broken, tmp_path / "x.rdindex")
     assert len(index) == 6
-    assert any("broken.nii.gz" in p.message for p in TrainingIndex.open(index.folder).problems)
+    assert any("broken.nii.gz" in p.path for p in TrainingIndex.open(index.folder).problems)
     with pytest.raises(InputError, match=r"broken\.nii\.gz"):
         TrainingIndex.build(broken, tmp_path / "y.rdindex", strict=True)
 

@@ -3,11 +3,11 @@
 import nibabel as nib
 import numpy as np
 import pytest
-from Core.made_up import volume
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from Core.made_up import volume
 from replica_detection.errors import ConfigurationError
 from replica_detection.preprocessing import intensity_limits, plan, prepare
 from replica_detection.profiles import PROFILES, Intensity, Preparation

@@ -1,0 +1,73 @@
+"""DICOM files made with pydicom, for tests."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+
+def dicom_dataset(pixels: np.ndarray | None, **elements: Any) -> FileDataset:
+    """A CT slice of int16 stored values (rows, columns), or (rows, columns, 3) uint8 for colour.
+
+    `elements` set or, with None, delete attributes by keyword.
+    """
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = elements.get("SOPClassUID", CTImageStorage)
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
+    dataset.SOPClassUID, dataset.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    dataset.Modality, dataset.PatientID, dataset.SeriesInstanceUID = "CT", "P1", "1.2.3.4"
+    dataset.SeriesNumber, dataset.InstanceNumber = 1, 1
+    dataset.ImageOrientationPatient, dataset.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [0, 0, 0]
+    dataset.PixelSpacing, dataset.SliceThickness = [0.5, 0.5], 2
+    dataset.RescaleSlope, dataset.RescaleIntercept = 1, -1024
+    if pixels is not None:
+        set_pixels(dataset, pixels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # faulty values are what some tests want
+        for name, value in elements.items():
+            if value is None:
+                delattr(dataset, name)
+            else:
+                setattr(dataset, name, value)
+    return dataset
+
+
+def set_pixels(dataset: Dataset, pixels: np.ndarray) -> None:
+    colour = pixels.dtype == np.uint8 and pixels.ndim == 3
+    dataset.Rows, dataset.Columns = pixels.shape[-3:-1] if colour else pixels.shape[-2:]
+    dataset.SamplesPerPixel = 3 if colour else 1
+    dataset.PhotometricInterpretation = "RGB" if colour else "MONOCHROME2"
+    if colour:
+        dataset.PlanarConfiguration = 0
+    bits = 8 * pixels.dtype.itemsize
+    dataset.BitsAllocated = dataset.BitsStored = bits
+    dataset.HighBit, dataset.PixelRepresentation = bits - 1, int(pixels.dtype.kind == "i")
+    dataset.PixelData = pixels.tobytes()
+
+
+def write_series(
+    folder: Path,
+    stack: np.ndarray,
+    positions: Sequence[Sequence[float]],
+    *,
+    names: Sequence[str] | None = None,
+    each: Sequence[dict[str, Any]] | None = None,
+    **elements: Any,
+) -> list[Path]:
+    """Writes slices (slices, rows, columns) at `positions` (mm, LPS); `each` holds the elements of one slice."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for i, (pixels, position) in enumerate(zip(stack, positions, strict=True)):
+        own = {"ImagePositionPatient": list(position), "InstanceNumber": i + 1, **elements, **(each[i] if each else {})}
+        file = folder / (names[i] if names else f"{i:03d}.dcm")
+        dicom_dataset(pixels, **own).save_as(file, enforce_file_format=True)
+        files.append(file)
+    return files
