@@ -21,6 +21,8 @@ SMALLEST_TAIL_NULL = 10
 SMALLEST_P = 1e-9
 # Robust z score of the evidence beyond which a null case is a near-duplicate of a training case, not a new scan.
 NEAR_DUPLICATE_Z = 6.0
+# Standardized evidence up to which measures of a level are averaged as they are.
+COMPRESSED_FROM = 3.0
 
 
 @dataclass(frozen=True)
@@ -181,29 +183,38 @@ def tail_needed(null_size: int, tests: int, alpha: float) -> bool:
     return tests / (null_size + 1) > alpha
 
 
-def near_duplicates(values: np.ndarray) -> np.ndarray:
+def near_duplicates(null: np.ndarray, levels: tuple[str, ...]) -> np.ndarray:
     """Which null cases are so near to a training case that they are copies or leaks of it, not new scans: (n,) bool.
 
-    A null case with evidence more than NEAR_DUPLICATE_Z robust standard deviations (1.4826 MAD) above the median.
-    Left inside, one such case would hide every replica behind it. The limit is far out on purpose: trimming the
-    ordinary tail would call too many new images suspicious.
+    A null case whose evidence lies more than NEAR_DUPLICATE_Z robust standard deviations (1.4826 MAD) above the median
+    under most measures of a level. Left inside, a few such cases would hide every replica behind them. The limit is far
+    out on purpose: trimming the ordinary tail would call too many new images suspicious.
+
+    Args:
+        null: (n, M) evidence of the null cases; NaN where a measure is undefined.
+        levels: level of each of the M measures.
     """
-    values = np.asarray(values, np.float64)
-    finite = values[np.isfinite(values)]
-    if len(finite) < 3:
-        return np.zeros(values.shape, bool)
-    middle = np.median(finite)
-    spread = 1.4826 * np.median(np.abs(finite - middle))
-    return np.nan_to_num(values, nan=-np.inf) > middle + NEAR_DUPLICATE_Z * max(spread, 1e-9)
+    if len(null) < 3:
+        return np.zeros(len(null), bool)
+    far = np.zeros(null.shape, bool)
+    for j, column in enumerate(null.T):
+        finite = column[np.isfinite(column)]
+        if len(finite) >= 3:
+            middle = np.median(finite)
+            spread = max(1.4826 * np.median(np.abs(finite - middle)), 1e-9)
+            far[:, j] = np.nan_to_num(column, nan=-np.inf) > middle + NEAR_DUPLICATE_Z * spread
+    of_level = [far[:, [i for i, name in enumerate(levels) if name == level]] for level in dict.fromkeys(levels)]
+    return np.any([part.mean(1) > 0.5 for part in of_level], axis=0)
 
 
 @dataclass(frozen=True)
 class Combination:
-    """One statistic from several measures: standardized evidence, mean inside a level, maximum over levels.
+    """One statistic from several measures: standardized evidence, mean inside a level, then `combined` over levels.
 
-    The measures of a level see much the same thing, so their mean steadies it; a replica may show at one level only
-    (same vessels, other background), so the strongest level decides. Nothing is assumed on the dependence between
-    measures: the combined statistic is compared with the same statistic of the null cases.
+    The measures of a level see much the same thing, so their mean steadies it, and evidence far above the null is
+    compressed first: one measure that degenerates (the skeletons of two blobs coincide in a point) must not outvote the
+    others. Nothing is assumed on the dependence between measures: the combined statistic is compared with the same
+    statistic of the null cases.
     """
 
     levels: tuple[str, ...]
@@ -218,30 +229,48 @@ class Combination:
 
     def levels_of(self, values: np.ndarray) -> dict[str, np.ndarray]:
         """Combined evidence of each level, (Q,) each; NaN where no measure of the level is defined."""
-        return _mean_by_level((values - self.location) / self.scale, self.levels)
+        return _mean_by_level(self.standard(values), self.levels)
+
+    def standard(self, values: np.ndarray) -> np.ndarray:
+        """(Q, M) evidence in standard deviations of the null, compressed above COMPRESSED_FROM."""
+        return _compress((values - self.location) / self.scale)
 
     def null_levels(self, null: np.ndarray) -> dict[str, np.ndarray]:
         """The same for the null cases, each standardized by the others only, as a new case is."""
         out = np.empty_like(null)
         for i in range(len(null)):
             location, scale = _location_scale(np.delete(null, i, 0))
-            out[i] = (null[i] - location) / scale
+            out[i] = _compress((null[i] - location) / scale)
         return _mean_by_level(out, self.levels)
 
 
-def strongest(by_level: dict[str, np.ndarray]) -> np.ndarray:
-    """Largest evidence over the levels, (Q,); NaN where no level has one."""
+def combined(by_level: dict[str, np.ndarray]) -> np.ndarray:
+    """One number from the levels, (Q,): the Euclidean length of their evidence above the null's mean.
+
+    It grows when several levels agree and loses little when only one speaks. Where no level is above the mean, the
+    largest counts, so that the order goes on below it; NaN where no level has evidence.
+    """
     stacked = np.stack(list(by_level.values()))
     best = np.max(np.where(np.isnan(stacked), -np.inf, stacked), axis=0)
-    return np.where(np.isneginf(best), np.nan, best)
+    length = np.sqrt((np.nan_to_num(np.maximum(stacked, 0)) ** 2).sum(0))
+    return np.where(np.isneginf(best), np.nan, np.where(best > 0, length, best))
+
+
+def _compress(standard: np.ndarray) -> np.ndarray:
+    """Unchanged up to COMPRESSED_FROM, growing as the logarithm beyond; monotone, so no order is lost."""
+    over = np.maximum(standard - COMPRESSED_FROM, 0)
+    return np.where(over > 0, COMPRESSED_FROM + np.log1p(over), standard)
 
 
 def _location_scale(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each column; NaN where too few null cases have a value to say anything."""
     known = np.isfinite(values)
     count = np.maximum(known.sum(0), 1)
     mean = np.where(known, values, 0).sum(0) / count
     spread = np.sqrt(np.where(known, (values - mean) ** 2, 0).sum(0) / np.maximum(count - 1, 1))
-    return mean, np.maximum(spread, 1e-6)
+    # One fewer than the smallest null: a null case is standardized by the others.
+    enough = known.sum(0) >= SMALLEST_NULL - 1
+    return np.where(enough, mean, np.nan), np.maximum(spread, 1e-6)
 
 
 def _mean_by_level(values: np.ndarray, levels: tuple[str, ...]) -> dict[str, np.ndarray]:

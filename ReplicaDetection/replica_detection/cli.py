@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from replica_detection.cohort import Cohort
     from replica_detection.index import TrainingIndex
     from replica_detection.results import DetectionResult
+    from replica_detection.segmentation import Segmenter
 
 PROFILES_HELP = "generic, head-ct, tof-mra, brain-mr, knee-mr or chest-xray. Fixes grid and intensity mapping."
 COHORT_HELP = "A folder (searched recursively), a CSV with the columns id,image[,mask][,patient], or a dataset.json."
@@ -48,6 +49,10 @@ Measures = Annotated[
 Masks = Annotated[
     Path | None, typer.Option(help="Folder of masks, named as the images; each must lie on its image's grid.")
 ]
+Segment = Annotated[
+    str | None,
+    typer.Option(help="Make masks where none are given: hemorrhage, vessels, or network:FILE. Your own masks win."),
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first file that cannot be used; else skip it.")]
 K = Annotated[int, typer.Option("--k", help="Neighbourhood of the distance ratio.", min=1)]
 Alpha = Annotated[float, typer.Option(help="Error rate of the verdicts.", min=1e-6, max=0.5)]
@@ -73,6 +78,7 @@ def index(
     profile: Profile = "generic",
     measures: Measures = None,
     masks: Masks = None,
+    segment: Segment = None,
     patients: Patients = None,
     append: Annotated[bool, typer.Option("--append", help="Add new cases to the index that is there.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Afterwards, read everything back and compare.")] = False,
@@ -92,7 +98,13 @@ def index(
             built = TrainingIndex.open(output).append(cohort, strict=strict, progress=progress)
         else:
             built = TrainingIndex.build(
-                cohort, output, profile=profile, measures=_names(measures), strict=strict, progress=progress
+                cohort,
+                output,
+                profile=profile,
+                measures=_names(measures),
+                segmenter=_segmenter(segment),
+                strict=strict,
+                progress=progress,
             )
         faults = built.verify(progress) if verify else []
     print_problems(built.problems)
@@ -125,6 +137,7 @@ def detect(
     masks: Masks = None,
     training_masks: Masks = None,
     validation_masks: Masks = None,
+    segment: Segment = None,
     patients: Patients = None,
     device: Device = "auto",
     null_size: Annotated[
@@ -145,17 +158,22 @@ def detect(
 
     if (index is None) == (training is None):
         raise typer.BadParameter("give either --index or --training")
+    if index is not None and (segment is not None or training_masks is not None):
+        raise typer.BadParameter("--segment and --training-masks are for --training; an index has its own masks")
+    segmenter = _segmenter(segment)
     options = Options(_names(measures), k, alpha, device, null_size, strict)
     queries = _cohort(synthetic, masks, None, strict)
     unseen = None if validation is None else _cohort(validation, validation_masks, patients, strict)
     with Bars() as progress:
         if training is not None:
             cohort = _cohort(training, training_masks, patients, strict)
-            opened = _index_for(cohort, result_folder_index(output), profile, options.measures, strict, progress)
+            opened = _index_for(
+                cohort, result_folder_index(output), profile, options.measures, segmenter, strict, progress
+            )
         else:
             assert index is not None
             opened = TrainingIndex.open(index)
-        result = run(queries, opened, validation=unseen, options=options, progress=progress)
+        result = run(queries, opened, validation=unseen, options=options, masks=masks, progress=progress)
         result.write(output)
         page = _write_report(result, output, opened, queries, progress)
     print_result(result, page)
@@ -175,7 +193,7 @@ def report(
     from replica_detection.results import DetectionResult
 
     read = DetectionResult.read(result)
-    loader = loader_of_result(read.run.index, read.run.synthetic.source)
+    loader = loader_of_result(read.run.index, read.run.synthetic.source, read.run.options.get("masks"))
     with Bars() as progress:
         page = write_report(
             read,
@@ -217,7 +235,7 @@ def duplicates(
     first = _cohort(cohort, None, patients, strict)
     second = None if other is None else _cohort(other, None, patients, strict)
     with Bars() as progress:
-        opened = _index_for(first, result_folder_index(output), profile, options.measures, strict, progress)
+        opened = _index_for(first, result_folder_index(output), profile, options.measures, None, strict, progress)
         pairs, found, judged = find_duplicates(opened, second, options=options, progress=progress)
         loader = PairLoader(opened, second)
 
@@ -265,6 +283,12 @@ def _names(measures: str | None) -> tuple[str, ...] | None:
     return tuple(n.strip() for n in measures.split(",") if n.strip()) if measures is not None else None
 
 
+def _segmenter(name: str | None) -> Segmenter | None:
+    from replica_detection.segmentation import make_segmenter
+
+    return None if name is None else make_segmenter(name)
+
+
 def _cohort(source: Path, masks: Path | None, patients: Path | None, strict: bool) -> Cohort:
     from replica_detection.cohort import Cohort
 
@@ -276,6 +300,7 @@ def _index_for(
     folder: Path,
     profile: str,
     measures: tuple[str, ...] | None,
+    segmenter: Segmenter | None,
     strict: bool,
     progress: Callable[[str, int, int], None],
 ) -> TrainingIndex:
@@ -286,11 +311,19 @@ def _index_for(
     if (folder / "index.json").is_file():
         try:
             kept = TrainingIndex.open(folder)
-            if kept.serves(cohort, profile, measures):
+            if kept.serves(cohort, profile, measures, segmenter):
                 return kept.append(cohort, strict=strict, progress=progress)
         except IndexFormatError:
             pass  # damaged or of another version: built again
-    return TrainingIndex.build(cohort, folder, profile=profile, measures=measures, strict=strict, progress=progress)
+    return TrainingIndex.build(
+        cohort,
+        folder,
+        profile=profile,
+        measures=measures,
+        segmenter=segmenter,
+        strict=strict,
+        progress=progress,
+    )
 
 
 def _write_report(result: DetectionResult, output: Path, index: TrainingIndex, queries: Cohort, progress: Any) -> Path:

@@ -71,8 +71,15 @@ class CohortQueries:
             features = {n: np.stack([r[n] for r in rows]) for n in names}
             return QueryBlock(tuple(ids), tuple(patients), features, tuple(warnings))
 
-        cases = load_prepared(self.cohort.cases, self.index.preparation, with_masks=True, strict=self.strict)
-        for case, prepared in cases:
+        with_masks = any(m.needs_mask for m in measures)
+        loaded = load_prepared(
+            self.cohort.cases,
+            self.index.preparation,
+            with_masks=with_masks,
+            segmenter=self.index.segmenter if with_masks else None,
+            strict=self.strict,
+        )
+        for case, prepared in loaded:
             if isinstance(prepared, Problem):
                 yield prepared
                 continue

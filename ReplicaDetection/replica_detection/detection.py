@@ -62,6 +62,7 @@ def detect(
     *,
     validation: Cohort | None = None,
     options: Options | None = None,
+    masks: Path | None = None,
     progress: Progress = silent,
 ) -> DetectionResult:
     """Compares every synthetic case with every training case and says which are replicas.
@@ -71,6 +72,7 @@ def detect(
         index: the training cohort.
         validation: real cases that the generator never saw; without them the null comes from the training cohort
             itself, each case compared with the cases of other patients.
+        masks: where the synthetic cohort's masks were read from; only noted in the result, for its pictures.
         progress: called with (stage, done, total).
 
     Raises:
@@ -110,7 +112,12 @@ def detect(
         timings=clock.seconds,
         versions=package_versions(),
         warnings=(*judged.warnings, *_collected(found.warnings, "synthetic image")),
-        options={"null_size": options.null_size, "strict": options.strict},
+        options={
+            "null_size": options.null_size,
+            "strict": options.strict,
+            "masks": None if masks is None else str(masks),
+            "segmenter": index.segmenter_settings,
+        },
     )
     return DetectionResult(judged.summary, judged.matches, judged.neighbors, run)
 
@@ -166,11 +173,11 @@ def judge(
     null_near = {m.name: calibration.nearest(null.by_measure[m.name], k, groups) for m in measures}
     values = np.stack([calibration.evidence(near[m.name].ratio) for m in measures], 1)
     null_values = np.stack([calibration.evidence(null_near[m.name].ratio) for m in measures], 1)
-    leaked = np.any([calibration.near_duplicates(column) for column in null_values.T], axis=0)
+    levels = tuple(m.level for m in measures)
+    leaked = calibration.near_duplicates(null_values, levels)
     null_values = null_values[~leaked]
     kept_ids = tuple(i for i, bad in zip(null.ids, leaked, strict=True) if not bad)
     with_tail = calibration.tail_needed(len(null_values), len(values), alpha)
-    levels = tuple(m.level for m in measures)
 
     per_measure = [calibration.Null.fit(column, with_tail=with_tail) for column in null_values.T]
     p = np.stack([n.p_values(v) for n, v in zip(per_measure, values.T, strict=True)], 1)
@@ -179,7 +186,7 @@ def judge(
 
     combination = calibration.Combination.fit(null_values, levels)
     by_level, null_by_level = combination.levels_of(values), combination.null_levels(null_values)
-    overall, null_overall = calibration.strongest(by_level), calibration.strongest(null_by_level)
+    overall, null_overall = calibration.combined(by_level), calibration.combined(null_by_level)
     overall_null = calibration.Null.fit(null_overall, with_tail=with_tail)
     p_all = overall_null.p_values(overall)
     q_all = calibration.benjamini_hochberg(p_all)
@@ -190,7 +197,7 @@ def judge(
         for name, column in by_level.items()
     }
 
-    standard = (values - combination.location) / combination.scale
+    standard = combination.standard(values)
     matches, summary = [], []
     training_ids = index.ids
     for i, case in enumerate(found.ids):
@@ -297,6 +304,13 @@ def _warnings(
             f"{len(names)} {who} cases nearly equal a training case and were left out of the null ({shown}); "
             "look at them with `replica-detection duplicates`"
         )
+    for name in near:
+        blind = sum(n < 0 for n in near[name].index)
+        if blind:
+            yield f"{name}: {blind} of {len(found.ids)} images could not be compared (no mask, or an empty one)"
+        rows = null.by_measure[name][~leaked]
+        if len(rows) and np.isfinite(rows).any(1).sum() < calibration.SMALLEST_NULL <= len(rows):
+            yield f"{name}: too few null cases could be compared, so it gives no p value (are their masks missing?)"
     undefined = sorted(
         {found.ids[i] for n in near.values() for i in np.flatnonzero((n.index >= 0) & np.isnan(n.ratio))}
     )

@@ -34,6 +34,7 @@ from replica_detection.measures import MEASURES, Block, Measure, make_measures
 from replica_detection.preprocessing import plan
 from replica_detection.profiles import Preparation, profile_named
 from replica_detection.progress import Progress, silent
+from replica_detection.segmentation import Segmenter, make_segmenter
 
 BLOCK_BYTES = 96 * 2**20
 
@@ -47,6 +48,8 @@ class TrainingIndex:
         self.folder = folder
         self.preparation = Preparation.from_json(data["preparation"])
         self.measure_names: tuple[str, ...] = tuple(data["measures"])
+        self.requested: tuple[str, ...] | None = None if data["requested"] is None else tuple(data["requested"])
+        self.segmenter_settings: dict[str, Any] | None = data["segmenter"]
         self.source: str = data["source"]
         self.entries = tuple(entry_from_json(e) for e in data["entries"])
         self.problems = tuple(Problem(**p) for p in data["problems"])
@@ -63,6 +66,7 @@ class TrainingIndex:
         *,
         profile: str = "generic",
         measures: Sequence[str] | None = None,
+        segmenter: Segmenter | None = None,
         strict: bool = False,
         progress: Progress = silent,
     ) -> TrainingIndex:
@@ -75,7 +79,9 @@ class TrainingIndex:
             cohort: training cases; files that cannot be read are listed in `problems` (`strict`: InputError).
             folder: where to write, by custom `*.rdindex`; an index that is there already is replaced.
             profile: a name in PROFILES.
-            measures: which measures it shall serve; None: all that can be used on the grid.
+            measures: which measures it shall serve; None: all that can be used on the grid and, where the cohort has
+                no masks and no segmenter is given, need none.
+            segmenter: makes the masks of cases that have none, here and of every later query.
         """
         folder = Path(folder)
         work = folder.with_name(folder.name + ".partial")
@@ -84,20 +90,33 @@ class TrainingIndex:
         folder.parent.mkdir(parents=True, exist_ok=True)
         work.mkdir(exist_ok=True)
         with Lock(work):
-            options = {"schema": SCHEMA_VERSION, "profile": profile, "measures": list(measures) if measures else None}
+            requested = None if measures is None else list(measures)
+            settings = _settings(segmenter)
+            options = {"schema": SCHEMA_VERSION, "profile": profile, "measures": requested, "segmenter": settings}
             preparation, done = resume_build(work, options)
             if preparation is None:
                 volumes = sample_volumes(cohort, strict=strict)
                 preparation = plan(profile_named(profile), volumes)
                 start_build(work, options, preparation)
-            chosen = make_measures(measures, preparation)
+            masks = segmenter is not None or any(c.mask is not None for c in cohort.cases)
+            chosen = make_measures(measures, preparation, masks=masks)
             data = {
                 "preparation": preparation.to_json(),
                 "measures": [m.name for m in chosen],
+                "requested": requested,
+                "segmenter": settings,
                 "source": str(cohort.source),
             }
             entries, problems = write_rows(
-                work, cohort, preparation, chosen, done=done, first_row=0, strict=strict, progress=progress
+                work,
+                cohort,
+                preparation,
+                chosen,
+                segmenter,
+                done=done,
+                first_row=0,
+                strict=strict,
+                progress=progress,
             )
             if not entries:
                 shutil.rmtree(work, ignore_errors=True)
@@ -155,6 +174,7 @@ class TrainingIndex:
                 Cohort(cohort.source, tuple(fresh), cohort.problems),
                 self.preparation,
                 measures,
+                self.segmenter,
                 done={},
                 first_row=first,
                 strict=strict,
@@ -163,6 +183,8 @@ class TrainingIndex:
             data = {
                 "preparation": self.preparation.to_json(),
                 "measures": list(self.measure_names),
+                "requested": None if self.requested is None else list(self.requested),
+                "segmenter": self.segmenter_settings,
                 "source": self.source,
             }
             write_index(self.folder, data, [*self.entries, *entries], (*self.problems, *cohort.problems, *problems))
@@ -179,6 +201,21 @@ class TrainingIndex:
         return tuple(e.id for e in self.entries)
 
     @property
+    def segmenter(self) -> Segmenter | None:
+        """Makes the masks of queries that have none, as it made those of the index.
+
+        Raises IndexFormatError where this version of the program would make other masks.
+        """
+        if self.segmenter_settings is None:
+            return None
+        chosen = {k: v for k, v in self.segmenter_settings.items() if k not in ("name", "version")}
+        made = make_segmenter(self.segmenter_settings["name"], **chosen)
+        if _settings(made) != self.segmenter_settings:
+            found = f"holds masks by another version of segmenter '{made.name}'"
+            raise IndexFormatError(self.folder, found, "Build the index again")
+        return made
+
+    @property
     def feature_names(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(n for name in self.measure_names for n in MEASURES[name].needs))
 
@@ -190,7 +227,12 @@ class TrainingIndex:
     @property
     def content_id(self) -> str:
         """SHA-256 over preparation, measures and the checksums of all cases: changes when a distance could."""
-        parts = [self.preparation.to_json(), self.measure_names, [(e.id, e.patient, e.sha256) for e in self.entries]]
+        parts: list[Any] = [
+            self.preparation.to_json(),
+            self.measure_names,
+            [(e.id, e.patient, e.sha256) for e in self.entries],
+        ]
+        parts.append(self.segmenter_settings)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def features(self, positions: Sequence[int], names: Iterable[str]) -> Block:
@@ -253,9 +295,14 @@ class TrainingIndex:
             progress("verifying", done + 1, len(self))
         return faults
 
-    def serves(self, cohort: Cohort, profile: str, measures: Sequence[str] | None) -> bool:
+    def serves(
+        self, cohort: Cohort, profile: str, measures: Sequence[str] | None, segmenter: Segmenter | None = None
+    ) -> bool:
         """Whether a run on this cohort with these options may use this index as it is, or after an append."""
-        if self.preparation.profile != profile or not set(measures or ()) <= set(self.measure_names):
+        if self.preparation.profile != profile or self.segmenter_settings != _settings(segmenter):
+            return False
+        wanted = self.requested is None if measures is None else set(measures) <= set(self.measure_names)
+        if not wanted:
             return False
         known = {e.id: e for e in self.entries}
         cases = {c.id: c for c in cohort.cases}
@@ -273,6 +320,11 @@ class TrainingIndex:
                     f"(it serves {', '.join(self.measure_names)}); build it again with --measures"
                 )
         return make_measures(names or self.measure_names, self.preparation, device)
+
+
+def _settings(segmenter: Segmenter | None) -> dict[str, Any] | None:
+    """A segmenter's settings as they read back from JSON."""
+    return None if segmenter is None else json.loads(json.dumps(segmenter.settings()))
 
 
 def patient_groups(patients: Sequence[str | None], ids: Sequence[str]) -> np.ndarray:

@@ -20,6 +20,7 @@ from replica_detection.loading import load_prepared
 from replica_detection.measures import Measure
 from replica_detection.profiles import Preparation
 from replica_detection.progress import Progress
+from replica_detection.segmentation import Segmenter
 from replica_detection.versions import package_versions
 
 SCHEMA_VERSION = 1
@@ -27,7 +28,10 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Entry:
-    """A training case in the index: its row, and what its files were when it was read."""
+    """A training case in the index: its row, and what its files (image, then mask) were when it was read.
+
+    `mask` says who made the mask: "file", the name of a segmenter, or "" for none.
+    """
 
     id: str
     patient: str | None
@@ -36,30 +40,39 @@ class Entry:
     sizes: tuple[int, ...]
     modified_ns: tuple[int, ...]
     sha256: str
+    mask: str = ""
 
     @classmethod
-    def of(cls, case: Case, row: int) -> Entry:
-        stats = [f.stat() for f in case.files]
+    def of(cls, case: Case, row: int, mask: str) -> Entry:
+        files = input_files(case)
+        stats = [f.stat() for f in files]
         return cls(
             case.id,
             case.patient,
             row,
-            tuple(str(f.resolve()) for f in case.files),
+            tuple(str(f.resolve()) for f in files),
             tuple(s.st_size for s in stats),
             tuple(s.st_mtime_ns for s in stats),
-            checksum(case.files),
+            checksum(files),
+            mask,
         )
 
     def unchanged(self, case: Case) -> bool:
         """Whether the case's files are still those that were read: same size and time, else same checksum."""
+        files = input_files(case)
         try:
-            stats = [f.stat() for f in case.files]
+            stats = [f.stat() for f in files]
             same_size = tuple(s.st_size for s in stats) == self.sizes
             if same_size and tuple(s.st_mtime_ns for s in stats) == self.modified_ns:
                 return True
-            return same_size and checksum(case.files) == self.sha256
+            return same_size and checksum(files) == self.sha256
         except OSError:
             return False
+
+
+def input_files(case: Case) -> tuple[Path, ...]:
+    """The files of a case that decide what the index stores."""
+    return case.files if case.mask is None else (*case.files, case.mask)
 
 
 def checksum(files: Iterable[Path]) -> str:
@@ -133,6 +146,7 @@ def write_rows(
     cohort: Cohort,
     preparation: Preparation,
     measures: Sequence[Measure],
+    segmenter: Segmenter | None,
     *,
     done: dict[str, Entry],
     first_row: int,
@@ -148,10 +162,12 @@ def write_rows(
     todo = [c for c in cohort.cases if c.id not in kept]
     row = max([first_row - 1, *(e.row for e in done.values())]) + 1
     entries, problems = dict(kept), []
+    with_masks = any(m.needs_mask for m in measures)
+    loaded = load_prepared(todo, preparation, with_masks=with_masks, segmenter=segmenter, strict=strict)
     journal_path = folder / "entries.jsonl"
     _end_line(journal_path)
     with journal_path.open("a", encoding="utf-8") as journal:
-        for case, prepared in load_prepared(todo, preparation, with_masks=True, strict=strict):
+        for case, prepared in loaded:
             if isinstance(prepared, Problem):
                 problems.append(prepared)
                 progress("preparing", len(entries) + len(problems), len(cohort.cases))
@@ -162,7 +178,7 @@ def write_rows(
                     features.update(measure.features(prepared))
             for name, array in features.items():
                 _row_array(store, name, array, row + 1)[row] = array
-            entry = Entry.of(case, row)
+            entry = Entry.of(case, row, prepared.mask_origin)
             journal.write(json.dumps(asdict(entry)) + "\n")
             journal.flush()
             os.fsync(journal.fileno())

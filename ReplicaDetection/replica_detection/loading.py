@@ -11,6 +11,7 @@ from replica_detection.cohort import Case, Cohort, Problem
 from replica_detection.errors import ConfigurationError, InputError, ReplicaDetectionError
 from replica_detection.preprocessing import Prepared, prepare
 from replica_detection.profiles import Preparation
+from replica_detection.segmentation import Segmenter
 from replica_detection.volume import Volume, read_mask, read_volume
 
 SAMPLE = 24
@@ -18,18 +19,28 @@ WORKERS = 3
 
 
 def load_prepared(
-    cases: Sequence[Case], preparation: Preparation, *, with_masks: bool, strict: bool = False
+    cases: Sequence[Case],
+    preparation: Preparation,
+    *,
+    with_masks: bool,
+    segmenter: Segmenter | None = None,
+    strict: bool = False,
 ) -> Iterator[tuple[Case, Prepared | Problem]]:
     """Yields each case in order with its prepared image, or with the Problem that kept it from being read.
 
-    With `strict` the first case that cannot be used raises its InputError.
+    Args:
+        with_masks: whether masks are wanted; the case's own file wins, else `segmenter` makes one, if there is any.
+        strict: the first case that cannot be used raises its InputError.
     """
 
     def load(case: Case) -> Prepared | Problem:
         try:
             volume = read_volume(case)
-            mask = read_mask(case.mask, volume) if with_masks and case.mask is not None else None
-            return prepare(volume, preparation, mask)
+            if with_masks and case.mask is not None:
+                return prepare(volume, preparation, read_mask(case.mask, volume), "file")
+            if with_masks and segmenter is not None:
+                return prepare(volume, preparation, segmenter.segment(volume), segmenter.name)
+            return prepare(volume, preparation)
         except InputError as error:
             if strict:
                 raise

@@ -15,7 +15,7 @@ from replica_detection.atomic import atomic_write
 from replica_detection.cohort import Cohort
 from replica_detection.comparison import CohortQueries, Distances, IndexQueries, Queries, compare
 from replica_detection.index import TrainingIndex
-from replica_detection.index_writing import checksum
+from replica_detection.index_writing import checksum, input_files
 from replica_detection.measures import Measure
 from replica_detection.progress import Progress, silent
 
@@ -32,7 +32,7 @@ def validation_distances(
     files = []
     for case in validation.cases:
         try:
-            files.append([case.id, case.patient, checksum(case.files)])
+            files.append([case.id, case.patient, checksum(input_files(case))])
         except OSError:  # reported when the case is read
             files.append([case.id, case.patient, "unreadable"])
     queries = CohortQueries(validation, index, strict=strict)

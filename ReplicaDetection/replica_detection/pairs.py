@@ -8,6 +8,8 @@ from replica_detection.cohort import Case, Cohort, Problem
 from replica_detection.errors import ReplicaDetectionError
 from replica_detection.index import TrainingIndex
 from replica_detection.loading import load_prepared
+from replica_detection.measures.segmentation import has_mask
+from replica_detection.preprocessing import Prepared
 from replica_detection.report import Pair
 
 
@@ -21,6 +23,7 @@ class PairLoader:
 
     def __init__(self, index: TrainingIndex, queries: Cohort | None):
         self.index = index
+        self.has_masks = "mask" in index.feature_names
         self.positions = {id: i for i, id in enumerate(index.ids)}
         self.cases: dict[str, Case] | None = None if queries is None else {c.id: c for c in queries.cases}
 
@@ -33,22 +36,31 @@ class PairLoader:
             query = self._stored(query_id) if self.cases is None else self._read(query_id)
         except ReplicaDetectionError:
             return None
-        return None if query is None else Pair(query, training, self.index.preparation.spacing)
+        if query is None:
+            return None
+        return Pair(query.image, training.image, self.index.preparation.spacing, query.mask, training.mask)
 
-    def _stored(self, case_id: str):
-        return self.index.features([self.positions[case_id]], ["image"])["image"][0]
+    def _stored(self, case_id: str) -> Prepared:
+        names = ["image", "mask"] if self.has_masks else ["image"]
+        found = self.index.features([self.positions[case_id]], names)
+        mask = found["mask"][0] if self.has_masks and has_mask(found["mask"])[0] else None
+        return Prepared(found["image"][0], mask)
 
-    def _read(self, case_id: str):
+    def _read(self, case_id: str) -> Prepared | None:
         assert self.cases is not None
         if case_id not in self.cases:
             return None
-        _, prepared = next(load_prepared([self.cases[case_id]], self.index.preparation, with_masks=False))
-        return None if isinstance(prepared, Problem) else prepared.image
+        segmenter = self.index.segmenter if self.has_masks else None
+        _, prepared = next(
+            load_prepared([self.cases[case_id]], self.index.preparation, with_masks=self.has_masks, segmenter=segmenter)
+        )
+        return None if isinstance(prepared, Problem) else prepared
 
 
-def loader_of_result(index: str, synthetic: str) -> PairLoader | None:
+def loader_of_result(index: str, synthetic: str, masks: str | None) -> PairLoader | None:
     """The loader for a result on disk, from what its `detection.json` names; None where either has moved."""
     try:
-        return PairLoader(TrainingIndex.open(Path(index)), Cohort.read(Path(synthetic)))
+        folder = None if masks is None else Path(masks)
+        return PairLoader(TrainingIndex.open(Path(index)), Cohort.read(Path(synthetic), masks=folder))
     except ReplicaDetectionError:
         return None

@@ -25,11 +25,16 @@ PERCENTILES = (0.0, 0.1, 1.0, 5.0, 99.0, 99.5, 99.9, 100.0)
 
 @dataclass(frozen=True)
 class Prepared:
-    """An image ready to be compared: `image` float32 in [0, 1] on the grid of the preparation, `mask` uint8 or None."""
+    """An image ready to be compared.
+
+    `image` is float32 in [0, 1] on the grid of the preparation, `mask` uint8 or None; `mask_origin` says who made the
+    mask: "file", the name of a segmenter, or "" for none.
+    """
 
     image: np.ndarray
     mask: np.ndarray | None
     warnings: tuple[str, ...] = ()
+    mask_origin: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,9 @@ def plan(profile: Profile, volumes: Iterable[Volume]) -> Preparation:
     return Preparation(profile.name, dimensions, rounded, _grid(extent, rounded), intensity, native)
 
 
-def prepare(volume: Volume, preparation: Preparation, mask: np.ndarray | None = None) -> Prepared:
+def prepare(
+    volume: Volume, preparation: Preparation, mask: np.ndarray | None = None, mask_origin: str = ""
+) -> Prepared:
     """Brings one image onto the grid.
 
     The array is turned to RAS, resampled only where its spacing differs by more than 2 % (after a Gaussian against
@@ -99,7 +106,7 @@ def prepare(volume: Volume, preparation: Preparation, mask: np.ndarray | None = 
     image = _on_grid(volume.array, affine, preparation, labels=False)
     scaled = np.clip((image - np.float32(low)) / np.float32(high - low), 0, 1)
     on_grid = None if mask is None else _on_grid(mask, affine, preparation, labels=True).astype(np.uint8)
-    return Prepared(np.ascontiguousarray(scaled, np.float32), on_grid, (*volume.warnings, *note))
+    return Prepared(np.ascontiguousarray(scaled, np.float32), on_grid, (*volume.warnings, *note), mask_origin)
 
 
 def intensity_limits(array: np.ndarray, intensity: Intensity) -> tuple[float, float]:

@@ -106,9 +106,29 @@ def test_small_null_gives_no_p_value():
 
 def test_near_duplicates_are_found_and_ordinary_tails_kept():
     rng = np.random.default_rng(3)
-    assert calibration.near_duplicates(np.r_[rng.normal(size=50) * 0.1, 5.0]).tolist() == [False] * 50 + [True]
-    kept = np.mean([calibration.near_duplicates(rng.gumbel(size=100)).mean() for _ in range(50)])
+    levels = ("voxel", "voxel", "voxel")
+    null = np.r_[rng.normal(size=(50, 3)) * 0.1, [[5.0, 5.0, 0.0], [5.0, 0.0, 0.0]]]
+    assert calibration.near_duplicates(null, levels).tolist() == [False] * 50 + [True, False]
+    kept = np.mean([calibration.near_duplicates(rng.gumbel(size=(100, 1)), ("voxel",)).mean() for _ in range(50)])
     assert kept < 0.01
+    assert not calibration.near_duplicates(np.full((4, 1), np.nan), ("voxel",)).any()
+
+
+def test_degenerate_measure_does_not_outvote_the_others():
+    """One of five measures at its cap (two blobs whose skeletons coincide) is less than all five somewhat extreme."""
+    rng = np.random.default_rng(6)
+    null = rng.normal(size=(60, 5))
+    combination = Combination.fit(null, ("segmentation",) * 5)
+    lone, agreeing = np.array([[0.0, 0.0, 0.0, 0.0, 100.0]]), np.full((1, 5), 4.0)
+    assert combination.levels_of(lone)["segmentation"] < combination.levels_of(agreeing)["segmentation"]
+
+
+def test_combined_keeps_the_order_below_the_mean_and_passes_over_missing_levels():
+    levels = {
+        "voxel": np.array([-2.0, -1.0, 0.5, np.nan, np.nan]),
+        "feature": np.array([-3.0, np.nan, 0.0, 2.0, np.nan]),
+    }
+    np.testing.assert_allclose(calibration.combined(levels), [-2, -1, 0.5, 2, np.nan])
 
 
 @pytest.mark.parametrize("with_validation", [True, False])
@@ -135,8 +155,8 @@ def test_fresh_cases_are_flagged_at_the_nominal_rate(with_validation):
 
         null_values = ratios(null_cases, own=not with_validation)
         combination = Combination.fit(null_values, levels)
-        overall = Null.fit(calibration.strongest(combination.null_levels(null_values)))
-        flagged += (overall.p_values(calibration.strongest(combination.levels_of(ratios(fresh)))) <= 0.05).tolist()
+        overall = Null.fit(calibration.combined(combination.null_levels(null_values)))
+        flagged += (overall.p_values(calibration.combined(combination.levels_of(ratios(fresh)))) <= 0.05).tolist()
     # Cases of one run share a null, so the limits are those of runs: 60 runs of about 5 % +- 3.5 % each.
     limit = 3 * 0.05 * np.sqrt(1 / 60)
     assert abs(np.mean(flagged) - 0.05) < limit + 0.01, np.mean(flagged)
@@ -147,6 +167,7 @@ def test_combination_keeps_a_replica_that_shows_at_one_level_only():
     null = rng.normal(size=(50, 3))
     combination = Combination.fit(null, ("voxel", "voxel", "segmentation"))
     case = np.array([[0.0, 0.0, 8.0]])
-    assert calibration.strongest(combination.levels_of(case))[0] > 6
+    null_overall = calibration.combined(combination.null_levels(null))
+    assert calibration.combined(combination.levels_of(case))[0] > null_overall.max()
     undefined = combination.levels_of(np.array([[np.nan, np.nan, np.nan]]))
-    assert np.isnan(calibration.strongest(undefined)).all()
+    assert np.isnan(calibration.combined(undefined)).all()

@@ -1,6 +1,6 @@
 """One class per measure. A new one is a class with `@register` in one of these files."""
 
-from replica_detection.measures import voxel
+from replica_detection.measures import segmentation, voxel
 from replica_detection.measures.base import LEVELS, MEASURES, Block, Measure, make_measures, register
 
-__all__ = ["LEVELS", "MEASURES", "Block", "Measure", "make_measures", "register", "voxel"]
+__all__ = ["LEVELS", "MEASURES", "Block", "Measure", "make_measures", "register", "segmentation", "voxel"]

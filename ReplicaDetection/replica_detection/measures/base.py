@@ -38,6 +38,10 @@ class Measure(ABC):
         self.preparation, self.device = preparation, device
 
     @property
+    def needs_mask(self) -> bool:
+        return "mask" in self.needs
+
+    @property
     @abstractmethod
     def definition(self) -> str:
         """What the name leaves open, for people: window, data range, units."""
@@ -71,21 +75,29 @@ def register(measure: type[Measure]) -> type[Measure]:
     return measure
 
 
-def make_measures(names: Iterable[str] | None, preparation: Preparation, device: str = "cpu") -> list[Measure]:
+def make_measures(
+    names: Iterable[str] | None, preparation: Preparation, device: str = "cpu", *, masks: bool = True
+) -> list[Measure]:
     """The measures of the given names, or all that can be used on this grid.
+
+    Args:
+        masks: whether the cohort has masks; without them the measures that need one cannot be used.
 
     Raises:
         ConfigurationError: an unknown name, or a named measure that cannot be used here.
     """
     if names is None:
         every = [measure(preparation, device) for measure in MEASURES.values()]
-        return [m for m in every if m.problem() is None]
+        return [m for m in every if m.problem() is None and (masks or not m.needs_mask)]
     chosen = []
     for name in dict.fromkeys(names):
         if name not in MEASURES:
             raise ConfigurationError(f"unknown measure '{name}'; known: {', '.join(MEASURES)}")
         measure = MEASURES[name](preparation, device)
-        if problem := measure.problem():
+        problem = measure.problem()
+        if measure.needs_mask and not masks:
+            problem = "the training cohort has no masks; give --masks or --segment"
+        if problem:
             raise ConfigurationError(f"measure '{name}' cannot be used: {problem}")
         chosen.append(measure)
     if not chosen:
