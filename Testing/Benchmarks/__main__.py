@@ -1,7 +1,8 @@
 """`python Testing/Benchmarks [name ...]`: run the benchmarks of this folder and print one table.
 
-Every module here with a function `measure` that yields `timing.Row` takes part. Exits with 1 if a result differs from
-its reference by more than the row's tolerance; never because of a time.
+Every module here with a function `measure` that yields `timing.Row` takes part, and every one with a function `report`,
+which prints for itself and says whether what it found is right. Exits with 1 if a result differs from its
+reference by more than the row's tolerance or a report is not right; never because of a time.
 """
 
 from __future__ import annotations
@@ -21,17 +22,21 @@ def main(wanted: list[str]) -> int:
         print(f"No benchmark named {', '.join(sorted(unknown))}; here are {', '.join(names)}.")
         return 2
     rows: list[Row] = []
+    right = True
     for name in wanted or names:
         module = importlib.import_module(name)
+        if hasattr(module, "report"):
+            right &= module.report()
         if hasattr(module, "measure"):
             rows.extend(module.measure())
     # A pipe has no width: without one of its own, rich would cut the table to 80 columns.
     console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(_table(rows))
+    if rows:
+        console.print(_table(rows))
     wrong = [row for row in rows if not row.equal]
     for row in wrong:
         console.print(f"{row.what} ({row.data}) differs from {row.against} by {row.difference:.2g}.")
-    return 1 if wrong else 0
+    return 1 if wrong or not right else 0
 
 
 def _table(rows: list[Row]) -> Table:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
-
 import numpy as np
-from numba import config, njit
+from numba import njit
 from numpy.typing import NDArray
 
 from . import Block, Distances, window_weights
+from .tasks import run
 
 # Voxels that are summed in float32 before the float64 total takes over: short enough for 1e-7 and for six cases to
 # stay in the first-level cache, long enough for SIMD.
@@ -57,7 +54,7 @@ def ssim(queries: Block, training: Block, data_range: float, window: str, device
     y_moments = x_moments if training is queries else _moments(y, row, y_shift, tiles, side, norm)
     sums = np.zeros((len(tiles), len(x), len(y)))
     pairs = (x, y, row, x_shift, y_shift, *x_moments, *y_moments, tiles, side, c1, c2, norm, sums)
-    _run(_sum_ssim, len(tiles) * -(-len(x) // QUERIES), *pairs)
+    run(_sum_ssim, len(tiles) * -(-len(x) // QUERIES), *pairs)
     return sums.sum(axis=0) / x_moments[0].shape[1]
 
 
@@ -68,7 +65,7 @@ def _mean_differences(queries: Block, training: Block, squared: bool) -> Distanc
     # Few groups: the voxels are split as well, so that all cores have work. The split never depends on the cores.
     parts = max(1, min(chunks, 64 // groups))
     sums = np.zeros((parts, len(x), len(y)))
-    _run(_sum_differences, parts * groups, x, y, squared, sums)
+    run(_sum_differences, parts * groups, x, y, squared, sums)
     return sums.sum(axis=0) / x.shape[1]
 
 
@@ -78,27 +75,8 @@ def _moments(
     """Local means (less the case's shift) and variances of `(C, X, Y * Z)`, each `(C, valid)` float32 in tile order."""
     valid = int(tiles[-1, 4] + tiles[-1, 5])
     means, variances = np.empty((len(cases), valid), np.float32), np.empty((len(cases), valid), np.float32)
-    _run(_case_moments, len(tiles) * len(cases), cases, row, shifts, tiles, side, norm, means, variances)
+    run(_case_moments, len(tiles) * len(cases), cases, row, shifts, tiles, side, norm, means, variances)
     return means, variances
-
-
-def _run(kernel: Callable[..., None], tasks: int, *arguments: Any) -> None:
-    """Call `kernel(low, high, ...)` over all tasks on all cores, in small helpings taken as they are needed.
-
-    numba's own `prange` deals tasks out beforehand and then waits for the slowest core, which costs severalfold on a
-    machine with other work; some of its threading layers also break on two callers or after a fork.
-    """
-    workers = min(config.NUMBA_NUM_THREADS, tasks)  # type: ignore[attr-defined]
-    step = max(1, tasks // (16 * workers))
-    helpings = iter(range(0, tasks, step))
-
-    def work() -> None:
-        for low in helpings:
-            kernel(low, min(low + step, tasks), *arguments)
-
-    with ThreadPoolExecutor(workers) as pool:
-        for worker in [pool.submit(work) for _ in range(workers)]:
-            worker.result()
 
 
 def _flat(cases: Block) -> Block:

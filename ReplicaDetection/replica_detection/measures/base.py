@@ -87,7 +87,8 @@ def make_measures(
         ConfigurationError: an unknown name, or a named measure that cannot be used here.
     """
     if names is None:
-        every = [measure(preparation, device) for measure in MEASURES.values()]
+        in_order = sorted(MEASURES.values(), key=lambda measure: LEVELS.index(measure.level))
+        every = [measure(preparation, device) for measure in in_order]
         return [m for m in every if m.problem() is None and (masks or not m.needs_mask)]
     chosen = []
     for name in dict.fromkeys(names):

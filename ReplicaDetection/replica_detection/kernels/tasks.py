@@ -1,0 +1,31 @@
+"""Many small tasks on all cores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from numba import config
+
+
+def run(kernel: Callable[..., None], tasks: int, *arguments: Any) -> None:
+    """Call `kernel(first, end, ...)` over all tasks on all cores, in small helpings taken as they are needed.
+
+    The kernel must release the GIL and write each task's result to a place of its own: results then never depend on
+    the number of cores. numba's own `prange` deals tasks out beforehand and then waits for the slowest core, which
+    costs severalfold on a machine with other work; some of its threading layers break on two callers or after a fork.
+    """
+    if not tasks:
+        return
+    workers = min(config.NUMBA_NUM_THREADS, tasks)  # type: ignore[attr-defined]
+    step = max(1, tasks // (16 * workers))
+    helpings = iter(range(0, tasks, step))
+
+    def work() -> None:
+        for first in helpings:
+            kernel(first, min(first + step, tasks), *arguments)
+
+    with ThreadPoolExecutor(workers) as pool:
+        for worker in [pool.submit(work) for _ in range(workers)]:
+            worker.result()
