@@ -47,6 +47,7 @@ setup(
             "pytest>=8",
             "ruff==0.17.6",
             "surface-distance-based-measures==0.1",
+            "vtk>=9.3",
         ],
     },
     entry_points={"console_scripts": ["replica-detection=replica_detection.cli:main"]},

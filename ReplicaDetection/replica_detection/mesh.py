@@ -93,8 +93,9 @@ def mesh_of_mask(mask: np.ndarray, affine: np.ndarray, *, label: int | None = No
     mask, affine = np.asarray(mask), np.asarray(affine, np.float64)
     if mask.ndim != 3:
         raise ValueError(f"a surface needs a mask of three axes, got the shape {mask.shape}")
-    determinant = np.linalg.det(affine[:3, :3]) if affine.shape == (4, 4) else 0.0
-    if not np.isfinite(determinant) or determinant == 0:
+    usable = affine.shape == (4, 4) and np.isfinite(affine).all()
+    determinant = np.linalg.det(affine[:3, :3]) if usable else 0.0
+    if determinant == 0:
         raise ValueError(f"the affine {affine.tolist()} does not map voxels to mm")
     inside = mask > 0 if label is None else mask == label
     if not inside.any():

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
+
 from replica_detection.report import Pair
 from replica_detection.results import (
     CaseSummary,
@@ -17,7 +19,6 @@ from replica_detection.results import (
     NullInfo,
     RunInfo,
 )
-from scipy.ndimage import gaussian_filter
 
 ALPHA, K = 0.05, 50
 MEASURES = {

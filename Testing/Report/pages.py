@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from made_up_result import make_pairs
+
 from replica_detection.report import write_report
 from replica_detection.results import DetectionResult
 
@@ -50,3 +51,8 @@ def render(folder: Path, result: DetectionResult, pair=None, **options) -> str:
     assert path == folder / "report" / "index.html"
     assert [p.name for p in path.parent.iterdir()] == ["index.html"]
     return path.read_text(encoding="utf-8")
+
+
+def stable(html: str) -> str:
+    """The page without what matplotlib numbers anew in every drawing."""
+    return re.sub(r"(e|m\d+)-[mp][0-9a-f]{10}", "", html)

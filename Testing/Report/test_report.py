@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 from made_up_result import make_pairs, make_result, without_flags
-from pages import Page, render
+from pages import Page, render, stable
+
 from replica_detection.report import words
 from replica_detection.results import FLAGGED, DetectionResult
 
@@ -187,9 +188,6 @@ def test_missing_pictures_are_named(result, tmp_path):
 def test_same_page_from_disk(result, html, tmp_path):
     result.write(tmp_path)
     again = render(tmp_path, DetectionResult.read(tmp_path))
-
-    def stable(text):
-        return re.sub(r"(e|m\d+)-[mp][0-9a-f]{10}", "", text)
 
     assert stable(again) == stable(html)
 

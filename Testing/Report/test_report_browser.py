@@ -7,6 +7,7 @@ import re
 
 import pytest
 from browser import open_page
+
 from replica_detection.results import FLAGGED
 
 

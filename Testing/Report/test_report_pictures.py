@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+
 from replica_detection.report import Pair
 from replica_detection.report.pictures import DIFFERENCE_RANGE, compose, grey_window, jpeg, planes, position
 

@@ -17,22 +17,30 @@ from replica_detection.version import __version__
 
 if TYPE_CHECKING:
     from replica_detection.report.pictures import Picture
+    from replica_detection.report.surfaces import SurfacePicture
 
 _HERE = Path(__file__).parent
-_PICTURES_BYTES = 15_000_000  # all pictures together; base64 adds a third
+# All pictures of slices together, and all of surfaces; base64 adds a third.
+_PICTURES_BYTES, _SURFACES_BYTES = 13_000_000, 7_000_000
 _PICTURE_BYTES = 400_000
 
 
 @dataclass(frozen=True)
 class Section:
-    """A flagged case with its nearest training case; `picture` is None where it could not be made."""
+    """A flagged case with its nearest training case; `picture` is None where it could not be made.
+
+    `surfaces` is None where the two masks are not both there; `no_surfaces` then says which one is empty, if one is.
+    """
 
     anchor: str
     case: CaseSummary
     score: str
-    levels: str
+    flagged_by: str
+    levels_differ: str
     agreement: str
     picture: Picture | None
+    surfaces: SurfacePicture | None
+    no_surfaces: str
     rows: list[tables.MatchRow]
 
 
@@ -81,10 +89,9 @@ def _sections(
     pair: Callable[[str, str], Pair | None],
     progress: Callable[[int, int], None] | None,
 ) -> list[Section]:
-    from replica_detection.report import pictures
+    from replica_detection.report import pictures, surfaces
 
     by_case = tables.matches_by_case(result)
-    max_bytes = min(_PICTURE_BYTES, _PICTURES_BYTES // max(1, len(cases)))
     sections = []
     for i, case in enumerate(cases):
         matches = list(by_case.get(case.synthetic_id, {}).values())
@@ -94,15 +101,22 @@ def _sections(
                 f"case-{i + 1}",
                 case,
                 words.score(case.score),
-                tables.levels(case),
+                tables.flagged_by(case, matches),
+                tables.levels_differ(case, matches),
                 tables.agreement(matches, case.nearest_training_id),
-                pictures.draw(images, max_bytes) if images is not None else None,
+                pictures.draw(images, _share(_PICTURES_BYTES, cases)) if images is not None else None,
+                surfaces.surface_picture(images, _share(_SURFACES_BYTES, cases)) if images is not None else None,
+                words.no_surfaces(images) if images is not None else "",
                 tables.match_rows(matches, case.nearest_training_id),
             )
         )
         if progress:
             progress(i + 1, len(cases))
     return sections
+
+
+def _share(total: int, cases: list[CaseSummary]) -> int:
+    return min(_PICTURE_BYTES, total // max(1, len(cases)))
 
 
 def _render(result: DetectionResult, sections: list[Section], flagged: int) -> str:
@@ -132,6 +146,7 @@ def _render(result: DetectionResult, sections: list[Section], flagged: int) -> s
         evidence=figures.evidence_plot(result),
         ratios=figures.ratio_plots(result),
         difference=pictures.DIFFERENCE_RANGE,
+        outlines=[f"rgb{c}" for c in (pictures.SYNTHETIC_OUTLINE, pictures.TRAINING_OUTLINE)],
         version=__version__,
     )
 

@@ -11,6 +11,7 @@ import io
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -21,6 +22,8 @@ TITLES = ("Synthetic", "Nearest training case", "Difference")
 DIFFERENCE_RANGE = 0.3  # the same for all cases, so that an exact copy is black and two reports can be compared
 _CELL_WIDTH, _CELL_HEIGHT, _GAP, _HEADER, _BAR = 318, 372, 8, 34, 62
 _BACKGROUND, _TEXT, _MARK = (10, 12, 16), (226, 232, 240), (250, 224, 120)
+SYNTHETIC_OUTLINE, TRAINING_OUTLINE = (40, 225, 205), (255, 105, 215)
+_DASH = 5  # pixels, where both outlines coincide
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,15 @@ class Picture:
     height: int
     window: tuple[float, float]
     planes: tuple[str, ...]
+    outlined: bool = False
 
 
 @dataclass(frozen=True)
 class Plane:
-    """A plane of both images, (rows, columns), row 0 on top; `size_mm` is its (width, height)."""
+    """A plane of both images, (rows, columns), row 0 on top; `size_mm` is its (width, height).
+
+    `masks` are those of the synthetic image and of the training case, bool, None where there is none.
+    """
 
     name: str
     position: str
@@ -47,22 +54,27 @@ class Plane:
     right: str
     top: str
     bottom: str
+    masks: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
 
 
 def draw(pair: Pair, max_bytes: int) -> Picture:
     """One picture about 1,040 pixels wide, encoded as JPEG in at most `max_bytes` if it can be."""
     canvas = compose(pair, TITLES)
-    uri = "data:image/jpeg;base64," + base64.b64encode(_encode(canvas, max_bytes)).decode("ascii")
-    return Picture(uri, *canvas.size, grey_window(pair), tuple(p.name for p in planes(pair)))
+    uri = "data:image/jpeg;base64," + base64.b64encode(encode(canvas, max_bytes)).decode("ascii")
+    outlined = any(m is not None for m in pair.masks)
+    return Picture(uri, *canvas.size, grey_window(pair), tuple(p.name for p in planes(pair)), outlined)
 
 
 def jpeg(pair: Pair, titles: tuple[str, str, str] = TITLES, max_bytes: int = 400_000) -> bytes:
     """The same picture as a file of its own; `titles` stand over its three columns."""
-    return _encode(compose(pair, titles), max_bytes)
+    return encode(compose(pair, titles), max_bytes)
 
 
 def compose(pair: Pair, titles: tuple[str, str, str]) -> Image.Image:
-    """Columns: synthetic, training, difference; rows: the planes, all in one scale and one grey window."""
+    """Columns: synthetic, training, difference; rows: the planes, all in one scale and one grey window.
+
+    Both masks are outlined on both images; a title has the colour of its image's outline.
+    """
     window = grey_window(pair)
     shown = planes(pair)
     scale = min(
@@ -74,20 +86,23 @@ def compose(pair: Pair, titles: tuple[str, str, str]) -> Image.Image:
     width = 3 * _CELL_WIDTH + 2 * _GAP + _BAR
     canvas = Image.new("RGB", (width, _HEADER + sum(heights) + _GAP * len(shown)), _BACKGROUND)
     pen = ImageDraw.Draw(canvas)
-    for column, title in enumerate(titles):
+    outlines = (SYNTHETIC_OUTLINE, TRAINING_OUTLINE)
+    inks = [_TEXT if mask is None else ink for mask, ink in zip(pair.masks, outlines, strict=True)]
+    for column, (title, ink) in enumerate(zip(titles, (*inks, _TEXT), strict=True)):
         x = column * (_CELL_WIDTH + _GAP) + _CELL_WIDTH / 2
-        pen.text((x, _HEADER / 2), _shortened(title), font=_font(17), fill=_TEXT, anchor="mm")
+        pen.text((x, _HEADER / 2), _shortened(title), font=font(17), fill=ink, anchor="mm")
     top = _HEADER
     for plane, size, height in zip(shown, sizes, heights, strict=True):
         panels = (
-            _grey(plane.synthetic, window),
-            _grey(plane.training, window),
+            grey(plane.synthetic, window),
+            grey(plane.training, window),
             _coloured(plane.synthetic.astype(np.float32) - plane.training.astype(np.float32)),
         )
         for column, panel in enumerate(panels):
             left = column * (_CELL_WIDTH + _GAP)
             at = left + (_CELL_WIDTH - size[0]) // 2, top + (height - size[1]) // 2
-            canvas.paste(panel.resize(size, Image.Resampling.BICUBIC), at)
+            shown_panel = panel.resize(size, Image.Resampling.BICUBIC)
+            canvas.paste(outlined(shown_panel, plane.masks) if column < 2 else shown_panel, at)
             _label(pen, plane, left, top, height)
         top += height + _GAP
     _colour_bar(canvas, pen, _HEADER, min(heights[0], 300))
@@ -109,7 +124,8 @@ def planes(pair: Pair) -> list[Plane]:
     spacing = pair.spacing
     size = [n * s for n, s in zip(pair.synthetic.shape, spacing, strict=True)]
     if pair.synthetic.ndim == 2:
-        return [Plane("image", "", pair.synthetic.T, pair.training.T, (size[0], size[1]), "", "", "", "")]
+        shown = (pair.synthetic.T, pair.training.T, (size[0], size[1]))
+        return [Plane("image", "", *shown, "", "", "", "", masks=_cut(pair, np.s_[:, :]))]
     x, y, z = position(pair)
     cuts = (
         ("axial", 2, z, np.s_[::-1, ::-1, z], (size[0], size[1]), "R", "L", "A", "P"),
@@ -117,13 +133,27 @@ def planes(pair: Pair) -> list[Plane]:
         ("sagittal", 0, x, np.s_[x, ::-1, ::-1], (size[1], size[2]), "A", "P", "S", "I"),
     )
     return [
-        Plane(name, f"{at + 1}/{pair.synthetic.shape[axis]}", pair.synthetic[cut].T, pair.training[cut].T, mm, *marks)
-        for name, axis, at, cut, mm, *marks in cuts
+        Plane(
+            name,
+            f"{at + 1}/{pair.synthetic.shape[axis]}",
+            pair.synthetic[cut].T,
+            pair.training[cut].T,
+            mm,
+            *(left, right, top, bottom),
+            masks=_cut(pair, cut),
+        )
+        for name, axis, at, cut, mm, left, right, top, bottom in cuts
     ]
 
 
 def position(pair: Pair) -> tuple[int, ...]:
-    """The middle of what is shown: along each axis halfway between the 10th and the 90th percent of all edges."""
+    """The slice along each axis with the largest area of the masks, both counted; without masks the middle of what is
+    shown: halfway between the 10th and the 90th percent of all edges."""
+    masks = [m for m in pair.masks if m is not None]
+    if masks:
+        counts = np.sum(masks, axis=0, dtype=np.int64)
+        axes = range(counts.ndim)
+        return tuple(int(counts.sum(axis=tuple(a for a in axes if a != axis)).argmax()) for axis in axes)
     mean = (np.nan_to_num(pair.synthetic) + np.nan_to_num(pair.training)).astype(np.float32) / 2
     edges = np.zeros_like(mean)
     for axis, n in enumerate(mean.shape):
@@ -141,7 +171,31 @@ def position(pair: Pair) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _grey(plane: np.ndarray, window: tuple[float, float]) -> Image.Image:
+def _cut(pair: Pair, cut: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
+    synthetic, training = (None if m is None else m[cut].T for m in pair.masks)
+    return synthetic, training
+
+
+def outlined(panel: Image.Image, masks: tuple[np.ndarray | None, np.ndarray | None]) -> Image.Image:
+    """Both outlines, one pixel wide and just outside of the masks; dashed in both colours where they coincide."""
+    pixels = np.array(panel)
+    edges = []
+    for mask in masks:
+        edge = np.zeros(pixels.shape[:2], bool)
+        if mask is not None and mask.any():
+            grown = Image.fromarray(mask.astype(np.uint8) * 255).resize(panel.size, Image.Resampling.BILINEAR)
+            inside = np.pad(np.asarray(grown) > 127, 1)
+            beside = inside[2:, 1:-1] | inside[:-2, 1:-1] | inside[1:-1, 2:] | inside[1:-1, :-2]
+            edge = beside & ~inside[1:-1, 1:-1]
+        edges.append(edge)
+    rows, columns = np.indices(pixels.shape[:2])
+    turn = (rows + columns) // _DASH % 2 == 0
+    pixels[edges[0]] = SYNTHETIC_OUTLINE
+    pixels[edges[1] & ~(edges[0] & turn)] = TRAINING_OUTLINE
+    return Image.fromarray(pixels)
+
+
+def grey(plane: np.ndarray, window: tuple[float, float]) -> Image.Image:
     level = (np.nan_to_num(plane) - window[0]) / (window[1] - window[0])
     return Image.fromarray(np.round(255 * np.clip(level, 0, 1)).astype(np.uint8)).convert("RGB")
 
@@ -169,11 +223,11 @@ def _label(pen: ImageDraw.ImageDraw, plane: Plane, left: int, top: int, height: 
         (plane.bottom, (middle_x, top + height - 4), "mb"),
     ):
         if text:
-            pen.text(at, text, font=_font(15), fill=_MARK, anchor=anchor, stroke_width=2, stroke_fill=(0, 0, 0))
+            pen.text(at, text, font=font(15), fill=_MARK, anchor=anchor, stroke_width=2, stroke_fill=(0, 0, 0))
     if plane.position:
         text = f"{plane.name} {plane.position}"
         pen.text(
-            (left + 5, top + 4), text, font=_font(12), fill=_TEXT, anchor="lt", stroke_width=2, stroke_fill=(0, 0, 0)
+            (left + 5, top + 4), text, font=font(12), fill=_TEXT, anchor="lt", stroke_width=2, stroke_fill=(0, 0, 0)
         )
 
 
@@ -186,11 +240,11 @@ def _colour_bar(canvas: Image.Image, pen: ImageDraw.ImageDraw, top: int, height:
     for share, text in ((0, f"+{DIFFERENCE_RANGE}"), (0.5, "0"), (1, f"−{DIFFERENCE_RANGE}")):
         y = top + share * (height - 1)
         pen.line((left + 14, y, left + 18, y), fill=_TEXT)
-        pen.text((left + 20, y), text, font=_font(11), fill=_TEXT, anchor="lm")
+        pen.text((left + 20, y), text, font=font(11), fill=_TEXT, anchor="lm")
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def font(size: int) -> ImageFont.FreeTypeFont:
     import matplotlib
 
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
@@ -198,15 +252,15 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 def _shortened(title: str) -> str:
     """What fits over a column; a long file name loses its middle, for both ends tell files apart."""
-    font = _font(17)
+    title_font = font(17)
     kept = title = " ".join(title.split())
-    while font.getlength(kept) > _CELL_WIDTH - 8 and len(title) > 2:
+    while title_font.getlength(kept) > _CELL_WIDTH - 8 and len(title) > 2:
         title = title[: len(title) // 2] + title[len(title) // 2 + 1 :]
         kept = f"{title[: len(title) // 2]}…{title[len(title) // 2 :]}"
     return kept
 
 
-def _encode(canvas: Image.Image, max_bytes: int) -> bytes:
+def encode(canvas: Image.Image, max_bytes: int) -> bytes:
     """JPEG, as fine as `max_bytes` allows; the coarsest quality is taken even where it does not fit."""
     encoded = b""
     for quality in (85, 70, 50, 30):

@@ -6,6 +6,7 @@ import math
 from datetime import datetime
 from typing import Any
 
+from replica_detection.report.pair import Pair
 from replica_detection.results import DetectionResult, NullInfo
 
 MISSING = "–"
@@ -147,6 +148,22 @@ def resolution_sentence(null: NullInfo) -> str:
     if null.tail_fitted:
         return f"{smallest} by counting; smaller ones come from a generalized Pareto tail fitted to the null."
     return f"{smallest}, by counting; no tail was fitted."
+
+
+def millimetres(value: float) -> str:
+    """One decimal from 10 mm on, else two; NaN is a dash."""
+    return MISSING if math.isnan(value) else f"{value:.{1 if value >= 10 else 2}f}"
+
+
+def no_surfaces(pair: Pair) -> str:
+    """Why there are no surfaces to compare; empty where there are, and where no masks were given."""
+    if pair.synthetic_mask is None or pair.training_mask is None or pair.synthetic.ndim != 3:
+        return ""
+    names = ("synthetic mask", "mask of the training case")
+    empty = [name for name, mask in zip(names, pair.masks, strict=True) if mask is None]
+    if len(empty) == 2:
+        return "No surfaces: both masks are empty."
+    return f"No surfaces: the {empty[0]} is empty." if empty else ""
 
 
 def _scientific(value: float) -> str:
