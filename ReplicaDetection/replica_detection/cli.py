@@ -47,7 +47,8 @@ Measures = Annotated[
     str | None, typer.Option(help="Comma-separated, such as mae,rmse,ssim. Default: all that the index serves.")
 ]
 Masks = Annotated[
-    Path | None, typer.Option(help="Folder of masks, named as the images; each must lie on its image's grid.")
+    Path | None,
+    typer.Option(help="Folder of masks of the region of interest (hematoma, vessels ...), named as the images."),
 ]
 Segment = Annotated[
     str | None,
@@ -135,8 +136,8 @@ def detect(
     alpha: Alpha = 0.05,
     profile: Profile = "generic",
     masks: Masks = None,
-    training_masks: Masks = None,
-    validation_masks: Masks = None,
+    training_masks: Annotated[Path | None, typer.Option(help="The same for --training.")] = None,
+    validation_masks: Annotated[Path | None, typer.Option(help="The same for --validation.")] = None,
     segment: Segment = None,
     patients: Patients = None,
     device: Device = "auto",
@@ -147,8 +148,11 @@ def detect(
 ) -> None:
     """Say which synthetic images are replicas of which training images, and how sure that is.
 
-    Verdicts: `replica` (false-discovery rate at most alpha), `suspicious` (p at most alpha), `novel`. About a share
-    alpha of truly new images is called suspicious by chance.
+    `replica`: closer to a training image than unseen real images are, among all images judged (q <= alpha).
+
+    `suspicious`: the same for this image alone (p <= alpha); about a share alpha of new images is, by chance.
+
+    `novel`: no closer than unseen real images are.
 
     Example: replica-detection detect synthetic/ --training training/ --validation unseen/ --output result
     """
@@ -251,6 +255,32 @@ def duplicates(
         console.print(f"{pair.verdict:15s} {pair.first_id}  {pair.second_id}", highlight=False)
     where = f"among {len(found.ids)} cases" if second is None else f"between {len(opened)} and {len(found.ids)} cases"
     console.print(f"{len(pairs)} pairs {where}: {output / 'duplicates.csv'}, pictures in {output / 'pairs'}")
+
+
+@app.command()
+def segment(
+    cohort: Annotated[Path, typer.Argument(help="Images to be segmented. " + COHORT_HELP)],
+    output: Annotated[Path, typer.Option(help="Folder for the masks, named as the cases, and for previews/.")],
+    name: Annotated[str, typer.Option("--segment", help="hemorrhage, vessels, or network:FILE.")],
+    strict: Strict = False,
+) -> None:
+    """Write a mask for each image, and a picture of each to check it by eye.
+
+    The masks can be corrected in any viewer and given back with --masks.
+
+    Example: replica-detection segment scans/ --segment vessels --output scans_masks
+    """
+    from replica_detection.segmentation import make_segmenter
+    from replica_detection.segmentation.cohort import segment_cohort
+
+    images = _cohort(cohort, None, None, strict)
+    with Bars() as progress:
+        masks, problems = segment_cohort(images, make_segmenter(name), output, strict=strict, progress=progress)
+    print_problems([*images.problems, *problems])
+    empty = [m.id for m in masks if not m.volume_ml]
+    console.print(f"{len(masks)} masks in {output}, pictures in {output / 'previews'}, sizes in {output / 'masks.csv'}")
+    if empty:
+        console.print(f"{len(empty)} of them are empty (first {empty[0]}): nothing was found there.")
 
 
 @app.command()

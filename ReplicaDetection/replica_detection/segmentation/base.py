@@ -1,0 +1,229 @@
+"""What a segmenter is, the registry of all of them, and how a volume is turned to a working grid and back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+
+from replica_detection.errors import ConfigurationError
+from replica_detection.volume import Volume
+
+S = TypeVar("S", bound=Callable[..., Any])
+
+
+class Segmenter(ABC):
+    """Finds the region of interest in an image when the user gives no mask.
+
+    A subclass is a frozen dataclass whose fields are the settings that decide the mask, in physical units. `window`
+    holds the intensities shown black and white in pictures of its masks; None takes them from each image.
+    """
+
+    window: ClassVar[tuple[float, float] | None] = None
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """As the user types it, e.g. `vessels`."""
+
+    @property
+    @abstractmethod
+    def version(self) -> int:
+        """Larger whenever the same settings give another mask than before; by it a stored mask is known to be old."""
+
+    @property
+    @abstractmethod
+    def labels(self) -> dict[int, str]:
+        """What each value of the mask means, without the background 0."""
+
+    @abstractmethod
+    def segment(self, volume: Volume) -> np.ndarray:
+        """The mask on the volume's own grid; the same for the same volume and settings.
+
+        Returns:
+            (X, Y, Z) uint8, 0 outside; all 0 where nothing was found.
+
+        Raises:
+            ConfigurationError: this segmenter cannot work on such an image.
+        """
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the mask, ready for JSON."""
+        chosen: dict[str, Any] = asdict(self) if is_dataclass(self) else {}
+        return {"name": self.name, "version": self.version, **chosen}
+
+
+SEGMENTERS: dict[str, Callable[..., Segmenter]] = {}
+
+
+def register(name: str) -> Callable[[S], S]:
+    """Class decorator: makes a segmenter known by its name."""
+
+    def keep(segmenter: S) -> S:
+        SEGMENTERS[name] = segmenter
+        return segmenter
+
+    return keep
+
+
+def make_segmenter(name: str, **options: Any) -> Segmenter:
+    """The segmenter of a name.
+
+    Args:
+        name: a name in `SEGMENTERS`; what follows a colon, as in `network:FILE`, is its first argument.
+        options: its settings, where they differ from the defaults.
+
+    Raises:
+        ConfigurationError: an unknown name, an unknown option, or a value that cannot be.
+    """
+    kind, colon, argument = name.partition(":")
+    if kind not in SEGMENTERS:
+        raise ConfigurationError(f"unknown segmenter '{name}'; known: {', '.join(SEGMENTERS)}")
+    maker = SEGMENTERS[kind]
+    known = [f.name for f in fields(maker) if f.init] if is_dataclass(maker) else list(options)
+    if unknown := [option for option in options if option not in known]:
+        raise ConfigurationError(f"segmenter '{kind}' has no option '{unknown[0]}'; it has: {', '.join(known)}")
+    try:
+        return maker(*([argument] if colon else []), **options)
+    except TypeError as error:
+        raise ConfigurationError(f"segmenter '{name}' cannot be made: {error}") from error
+
+
+def require_3d(segmenter: Segmenter, volume: Volume) -> None:
+    """Raises ConfigurationError for a single slice."""
+    if volume.array.ndim != 3 or min(volume.array.shape) < 3:
+        size = " × ".join(map(str, volume.array.shape))
+        raise ConfigurationError(f"segmenter '{segmenter.name}' needs a 3D volume, found {size} voxels: give masks")
+
+
+def require_positive(segmenter: Segmenter, *names: str) -> None:
+    """Raises ConfigurationError where a setting is not a number above 0."""
+    for name in names:
+        value = getattr(segmenter, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+            raise ConfigurationError(f"segmenter '{segmenter.name}': {name} must be above 0, found {value!r}")
+
+
+@dataclass(frozen=True)
+class WorkingGrid:
+    """How a volume was brought to axes along R, A, S and voxels of some least size, and the way back.
+
+    Args:
+        order: the volume's axis that runs along R, A, S.
+        flipped: whether that axis runs the other way.
+        shape: (3,) size along R, A, S before voxels were merged.
+        factors: (3,) how many voxels were merged into one along R, A, S.
+        spacing_mm: (3,) of the working grid along R, A, S.
+    """
+
+    order: tuple[int, ...]
+    flipped: tuple[bool, ...]
+    shape: tuple[int, ...]
+    factors: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+
+    @classmethod
+    def of(cls, volume: Volume, voxel_mm: float = 0.0) -> WorkingGrid:
+        """Merges whole voxels so that they become about `voxel_mm` large; 0 merges none.
+
+        A volume whose geometry cannot be trusted is taken as it is stored, its last axis as the slices.
+        """
+        import nibabel as nib
+
+        turn = nib.orientations.io_orientation(volume.affine) if volume.trusted else np.array([[0, 1], [1, 1], [2, 1]])
+        order = tuple(int(np.flatnonzero(turn[:, 0] == axis)[0]) for axis in range(3))
+        spacing = volume.spacing[list(order)]
+        factors = tuple(max(1, int(voxel_mm / s + 0.5)) for s in spacing)
+        return cls(
+            order,
+            tuple(bool(turn[axis, 1] < 0) for axis in order),
+            tuple(volume.array.shape[axis] for axis in order),
+            factors,
+            tuple(float(s * f) for s, f in zip(spacing, factors, strict=True)),
+        )
+
+    def forth(self, array: np.ndarray) -> np.ndarray:
+        """The (X, Y, Z) image on the working grid, float32: merged voxels take their mean."""
+        return merge(self._turned(array.transpose(self.order)), self.factors)
+
+    def back(self, level: np.ndarray) -> np.ndarray:
+        """(X, Y, Z) uint8 on the volume's own grid: 1 where the interpolated `level` is above 0."""
+        fine = unmerge(level, self.factors, self.shape) > 0
+        return np.ascontiguousarray(self._turned(fine).transpose(np.argsort(self.order)), np.uint8)
+
+    def _turned(self, array: np.ndarray) -> np.ndarray:
+        return array[tuple(slice(None, None, -1 if f else 1) for f in self.flipped)]
+
+
+def merge(array: np.ndarray, factors: tuple[int, ...]) -> np.ndarray:
+    """Means of blocks of `factors` voxels, float32; a last block that is not full repeats the edge."""
+    array = np.asarray(array, np.float32)
+    if set(factors) == {1}:
+        return np.ascontiguousarray(array)
+    missing = [(0, -n % f) for n, f in zip(array.shape, factors, strict=True)]
+    array = np.pad(array, missing, mode="edge") if any(m for _, m in missing) else array
+    blocks = [size for n, f in zip(array.shape, factors, strict=True) for size in (n // f, f)]
+    return array.reshape(blocks).mean(axis=(1, 3, 5))
+
+
+def unmerge(array: np.ndarray, factors: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
+    """`array` interpolated linearly at the voxel centres of the grid it was merged from; `shape` is that grid's."""
+    from scipy import ndimage
+
+    if set(factors) == {1}:
+        return array
+    step = 1 / np.array(factors, float)
+    return ndimage.affine_transform(
+        array.astype(np.float32), step, (step - 1) / 2, output_shape=shape, order=1, mode="nearest"
+    )
+
+
+def largest_component(mask: np.ndarray) -> np.ndarray:
+    """The largest connected part (faces, edges and corners connect); all False for an empty mask."""
+    from scipy import ndimage
+
+    labels, count = ndimage.label(mask, np.ones((3, 3, 3)))
+    return labels == (1 + np.argmax(np.bincount(labels.ravel())[1:])) if count else np.zeros(mask.shape, bool)
+
+
+def reach(mask: np.ndarray, spacing_mm: tuple[float, ...], mm: float) -> np.ndarray:
+    """Voxels whose centre is at most `mm` from one of the mask's; the mask itself where it is empty."""
+    from scipy import ndimage
+
+    if not mask.any():
+        return mask
+    box = bounding_box(mask, spacing_mm, mm)
+    grown = np.zeros(mask.shape, bool)
+    grown[box] = ndimage.distance_transform_edt(~mask[box], sampling=spacing_mm) <= mm + 1e-6
+    return grown
+
+
+def bounding_box(mask: np.ndarray, spacing_mm: tuple[float, ...], margin_mm: float) -> tuple[slice, ...]:
+    """Slices around a mask that is not empty, `margin_mm` wider where the volume goes that far."""
+    box = []
+    for axis, step in enumerate(spacing_mm):
+        hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
+        pad = int(margin_mm / step) + 1
+        box.append(slice(max(0, int(hit[0]) - pad), int(hit[-1]) + pad + 1))
+    return tuple(box)
+
+
+def fill_small_holes(mask: np.ndarray, spacing_mm: tuple[float, ...], largest_mm2: float) -> np.ndarray:
+    """The mask with its holes within each slice (third axis) filled, where they are no larger than `largest_mm2`."""
+    from scipy import ndimage
+
+    in_plane = np.zeros((3, 3, 3), bool)
+    in_plane[:, 1, 1] = in_plane[1, :, 1] = True
+    labels, count = ndimage.label(~mask, in_plane)
+    small = np.bincount(labels.ravel(), minlength=count + 1) * spacing_mm[0] * spacing_mm[1] <= largest_mm2
+    for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+        small[np.unique(edge)] = False
+    return mask | small[labels]
+
+
+def spread(values: np.ndarray) -> float:
+    """Standard deviation by the median absolute deviation, which outliers do not move; 0 for no values."""
+    return 1.4826 * float(np.median(np.abs(values - np.median(values)))) if values.size else 0.0

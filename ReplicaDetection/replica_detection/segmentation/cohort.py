@@ -1,0 +1,88 @@
+"""Masks of a whole cohort as files, with a picture of each and a table of their sizes."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from replica_detection.atomic import atomic_write
+from replica_detection.cohort import Case, Cohort, Problem
+from replica_detection.errors import ConfigurationError, InputError
+from replica_detection.loading import nothing_usable
+from replica_detection.progress import Progress, silent
+from replica_detection.segmentation.base import Segmenter
+from replica_detection.volume import read_volume, write_volume
+
+WORKERS = 2
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A row of `masks.csv`: a case, its mask's file name and the size of the foreground in ml."""
+
+    id: str
+    file: str
+    volume_ml: float
+
+
+def segment_cohort(
+    cohort: Cohort, segmenter: Segmenter, output: Path, *, strict: bool = False, progress: Progress = silent
+) -> tuple[list[MaskFile], list[Problem]]:
+    """Writes `<id>.nii.gz` for each case, `previews/<id>.jpg` and `masks.csv`; a mask that is there is made again.
+
+    A case that cannot be segmented becomes a Problem. Raises InputError where none can, or for the first if `strict`.
+    """
+    previews = output / "previews"
+    previews.mkdir(parents=True, exist_ok=True)
+
+    def work(case: Case) -> MaskFile | Problem:
+        try:
+            return _segment(case, segmenter, output)
+        except InputError as error:
+            failure = error
+        except ConfigurationError as error:
+            failure = InputError(case.image, str(error), "Leave it out, or give a mask of your own")
+        if strict:
+            raise failure
+        return Problem.of(failure)
+
+    masks: list[MaskFile] = []
+    problems: list[Problem] = []
+    with ThreadPoolExecutor(WORKERS) as pool:
+        try:
+            for done, result in enumerate(pool.map(work, cohort.cases), 1):
+                if isinstance(result, Problem):
+                    problems.append(result)
+                else:
+                    masks.append(result)
+                progress("segmenting", done, len(cohort.cases))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    if not masks:
+        raise nothing_usable(cohort.source, (*cohort.problems, *problems))
+    _write_table(output / "masks.csv", masks)
+    return masks, problems
+
+
+def _segment(case: Case, segmenter: Segmenter, output: Path) -> MaskFile:
+    from replica_detection.report.preview import preview
+
+    volume = read_volume(case)
+    mask = segmenter.segment(volume)
+    name = f"{case.id}.nii.gz"
+    write_volume(output / name, mask, volume.affine)
+    with atomic_write(output / "previews" / f"{case.id}.jpg", "wb") as f:
+        f.write(preview(volume.array, mask, volume.affine, window=segmenter.window))
+    return MaskFile(case.id, name, round(float(np.count_nonzero(mask) * np.prod(volume.spacing) / 1000), 4))
+
+
+def _write_table(path: Path, rows: Iterable[MaskFile]) -> None:
+    with atomic_write(path) as f:
+        writer = csv.writer(f, lineterminator="\n")
+        writer.writerow([field.name for field in fields(MaskFile)])
+        writer.writerows(astuple(row) for row in rows)
