@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 USE_CASES = {
-    "head_ct": ("head CT with hemorrhage", "head-ct"),
-    "tof_mra": ("TOF-MRA of the circle of Willis", "tof-mra"),
+    "head_ct": ("head CT with hemorrhage", "head-ct", "hemorrhage"),
+    "tof_mra": ("TOF-MRA of the circle of Willis", "tof-mra", "vessels"),
 }
 
 
@@ -63,20 +63,36 @@ def run_demo(output: Path, *, seed: int = 0, progress: Progress = silent) -> lis
     from replica_detection.pairs import PairLoader
     from replica_detection.phantom import make_demo_cohort
     from replica_detection.report import write_report
+    from replica_detection.segmentation import make_segmenter
 
     outcomes = []
-    for use_case, (title, profile) in USE_CASES.items():
+    for use_case, (title, profile, segmenter) in USE_CASES.items():
 
         def staged(stage: str, done: int, total: int, name: str = use_case) -> None:
             progress(f"{name} {stage}", done, total)
 
-        data = make_demo_cohort(use_case, output / use_case / "data", seed=seed, progress=partial(staged, "data"))
+        data = make_demo_cohort(
+            use_case,
+            output / use_case / "data",
+            training=36,
+            novel=12,
+            per_kind=2,
+            seed=seed,
+            progress=partial(staged, "data"),
+        )
         folder = output / use_case / "result"
         patients = data / "patients.csv"
-        training = Cohort.read(data / "training", masks=data / "training_masks", patients=patients)
-        validation = Cohort.read(data / "validation", masks=data / "validation_masks", patients=patients)
-        synthetic = Cohort.read(data / "synthetic", masks=data / "synthetic_masks")
-        index = TrainingIndex.build(training, result_folder_index(folder), profile=profile, progress=staged)
+        # The true masks lie beside the images, but a generator's images come without: the program makes its own.
+        training = Cohort.read(data / "training", patients=patients)
+        validation = Cohort.read(data / "validation", patients=patients)
+        synthetic = Cohort.read(data / "synthetic")
+        index = TrainingIndex.build(
+            training,
+            result_folder_index(folder),
+            profile=profile,
+            segmenter=make_segmenter(segmenter),
+            progress=staged,
+        )
         result = detect(synthetic, index, validation=validation, progress=staged)
         result.write(folder)
         page = write_report(result, folder / "report", PairLoader(index, synthetic))

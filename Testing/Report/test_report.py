@@ -203,7 +203,15 @@ def test_extreme_numbers(result, tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(math.nan, "–"), (0.0, "0"), (1.0, "1"), (0.5, "0.500"), (0.00123, "0.0012"), (3.21e-5, "3.2×10⁻⁵")],
+    [
+        (math.nan, "–"),
+        (0.0, "0"),
+        (1.0, "1"),
+        (0.5, "0.500"),
+        (0.00123, "0.0012"),
+        (3.21e-5, "3.2×10⁻⁵"),
+        (1e-9, "< 10⁻⁶"),
+    ],
 )
 def test_probabilities(value, text):
     assert words.probability(value) == text

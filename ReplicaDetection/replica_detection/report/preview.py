@@ -32,7 +32,7 @@ def preview(
     image = nib.as_closest_canonical(nib.Nifti1Image(np.asarray(array, np.float32), affine))
     turned = np.asarray(nib.as_closest_canonical(nib.Nifti1Image((mask > 0).astype(np.uint8), affine)).dataobj) > 0
     values = np.asarray(image.dataobj)
-    limits = window or tuple(float(v) for v in np.percentile(values, (1, 99.8)))
+    dark, bright = window or np.percentile(values, (1, 99.8))
     spacing = np.array(image.header.get_zooms()[:3], float)
     width, height = values.shape[0] * spacing[0], values.shape[1] * spacing[1]
     scale = CELL / max(width, height)
@@ -49,7 +49,7 @@ def preview(
     for n, z in enumerate(slices):
         left = GAP + n % COLUMNS * (CELL + GAP)
         top = CAPTION + n // COLUMNS * (CELL + GAP)
-        plane = grey(values[::-1, ::-1, z].T, limits).resize(size, Image.Resampling.BICUBIC)
+        plane = grey(values[::-1, ::-1, z].T, (float(dark), float(bright))).resize(size, Image.Resampling.BICUBIC)
         shown = outlined(plane, (turned[::-1, ::-1, z].T, None))
         canvas.paste(shown, (left + (CELL - size[0]) // 2, top + (CELL - size[1]) // 2))
         pen.text((left + 4, top + 4), f"{z + 1}/{values.shape[2]}", font=font(13), fill=TEXT, anchor="lt")

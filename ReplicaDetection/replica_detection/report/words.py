@@ -34,11 +34,16 @@ def number(value: float, digits: int = 4) -> str:
 
 
 def probability(p: float) -> str:
-    """A p or q value: three decimals, four below 0.01, scientific below 1e-4; NaN is a dash."""
+    """A p or q value: three decimals, four below 0.01, scientific below 1e-4; NaN is a dash.
+
+    Nothing is told apart below 1e-6: a tail fitted on tens of cases says no more.
+    """
     if math.isnan(p):
         return MISSING
     if p == 0 or p >= 1:
         return number(p)
+    if p < 1e-6:
+        return "< 10⁻⁶"
     if p < 1e-4:
         return _scientific(p)
     return f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
