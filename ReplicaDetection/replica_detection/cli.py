@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from replica_detection.console import Bars, console, print_problems, print_result, run_guarded
+from replica_detection.console import Bars, console, print_problems, print_result, print_warnings, run_guarded
 from replica_detection.version import __version__
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def index(
 
     Example: replica-detection index training/ --output training.rdindex --profile head-ct --patients patients.csv
     """
+    from replica_detection.detection import collected
     from replica_detection.index import TrainingIndex
 
     cohort = _cohort(training, masks, patients, strict)
@@ -109,6 +110,7 @@ def index(
             )
         faults = built.verify(progress) if verify else []
     print_problems(built.problems)
+    print_warnings(collected(built.warnings, "training image"))
     console.print(f"{len(built)} cases in {output}: {built.preparation.describe()}")
     console.print(f"Measures: {', '.join(built.measure_names)}")
     for fault in faults:
@@ -230,7 +232,7 @@ def duplicates(
 
     Example: replica-detection duplicates all_scans/ --output duplicates
     """
-    from replica_detection.detection import Options, result_folder_index
+    from replica_detection.detection import Options, collected, result_folder_index
     from replica_detection.duplicates import find_duplicates, write_duplicates
     from replica_detection.pairs import PairLoader
     from replica_detection.report.pictures import jpeg
@@ -249,8 +251,8 @@ def duplicates(
 
         write_duplicates(pairs, output, picture)
     print_problems([*opened.problems, *(second.problems if second else ()), *found.problems])
-    for warning in judged.warnings:
-        console.print(f"[yellow]note[/yellow] {warning}")
+    notes = (*opened.warnings, *found.warnings)
+    print_warnings([*judged.warnings, *collected(notes, "image")])
     for pair in pairs[:20]:
         console.print(f"{pair.verdict:15s} {pair.first_id}  {pair.second_id}", highlight=False)
     where = f"among {len(found.ids)} cases" if second is None else f"between {len(opened)} and {len(found.ids)} cases"
@@ -281,6 +283,52 @@ def segment(
     console.print(f"{len(masks)} masks in {output}, pictures in {output / 'previews'}, sizes in {output / 'masks.csv'}")
     if empty:
         console.print(f"{len(empty)} of them are empty (first {empty[0]}): nothing was found there.")
+
+
+@app.command("train-segmentation")
+def train_segmentation(
+    cohort: Annotated[Path, typer.Argument(help="Images with masks. " + COHORT_HELP)],
+    output: Annotated[Path, typer.Option(help="Folder for the network, its history and its curve.")],
+    masks: Masks = None,
+    validation: Annotated[
+        Path | None, typer.Option(help="Images for validation; else a fifth of the patients.")
+    ] = None,
+    validation_masks: Annotated[Path | None, typer.Option(help="Masks of --validation.")] = None,
+    patients: Patients = None,
+    profile: Annotated[str | None, typer.Option(help="Intensity mapping and spacing. " + PROFILES_HELP)] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the training images, at most.", min=1)] = 100,
+    network: Annotated[str, typer.Option(help="unet, segresnet, dynunet or basicunet.")] = "unet",
+    seed: Annotated[int, typer.Option(help="Same seed, same network (on the CPU).")] = 0,
+    device: Device = "auto",
+    strict: Strict = False,
+) -> None:
+    """Train a small segmentation network on a cohort with masks, for use as --segment network:OUTPUT.
+
+    The best network by validation Dice is kept. An interrupted training goes on when the same command is given again.
+
+    Example: replica-detection train-segmentation scans/ --masks scans_masks/ --output vessel_network --profile tof-mra
+    """
+    from replica_detection.segmentation.training import train_segmentation as train
+
+    images = _cohort(cohort, masks, patients, strict)
+    unseen = None if validation is None else _cohort(validation, validation_masks, patients, strict)
+    with Bars() as progress:
+        trained = train(
+            images,
+            output,
+            profile=profile,
+            validation=unseen,
+            epochs=epochs,
+            network=network,
+            seed=seed,
+            device=device,
+            progress=progress,
+        )
+    print_problems([*images.problems, *trained.problems])
+    console.print(
+        f"Best validation Dice {trained.best_dice:.3f} after epoch {trained.best_epoch} of {len(trained.history)}. "
+        f"History and curve lie in {output}; use the network with --segment network:{output}"
+    )
 
 
 @app.command()

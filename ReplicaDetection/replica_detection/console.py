@@ -64,13 +64,17 @@ def print_problems(problems: Iterable[Problem]) -> None:
         errors.print(f"[yellow]left out[/yellow] {len(listed) - SHOWN_PROBLEMS} more files; all are in the result")
 
 
+def print_warnings(warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        errors.print(f"[yellow]note[/yellow] {escape(warning)}")
+
+
 def print_result(result: DetectionResult, page: Path) -> None:
     """Counts, the most replica-like cases and where the report lies."""
     run = result.run
     cohorts = (run.training, run.validation, run.synthetic)
     print_problems(Problem(path, message) for c in cohorts if c for path, message in c.skipped)
-    for warning in run.warnings:
-        errors.print(f"[yellow]note[/yellow] {escape(warning)}")
+    print_warnings(run.warnings)
     flagged = [c for c in result.worklist() if c.verdict in ("replica", "suspicious")]
     if flagged:
         table = Table(title=f"Most replica-like of {len(flagged)} flagged images")
@@ -83,9 +87,12 @@ def print_result(result: DetectionResult, page: Path) -> None:
                 verdict,
                 f"{case.score:.4f}",
                 escape(case.nearest_training_id),
-                " ".join(case.levels_flagged),
+                " ".join(case.levels_flagged) + (" ≠" if case.levels_differ else ""),
             )
         console.print(table)
+        differing = sum(bool(c.levels_differ) for c in flagged)
+        if differing:
+            console.print(f"≠ levels name different training cases ({differing} images; see the report)")
     total = len(result.summary)
     console.print(
         f"{total} synthetic images against {run.training.cases} training images: "

@@ -30,6 +30,7 @@ from replica_detection.results import (
     Neighbors,
     NullInfo,
     RunInfo,
+    levels_differ,
 )
 from replica_detection.versions import package_versions
 
@@ -111,7 +112,12 @@ def detect(
         evidence_threshold=judged.evidence_threshold,
         timings=clock.seconds,
         versions=package_versions(),
-        warnings=(*judged.warnings, *_collected(found.warnings, "synthetic image")),
+        warnings=(
+            *judged.warnings,
+            *collected(index.warnings, "training image"),
+            *collected(null.warnings if validation is not None else (), "validation image"),
+            *collected(found.warnings, "synthetic image"),
+        ),
         options={
             "null_size": options.null_size,
             "strict": options.strict,
@@ -219,6 +225,7 @@ def judge(
                     str(verdict[i, j]),
                 )
             )
+        flagged = tuple(name for name in by_level if level_p[name][i] <= alpha)
         choices = [int(near[m.name].index[i]) for m in measures]
         winner = _overall_nearest(choices, standard[i], levels)
         summary.append(
@@ -227,8 +234,9 @@ def judge(
                 str(verdict_all[i]),
                 float(score[i]),
                 training_ids[winner] if winner >= 0 else "",
-                tuple(name for name in by_level if level_p[name][i] <= alpha),
+                flagged,
                 sum(c == winner for c in choices) if winner >= 0 else 0,
+                levels_differ(flagged, matches[-len(measures) :]),
             )
         )
     return Judged(
@@ -326,7 +334,7 @@ def _cohort_info(cohort: Cohort, distances: Distances) -> CohortInfo:
     return CohortInfo(str(cohort.source), len(distances.ids), tuple((p.path, p.message) for p in problems))
 
 
-def _collected(warnings: Sequence[tuple[str, str]], noun: str) -> Iterator[str]:
+def collected(warnings: Sequence[tuple[str, str]], noun: str) -> Iterator[str]:
     """One line for each kind of warning, with how many images it concerns."""
     kinds: dict[str, list[str]] = {}
     for case, text in warnings:

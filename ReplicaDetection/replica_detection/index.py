@@ -220,6 +220,11 @@ class TrainingIndex:
         return tuple(dict.fromkeys(n for name in self.measure_names for n in MEASURES[name].needs))
 
     @property
+    def warnings(self) -> tuple[tuple[str, str], ...]:
+        """(case id, text) of what the reader had to say about the training images."""
+        return tuple((e.id, text) for e in self.entries for text in e.warnings)
+
+    @property
     def patients(self) -> np.ndarray:
         """(N,) integers, equal for the cases of one patient; a case without a patient id is its own patient."""
         return patient_groups([e.patient for e in self.entries], [e.id for e in self.entries])

@@ -30,7 +30,7 @@ SCHEMA_VERSION = 1
 class Entry:
     """A training case in the index: its row, and what its files (image, then mask) were when it was read.
 
-    `mask` says who made the mask: "file", the name of a segmenter, or "" for none.
+    `mask` says who made the mask: "file", the name of a segmenter, or "" for none; `warnings` are the reader's.
     """
 
     id: str
@@ -41,9 +41,10 @@ class Entry:
     modified_ns: tuple[int, ...]
     sha256: str
     mask: str = ""
+    warnings: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, case: Case, row: int, mask: str) -> Entry:
+    def of(cls, case: Case, row: int, mask: str, warnings: tuple[str, ...]) -> Entry:
         files = input_files(case)
         stats = [f.stat() for f in files]
         return cls(
@@ -55,6 +56,7 @@ class Entry:
             tuple(s.st_mtime_ns for s in stats),
             checksum(files),
             mask,
+            warnings,
         )
 
     def unchanged(self, case: Case) -> bool:
@@ -178,7 +180,7 @@ def write_rows(
                     features.update(measure.features(prepared))
             for name, array in features.items():
                 _row_array(store, name, array, row + 1)[row] = array
-            entry = Entry.of(case, row, prepared.mask_origin)
+            entry = Entry.of(case, row, prepared.mask_origin, prepared.warnings)
             journal.write(json.dumps(asdict(entry)) + "\n")
             journal.flush()
             os.fsync(journal.fileno())

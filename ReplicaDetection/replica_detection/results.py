@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,8 @@ class CaseSummary:
     """One row of `summary.csv`: the overall verdict on a synthetic case.
 
     `score` lies in [0, 1], larger = more replica-like; NaN where no measure gave a p value (verdict `undefined`).
-    `nearest_training_id` is empty where no measure has a finite distance.
+    `nearest_training_id` is empty where no measure has a finite distance. `levels_differ` holds "level case" for each
+    flagged level where these levels name different training cases, and is empty where they agree.
     """
 
     synthetic_id: str
@@ -35,6 +37,7 @@ class CaseSummary:
     nearest_training_id: str
     levels_flagged: tuple[str, ...]
     measures_agreeing: int
+    levels_differ: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -208,6 +211,26 @@ class DetectionResult:
         except Exception as error:  # many kinds of damage, one message
             raise InputError(path, f"cannot be read ({error})", "Run `replica-detection detect` again") from error
         return cls(summary, matches, neighbors, run)
+
+
+def nearest_by_level(matches: Iterable[Match]) -> dict[str, str]:
+    """The training case that each level names: its measure's with the smallest p, in a tie what most measures name."""
+    by_level: dict[str, list[Match]] = {}
+    for match in matches:
+        if match.nearest_training_id and not math.isnan(match.p_value):
+            by_level.setdefault(match.level, []).append(match)
+    named = {}
+    for level, group in by_level.items():
+        votes = Counter(m.nearest_training_id for m in group)
+        named[level] = min(group, key=lambda m: (m.p_value, -votes[m.nearest_training_id])).nearest_training_id
+    return named
+
+
+def levels_differ(levels_flagged: Iterable[str], matches: Iterable[Match]) -> tuple[str, ...]:
+    """("voxel mra_012", "segmentation mra_007") where the flagged levels name different training cases, else ()."""
+    wanted = set(levels_flagged)
+    flagged = {level: id for level, id in nearest_by_level(matches).items() if level in wanted}
+    return tuple(f"{level} {id}" for level, id in flagged.items()) if len(set(flagged.values())) > 1 else ()
 
 
 def _write_csv(path: Path, row_type: type, rows: Iterable[Any]) -> None:

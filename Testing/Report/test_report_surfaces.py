@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 from replica_detection.mesh import mesh_of_mask
 from replica_detection.report import Pair, pictures, surfaces, tables
 from replica_detection.report.raster import Camera, draw
-from replica_detection.results import FLAGGED, CaseSummary, Match
+from replica_detection.results import FLAGGED, CaseSummary, Match, levels_differ, nearest_by_level
 from replica_detection.surface import compare_surfaces
 
 ONE = (1.0, 1.0, 1.0)
@@ -287,18 +287,19 @@ def test_each_level_names_the_nearest_of_its_smallest_p():
         match("segmentation", "dice", "e", np.nan),
         match("segmentation", "asd", "", 0.001),
     ]
-    assert tables.nearest_by_level(matches) == {"voxel": "a", "feature": "d"}
+    assert nearest_by_level(matches) == {"voxel": "a", "feature": "d"}
 
 
 def test_levels_that_name_different_training_cases_are_told():
     matches = [match("segmentation", "dice", "mra_007", 0.01), match("voxel", "mae", "mra_012", 0.01)]
-    differ = "voxel mra_012, segmentation mra_007"
-    assert tables.levels_differ(case("segmentation", "voxel"), matches) == differ
+    differ = ("segmentation mra_007", "voxel mra_012")
+    assert levels_differ(("voxel", "segmentation"), matches) == differ
+    assert tables.levels_differ(replace(case("segmentation", "voxel"), levels_differ=differ)) == ", ".join(differ)
     # What a level names that flagged nothing is chance.
-    assert tables.levels_differ(case("voxel"), matches) == ""
-    assert tables.levels_differ(case(), matches) == ""
+    assert levels_differ(("voxel",), matches) == ()
+    assert levels_differ((), matches) == ()
     same = [replace(m, nearest_training_id="mra_012") for m in matches]
-    assert tables.levels_differ(case("segmentation", "voxel"), same) == ""
+    assert levels_differ(("voxel", "segmentation"), same) == ()
     assert tables.flagged_by(case("segmentation", "voxel"), matches) == (
         "Flagged at 2 levels: voxel (mae); segmentation (dice)."
     )
@@ -315,7 +316,12 @@ def test_the_page_marks_such_cases(tmp_path):
             replace(m, nearest_training_id="other_01" if differ and m.level == "segmentation" else "first_01")
             for m in result.matches
         )
-        return Page(render(tmp_path, replace(result, matches=changed), max_pairs=3))
+        told_by = replace(result, matches=changed)
+        summary = tuple(
+            replace(c, levels_differ=levels_differ(c.levels_flagged, told_by.matches_of(c.synthetic_id)))
+            for c in result.summary
+        )
+        return Page(render(tmp_path, replace(told_by, summary=summary), max_pairs=3))
 
     page = told(True)
     sentence = "voxel first_01, feature first_01, segmentation other_01"

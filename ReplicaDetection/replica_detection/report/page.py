@@ -102,7 +102,7 @@ def _sections(
                 case,
                 words.score(case.score),
                 tables.flagged_by(case, matches),
-                tables.levels_differ(case, matches),
+                tables.levels_differ(case),
                 tables.agreement(matches, case.nearest_training_id),
                 pictures.draw(images, _share(_PICTURES_BYTES, cases)) if images is not None else None,
                 surfaces.surface_picture(images, _share(_SURFACES_BYTES, cases)) if images is not None else None,

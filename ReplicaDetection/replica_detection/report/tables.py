@@ -77,7 +77,7 @@ def worklist(result: DetectionResult, anchors: dict[str, str]) -> list[Row]:
             words.score(case.score),
             sort_key(case.score),
             f"all {len(all_levels)}" if 2 < len(all_levels) == len(case.levels_flagged) else levels(case),
-            levels_differ(case, by_case.get(case.synthetic_id, {}).values()),
+            levels_differ(case),
             tuple(_cell(by_case.get(case.synthetic_id, {}).get(name)) for name in names),
             anchors.get(case.synthetic_id, ""),
         )
@@ -154,24 +154,9 @@ def flagged_by(case: CaseSummary, matches: Iterable[Match]) -> str:
     return f"Flagged at {words.count(len(parts), 'level')}: {'; '.join(parts)}."
 
 
-def levels_differ(case: CaseSummary, matches: Iterable[Match]) -> str:
+def levels_differ(case: CaseSummary) -> str:
     """`voxel mra_012, segmentation mra_007` where the flagged levels name different training cases, else empty."""
-    named = nearest_by_level(matches)
-    flagged = {level: named[level] for level in levels(case).split(", ") if level in named}
-    return ", ".join(f"{level} {id}" for level, id in flagged.items()) if len(set(flagged.values())) > 1 else ""
-
-
-def nearest_by_level(matches: Iterable[Match]) -> dict[str, str]:
-    """The training case that each level names: its measure's with the smallest p, in a tie what most measures name."""
-    by_level: dict[str, list[Match]] = {}
-    for match in matches:
-        if match.nearest_training_id and not math.isnan(match.p_value):
-            by_level.setdefault(match.level, []).append(match)
-    named = {}
-    for level, group in by_level.items():
-        votes = Counter(m.nearest_training_id for m in group)
-        named[level] = min(group, key=lambda m: (m.p_value, -votes[m.nearest_training_id])).nearest_training_id
-    return named
+    return ", ".join(case.levels_differ)
 
 
 def sort_key(value: float) -> str:

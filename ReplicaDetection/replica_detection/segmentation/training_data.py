@@ -1,0 +1,251 @@
+"""What a training sees: prepared cases in memory, their split by patient, and augmented crops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from replica_detection.cohort import Case, Cohort, Problem
+from replica_detection.errors import ConfigurationError, InputError
+from replica_detection.loading import sample_volumes
+from replica_detection.preprocessing import plan
+from replica_detection.profiles import Intensity, profile_named
+from replica_detection.progress import Progress
+from replica_detection.segmentation.network import NetworkGrid
+from replica_detection.volume import read_mask, read_volume
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass
+class TrainingData:
+    """Cases of a training on the network's grid.
+
+    Args:
+        labels: name of each mask value; the n-th is channel n, 0 is background.
+        spacing_mm: (3,) along R, A, S.
+        intensity: mapping to [0, 1].
+        cache_bytes: prepared cases are kept up to this.
+        training, validation: whose patients are different ones.
+        problems: cases that were left out.
+        largest: (3,) largest size of a case on the grid.
+    """
+
+    labels: dict[int, str]
+    spacing_mm: tuple[float, ...]
+    intensity: Intensity
+    cache_bytes: int
+    training: list[Case] = field(default_factory=list)
+    validation: list[Case] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    largest: tuple[int, ...] = (1, 1, 1)
+    _kept: dict[Any, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    _size: int = 0
+
+    def sample(self, case: Case) -> dict[str, np.ndarray]:
+        """`image` (1, X, Y, Z) float16 in [0, 1] and `label` (1, X, Y, Z) uint8 channel numbers.
+
+        Raises:
+            InputError: a file that was not kept in memory cannot be read any more.
+        """
+        image, mask = self._kept.get(case.files) or self.read(case)
+        channels = np.zeros(256, np.uint8)
+        channels[list(self.labels)] = np.arange(1, len(self.labels) + 1)
+        return {"image": image[None], "label": channels[mask][None]}
+
+    def read(self, case: Case) -> tuple[np.ndarray, np.ndarray]:
+        """Image float16 and mask uint8 with its own values, (X, Y, Z); kept as long as there is room."""
+        assert case.mask is not None
+        volume = read_volume(case)
+        mask = read_mask(case.mask, volume)
+        if volume.array.ndim != 3 or min(volume.array.shape) < 3:
+            raise InputError(case.image, "is no 3D volume", "Train with 3D volumes")
+        if mask.dtype != np.uint8:
+            raise InputError(case.mask, "has labels outside 0 to 255", "Number the labels between 0 and 255")
+        grid = NetworkGrid.of(volume, self.spacing_mm)
+        pair = grid.image(volume.array, self.intensity).astype(np.float16), grid.labels(mask)
+        size = pair[0].nbytes + pair[1].nbytes
+        if self._size + size <= self.cache_bytes:
+            self._size += size
+            self._kept[case.files] = pair
+        return pair
+
+
+def prepare_data(
+    cohort: Cohort,
+    validation: Cohort | None,
+    profile: str | None,
+    labels: dict[int, str] | None,
+    spacing_mm: tuple[float, ...] | None,
+    seed: int,
+    cache_mb: int,
+    progress: Progress,
+) -> TrainingData:
+    """Reads every case once, finds the labels, and splits off a validation where none is given.
+
+    Raises:
+        InputError, ConfigurationError: as `train_segmentation`.
+    """
+    _require_apart(cohort, validation)
+    if labels is not None and (not labels or min(labels) < 1 or max(labels) > 255):
+        raise ConfigurationError(f"labels must name values from 1 to 255, found {labels}")
+    problems: list[Problem] = []
+    given = [_with_masks(c, problems) for c in (cohort, validation) if c is not None]
+    preparation = plan(profile_named(profile or "generic"), sample_volumes(Cohort(cohort.source, tuple(given[0]))))
+    if preparation.dimensions != 3:
+        raise ConfigurationError("only 3D images can be trained on; these are 2D")
+    data = TrainingData(
+        labels or {}, spacing_mm or preparation.spacing, preparation.intensity, cache_mb * 2**20, problems=problems
+    )
+    if len(data.spacing_mm) != 3 or not all(0 < s < float("inf") for s in data.spacing_mm):
+        raise ConfigurationError(f"spacing_mm must be 3 numbers above 0, found {data.spacing_mm}")
+    values: dict[str, set[int]] = {}
+    usable: list[list[Case]] = []
+    done, total = 0, sum(map(len, given))
+    for part, cases in enumerate(given):
+        usable.append([])
+        for case in cases:
+            done += 1
+            progress("preparing", done, total)
+            try:
+                image, mask = data.read(case)
+            except InputError as error:
+                problems.append(Problem.of(error))
+                continue
+            values[f"{part}:{case.id}"] = {int(v) for v in np.unique(mask)} - {0}
+            data.largest = tuple(max(a, b) for a, b in zip(data.largest, image.shape, strict=True))
+            usable[-1].append(case)
+    if labels is None:
+        found = sorted(set().union(*(values[f"0:{c.id}"] for c in usable[0])))
+        data.labels = {v: f"label {v}" if len(found) > 1 else "foreground" for v in found}
+    data.labels = dict(sorted(data.labels.items()))
+    marked = [[bool(values[f"{i}:{c.id}"] & set(data.labels)) for c in cases] for i, cases in enumerate(usable)]
+    _require_marked(cohort, usable[0], marked[0], labels)
+    if validation is None:
+        data.training, data.validation = _split(cohort, usable[0], marked[0], seed)
+    else:
+        _require_marked(validation, usable[1], marked[1], data.labels)
+        data.training, data.validation = usable
+    return data
+
+
+def augmentation(patch: list[int], channels: int, flips: tuple[int, ...]) -> Any:
+    """A MONAI transform that makes of a sample a list of one crop, image float32 and label, changed at random.
+
+    A crop's centre is background in one half of the cases, else one of the labels that the case has.
+    """
+    from monai.transforms import (
+        CastToTyped,
+        Compose,
+        RandAdjustContrastd,
+        RandAffined,
+        RandCropByLabelClassesd,
+        RandFlipd,
+        RandGaussianNoised,
+        RandScaleIntensityd,
+        RandShiftIntensityd,
+        SpatialPadd,
+    )
+
+    both = ("image", "label")
+    ratios = [1.0] + [1.0 / (channels - 1)] * (channels - 1)
+    return Compose(
+        [
+            SpatialPadd(both, patch, mode="edge"),
+            RandCropByLabelClassesd(both, "label", patch, ratios, num_classes=channels, num_samples=1, warn=False),
+            CastToTyped(both, (np.float32, np.uint8)),
+            *(RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in flips),
+            RandAffined(
+                both,
+                prob=0.3,
+                rotate_range=(0.2, 0.2, 0.2),
+                scale_range=(0.15, 0.15, 0.15),
+                mode=("bilinear", "nearest"),
+                padding_mode="border",
+            ),
+            RandScaleIntensityd("image", 0.2, prob=0.3),
+            RandShiftIntensityd("image", 0.1, prob=0.3),
+            RandAdjustContrastd("image", prob=0.2, gamma=(0.7, 1.5)),
+            RandGaussianNoised("image", prob=0.3, std=0.03),
+        ]
+    )
+
+
+def batches(
+    data: TrainingData, crop: Any, crops: int, batch: int, rng: np.random.Generator
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Images and labels (B, 1, X, Y, Z) of one epoch, `batch` at a time; the next are made while one is used."""
+    import torch
+
+    order = np.concatenate([rng.permutation(len(data.training)) for _ in range(crops)])
+    seeds = rng.integers(2**31, size=len(order))
+
+    def make(start: int) -> tuple[torch.Tensor, torch.Tensor]:
+        made = []
+        for i in range(start, min(len(order), start + batch)):
+            crop.set_random_state(seed=int(seeds[i]))
+            made.append(crop(data.sample(data.training[order[i]]))[0])
+        images, truth = (torch.stack([c[key].as_tensor() for c in made]) for key in ("image", "label"))
+        return images, truth
+
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(make, 0)
+        for start in range(0, len(order), batch):
+            current = following.result()
+            if start + batch < len(order):
+                following = pool.submit(make, start + batch)
+            yield current
+
+
+def _with_masks(cohort: Cohort, problems: list[Problem]) -> list[Case]:
+    cases = [case for case in cohort.cases if case.mask is not None]
+    if not cases:
+        raise InputError(cohort.source, "holds no case with a mask", "Name the folder of the masks with --masks")
+    without = [case for case in cohort.cases if case.mask is None]
+    problems += [Problem(str(case.image), "has no mask. Give one to train with it.") for case in without]
+    return cases
+
+
+def _require_apart(cohort: Cohort, validation: Cohort | None) -> None:
+    """Raises ConfigurationError where a patient, or a file, is in both cohorts."""
+    if validation is None:
+        return
+    patients = {case.patient for case in cohort.cases if case.patient is not None}
+    files = {case.image.resolve() for case in cohort.cases}
+    for case in validation.cases:
+        if case.patient in patients or case.image.resolve() in files:
+            raise ConfigurationError(
+                f"validation case '{case.id}' is of a patient who is trained on; validate on other patients"
+            )
+
+
+def _require_marked(cohort: Cohort, cases: list[Case], marked: list[bool], labels: dict[int, str] | None) -> None:
+    if not cases:
+        raise InputError(cohort.source, "holds no case with a mask that can be read", "Mend the files")
+    if not any(marked):
+        what = "masks that are empty everywhere" if labels is None else f"no voxel of the labels {sorted(labels)}"
+        raise InputError(cohort.source, f"has {what}", "Give masks in which something is marked")
+
+
+def _split(cohort: Cohort, cases: list[Case], marked: list[bool], seed: int) -> tuple[list[Case], list[Case]]:
+    """A fifth of the patients with labels, at least one, and a fifth of those without, are for validation."""
+    patients: dict[str, bool] = {}
+    for case, is_marked in zip(cases, marked, strict=True):
+        name = case.patient or f"case {case.id}"
+        patients[name] = patients.get(name, False) or is_marked
+    rng = np.random.default_rng([seed, 0])
+    chosen: set[str] = set()
+    for wanted in (True, False):
+        group = sorted(name for name, is_marked in patients.items() if is_marked == wanted)
+        if wanted and len(group) < 2:
+            found = f"has labels in {len(group)} patient only"
+            raise InputError(cohort.source, found, "Give at least 2 patients with labels, or a validation cohort")
+        count = max(1, round(len(group) / 5)) if wanted else len(group) // 5
+        chosen |= {group[i] for i in rng.permutation(len(group))[:count]}
+    held_out = [case for case in cases if (case.patient or f"case {case.id}") in chosen]
+    return [case for case in cases if case not in held_out], held_out
