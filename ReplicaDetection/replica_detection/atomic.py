@@ -21,9 +21,9 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".tmp")
     temporary = Path(name)
     try:
-        with os.fdopen(
-            handle, mode, encoding=None if "b" in mode else "utf-8", newline=None if "b" in mode else ""
-        ) as f:
+        # surrogateescape: file names that are no text in the locale's coding are written back as the bytes they were.
+        how: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+        with os.fdopen(handle, mode, **how) as f:
             yield f
             f.flush()
             os.fsync(f.fileno())

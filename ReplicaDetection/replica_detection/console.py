@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -109,6 +110,10 @@ def print_result(result: DetectionResult, page: Path) -> None:
 def run_guarded(app: typer.Typer) -> int:
     """Runs the application; every foreseen error becomes one message. REPLICA_DETECTION_DEBUG=1 shows tracebacks."""
     debug = bool(os.environ.get("REPLICA_DETECTION_DEBUG"))
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a letter of a case id is no reason to fail.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         code = app(standalone_mode=False)
         return _stopped() if code == INTERRUPTED else code if isinstance(code, int) else 0

@@ -194,7 +194,7 @@ class DetectionResult:
             found = "holds no detection.json" if folder.is_dir() else "is not a folder"
             raise InputError(folder, found, "Give the output folder of a finished `replica-detection detect`")
         try:
-            run = _run_from(json.loads(path.read_text(encoding="utf-8")), path)
+            run = _run_from(json.loads(path.read_text(encoding="utf-8", errors="surrogateescape")), path)
             summary = tuple(_read_csv(folder / "summary.csv", CaseSummary))
             matches = tuple(_read_csv(folder / "matches.csv", Match))
             path = folder / "neighbors.npz"
@@ -256,7 +256,7 @@ def _read_csv(path: Path, row_type: type) -> Iterator[Any]:
         "tuple[str, ...]": lambda text: tuple(text.split(";")) if text else (),
         "str": str,
     }
-    with path.open(newline="", encoding="utf-8") as f:
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as f:
         reader = csv.DictReader(f)
         missing = set(fields) - set(reader.fieldnames or ())
         if missing:

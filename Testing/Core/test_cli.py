@@ -19,7 +19,7 @@ from Core.made_up import cohort, volume, write
 def run(*words, env=None, **options):
     command = [sys.executable, "-m", "replica_detection", *map(str, words)]
     environment = {**os.environ, "COLUMNS": "200", **(env or {})}
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, **options)
+    return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=300, env=environment, **options)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_detect_from_folders_to_tables_and_report(data, tmp_path):
     assert "Traceback" not in done.stderr
     names = {p.name for p in output.iterdir()}
     assert names == {"summary.csv", "matches.csv", "neighbors.npz", "detection.json", "report", "index.rdindex"}
-    with (output / "summary.csv").open() as f:
+    with (output / "summary.csv").open(encoding="utf-8") as f:
         rows = {r["synthetic_id"]: r for r in csv.DictReader(f)}
     assert rows["copy"]["verdict"] == "replica"
     assert rows["copy"]["nearest_training_id"] == "case_005"
@@ -55,7 +55,7 @@ def test_detect_from_folders_to_tables_and_report(data, tmp_path):
     (output / "report" / "index.html").unlink()
     page = run("report", output)
     assert page.returncode == 0, page.stderr
-    assert "data:image" in (output / "report" / "index.html").read_text()
+    assert "data:image" in (output / "report" / "index.html").read_text("utf-8")
 
 
 def test_index_then_detect_append_and_verify(data, tmp_path):
@@ -78,7 +78,7 @@ def test_duplicates_inside_one_cohort_and_across_two(data, tmp_path):
     write(scans / "again.nii.gz", volume(7))
     done = run("duplicates", scans, "--output", tmp_path / "d")
     assert done.returncode == 0, done.stderr
-    with (tmp_path / "d" / "duplicates.csv").open() as f:
+    with (tmp_path / "d" / "duplicates.csv").open(encoding="utf-8") as f:
         rows = list(csv.DictReader(f))
     assert (rows[0]["first_id"], rows[0]["second_id"], rows[0]["verdict"]) == ("again", "case_007", "identical")
     assert (tmp_path / "d" / "pairs" / "001.jpg").stat().st_size > 1000
@@ -123,6 +123,14 @@ def test_help_teaches_without_loading_anything_heavy():
     assert loaded.stdout.strip() == "[]"
 
 
+def test_terminal_without_unicode_is_no_reason_to_fail(data, tmp_path):
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = run("detect", data / "synthetic", "--training", data / "training", "--output", tmp_path / "ü", env=plain)
+    assert done.returncode == 0, done.stderr
+    assert "Report:" in done.stdout
+    assert (tmp_path / "ü" / "summary.csv").is_file()
+
+
 def test_unwritable_output_is_one_message(data, tmp_path):
     (tmp_path / "file").write_text("in the way")
     done = run("detect", data / "synthetic", "--training", data / "training", "--output", tmp_path / "file")
@@ -135,7 +143,13 @@ def test_interrupt_leaves_no_half_written_file(tmp_path):
     training = cohort(tmp_path / "training", 60)
     command = [sys.executable, "-m", "replica_detection", "detect", str(training), "--training", str(training),
                "--output", str(tmp_path / "out")]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # A test run in the background ignores Ctrl-C, and its children would inherit that.
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     journal = tmp_path / "out" / "index.rdindex.partial" / "entries.jsonl"
     deadline = time.time() + 120
     while not (journal.is_file() and journal.stat().st_size) and time.time() < deadline:
@@ -162,10 +176,10 @@ def test_hundreds_of_bad_files_neither_stop_a_run_nor_show_a_traceback(data, tmp
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert "Warning" not in done.stderr
-    with (tmp_path / "out" / "summary.csv").open() as f:
+    with (tmp_path / "out" / "summary.csv").open(encoding="utf-8") as f:
         judged = {r["synthetic_id"]: r["verdict"] for r in csv.DictReader(f)}
     assert {f"good_{n}": "replica" for n in range(3)}.items() <= judged.items()
-    skipped = json.loads((tmp_path / "out" / "detection.json").read_text())["synthetic"]["skipped"]
+    skipped = json.loads((tmp_path / "out" / "detection.json").read_text("utf-8"))["synthetic"]["skipped"]
     assert len(skipped) >= 100
     assert all(message.endswith(".") and len(message) > 20 for _, message in skipped)
     strict = run(*words, "--strict")

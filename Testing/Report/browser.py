@@ -37,5 +37,5 @@ def open_page(page: Path, profile: Path) -> Opened:
     if program is None:
         pytest.skip(f"no browser: install one of {', '.join(NAMES)}")
     command = [program, *OPTIONS, f"--user-data-dir={profile}", "--dump-dom", page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, check=True)
     return Opened(done.stdout, tuple(re.findall(r".*CONSOLE.*", done.stderr)))
