@@ -11,7 +11,7 @@ import numpy as np
 from replica_detection.cohort import Cohort, Problem
 from replica_detection.index import BLOCK_BYTES, TrainingIndex
 from replica_detection.loading import load_prepared
-from replica_detection.measures import Block, Measure
+from replica_detection.measures import Block, Measure, features_of, needed_features
 from replica_detection.progress import Progress, silent
 
 
@@ -60,7 +60,7 @@ class CohortQueries:
         return len(self.cohort.cases)
 
     def blocks(self, measures: Sequence[Measure]) -> Iterator[QueryBlock | Problem]:
-        names = list(dict.fromkeys(n for m in measures for n in m.needs))
+        names = needed_features(measures)
         limit = self.index.block_rows(names, BLOCK_BYTES)
         ids: list[str] = []
         patients: list[str | None] = []
@@ -83,13 +83,9 @@ class CohortQueries:
             if isinstance(prepared, Problem):
                 yield prepared
                 continue
-            features: dict[str, np.ndarray] = {}
-            for measure in measures:
-                if not set(measure.needs) <= set(features):
-                    features.update(measure.features(prepared))
             ids.append(case.id)
             patients.append(case.patient)
-            rows.append(features)
+            rows.append(features_of(prepared, measures))
             warnings += [(case.id, text) for text in prepared.warnings]
             if len(rows) == limit:
                 yield block()
@@ -109,7 +105,7 @@ class IndexQueries:
         return len(self.positions)
 
     def blocks(self, measures: Sequence[Measure]) -> Iterator[QueryBlock | Problem]:
-        names = list(dict.fromkeys(n for m in measures for n in m.needs))
+        names = needed_features(measures)
         rows = self.index.block_rows(names, BLOCK_BYTES)
         for start in range(0, len(self.positions), rows):
             part = list(self.positions[start : start + rows])
@@ -135,7 +131,7 @@ def compare(
     Pairs of one patient are +inf, and so is a case of the index with itself. Only one block of queries and two blocks
     of training cases are in memory at a time.
     """
-    names = list(dict.fromkeys(n for m in measures for n in m.needs))
+    names = needed_features(measures)
     training_patients = np.array([e.patient or "" for e in index.entries], dtype=object)
     own = {id: i for i, id in enumerate(index.ids)} if isinstance(queries, IndexQueries) else {}
     parts: dict[str, list[np.ndarray]] = {m.name: [] for m in measures}

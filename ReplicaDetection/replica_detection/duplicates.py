@@ -10,8 +10,9 @@ from pathlib import Path
 from replica_detection.atomic import atomic_write
 from replica_detection.cohort import Cohort
 from replica_detection.comparison import CohortQueries, Distances, IndexQueries, compare
-from replica_detection.detection import Judged, Options, judge, resolve_device
+from replica_detection.detection import Options, resolve_device
 from replica_detection.index import TrainingIndex
+from replica_detection.judgement import Judged, judge
 from replica_detection.nulls import cross_fitted_distances
 from replica_detection.progress import Progress, silent
 from replica_detection.results import FLAGGED
@@ -50,11 +51,12 @@ def find_duplicates(
     options = options or Options()
     measures = index.measures(options.measures, resolve_device(options.device))
     if other is None:
-        found = null = compare(IndexQueries(index, range(len(index))), index, measures, progress=progress)
+        queries = IndexQueries(index, range(len(index)))
+        found = null = compare(queries, index, measures, kind="cross-fitted", progress=progress)
     else:
         null = cross_fitted_distances(index, measures, size=options.null_size, progress=progress)
         found = compare(CohortQueries(other, index, strict=options.strict), index, measures, progress=progress)
-    judged = judge(found, null, measures, index, k=options.k, alpha=options.alpha, null_kind="cross-fitted")
+    judged = judge(found, null, measures, index, k=options.k, alpha=options.alpha)
     position = {id: i for i, id in enumerate(index.ids)}
     row = {id: i for i, id in enumerate(found.ids)}
     value = {m.name: m.value for m in measures}

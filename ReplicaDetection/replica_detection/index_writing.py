@@ -17,7 +17,7 @@ from replica_detection.atomic import atomic_write
 from replica_detection.cohort import Case, Cohort, Problem
 from replica_detection.errors import InputError
 from replica_detection.loading import load_prepared
-from replica_detection.measures import Measure
+from replica_detection.measures import Measure, features_of
 from replica_detection.profiles import Preparation
 from replica_detection.progress import Progress
 from replica_detection.segmentation import Segmenter
@@ -174,11 +174,7 @@ def write_rows(
                 problems.append(prepared)
                 progress("preparing", len(entries) + len(problems), len(cohort.cases))
                 continue
-            features: dict[str, np.ndarray] = {}
-            for measure in measures:
-                if not set(measure.needs) <= set(features):
-                    features.update(measure.features(prepared))
-            for name, array in features.items():
+            for name, array in features_of(prepared, measures).items():
                 _row_array(store, name, array, row + 1)[row] = array
             entry = Entry.of(case, row, prepared.mask_origin, prepared.warnings)
             journal.write(json.dumps(asdict(entry)) + "\n")

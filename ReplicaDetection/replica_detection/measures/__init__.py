@@ -1,6 +1,26 @@
 """One class per measure. A new one is a class with `@register` in one of these files."""
 
 from replica_detection.measures import segmentation, voxel
-from replica_detection.measures.base import LEVELS, MEASURES, Block, Measure, make_measures, register
+from replica_detection.measures.base import (
+    LEVELS,
+    MEASURES,
+    Block,
+    Measure,
+    features_of,
+    make_measures,
+    needed_features,
+    register,
+)
 
-__all__ = ["LEVELS", "MEASURES", "Block", "Measure", "make_measures", "register", "segmentation", "voxel"]
+__all__ = [
+    "LEVELS",
+    "MEASURES",
+    "Block",
+    "Measure",
+    "features_of",
+    "make_measures",
+    "needed_features",
+    "register",
+    "segmentation",
+    "voxel",
+]

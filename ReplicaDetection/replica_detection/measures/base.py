@@ -66,6 +66,20 @@ class Measure(ABC):
         return None
 
 
+def needed_features(measures: Iterable[Measure]) -> list[str]:
+    """Names of the features that any of the measures reads, each once."""
+    return list(dict.fromkeys(name for m in measures for name in m.needs))
+
+
+def features_of(case: Prepared, measures: Iterable[Measure]) -> dict[str, np.ndarray]:
+    """The features of one case that the measures need, each made once."""
+    features: dict[str, np.ndarray] = {}
+    for measure in measures:
+        if not set(measure.needs) <= set(features):
+            features.update(measure.features(case))
+    return features
+
+
 MEASURES: dict[str, type[Measure]] = {}
 
 
