@@ -24,8 +24,8 @@ VERDICTS = {"replica": "near-duplicate", "suspicious": "suspicious"}
 class DuplicatePair:
     """Two cases of a cohort that are nearer to each other than different patients are.
 
-    `verdict`: `identical` (prepared images equal under every measure), `near-duplicate` (q <= alpha) or `suspicious`
-    (p <= alpha). `values` holds each measure's value for the pair.
+    `verdict`: `identical` (equal under every measure), `near-duplicate` (q <= alpha, or so near that the
+    case was left out of the null) or `suspicious` (p <= alpha). `values` holds each measure's value for the pair.
     """
 
     first_id: str
@@ -68,7 +68,10 @@ def find_duplicates(
         distances = {n: float(d[row[case.synthetic_id], position[near]]) for n, d in found.by_measure.items()}
         ids = (near, case.synthetic_id)
         first, second = ids if other is not None else (min(ids), max(ids))
-        verdict = "identical" if not any(distances.values()) else VERDICTS[case.verdict]
+        # What was too near for the null of this very cohort is no mere suspicion.
+        found_out = other is None and case.synthetic_id in judged.null.removed
+        verdict = "near-duplicate" if found_out else VERDICTS[case.verdict]
+        verdict = verdict if any(distances.values()) else "identical"
         pair = DuplicatePair(first, second, verdict, case.score, {n: value[n](d) for n, d in distances.items()})
         if (first, second) not in pairs or pairs[first, second].score < pair.score:
             pairs[first, second] = pair
