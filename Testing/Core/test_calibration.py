@@ -98,6 +98,21 @@ def test_tail_beyond_everything_is_small_but_never_zero():
     assert 0 < p < 1e-4
 
 
+def test_tail_never_ends():
+    """Bounded data: a negative shape would make everything beyond its end point impossible."""
+    for seed in range(20):
+        tail = Null.fit(np.random.default_rng(seed).uniform(size=60)).tail
+        assert tail is not None
+        assert 0 <= tail.shape <= 0.5
+
+
+def test_null_cases_are_standardized_by_the_others():
+    null = np.random.default_rng(7).normal(size=(12, 1))
+    levels = Combination.fit(null, ("voxel",)).null_levels(null)["voxel"]
+    others = np.delete(null[:, 0], 3)
+    assert levels[3] == pytest.approx((null[3, 0] - others.mean()) / others.std(ddof=1))
+
+
 def test_small_null_gives_no_p_value():
     null = Null.fit(np.array([1.0, 2.0]))
     assert np.isnan(null.p_values(np.array([9.0]))).all()

@@ -101,7 +101,16 @@ def test_kill_cuts_the_journal_in_the_middle_of_a_line(small, tmp_path):
         TrainingIndex.build(small, folder, progress=stop)
     journal = tmp_path / "b.rdindex.partial" / "entries.jsonl"
     journal.write_bytes(journal.read_bytes()[:-25])
-    index = TrainingIndex.build(small, folder)
+
+    def stop_again(stage, done, total):
+        if done == 5:
+            raise StopError
+
+    with pytest.raises(StopError):
+        TrainingIndex.build(small, folder, progress=stop_again)
+    seen = []
+    index = TrainingIndex.build(small, folder, progress=lambda stage, done, total: seen.append(done))
+    assert seen == [6]
     np.testing.assert_array_equal(rows(index), whole)
     assert len(index) == 6
 
@@ -122,6 +131,7 @@ def test_append_adds_only_new_cases_and_equals_preparing_them_at_once(small, tmp
     index = TrainingIndex.build(small, tmp_path / "x.rdindex")
     cohort(tmp_path / "training", 3, first_seed=50, prefix="later")
     more = Cohort.read(tmp_path / "training")
+    (index.folder / "nulls").mkdir()
     seen = []
     grown = index.append(more, progress=lambda stage, done, total: seen.append(done))
     assert len(grown) == 9
@@ -130,6 +140,7 @@ def test_append_adds_only_new_cases_and_equals_preparing_them_at_once(small, tmp
     np.testing.assert_array_equal(rows(grown)[:6], rows(index))
     assert grown.verify() == []
     assert len(grown.append(more)) == 9
+    assert not (index.folder / "nulls").exists()
 
 
 def test_interrupted_append_leaves_the_index_as_it_was(small, tmp_path):
