@@ -167,9 +167,9 @@ def _find(source: Path, mask_folder: Path | None, log: _Log) -> list[Case]:
         listing = source / "dataset.json"
         if listing.is_file() and (source / "imagesTr").is_dir():
             return _listed(read_decathlon(listing, log.add), log)
-        if mask_folder is not None and mask_folder.resolve() == source.resolve():
-            raise InputError(mask_folder, "is the folder of the images themselves", "Give the folder of the masks")
-        return _cases_of(walk(source, log.add, mask_folder), source, log)
+        # Binary images may be their own masks; a folder of masks inside the images' folder holds no images.
+        own = mask_folder is not None and mask_folder.resolve() == source.resolve()
+        return _cases_of(walk(source, log.add, None if own else mask_folder), source, log)
     if source.suffix.lower() in (".csv", ".tsv"):
         return _listed(read_table(source, log.add), log)
     if source.suffix.lower() == ".json":

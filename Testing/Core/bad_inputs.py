@@ -230,7 +230,7 @@ def _masks(folder: Path, rng: np.random.Generator) -> Iterator[BadInput]:
             (masks / file).write_bytes(data)
         yield BadInput(f"mask_{name}", images, expect, masks=masks, culprit=masks.name)
     yield BadInput("mask_folder_missing", images, "does not exist", masks=folder / "no_masks", culprit="no_masks")
-    yield BadInput("mask_folder_is_images", images, "images themselves", masks=images, culprit="images")
+    yield BadInput("mask_folder_is_images", images, "", masks=images, culprit="works")
     file = images / "case.nii.gz"
     yield BadInput("mask_folder_is_file", images, "is not a folder", masks=file, culprit=file.name)
 

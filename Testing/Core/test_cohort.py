@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -187,3 +188,14 @@ def test_the_real_cohorts_have_the_cases_that_they_should(real_data: Path):
     assert len({case.patient for case in cohort.cases}) < 130
     assert Cohort.read(real_data / "head_ct", strict=True).ids == ("ge_human_dicom", "slicer_cthead_dicom")
     assert len(Cohort.read(real_data / "vessels", strict=True)) == 500
+
+
+def test_binary_images_may_be_their_own_masks(tmp_path):
+    for name in ("a", "b"):
+        nib.save(
+            nib.Nifti1Image(np.eye(4, dtype=np.uint8)[..., None] * np.ones(3, np.uint8), np.eye(4)),
+            tmp_path / f"{name}.nii.gz",
+        )
+    cohort = Cohort.read(tmp_path, masks=tmp_path)
+    assert [c.mask for c in cohort.cases] == [c.files[0] for c in cohort.cases]
+    assert len(cohort) == 2
