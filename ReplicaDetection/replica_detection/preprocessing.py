@@ -204,7 +204,9 @@ def _believable_affine(volume: Volume, native: Native) -> tuple[np.ndarray, tupl
     for i in range(dimensions):
         affine[axis[i], i] = orientation[i, 1] * native.extent[axis[i]] / shape[i]
     note = f"{reason}: taken to show the same field of view as the training images"
-    return affine, () if np.allclose(affine, volume.affine, atol=1e-3) else (note,)
+    # A 2D image keeps its own axes, so only its pixel size can differ.
+    a, b = (np.abs(m) if dimensions == 2 else m for m in (affine, volume.affine))
+    return affine, () if np.allclose(a, b, atol=1e-3) else (note,)
 
 
 def _default(affine: np.ndarray) -> bool:

@@ -165,7 +165,12 @@ def test_2d_images_of_other_sizes_are_stretched_to_the_grid():
     images = [of(rng.random((64, 48)), np.eye(4), trusted=False) for _ in range(3)]
     preparation = plan(PROFILES["chest-xray"], images)
     assert preparation.grid == (64, 48)
-    assert prepare(of(rng.random((128, 96)), np.eye(4), trusted=False), preparation).image.shape == (64, 48)
+    other = prepare(of(rng.random((128, 96)), np.eye(4), trusted=False), preparation)
+    assert other.image.shape == (64, 48)
+    assert any("field of view" in w for w in other.warnings)
+    # PNG files have no geometry, and need none where all are alike.
+    alike = of(rng.random((64, 48)), np.diag([-1.0, -1.0, 1.0, 1.0]), trusted=False)
+    assert prepare(alike, preparation).warnings == ()
 
 
 def test_constant_percentiles_fall_back_to_the_whole_range():
