@@ -30,7 +30,7 @@ from replica_detection.index_writing import (
     write_rows,
 )
 from replica_detection.loading import nothing_usable, sample_volumes
-from replica_detection.measures import MEASURES, Block, Measure, make_measures
+from replica_detection.measures import MEASURES, Block, Measure, make_measures, needed_features
 from replica_detection.preprocessing import plan
 from replica_detection.profiles import Preparation, profile_named
 from replica_detection.progress import Progress, silent
@@ -92,21 +92,21 @@ class TrainingIndex:
         with Lock(work):
             requested = None if measures is None else list(measures)
             settings = _settings(segmenter)
-            options = {"schema": SCHEMA_VERSION, "profile": profile, "measures": requested, "segmenter": settings}
+            masks = segmenter is not None or any(c.mask is not None for c in cohort.cases)
+            options = {
+                "schema": SCHEMA_VERSION,
+                "profile": profile,
+                "measures": requested,
+                "segmenter": settings,
+                "masks": masks,
+            }
             preparation, done = resume_build(work, options)
             if preparation is None:
                 volumes = sample_volumes(cohort, strict=strict)
                 preparation = plan(profile_named(profile), volumes)
                 start_build(work, options, preparation)
-            masks = segmenter is not None or any(c.mask is not None for c in cohort.cases)
             chosen = make_measures(measures, preparation, masks=masks)
-            data = {
-                "preparation": preparation.to_json(),
-                "measures": [m.name for m in chosen],
-                "requested": requested,
-                "segmenter": settings,
-                "source": str(cohort.source),
-            }
+            data = _header(preparation, [m.name for m in chosen], requested, settings, str(cohort.source))
             entries, problems = write_rows(
                 work,
                 cohort,
@@ -180,13 +180,7 @@ class TrainingIndex:
                 strict=strict,
                 progress=progress,
             )
-            data = {
-                "preparation": self.preparation.to_json(),
-                "measures": list(self.measure_names),
-                "requested": None if self.requested is None else list(self.requested),
-                "segmenter": self.segmenter_settings,
-                "source": self.source,
-            }
+            data = _header(self.preparation, self.measure_names, self.requested, self.segmenter_settings, self.source)
             write_index(self.folder, data, [*self.entries, *entries], (*self.problems, *cohort.problems, *problems))
             shutil.rmtree(self.folder / "nulls", ignore_errors=True)
         return TrainingIndex.open(self.folder)
@@ -217,7 +211,7 @@ class TrainingIndex:
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(n for name in self.measure_names for n in MEASURES[name].needs))
+        return tuple(needed_features(MEASURES[name] for name in self.measure_names))
 
     @property
     def warnings(self) -> tuple[tuple[str, str], ...]:
@@ -325,6 +319,23 @@ class TrainingIndex:
                     f"(it serves {', '.join(self.measure_names)}); build it again with --measures"
                 )
         return make_measures(names or self.measure_names, self.preparation, device)
+
+
+def _header(
+    preparation: Preparation,
+    measures: Sequence[str],
+    requested: Sequence[str] | None,
+    segmenter: dict[str, Any] | None,
+    source: str,
+) -> dict[str, Any]:
+    """What `index.json` says of the whole index, as the constructor reads it."""
+    return {
+        "preparation": preparation.to_json(),
+        "measures": list(measures),
+        "requested": None if requested is None else list(requested),
+        "segmenter": segmenter,
+        "source": source,
+    }
 
 
 def _settings(segmenter: Segmenter | None) -> dict[str, Any] | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from replica_detection.cohort import Case, Cohort, Problem
 from replica_detection.errors import ConfigurationError, InputError, ReplicaDetectionError
@@ -13,6 +14,8 @@ from replica_detection.preprocessing import Prepared, prepare
 from replica_detection.profiles import Preparation
 from replica_detection.segmentation import Segmenter
 from replica_detection.volume import Volume, read_mask, read_volume
+
+T = TypeVar("T")
 
 SAMPLE = 24
 WORKERS = 3
@@ -33,23 +36,16 @@ def load_prepared(
         strict: the first case that cannot be used raises its InputError.
     """
 
+    def read(case: Case) -> Prepared:
+        volume = read_volume(case)
+        if with_masks and case.mask is not None:
+            return prepare(volume, preparation, read_mask(case.mask, volume), "file")
+        if with_masks and segmenter is not None:
+            return prepare(volume, preparation, segmenter.segment(volume), segmenter.name)
+        return prepare(volume, preparation)
+
     def load(case: Case) -> Prepared | Problem:
-        try:
-            volume = read_volume(case)
-            if with_masks and case.mask is not None:
-                return prepare(volume, preparation, read_mask(case.mask, volume), "file")
-            if with_masks and segmenter is not None:
-                return prepare(volume, preparation, segmenter.segment(volume), segmenter.name)
-            return prepare(volume, preparation)
-        except InputError as error:
-            if strict:
-                raise
-            return Problem.of(error)
-        except ConfigurationError as error:
-            wrapped = InputError(case.image, str(error), "Leave it out, or compare cohorts of one kind")
-            if strict:
-                raise wrapped from error
-            return Problem.of(wrapped)
+        return or_problem(case, read, "Leave it out, or compare cohorts of one kind", strict=strict)
 
     with ThreadPoolExecutor(WORKERS) as pool:
         waiting: deque[tuple[Case, Future[Prepared | Problem]]] = deque()
@@ -65,6 +61,24 @@ def load_prepared(
                 yield first, future.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def or_problem(case: Case, work: Callable[[Case], T], advice: str, *, strict: bool) -> T | Problem:
+    """What `work` makes of the case, or the Problem that kept it from that; with `strict` its InputError is raised.
+
+    A ConfigurationError means that this image does not go with the others; `advice` says what to do then.
+    """
+    try:
+        return work(case)
+    except InputError as error:
+        if strict:
+            raise
+        return Problem.of(error)
+    except ConfigurationError as error:
+        wrapped = InputError(case.image, str(error), advice)
+        if strict:
+            raise wrapped from error
+        return Problem.of(wrapped)
 
 
 def sample_volumes(cohort: Cohort, *, strict: bool = False, size: int = SAMPLE) -> Iterator[Volume]:

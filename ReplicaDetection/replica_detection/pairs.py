@@ -24,6 +24,8 @@ class PairLoader:
     def __init__(self, index: TrainingIndex, queries: Cohort | None):
         self.index = index
         self.has_masks = "mask" in index.feature_names
+        # Made once: a network is read from its file each time it is made.
+        self.segmenter = index.segmenter if self.has_masks and queries is not None else None
         self.positions = {id: i for i, id in enumerate(index.ids)}
         self.cases: dict[str, Case] | None = None if queries is None else {c.id: c for c in queries.cases}
 
@@ -50,9 +52,10 @@ class PairLoader:
         assert self.cases is not None
         if case_id not in self.cases:
             return None
-        segmenter = self.index.segmenter if self.has_masks else None
         _, prepared = next(
-            load_prepared([self.cases[case_id]], self.index.preparation, with_masks=self.has_masks, segmenter=segmenter)
+            load_prepared(
+                [self.cases[case_id]], self.index.preparation, with_masks=self.has_masks, segmenter=self.segmenter
+            )
         )
         return None if isinstance(prepared, Problem) else prepared
 

@@ -10,6 +10,7 @@ from replica_detection.cohort import Cohort
 from replica_detection.detection import Options, detect
 from replica_detection.errors import ConfigurationError, IndexFormatError
 from replica_detection.index import TrainingIndex
+from replica_detection.measures.segmentation import has_mask
 from replica_detection.pairs import PairLoader
 from replica_detection.segmentation import SEGMENTERS, Segmenter, make_segmenter, register
 from replica_detection.volume import Volume, read_volume
@@ -125,6 +126,22 @@ def test_images_without_masks_are_judged_by_the_other_levels_and_said_so(cohorts
     no_null = detect(read(cohorts, "synthetic"), index, validation=read(cohorts, "validation", masks=False))
     assert any(w.startswith("dice: too few null cases") for w in no_null.run.warnings)
     assert all(c.levels_flagged in ((), ("voxel",)) for c in no_null.summary)
+
+
+def test_interrupted_build_without_masks_is_not_resumed_with_them(cohorts, tmp_path):
+    """Rows written without a mask would stand for empty masks."""
+
+    def stop(stage, done, total):
+        if done == 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        TrainingIndex.build(read(cohorts, "training", masks=False), tmp_path / "x.rdindex", progress=stop)
+    mask = np.pad(np.ones((4, 4, 4), np.uint8), ((5, 15), (5, 19), (5, 11)))
+    write(tmp_path / "masks" / "case_020.nii.gz", mask)
+    some = Cohort.read(cohorts / "training", masks=tmp_path / "masks")
+    masks = TrainingIndex.build(some, tmp_path / "x.rdindex").features(range(30), ["mask"])["mask"]
+    assert has_mask(masks).tolist() == [n == 20 for n in range(30)]
 
 
 def test_segmentation_measures_need_masks(cohorts, tmp_path):

@@ -66,7 +66,7 @@ class Measure(ABC):
         return None
 
 
-def needed_features(measures: Iterable[Measure]) -> list[str]:
+def needed_features(measures: Iterable[Measure | type[Measure]]) -> list[str]:
     """Names of the features that any of the measures reads, each once."""
     return list(dict.fromkeys(name for m in measures for name in m.needs))
 

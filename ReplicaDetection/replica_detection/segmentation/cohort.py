@@ -12,8 +12,7 @@ import numpy as np
 
 from replica_detection.atomic import atomic_write
 from replica_detection.cohort import Case, Cohort, Problem
-from replica_detection.errors import ConfigurationError, InputError
-from replica_detection.loading import nothing_usable
+from replica_detection.loading import nothing_usable, or_problem
 from replica_detection.progress import Progress, silent
 from replica_detection.segmentation.base import Segmenter
 from replica_detection.volume import read_volume, write_volume
@@ -41,15 +40,8 @@ def segment_cohort(
     previews.mkdir(parents=True, exist_ok=True)
 
     def work(case: Case) -> MaskFile | Problem:
-        try:
-            return _segment(case, segmenter, output)
-        except InputError as error:
-            failure = error
-        except ConfigurationError as error:
-            failure = InputError(case.image, str(error), "Leave it out, or give a mask of your own")
-        if strict:
-            raise failure
-        return Problem.of(failure)
+        advice = "Leave it out, or give a mask of your own"
+        return or_problem(case, lambda c: _segment(c, segmenter, output), advice, strict=strict)
 
     masks: list[MaskFile] = []
     problems: list[Problem] = []
