@@ -47,6 +47,92 @@ class Options:
             raise ConfigurationError(f"--k is {self.k}: it must be at least 1")
 
 
+class Detector:
+    """A training index with its null, ready to judge one cohort after another, or one image at a time.
+
+    Args:
+        index: the training cohort.
+        validation: real cases that the generator never saw; without them the null comes from the training cohort
+            itself, each case compared with the cases of other patients.
+        progress: called with (stage, done, total).
+
+    Raises:
+        ConfigurationError: options that do not fit the index.
+    """
+
+    def __init__(
+        self,
+        index: TrainingIndex,
+        *,
+        validation: Cohort | None = None,
+        options: Options | None = None,
+        progress: Progress = silent,
+    ):
+        self.index, self.validation, self.options = index, validation, options or Options()
+        self.device = resolve_device(self.options.device)
+        self.measures = index.measures(self.options.measures, self.device)
+        self._clock = _Clock()
+        with self._clock.stage("null"):
+            self.null = (
+                cross_fitted_distances(index, self.measures, size=self.options.null_size, progress=progress)
+                if validation is None
+                else validation_distances(
+                    validation, index, self.measures, strict=self.options.strict, progress=progress
+                )
+            )
+
+    def detect(self, synthetic: Cohort, *, masks: Path | None = None, progress: Progress = silent) -> DetectionResult:
+        """Compares every case of a cohort with every training case and says which are replicas.
+
+        Args:
+            synthetic: the images to be judged.
+            masks: where the cohort's masks were read from; only noted in the result, for its pictures.
+            progress: called with (stage, done, total).
+
+        Raises:
+            InputError: no image can be read, or the first that cannot with `strict`.
+        """
+        index, options, null = self.index, self.options, self.null
+        clock = _Clock(dict(self._clock.seconds))
+        with clock.stage("compare"):
+            queries = CohortQueries(synthetic, index, strict=options.strict)
+            found = compare(queries, index, self.measures, progress=progress)
+        if not found.ids:
+            raise nothing_usable(synthetic.source, (*synthetic.problems, *found.problems))
+        with clock.stage("statistics"):
+            judged = judge(found, null, self.measures, index, k=options.k, alpha=options.alpha)
+        run = RunInfo(
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            alpha=options.alpha,
+            k=min(options.k, len(index)),
+            device=self.device,
+            profile={**index.preparation.to_json(), "description": index.preparation.describe()},
+            synthetic=_cohort_info(synthetic, found),
+            training=CohortInfo(index.source, len(index), tuple((p.path, p.message) for p in index.problems)),
+            validation=None if self.validation is None else _cohort_info(self.validation, null),
+            index=str(index.folder),
+            measures=judged.measures,
+            null=judged.null,
+            evidence=judged.evidence,
+            evidence_threshold=judged.evidence_threshold,
+            timings=clock.seconds,
+            versions=package_versions(),
+            warnings=(
+                *judged.warnings,
+                *collected(index.warnings, "training image"),
+                *collected(null.warnings if self.validation is not None else (), "validation image"),
+                *collected(found.warnings, "synthetic image"),
+            ),
+            options={
+                "null_size": options.null_size,
+                "strict": options.strict,
+                "masks": None if masks is None else str(masks),
+                "segmenter": index.segmenter_settings,
+            },
+        )
+        return DetectionResult(judged.summary, judged.matches, judged.neighbors, run)
+
+
 def detect(
     synthetic: Cohort,
     index: TrainingIndex,
@@ -56,66 +142,9 @@ def detect(
     masks: Path | None = None,
     progress: Progress = silent,
 ) -> DetectionResult:
-    """Compares every synthetic case with every training case and says which are replicas.
-
-    Args:
-        synthetic: the images to be judged.
-        index: the training cohort.
-        validation: real cases that the generator never saw; without them the null comes from the training cohort
-            itself, each case compared with the cases of other patients.
-        masks: where the synthetic cohort's masks were read from; only noted in the result, for its pictures.
-        progress: called with (stage, done, total).
-
-    Raises:
-        InputError: no synthetic image can be read, or the first that cannot with `strict`.
-        ConfigurationError: options that do not fit the index.
-    """
-    options = options or Options()
-    clock = _Clock()
-    device = resolve_device(options.device)
-    measures = index.measures(options.measures, device)
-    with clock.stage("null"):
-        null = (
-            cross_fitted_distances(index, measures, size=options.null_size, progress=progress)
-            if validation is None
-            else validation_distances(validation, index, measures, strict=options.strict, progress=progress)
-        )
-    with clock.stage("compare"):
-        found = compare(CohortQueries(synthetic, index, strict=options.strict), index, measures, progress=progress)
-    if not found.ids:
-        raise nothing_usable(synthetic.source, (*synthetic.problems, *found.problems))
-    with clock.stage("statistics"):
-        judged = judge(found, null, measures, index, k=options.k, alpha=options.alpha)
-    run = RunInfo(
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        alpha=options.alpha,
-        k=min(options.k, len(index)),
-        device=device,
-        profile={**index.preparation.to_json(), "description": index.preparation.describe()},
-        synthetic=_cohort_info(synthetic, found),
-        training=CohortInfo(index.source, len(index), tuple((p.path, p.message) for p in index.problems)),
-        validation=None if validation is None else _cohort_info(validation, null),
-        index=str(index.folder),
-        measures=judged.measures,
-        null=judged.null,
-        evidence=judged.evidence,
-        evidence_threshold=judged.evidence_threshold,
-        timings=clock.seconds,
-        versions=package_versions(),
-        warnings=(
-            *judged.warnings,
-            *collected(index.warnings, "training image"),
-            *collected(null.warnings if validation is not None else (), "validation image"),
-            *collected(found.warnings, "synthetic image"),
-        ),
-        options={
-            "null_size": options.null_size,
-            "strict": options.strict,
-            "masks": None if masks is None else str(masks),
-            "segmenter": index.segmenter_settings,
-        },
-    )
-    return DetectionResult(judged.summary, judged.matches, judged.neighbors, run)
+    """The whole pipeline in one call: see `Detector` and `Detector.detect` for arguments and errors."""
+    detector = Detector(index, validation=validation, options=options, progress=progress)
+    return detector.detect(synthetic, masks=masks, progress=progress)
 
 
 def resolve_device(device: str) -> str:
