@@ -1,7 +1,7 @@
 """What server and clients say to each other, as plain dataclasses. Imports with numpy alone.
 
 The server's pages take these classes as they are; a client turns them to and from JSON with `to_json` and `from_json`.
-JSON has no NaN: what is undefined is None. Fields are only ever added, with a default; anything else raises API_VERSION.
+JSON has no NaN: what is undefined is None. Fields are only ever added, with a default; else API_VERSION rises.
 A rating travels as `ratings.Rating`, an alignment as `alignment.Alignment`.
 """
 
