@@ -168,7 +168,9 @@ def _stored_pixels(path: Path, dataset: Any, frames: int, scales: list[tuple[flo
 def _uncompressed_syntax(dataset: Any) -> Any:
     from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-    return ImplicitVRLittleEndian if dataset.original_encoding[0] else ExplicitVRLittleEndian
+    # pydicom 2 knows no original_encoding.
+    implicit = dataset.original_encoding[0] if hasattr(dataset, "original_encoding") else dataset.is_implicit_VR
+    return ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
 
 
 def _decompressed(path: Path, scales: list[tuple[float, float]]) -> np.ndarray:
@@ -192,7 +194,7 @@ def _slice(stored: np.ndarray, source: tuple[Any, ...], scale: tuple[float, floa
     slope, intercept = scale
     pixels = stored * np.float32(slope) + np.float32(intercept)
     if "ModalityLUTSequence" in dataset:
-        from pydicom.pixels import apply_modality_lut
+        from pydicom.pixel_data_handlers.util import apply_modality_lut  # where pydicom 2 and 3 both have it
 
         pixels = apply_modality_lut(stored.astype(np.int64), dataset)
     directions = _vector(_first(source, "PlaneOrientationSequence", "ImageOrientationPatient"), 6)

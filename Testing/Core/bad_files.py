@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK
 from PIL import Image
 
-from Core.made_dicom import dicom_dataset
+from Core.made_dicom import dicom_dataset, save_dicom
 
 Content = bytes | Callable[[Path], None]
 # Name, extension, a part of the message, what the file holds (or what writes it).
@@ -279,7 +279,7 @@ def _dicom_faults(rng: np.random.Generator) -> Iterator[Fault]:
         ("bits", "", dicom_dataset(pixels, BitsAllocated=13)),
     ):
         file = io.BytesIO()
-        dataset.save_as(file, enforce_file_format=True)
+        save_dicom(dataset, file)
         yield f"dcm_{name}", ".dcm", expect, file.getvalue()
     yield "dcm_preamble_alone", ".dcm", "", bytes(128) + b"DICM"
     yield "dcm_cut", ".dcm", "", file.getvalue()[:300]

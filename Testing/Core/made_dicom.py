@@ -8,8 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+
+def save_dicom(dataset: FileDataset, target: Any, *, bare: bool = False) -> None:
+    """Writes a DICOM file with whichever pydicom is installed; `bare`: implicit, without preamble and file header."""
+    if int(pydicom.__version__.split(".")[0]) < 3:
+        dataset.is_little_endian, dataset.is_implicit_VR = True, bare
+        dataset.save_as(target, write_like_original=bare)
+    elif bare:
+        dataset.save_as(target, implicit_vr=True, little_endian=True)
+    else:
+        dataset.save_as(target, enforce_file_format=True)
 
 
 def dicom_dataset(pixels: np.ndarray | None, **elements: Any) -> FileDataset:
@@ -68,6 +80,6 @@ def write_series(
     for i, (pixels, position) in enumerate(zip(stack, positions, strict=True)):
         own = {"ImagePositionPatient": list(position), "InstanceNumber": i + 1, **elements, **(each[i] if each else {})}
         file = folder / (names[i] if names else f"{i:03d}.dcm")
-        dicom_dataset(pixels, **own).save_as(file, enforce_file_format=True)
+        save_dicom(dicom_dataset(pixels, **own), file)
         files.append(file)
     return files

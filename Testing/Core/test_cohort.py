@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from Core.made_dicom import dicom_dataset, write_series
+from Core.made_dicom import dicom_dataset, save_dicom, write_series
 from replica_detection.cohort import Case, Cohort
 from replica_detection.errors import InputError
 
@@ -60,7 +60,7 @@ def test_series_become_cases_named_by_their_folder(tmp_path: Path):
 def test_scouts_are_ignored_without_being_a_problem(tmp_path: Path):
     write_series(tmp_path / "ct", PIXELS, [(0, 0, i) for i in range(3)])
     scout = dicom_dataset(PIXELS[0], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
-    scout.save_as(tmp_path / "ct" / "scout.dcm", enforce_file_format=True)
+    save_dicom(scout, tmp_path / "ct" / "scout.dcm")
     cohort = Cohort.read(tmp_path, strict=True)
     assert cohort.ids == ("ct",) and len(cohort.cases[0].files) == 3
     assert [problem.message for problem in cohort.ignored] == ["is a scout image (localizer)."]

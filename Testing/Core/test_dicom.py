@@ -13,7 +13,7 @@ from pydicom.uid import BasicTextSRStorage, DigitalXRayImageStorageForPresentati
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
-from Core.made_dicom import dicom_dataset, write_series
+from Core.made_dicom import dicom_dataset, save_dicom, write_series
 from replica_detection.cohort import Cohort
 from replica_detection.dicom import read_header
 from replica_detection.errors import InputError
@@ -176,8 +176,8 @@ def test_compressed_slices_hold_the_same_values(tmp_path: Path):
     pixels = stack_of(1)[0]
     plain, packed = dicom_dataset(pixels), dicom_dataset(pixels)
     packed.compress(RLELossless, generate_instance_uid=False)
-    plain.save_as(tmp_path / "plain.dcm", enforce_file_format=True)
-    packed.save_as(tmp_path / "rle.dcm", enforce_file_format=True)
+    save_dicom(plain, tmp_path / "plain.dcm")
+    save_dicom(packed, tmp_path / "rle.dcm")
     for compressor in ("JPEG2000", "JPEG"):
         image = SimpleITK.ReadImage(str(tmp_path / "plain.dcm"), SimpleITK.sitkInt16)
         writer = SimpleITK.ImageFileWriter()
@@ -198,7 +198,7 @@ def test_monochrome1_is_inverted_within_the_stored_range(tmp_path: Path):
     options = {"BitsStored": 12, "HighBit": 11, "RescaleIntercept": 0, "Modality": "DX"}
     file = tmp_path / "x.dcm"
     dataset = dicom_dataset(pixels, PhotometricInterpretation="MONOCHROME1", **options)
-    dataset.save_as(file, enforce_file_format=True)
+    save_dicom(dataset, file)
     assert np.array_equal(read_volume(file).array, 4095.0 - pixels.T)
 
 
@@ -208,7 +208,7 @@ def test_a_radiograph_takes_its_spacing_from_either_tag(tmp_path: Path, tag: str
     dataset = dicom_dataset(stack_of(1)[0], SOPClassUID=DigitalXRayImageStorageForPresentation, **elements)
     if tag:
         setattr(dataset, tag, [0.2, 0.1])
-    dataset.save_as(tmp_path / "x.dcm", enforce_file_format=True)
+    save_dicom(dataset, tmp_path / "x.dcm")
     volume = read_volume(tmp_path / "x.dcm")
     assert volume.array.shape == (11, 14) and volume.trusted is (tag is not None)
     np.testing.assert_allclose(volume.spacing, [0.1, 0.2] if tag else [1, 1])
@@ -232,7 +232,7 @@ def test_an_enhanced_multi_frame_file_equals_its_slices(tmp_path: Path):
     shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [plane]
     shared.PixelValueTransformationSequence = [scale]
     frames.SharedFunctionalGroupsSequence = [shared]
-    frames.save_as(tmp_path / "frames.dcm", enforce_file_format=True)
+    save_dicom(frames, tmp_path / "frames.dcm")
     whole, slices = read_volume(tmp_path / "frames.dcm"), read_one(tmp_path / "slices")
     assert np.array_equal(whole.array, slices.array)
     assert np.array_equal(whole.affine, slices.affine)
@@ -255,7 +255,7 @@ def test_the_header_tells_reports_and_scouts_and_hides_the_patient(tmp_path: Pat
         "nobody": {"PatientID": ""},
     }.items():
         dataset = dicom_dataset(stack_of(1)[0], SpecificCharacterSet="ISO_IR 192", **elements)
-        dataset.save_as(tmp_path / name, enforce_file_format=True)
+        save_dicom(dataset, tmp_path / name)
     assert "scout" in read_header(tmp_path / "scout").left_out
     assert "Basic Text SR" in read_header(tmp_path / "report").left_out
     header = read_header(tmp_path / "slice")
@@ -267,7 +267,7 @@ def test_a_file_from_before_the_preamble_is_read(tmp_path: Path):
     dataset = dicom_dataset(stack_of(1)[0])
     del dataset.file_meta
     dataset.preamble = None
-    dataset.save_as(tmp_path / "old.dcm", implicit_vr=True, little_endian=True)
+    save_dicom(dataset, tmp_path / "old.dcm", bare=True)
     assert np.array_equal(read_volume(tmp_path / "old.dcm").array, stack_of(1)[0].T - 1024.0)
 
 

@@ -1,75 +1,36 @@
-"""The command line: `replica-detection demo | index | detect | report | duplicates`."""
+"""`index`, `detect`, `report`, `duplicates`."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from replica_detection.console import Bars, console, print_problems, print_result, print_warnings, run_guarded
-from replica_detection.version import __version__
+from replica_detection.cli.application import app
+from replica_detection.cli.options import (
+    COHORT_HELP,
+    Alpha,
+    Device,
+    K,
+    Masks,
+    Measures,
+    Patients,
+    Profile,
+    Segment,
+    Strict,
+    names,
+    read_cohort,
+    segmenter_named,
+)
+from replica_detection.console import Bars, console, print_problems, print_result, print_warnings
 
 if TYPE_CHECKING:
     from replica_detection.cohort import Cohort
     from replica_detection.index import TrainingIndex
     from replica_detection.results import DetectionResult
     from replica_detection.segmentation import Segmenter
-
-PROFILES_HELP = "generic, head-ct, tof-mra, brain-mr, knee-mr or chest-xray. Fixes grid and intensity mapping."
-COHORT_HELP = "A folder (searched recursively), a CSV with the columns id,image[,mask][,patient], or a dataset.json."
-
-app = typer.Typer(
-    name="replica-detection",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help=(
-        "Finds synthetic medical images that are replicas of a real patient's scan.\n\n"
-        "Start with [bold]replica-detection demo[/bold]. With your own data:\n\n"
-        "    replica-detection detect SYNTHETIC --training TRAINING --validation UNSEEN --output RESULT\n\n"
-        "SYNTHETIC, TRAINING and UNSEEN are folders of NIfTI, NRRD, MetaImage, DICOM, PNG or JPEG files. UNSEEN holds "
-        "real images that the generator never saw: they tell how alike different patients look. The answer is "
-        "RESULT/report/index.html and the tables beside it.\n\n"
-        "Exit codes: 0 done, 1 the run failed, 2 wrong arguments."
-    ),
-)
-
-Profile = Annotated[str, typer.Option(help=PROFILES_HELP)]
-Patients = Annotated[
-    Path | None, typer.Option(help="CSV with the columns id,patient: scans of one patient are never held to be copies.")
-]
-Measures = Annotated[
-    str | None, typer.Option(help="Comma-separated, such as mae,rmse,ssim. Default: all that the index serves.")
-]
-Masks = Annotated[
-    Path | None,
-    typer.Option(help="Folder of masks of the region of interest (hematoma, vessels ...), named as the images."),
-]
-Segment = Annotated[
-    str | None,
-    typer.Option(help="Make masks where none are given: hemorrhage, vessels, or network:FILE. Your own masks win."),
-]
-Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first file that cannot be used; else skip it.")]
-K = Annotated[int, typer.Option("--k", help="Neighbourhood of the distance ratio.", min=1)]
-Alpha = Annotated[float, typer.Option(help="Error rate of the verdicts.", min=1e-6, max=0.5)]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-
-
-def _version(show: bool) -> None:
-    if show:
-        typer.echo(__version__)
-        raise typer.Exit
-
-
-@app.callback()
-def _main(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
-) -> None: ...
 
 
 @app.command()
@@ -94,7 +55,7 @@ def index(
     from replica_detection.detection import collected
     from replica_detection.index import TrainingIndex
 
-    cohort = _cohort(training, masks, patients, strict)
+    cohort = read_cohort(training, masks, patients, strict)
     with Bars() as progress:
         if append:
             built = TrainingIndex.open(output).append(cohort, strict=strict, progress=progress)
@@ -103,8 +64,8 @@ def index(
                 cohort,
                 output,
                 profile=profile,
-                measures=_names(measures),
-                segmenter=_segmenter(segment),
+                measures=names(measures),
+                segmenter=segmenter_named(segment),
                 strict=strict,
                 progress=progress,
             )
@@ -166,13 +127,13 @@ def detect(
         raise typer.BadParameter("give either --index or --training")
     if index is not None and (segment is not None or training_masks is not None):
         raise typer.BadParameter("--segment and --training-masks are for --training; an index has its own masks")
-    segmenter = _segmenter(segment)
-    options = Options(_names(measures), k, alpha, device, null_size, strict)
-    queries = _cohort(synthetic, masks, None, strict)
-    unseen = None if validation is None else _cohort(validation, validation_masks, patients, strict)
+    segmenter = segmenter_named(segment)
+    options = Options(names(measures), k, alpha, device, null_size, strict)
+    queries = read_cohort(synthetic, masks, None, strict)
+    unseen = None if validation is None else read_cohort(validation, validation_masks, patients, strict)
     with Bars() as progress:
         if training is not None:
-            cohort = _cohort(training, training_masks, patients, strict)
+            cohort = read_cohort(training, training_masks, patients, strict)
             opened = _index_for(
                 cohort, result_folder_index(output), profile, options.measures, segmenter, strict, progress
             )
@@ -237,9 +198,9 @@ def duplicates(
     from replica_detection.pairs import PairLoader
     from replica_detection.report.pictures import jpeg
 
-    options = Options(_names(measures), k, alpha, device, strict=strict)
-    first = _cohort(cohort, None, patients, strict)
-    second = None if other is None else _cohort(other, None, patients, strict)
+    options = Options(names(measures), k, alpha, device, strict=strict)
+    first = read_cohort(cohort, None, patients, strict)
+    second = None if other is None else read_cohort(other, None, patients, strict)
     with Bars() as progress:
         opened = _index_for(first, result_folder_index(output), profile, options.measures, None, strict, progress)
         pairs, found, judged = find_duplicates(opened, second, options=options, progress=progress)
@@ -257,120 +218,6 @@ def duplicates(
         console.print(f"{pair.verdict:15s} {pair.first_id}  {pair.second_id}", highlight=False)
     where = f"among {len(found.ids)} cases" if second is None else f"between {len(opened)} and {len(found.ids)} cases"
     console.print(f"{len(pairs)} pairs {where}: {output / 'duplicates.csv'}, pictures in {output / 'pairs'}")
-
-
-@app.command()
-def segment(
-    cohort: Annotated[Path, typer.Argument(help="Images to be segmented. " + COHORT_HELP)],
-    output: Annotated[Path, typer.Option(help="Folder for the masks, named as the cases, and for previews/.")],
-    name: Annotated[str, typer.Option("--segment", help="hemorrhage, vessels, or network:FILE.")],
-    strict: Strict = False,
-) -> None:
-    """Write a mask for each image, and a picture of each to check it by eye.
-
-    The masks can be corrected in any viewer and given back with --masks.
-
-    Example: replica-detection segment scans/ --segment vessels --output scans_masks
-    """
-    from replica_detection.segmentation import make_segmenter
-    from replica_detection.segmentation.cohort import segment_cohort
-
-    images = _cohort(cohort, None, None, strict)
-    with Bars() as progress:
-        masks, problems = segment_cohort(images, make_segmenter(name), output, strict=strict, progress=progress)
-    print_problems([*images.problems, *problems])
-    empty = [m.id for m in masks if not m.volume_ml]
-    console.print(f"{len(masks)} masks in {output}, pictures in {output / 'previews'}, sizes in {output / 'masks.csv'}")
-    if empty:
-        console.print(f"{len(empty)} of them are empty (first {empty[0]}): nothing was found there.")
-
-
-@app.command("train-segmentation")
-def train_segmentation(
-    cohort: Annotated[Path, typer.Argument(help="Images with masks. " + COHORT_HELP)],
-    output: Annotated[Path, typer.Option(help="Folder for the network, its history and its curve.")],
-    masks: Masks = None,
-    validation: Annotated[
-        Path | None, typer.Option(help="Images for validation; else a fifth of the patients.")
-    ] = None,
-    validation_masks: Annotated[Path | None, typer.Option(help="Masks of --validation.")] = None,
-    patients: Patients = None,
-    profile: Annotated[str | None, typer.Option(help="Intensity mapping and spacing. " + PROFILES_HELP)] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the training images, at most.", min=1)] = 100,
-    network: Annotated[str, typer.Option(help="unet, segresnet, dynunet or basicunet.")] = "unet",
-    seed: Annotated[int, typer.Option(help="Same seed, same network (on the CPU).")] = 0,
-    device: Device = "auto",
-    strict: Strict = False,
-) -> None:
-    """Train a small segmentation network on a cohort with masks, for use as --segment network:OUTPUT.
-
-    The best network by validation Dice is kept. An interrupted training goes on when the same command is given again.
-
-    Example: replica-detection train-segmentation scans/ --masks scans_masks/ --output vessel_network --profile tof-mra
-    """
-    from replica_detection.segmentation.training import train_segmentation as train
-
-    images = _cohort(cohort, masks, patients, strict)
-    unseen = None if validation is None else _cohort(validation, validation_masks, patients, strict)
-    with Bars() as progress:
-        trained = train(
-            images,
-            output,
-            profile=profile,
-            validation=unseen,
-            epochs=epochs,
-            network=network,
-            seed=seed,
-            device=device,
-            progress=progress,
-        )
-    print_problems([*images.problems, *trained.problems])
-    console.print(
-        f"Best validation Dice {trained.best_dice:.3f} after epoch {trained.best_epoch} of {len(trained.history)}. "
-        f"History and curve lie in {output}; use the network with --segment network:{output}"
-    )
-
-
-@app.command()
-def demo(
-    output: Annotated[Path, typer.Option(help="Folder for the made-up cohorts, the results and the reports.")] = Path(
-        "demo"
-    ),
-    seed: Annotated[int, typer.Option(help="Another seed makes other patients.")] = 0,
-) -> None:
-    """Make two phantom cohorts with planted replicas, run the whole pipeline on them and write the reports.
-
-    Head CT with hemorrhage and TOF-MRA of the circle of Willis; takes some minutes, needs no data and no network.
-    """
-    from replica_detection.demo import run_demo
-
-    with Bars() as progress:
-        outcomes = run_demo(output, seed=seed, progress=progress)
-    for outcome in outcomes:
-        console.print(outcome.table())
-    for outcome in outcomes:
-        console.print(f"Report of {outcome.title}: {outcome.page}")
-
-
-def main() -> None:
-    """Entry point: turns every foreseen error into one message and an exit code."""
-    sys.exit(run_guarded(app))
-
-
-def _names(measures: str | None) -> tuple[str, ...] | None:
-    return tuple(n.strip() for n in measures.split(",") if n.strip()) if measures is not None else None
-
-
-def _segmenter(name: str | None) -> Segmenter | None:
-    from replica_detection.segmentation import make_segmenter
-
-    return None if name is None else make_segmenter(name)
-
-
-def _cohort(source: Path, masks: Path | None, patients: Path | None, strict: bool) -> Cohort:
-    from replica_detection.cohort import Cohort
-
-    return Cohort.read(source, masks=masks, patients=patients, strict=strict)
 
 
 def _index_for(

@@ -1,0 +1,51 @@
+"""Options that several commands share, and what they turn into."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from replica_detection.cohort import Cohort
+    from replica_detection.segmentation import Segmenter
+
+PROFILES_HELP = "generic, head-ct, tof-mra, brain-mr, knee-mr or chest-xray. Fixes grid and intensity mapping."
+COHORT_HELP = "A folder (searched recursively), a CSV with the columns id,image[,mask][,patient], or a dataset.json."
+
+Profile = Annotated[str, typer.Option(help=PROFILES_HELP)]
+Patients = Annotated[
+    Path | None, typer.Option(help="CSV with the columns id,patient: scans of one patient are never held to be copies.")
+]
+Measures = Annotated[
+    str | None, typer.Option(help="Comma-separated, such as mae,rmse,ssim. Default: all that the index serves.")
+]
+Masks = Annotated[
+    Path | None,
+    typer.Option(help="Folder of masks of the region of interest (hematoma, vessels ...), named as the images."),
+]
+Segment = Annotated[
+    str | None,
+    typer.Option(help="Make masks where none are given: hemorrhage, vessels, or network:FILE. Your own masks win."),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first file that cannot be used; else skip it.")]
+K = Annotated[int, typer.Option("--k", help="Neighbourhood of the distance ratio.", min=1)]
+Alpha = Annotated[float, typer.Option(help="Error rate of the verdicts.", min=1e-6, max=0.5)]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+def names(measures: str | None) -> tuple[str, ...] | None:
+    return tuple(n.strip() for n in measures.split(",") if n.strip()) if measures is not None else None
+
+
+def segmenter_named(name: str | None) -> Segmenter | None:
+    from replica_detection.segmentation import make_segmenter
+
+    return None if name is None else make_segmenter(name)
+
+
+def read_cohort(source: Path, masks: Path | None, patients: Path | None, strict: bool) -> Cohort:
+    from replica_detection.cohort import Cohort
+
+    return Cohort.read(source, masks=masks, patients=patients, strict=strict)

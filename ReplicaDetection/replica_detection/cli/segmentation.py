@@ -1,0 +1,84 @@
+"""`segment` and `train-segmentation`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from replica_detection.cli.application import app
+from replica_detection.cli.options import COHORT_HELP, PROFILES_HELP, Device, Masks, Patients, Strict, read_cohort
+from replica_detection.console import Bars, console, print_problems
+
+
+@app.command()
+def segment(
+    cohort: Annotated[Path, typer.Argument(help="Images to be segmented. " + COHORT_HELP)],
+    output: Annotated[Path, typer.Option(help="Folder for the masks, named as the cases, and for previews/.")],
+    name: Annotated[str, typer.Option("--segment", help="hemorrhage, vessels, or network:FILE.")],
+    strict: Strict = False,
+) -> None:
+    """Write a mask for each image, and a picture of each to check it by eye.
+
+    The masks can be corrected in any viewer and given back with --masks.
+
+    Example: replica-detection segment scans/ --segment vessels --output scans_masks
+    """
+    from replica_detection.segmentation import make_segmenter
+    from replica_detection.segmentation.cohort import segment_cohort
+
+    images = read_cohort(cohort, None, None, strict)
+    with Bars() as progress:
+        masks, problems = segment_cohort(images, make_segmenter(name), output, strict=strict, progress=progress)
+    print_problems([*images.problems, *problems])
+    empty = [m.id for m in masks if not m.volume_ml]
+    console.print(f"{len(masks)} masks in {output}, pictures in {output / 'previews'}, sizes in {output / 'masks.csv'}")
+    if empty:
+        console.print(f"{len(empty)} of them are empty (first {empty[0]}): nothing was found there.")
+
+
+@app.command("train-segmentation")
+def train_segmentation(
+    cohort: Annotated[Path, typer.Argument(help="Images with masks. " + COHORT_HELP)],
+    output: Annotated[Path, typer.Option(help="Folder for the network, its history and its curve.")],
+    masks: Masks = None,
+    validation: Annotated[
+        Path | None, typer.Option(help="Images for validation; else a fifth of the patients.")
+    ] = None,
+    validation_masks: Annotated[Path | None, typer.Option(help="Masks of --validation.")] = None,
+    patients: Patients = None,
+    profile: Annotated[str | None, typer.Option(help="Intensity mapping and spacing. " + PROFILES_HELP)] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the training images, at most.", min=1)] = 100,
+    network: Annotated[str, typer.Option(help="unet, segresnet, dynunet or basicunet.")] = "unet",
+    seed: Annotated[int, typer.Option(help="Same seed, same network (on the CPU).")] = 0,
+    device: Device = "auto",
+    strict: Strict = False,
+) -> None:
+    """Train a small segmentation network on a cohort with masks, for use as --segment network:OUTPUT.
+
+    The best network by validation Dice is kept. An interrupted training goes on when the same command is given again.
+
+    Example: replica-detection train-segmentation scans/ --masks scans_masks/ --output vessel_network --profile tof-mra
+    """
+    from replica_detection.segmentation.training import train_segmentation as train
+
+    images = read_cohort(cohort, masks, patients, strict)
+    unseen = None if validation is None else read_cohort(validation, validation_masks, patients, strict)
+    with Bars() as progress:
+        trained = train(
+            images,
+            output,
+            profile=profile,
+            validation=unseen,
+            epochs=epochs,
+            network=network,
+            seed=seed,
+            device=device,
+            progress=progress,
+        )
+    print_problems([*images.problems, *trained.problems])
+    console.print(
+        f"Best validation Dice {trained.best_dice:.3f} after epoch {trained.best_epoch} of {len(trained.history)}. "
+        f"History and curve lie in {output}; use the network with --segment network:{output}"
+    )
