@@ -18,19 +18,21 @@ from replica_detection.cohort import Case, Cohort, Problem
 from replica_detection.errors import InputError
 from replica_detection.loading import load_prepared
 from replica_detection.measures import Measure, features_of
+from replica_detection.preprocessing import Prepared
 from replica_detection.profiles import Preparation
 from replica_detection.progress import Progress
 from replica_detection.segmentation import Segmenter
 from replica_detection.versions import package_versions
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
 class Entry:
     """A training case in the index: its row, and what its files (image, then mask) were when it was read.
 
-    `mask` says who made the mask: "file", the name of a segmenter, or "" for none; `warnings` are the reader's.
+    `mask` says who made the mask: "file", the name of a segmenter, or "" for none; `warnings` are the reader's;
+    `affine` (row-major 4 x 4) takes a voxel of the grid to mm RAS+ of the image file.
     """
 
     id: str
@@ -42,9 +44,10 @@ class Entry:
     sha256: str
     mask: str = ""
     warnings: tuple[str, ...] = ()
+    affine: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, case: Case, row: int, mask: str, warnings: tuple[str, ...]) -> Entry:
+    def of(cls, case: Case, row: int, prepared: Prepared) -> Entry:
         files = input_files(case)
         stats = [f.stat() for f in files]
         return cls(
@@ -55,8 +58,9 @@ class Entry:
             tuple(s.st_size for s in stats),
             tuple(s.st_mtime_ns for s in stats),
             checksum(files),
-            mask,
-            warnings,
+            prepared.mask_origin,
+            prepared.warnings,
+            tuple(prepared.affine.ravel().tolist()),
         )
 
     def unchanged(self, case: Case) -> bool:
@@ -176,7 +180,7 @@ def write_rows(
                 continue
             for name, array in features_of(prepared, measures).items():
                 _row_array(store, name, array, row + 1)[row] = array
-            entry = Entry.of(case, row, prepared.mask_origin, prepared.warnings)
+            entry = Entry.of(case, row, prepared)
             journal.write(json.dumps(asdict(entry)) + "\n")
             journal.flush()
             os.fsync(journal.fileno())

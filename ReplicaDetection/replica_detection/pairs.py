@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from replica_detection.cohort import Case, Cohort, Problem
 from replica_detection.errors import ReplicaDetectionError
 from replica_detection.index import TrainingIndex
@@ -46,7 +48,8 @@ class PairLoader:
         names = ["image", "mask"] if self.has_masks else ["image"]
         found = self.index.features([self.positions[case_id]], names)
         mask = found["mask"][0] if self.has_masks and has_mask(found["mask"])[0] else None
-        return Prepared(found["image"][0], mask)
+        affine = np.array(self.index.entries[self.positions[case_id]].affine).reshape(4, 4)
+        return Prepared(found["image"][0], mask, affine=affine)
 
     def _read(self, case_id: str) -> Prepared | None:
         assert self.cases is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,13 +28,15 @@ class Prepared:
     """An image ready to be compared.
 
     `image` is float32 in [0, 1] on the grid of the preparation, `mask` uint8 or None; `mask_origin` says who made the
-    mask: "file", the name of a segmenter, or "" for none.
+    mask: "file", the name of a segmenter, or "" for none. `affine` (4, 4) takes a voxel of the grid to mm RAS+ as the
+    image's own file states them, so that what was found on the grid can be drawn over the file.
     """
 
     image: np.ndarray
     mask: np.ndarray | None
     warnings: tuple[str, ...] = ()
     mask_origin: str = ""
+    affine: np.ndarray = field(default_factory=lambda: np.eye(4))
 
 
 @dataclass(frozen=True)
@@ -103,10 +105,12 @@ def prepare(
         raise ConfigurationError(f"a {volume.array.ndim}D image where the training cohort is {preparation.dimensions}D")
     affine, note = _believable_affine(volume, preparation.native)
     low, high = intensity_limits(volume.array, preparation.intensity)
-    image = _on_grid(volume.array, affine, preparation, labels=False)
+    image, grid_affine = _on_grid(volume.array, affine, preparation, labels=False)
     scaled = np.clip((image - np.float32(low)) / np.float32(high - low), 0, 1)
-    on_grid = None if mask is None else _on_grid(mask, affine, preparation, labels=True).astype(np.uint8)
-    return Prepared(np.ascontiguousarray(scaled, np.float32), on_grid, (*volume.warnings, *note), mask_origin)
+    on_grid = None if mask is None else _on_grid(mask, affine, preparation, labels=True)[0].astype(np.uint8)
+    notes = (*volume.warnings, *note)
+    stated = volume.affine @ np.linalg.inv(affine) @ grid_affine
+    return Prepared(np.ascontiguousarray(scaled, np.float32), on_grid, notes, mask_origin, stated)
 
 
 def intensity_limits(array: np.ndarray, intensity: Intensity) -> tuple[float, float]:
@@ -214,8 +218,10 @@ def _default(affine: np.ndarray) -> bool:
     return bool(np.allclose(np.abs(affine[:3, :3]), np.eye(3), atol=1e-3))
 
 
-def _on_grid(array: np.ndarray, affine: np.ndarray, preparation: Preparation, *, labels: bool) -> np.ndarray:
-    """(X, Y[, Z]) float32 on the grid; nearest neighbour for labels, zero outside them."""
+def _on_grid(
+    array: np.ndarray, affine: np.ndarray, preparation: Preparation, *, labels: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """(X, Y[, Z]) float32 on the grid, and the grid's affine; nearest neighbour for labels, zero outside them."""
     import torch
     from monai.data import MetaTensor
     from monai.transforms import GaussianSmooth, Orientation, ResizeWithPadOrCrop, SpatialResample
@@ -248,4 +254,4 @@ def _on_grid(array: np.ndarray, affine: np.ndarray, preparation: Preparation, *,
     # Edge values, not a constant: the shape of the padding must not make two images alike.
     image = ResizeWithPadOrCrop(grid, mode="constant" if labels else "edge")(image)
     result = np.asarray(image[0], np.float32)
-    return result[..., 0] if flat else result
+    return result[..., 0] if flat else result, np.asarray(image.affine, np.float64)

@@ -178,3 +178,32 @@ def test_constant_percentiles_fall_back_to_the_whole_range():
     array[0, 0, 0] = 5
     assert intensity_limits(array, Intensity(percentiles=(1, 99))) == (0.0, 5.0)
     assert intensity_limits(np.ones((3, 3)), Intensity(percentiles=(1, 99))) == (1.0, 2.0)
+
+
+@pytest.mark.parametrize("case", ["same grid", "turned", "other spacing", "larger field", "made-up spacing"])
+def test_affine_leads_from_the_grid_back_to_the_file(generic, case):
+    """The image file, sampled where the affine says that a voxel lies, holds that voxel's intensity."""
+    array = ndimage.gaussian_filter(volume(7), 1.5)
+    affine = AFFINE.copy()
+    affine[:3, 3] = 5, -7, 11
+    if case == "turned":
+        array, affine = np.transpose(array, (2, 0, 1))[:, ::-1].copy(), np.eye(4)
+        affine[:3, :3] = [[0, -1, 0], [0, 0, 1], [1.2, 0, 0]]
+        affine[:3, 3] = 30, 4, -9
+    elif case == "other spacing":
+        array, affine[:3, :3] = ndimage.zoom(array, 1.25, order=1), affine[:3, :3] / 1.25
+    elif case == "larger field":
+        array = np.pad(array, ((3, 6), (0, 2), (4, 0)), mode="edge")
+    elif case == "made-up spacing":
+        array, affine = ndimage.zoom(array, 3, order=1), np.eye(4)
+    file = of(array, affine)
+    prepared = prepare(file, generic)
+    low, high = intensity_limits(file.array, generic.intensity)
+    voxels = np.indices(generic.grid).reshape(3, -1)
+    world = prepared.affine @ np.vstack([voxels, np.ones(voxels.shape[1])])
+    there = (np.linalg.inv(file.affine) @ world)[:3]
+    # Where three voxels become one, a Gaussian of one voxel stands before the resampling.
+    read = ndimage.gaussian_filter(file.array, 1, mode="nearest") if case == "made-up spacing" else file.array
+    expected = ndimage.map_coordinates(read, there, order=1, mode="nearest")
+    error = np.abs(np.clip((expected - low) / (high - low), 0, 1).reshape(generic.grid) - prepared.image)
+    assert error[1:-1, 1:-1, 1:-1].max() < 0.02
