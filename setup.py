@@ -1,10 +1,11 @@
-"""Packaging of the detection core: `pip install .` gives the `replica-detection` command."""
+"""Packaging: `pip install .` gives the core and the `replica-detection` command, `.[server]` the MONAI Label server."""
 
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+SERVER = "replica_detection_server"
 VERSION = {}
 exec((HERE / "ReplicaDetection/replica_detection/version.py").read_text(encoding="utf-8"), VERSION)
 
@@ -16,9 +17,17 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    package_dir={"": "ReplicaDetection"},
-    packages=find_packages("ReplicaDetection", include=["replica_detection", "replica_detection.*"]),
-    package_data={"replica_detection": ["py.typed", "report/*.html", "report/*.css", "report/*.js"]},
+    # The folder of the MONAI Label app is a package too, so that `serve` works from an installed wheel.
+    package_dir={"": "ReplicaDetection", SERVER: "MonaiLabelApp"},
+    packages=[
+        *find_packages("ReplicaDetection", include=["replica_detection", "replica_detection.*"]),
+        SERVER,
+        *(f"{SERVER}.{name}" for name in find_packages("MonaiLabelApp")),
+    ],
+    package_data={
+        "replica_detection": ["py.typed", "report/*.html", "report/*.css", "report/*.js"],
+        SERVER: ["py.typed"],
+    },
     install_requires=[
         "filelock>=3.12",
         "jinja2>=3.1",
@@ -39,7 +48,20 @@ setup(
         "zarr>=3.0,<4",
     ],
     extras_require={
-        "server": [],
+        # MONAI Label 0.8.5 cannot be imported with pydicom 3, which pydicom-seg does not know, nor with what needs it.
+        "server": [
+            "monailabel==0.8.5; python_version < '3.13'",
+            "dicomweb-client[gcp]>=0.59.1,<0.60",
+            "fastapi>=0.110.2,<1",
+            "pydantic>=2.7,<3",
+            "pydicom>=2.4.4,<3",
+            "pynetdicom>=2.0.2,<3",
+            "python-multipart>=0.0.18",
+            "pytorch-ignite>=0.5,<0.6",
+            "setuptools>=61",
+            "uvicorn>=0.29,<1",
+            "watchdog>=4,<8",
+        ],
         "slicer": [],
         "dev": [
             "hypothesis>=6.100",

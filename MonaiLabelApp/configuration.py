@@ -1,0 +1,134 @@
+"""What the server was started with: the cohorts, the index, and its own folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from replica_detection.errors import ConfigurationError, InputError
+
+_PATHS = ("data", "index", "training", "training_masks", "validation", "validation_masks", "masks", "patients")
+# MONAI Label hands its own settings over in the same dictionary.
+_OF_MONAI_LABEL = ("server_mode",)
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """The `--conf` pairs of the launch, checked.
+
+    `data` is the only folder that the server writes to beside MONAI Label's own files among the studies. `index` is
+    made from `training` where it is missing. Options have the meaning and defaults of `replica-detection detect`.
+    """
+
+    studies: Path
+    data: Path
+    index: Path
+    training: Path | None = None
+    training_masks: Path | None = None
+    validation: Path | None = None
+    validation_masks: Path | None = None
+    masks: Path | None = None
+    patients: Path | None = None
+    profile: str = "generic"
+    segment: str | None = None
+    measures: str | None = None
+    k: int = 50
+    alpha: float = 0.05
+    device: str = "auto"
+    null_size: int = 500
+
+    @classmethod
+    def of(cls, studies: str | os.PathLike[str], conf: Mapping[str, str]) -> Configuration:
+        """From the folder of the synthetic images and the `--conf` pairs; an empty value counts as not given.
+
+        Raises:
+            ConfigurationError: an unknown key, a number that is none, or folders that would be written to and must not.
+            InputError: a folder or file that is not there.
+        """
+        if os.fspath(studies).startswith(("http://", "https://")):
+            raise ConfigurationError(f"--studies {studies}: the synthetic images must be a folder of this machine")
+        given = {key: value for key, value in conf.items() if value not in ("", None)}
+        known = {f.name for f in fields(cls)} - {"studies"}
+        if unknown := [key for key in given if key not in known and key not in _OF_MONAI_LABEL]:
+            raise ConfigurationError(f"unknown --conf {unknown[0]}; known: {', '.join(sorted(known))}")
+        if not {"index", "training"} & set(given):
+            raise ConfigurationError("nothing to compare with: give --conf training DIR or --conf index X.rdindex")
+        chosen: dict[str, Any] = {"studies": Path(studies).resolve()}
+        for key in known & set(given):
+            chosen[key] = Path(given[key]).expanduser().resolve() if key in _PATHS else given[key]
+        for key, kind in (("k", int), ("alpha", float), ("null_size", int)):
+            if key in chosen:
+                chosen[key] = _number(key, chosen[key], kind)
+        chosen.setdefault("data", default_data_folder(chosen["studies"]))
+        chosen.setdefault("index", chosen["data"] / "training.rdindex")
+        made = cls(**chosen)
+        made._check()
+        return made
+
+    @classmethod
+    def from_json(cls, text: str) -> Configuration:
+        """Inverse of `to_json`, for a process that works on behalf of the server."""
+        data = json.loads(text)
+        paths = {"studies", *_PATHS}
+        return cls(**{k: Path(v) if k in paths and v is not None else v for k, v in data.items()})
+
+    def to_json(self) -> str:
+        return json.dumps({k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()})
+
+    @property
+    def measure_names(self) -> tuple[str, ...] | None:
+        """The measures to compute; None: all that the index serves."""
+        return None if self.measures is None else tuple(n.strip() for n in self.measures.split(",") if n.strip())
+
+    @property
+    def scored(self) -> Path:
+        """The result folder of the synthetic collection, as `replica-detection detect` writes one."""
+        return self.data / "scored"
+
+    @property
+    def models(self) -> Path:
+        return self.data / "models"
+
+    def _check(self) -> None:
+        for key in ("studies", *_PATHS):
+            path = getattr(self, key)
+            if key in ("data", "index") or path is None:
+                continue
+            if not path.exists():
+                raise InputError(path, f"does not exist (--{key})", "Check the spelling and that the drive is connected")
+        if self.training is None and not (self.index / "index.json").is_file():
+            raise InputError(
+                self.index, "is no finished index", "Build it with `replica-detection index`, or give --conf training DIR"
+            )
+        # Real scans are only ever read.
+        for real in (self.training, self.validation):
+            folder = real.parent if real is not None and real.is_file() else real
+            for key in ("data", "index", "studies"):
+                path = getattr(self, key)
+                if folder is not None and path.is_relative_to(folder):
+                    raise ConfigurationError(f"{key} ({path}) lies inside {folder}, where nothing may be written")
+
+
+def default_data_folder(studies: Path) -> Path:
+    """Where this platform keeps a user's data, one folder for each collection of studies."""
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    digest = hashlib.sha256(str(studies).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return base / "replica-detection" / f"{studies.name}-{digest}"
+
+
+def _number(key: str, text: Any, kind: type) -> Any:
+    try:
+        return kind(text)
+    except (TypeError, ValueError):
+        raise ConfigurationError(f"--conf {key} is {text!r}: it must be a number") from None

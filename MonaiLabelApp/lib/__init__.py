@@ -1,0 +1,1 @@
+"""What MONAI Label calls tasks, one folder for each kind."""

@@ -1,0 +1,1 @@
+"""Which case a reader sees next."""
