@@ -32,3 +32,46 @@ class IndexFormatError(InputError):
 
 class ConfigurationError(ReplicaDetectionError):
     """Options that do not go together, or a name that is not known."""
+
+
+class ServerError(ReplicaDetectionError):
+    """A call to the server came to nothing; the message is meant for the user.
+
+    `status` is the HTTP status, None where there was no answer; `detail` the server's own explanation, "" without one.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, detail: str = ""):
+        self.status, self.detail = status, detail
+        super().__init__(message)
+
+
+class UnreachableError(ServerError):
+    """No connection, no trust in the server's certificate, or no answer in time."""
+
+
+class ConnectionLostError(UnreachableError):
+    """The connection broke; whether the server did what it was asked is not known."""
+
+
+class AccessDeniedError(ServerError):
+    """401 or 403: no key, a wrong one, or one that may not do this."""
+
+
+class NotFoundError(ServerError):
+    """404: the server does not know the case, job or page."""
+
+
+class ServerBusyError(ServerError):
+    """503, also after the last retry. `retry_after`: seconds that the server asked to wait, None where it said none."""
+
+    def __init__(self, message: str, *, detail: str = "", retry_after: float | None = None):
+        self.retry_after = retry_after
+        super().__init__(message, status=503, detail=detail)
+
+
+class UnexpectedAnswerError(ServerError):
+    """The answer is not that of a Replica Detection server of this version, or not whole."""
+
+
+class CancelledError(ServerError):
+    """The caller cancelled."""

@@ -171,6 +171,15 @@ class SurfaceStatistics:
 
 
 @dataclass(frozen=True)
+class SurfaceReply:
+    """A pair's surfaces: `forth` from the synthetic to the training one, `back` the other way, `symmetric` both."""
+
+    forth: SurfaceStatistics
+    back: SurfaceStatistics
+    symmetric: SurfaceStatistics
+
+
+@dataclass(frozen=True)
 class RatingReceipt:
     """Said once the rating is on the server's disk; sending the same `rating_id` again is harmless."""
 

@@ -1,0 +1,32 @@
+"""Calls that a person may cancel: a function is asked between blocks of a file and while waiting."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from replica_detection.errors import CancelledError
+
+# How often a wait looks whether it was cancelled, in seconds.
+POLL = 0.1
+
+Cancel = Callable[[], bool]
+
+
+def never() -> bool:
+    """Is not cancelled."""
+    return False
+
+
+def check(cancel: Cancel) -> None:
+    """Raises CancelledError where the caller cancelled."""
+    if cancel():
+        raise CancelledError("Cancelled.")
+
+
+def pause(seconds: float, cancel: Cancel) -> None:
+    """Sleeps. Raises CancelledError as soon as the caller cancels."""
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        check(cancel)
+        time.sleep(min(POLL, left))
