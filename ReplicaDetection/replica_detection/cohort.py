@@ -122,6 +122,20 @@ class Cohort:
             cases = _with_patients(cases, Path(patients), log)
         return cls(source, tuple(cases), tuple(log.problems), tuple(log.ignored))
 
+    @classmethod
+    def of_files(
+        cls, source: Path, files: Iterable[Path], *, masks: Path | None = None, strict: bool = False
+    ) -> Cohort:
+        """The cases of some image files of `source`, where nothing else is looked at; no file gives an empty cohort.
+
+        Arguments, ids and errors are those of `read`.
+        """
+        log = _Log(strict)
+        cases = _unique(_cases_of(files, source, log), log)
+        if masks is not None and cases:
+            cases = _with_masks(cases, source, _folder(masks, "the masks"), log)
+        return cls(source, tuple(cases), tuple(log.problems), tuple(log.ignored))
+
 
 _EMPTY_ADVICE = (
     "Give a folder with .nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd, .png, .jpg or DICOM files, a CSV with the columns "

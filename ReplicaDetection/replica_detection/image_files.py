@@ -12,6 +12,8 @@ from replica_detection.errors import InputError
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".jpg", ".jpeg")
 DICOM_SUFFIXES = (".dcm", ".ima")
+# MONAI Label keeps this beside the images that it serves, and masks named as the images in `labels`.
+_MONAI_LABEL = "datastore_v2.json"
 
 
 def is_image_name(path: Path) -> bool:
@@ -91,8 +93,9 @@ def _status(path: Path) -> os.stat_result | Exception:
 def walk(folder: Path, report: Callable[[InputError], None], leave_out: Path | None = None) -> Iterator[Path]:
     """What is below `folder` and not a folder, sorted by name, the files of a folder before its subfolders.
 
-    Hidden names and `__MACOSX` are skipped. Links are followed, but no folder is entered twice, so that loops end; a
-    folder that cannot be listed goes to `report`.
+    Hidden names and `__MACOSX` are skipped, and so is the folder `labels` of a collection that MONAI Label serves.
+    Links are followed, but no folder is entered twice, so that loops end; a folder that cannot be listed goes to
+    `report`.
     """
     entered = {_identity(leave_out)} if leave_out is not None else set()
     waiting = [folder]
@@ -109,7 +112,8 @@ def walk(folder: Path, report: Callable[[InputError], None], leave_out: Path | N
             report(InputError(current, f"cannot be listed ({error.strerror or error})", advice))
             continue
         entered.add(identity)
-        entries = [entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX"]
+        skipped = {"__MACOSX", "labels"} if any(e.name == _MONAI_LABEL for e in entries) else {"__MACOSX"}
+        entries = [entry for entry in entries if not entry.name.startswith(".") and entry.name not in skipped]
         yield from (Path(entry.path) for entry in entries if not _is_folder(entry))
         waiting += [Path(entry.path) for entry in reversed(entries) if _is_folder(entry)]
 

@@ -321,6 +321,28 @@ class TrainingIndex:
         return make_measures(names or self.measure_names, self.preparation, device)
 
 
+def index_for(
+    cohort: Cohort,
+    folder: Path,
+    profile: str = "generic",
+    measures: Sequence[str] | None = None,
+    segmenter: Segmenter | None = None,
+    strict: bool = False,
+    progress: Progress = silent,
+) -> TrainingIndex:
+    """The index that is there, where it still fits the cohort, with new cases appended; else a new one."""
+    if (folder / "index.json").is_file():
+        try:
+            kept = TrainingIndex.open(folder)
+            if kept.serves(cohort, profile, measures, segmenter):
+                return kept.append(cohort, strict=strict, progress=progress)
+        except IndexFormatError:
+            pass  # damaged or of another version: built again
+    return TrainingIndex.build(
+        cohort, folder, profile=profile, measures=measures, segmenter=segmenter, strict=strict, progress=progress
+    )
+
+
 def _header(
     preparation: Preparation,
     measures: Sequence[str],

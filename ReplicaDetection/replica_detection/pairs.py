@@ -36,15 +36,16 @@ class PairLoader:
         if training_id not in self.positions:
             return None
         try:
-            training = self._stored(training_id)
-            query = self._stored(query_id) if self.cases is None else self._read(query_id)
+            training = self.stored(training_id)
+            query = self.stored(query_id) if self.cases is None else self._read(query_id)
         except ReplicaDetectionError:
             return None
         if query is None:
             return None
         return Pair(query.image, training.image, self.index.preparation.spacing, query.mask, training.mask)
 
-    def _stored(self, case_id: str) -> Prepared:
+    def stored(self, case_id: str) -> Prepared:
+        """A case of the index, without a mask where it has none; KeyError for an unknown id."""
         names = ["image", "mask"] if self.has_masks else ["image"]
         found = self.index.features([self.positions[case_id]], names)
         mask = found["mask"][0] if self.has_masks and has_mask(found["mask"])[0] else None

@@ -199,3 +199,24 @@ def test_binary_images_may_be_their_own_masks(tmp_path):
     cohort = Cohort.read(tmp_path, masks=tmp_path)
     assert [c.mask for c in cohort.cases] == [c.files[0] for c in cohort.cases]
     assert len(cohort) == 2
+
+
+def test_masks_that_monai_label_keeps_beside_its_images_are_no_images(tmp_path):
+    nib.save(nib.Nifti1Image(np.zeros((3, 3, 3)), np.eye(4)), tmp_path / "syn_1.nii.gz")
+    (tmp_path / "labels" / "final").mkdir(parents=True)
+    shutil.copy(tmp_path / "syn_1.nii.gz", tmp_path / "labels" / "final" / "syn_1.nii.gz")
+    # A cohort of anyone else may well have a folder of that name.
+    assert [p.message[:9] for p in Cohort.read(tmp_path).problems] == ["two files"]
+    (tmp_path / "datastore_v2.json").write_text("{}")
+    served = Cohort.read(tmp_path)
+    assert [c.image.parent for c in served.cases] == [tmp_path] and not served.problems
+
+
+def test_a_cohort_of_given_files_looks_at_nothing_else(tmp_path):
+    for name in ("a.nii.gz", "b.nii.gz", "masks/a.nii.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(np.zeros((3, 3, 3)), np.eye(4)), tmp_path / name)
+    found = Cohort.of_files(tmp_path, [tmp_path / "a.nii.gz", tmp_path / "gone.nii.gz"], masks=tmp_path / "masks")
+    assert [(c.id, c.mask) for c in found.cases] == [("a", tmp_path / "masks" / "a.nii.gz")]
+    assert len(found.problems) == 1
+    assert Cohort.of_files(tmp_path, [], masks=tmp_path / "masks").cases == ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from replica_detection.cohort import Cohort
     from replica_detection.index import TrainingIndex
     from replica_detection.results import DetectionResult
-    from replica_detection.segmentation import Segmenter
 
 
 @app.command()
@@ -121,7 +119,7 @@ def detect(
     """
     from replica_detection.detection import Options, result_folder_index
     from replica_detection.detection import detect as run
-    from replica_detection.index import TrainingIndex
+    from replica_detection.index import TrainingIndex, index_for
 
     if (index is None) == (training is None):
         raise typer.BadParameter("give either --index or --training")
@@ -134,7 +132,7 @@ def detect(
     with Bars() as progress:
         if training is not None:
             cohort = read_cohort(training, training_masks, patients, strict)
-            opened = _index_for(
+            opened = index_for(
                 cohort, result_folder_index(output), profile, options.measures, segmenter, strict, progress
             )
         else:
@@ -195,6 +193,7 @@ def duplicates(
     """
     from replica_detection.detection import Options, collected, result_folder_index
     from replica_detection.duplicates import find_duplicates, write_duplicates
+    from replica_detection.index import index_for
     from replica_detection.pairs import PairLoader
     from replica_detection.report.pictures import jpeg
 
@@ -202,7 +201,7 @@ def duplicates(
     first = read_cohort(cohort, None, patients, strict)
     second = None if other is None else read_cohort(other, None, patients, strict)
     with Bars() as progress:
-        opened = _index_for(first, result_folder_index(output), profile, options.measures, None, strict, progress)
+        opened = index_for(first, result_folder_index(output), profile, options.measures, None, strict, progress)
         pairs, found, judged = find_duplicates(opened, second, options=options, progress=progress)
         loader = PairLoader(opened, second)
 
@@ -218,37 +217,6 @@ def duplicates(
         console.print(f"{pair.verdict:15s} {pair.first_id}  {pair.second_id}", highlight=False)
     where = f"among {len(found.ids)} cases" if second is None else f"between {len(opened)} and {len(found.ids)} cases"
     console.print(f"{len(pairs)} pairs {where}: {output / 'duplicates.csv'}, pictures in {output / 'pairs'}")
-
-
-def _index_for(
-    cohort: Cohort,
-    folder: Path,
-    profile: str,
-    measures: tuple[str, ...] | None,
-    segmenter: Segmenter | None,
-    strict: bool,
-    progress: Callable[[str, int, int], None],
-) -> TrainingIndex:
-    """The index kept in the output folder where it still fits the cohort, with new cases appended; else a new one."""
-    from replica_detection.errors import IndexFormatError
-    from replica_detection.index import TrainingIndex
-
-    if (folder / "index.json").is_file():
-        try:
-            kept = TrainingIndex.open(folder)
-            if kept.serves(cohort, profile, measures, segmenter):
-                return kept.append(cohort, strict=strict, progress=progress)
-        except IndexFormatError:
-            pass  # damaged or of another version: built again
-    return TrainingIndex.build(
-        cohort,
-        folder,
-        profile=profile,
-        measures=measures,
-        segmenter=segmenter,
-        strict=strict,
-        progress=progress,
-    )
 
 
 def _write_report(result: DetectionResult, output: Path, index: TrainingIndex, queries: Cohort, progress: Any) -> Path:
