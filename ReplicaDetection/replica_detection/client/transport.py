@@ -191,7 +191,8 @@ class Transport:
     # --------------------------------------------------------------------------------------------------- one exchange
 
     def _once(self, call: Call, receive: Callable[[Answer], T]) -> T:
-        query = urlencode({k: v for k, v in call.query.items() if v is not None}, doseq=True)
+        said = {k: str(v).lower() if isinstance(v, bool) else v for k, v in call.query.items() if v is not None}
+        query = urlencode(said, doseq=True)
         target = self.address.path + call.path + (f"?{query}" if query else "")
         for _ in range(MOST_REDIRECTS):
             with closing(self._connection(call.timeout)) as connection:
