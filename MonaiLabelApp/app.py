@@ -2,21 +2,59 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import sys
+import tempfile
+from pathlib import Path
+from typing import Any
 
+from fastapi import FastAPI, HTTPException
 from monailabel.interfaces.app import MONAILabelApp
-from replica_detection.version import __version__
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+from monailabel.interfaces.tasks.scoring import ScoringMethod
+from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.interfaces.tasks.train import TrainTask
+from monailabel.utils.sessions import Sessions
 
+from replica_detection.errors import ReplicaDetectionError
+from replica_detection.schema import to_json
+from replica_detection.version import __version__
 from replica_detection_server.configuration import Configuration
+from replica_detection_server.images import StudiesAndTraining
+from replica_detection_server.lib.activelearning.most_replica_like import MostReplicaLike
+from replica_detection_server.lib.batch import BatchInfer
+from replica_detection_server.lib.infers.replica_matches import ReplicaMatches
+from replica_detection_server.lib.infers.segmentation import segmentation_tasks
+from replica_detection_server.lib.scoring.score_all import ScoreAll
+from replica_detection_server.lib.trainers.build_index import BuildIndex
+from replica_detection_server.lib.trainers.segmentation import TrainSegmentation
+from replica_detection_server.refusals import refusal
 from replica_detection_server.routes import register
+from replica_detection_server.services import Services
+
+logger = logging.getLogger(__name__)
+
+OPEN = (
+    "This is MONAI Label's own launch. It leaves open: no authentication, any web page may send requests (CORS *), "
+    "ids and archives are not checked on MONAI Label's routes, /reload, /proxy and the log are public, and a long "
+    "inference blocks every other request. Use it on this machine alone; `replica-detection serve` closes these."
+)
 
 
 class ReplicaDetectionApp(MONAILabelApp):
-    """Segmentation, comparison with the training cohort, worklist and ratings over MONAI Label's protocol."""
+    """Segmentation, comparison with the training cohort, worklist and ratings over MONAI Label's protocol.
+
+    Args:
+        app_dir: a folder that MONAI Label may write logs to.
+        studies: folder of the synthetic images.
+        conf: see `Configuration`.
+    """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]):
-        self.configuration = Configuration.of(studies, conf)
-        self.configuration.data.mkdir(parents=True, exist_ok=True)
+        self.services = Services(Configuration.of(studies, conf))
+        self.services.configuration.data.mkdir(parents=True, exist_ok=True)
         super().__init__(
             app_dir,
             studies,
@@ -25,7 +63,111 @@ class ReplicaDetectionApp(MONAILabelApp):
             description="Finds synthetic images that resemble a training scan more than unseen real scans do",
             version=__version__,
         )
-        # Absent in the processes that MONAI Label starts for scoring and training.
-        server = sys.modules.get("monailabel.app")
-        if server is not None:
-            register(server.app)
+        # Scoring all after each training and each sample, as MONAI Label would, takes hours on a large collection.
+        self._auto_update_scoring = False
+        if (server := _server()) is not None:
+            register(server, self.services)
+
+    # -------------------------------------------------------------------------------------------------- what there is
+
+    def init_datastore(self) -> Datastore:
+        engine = self.services.engine
+
+        def index():
+            opened = engine.opened()
+            return None if opened is None else opened.index
+
+        return StudiesAndTraining(self.services.configuration.studies, index, watch=_server() is not None)
+
+    def init_infers(self) -> dict[str, InferTask]:
+        tasks = segmentation_tasks(self.services.configuration)
+        return {**tasks, "replica_matches": ReplicaMatches(self.services.engine)}
+
+    def init_trainers(self) -> dict[str, TrainTask]:
+        # The first is the one whose `best_metric` MONAI Label's client for Slicer shows.
+        return {
+            "segmentation": TrainSegmentation(self.services.configuration),
+            "build_index": BuildIndex(self.services.engine),
+        }
+
+    def init_strategies(self) -> dict[str, Strategy]:
+        return {"most_replica_like": MostReplicaLike(self.services)}
+
+    def init_scoring_methods(self) -> dict[str, ScoringMethod]:
+        return {"score_all": ScoreAll(self.services.configuration)}
+
+    def init_batch_infer(self) -> BatchInfer:
+        return BatchInfer()
+
+    def info(self) -> dict[str, Any]:
+        return dict(to_json(super().info()))
+
+    # ----------------------------------------------------------------------------------------------- what it is asked
+
+    def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """As MONAI Label's, but opens nothing except studies, training cases and what was uploaded, and says why not.
+
+        Raises HTTPException: 404 for an unknown task or image, 4xx for an image that cannot be used.
+        """
+        task = self._infers.get(request.get("model"))
+        if task is None or not task.is_valid():
+            known = ", ".join(name for name, t in self._infers.items() if t.is_valid())
+            raise HTTPException(404, f"there is no model '{request.get('model')}'; known: {known}")
+        store = datastore or self.datastore()
+        image = request.get("image")
+        path = self._image_path(image, store)
+        wanted = {**copy.deepcopy(request), "image": path, "description": task.description}
+        try:
+            file, found = task(wanted)
+        except ReplicaDetectionError as error:
+            raise refusal(error) from error
+        reply = to_json(found)
+        label = file
+        if file and request.get("save_label") and task.type == InferType.SEGMENTATION and store.get_image_uri(image):
+            tag = request.get("label_tag", DefaultLabelTag.ORIGINAL.value)
+            label = store.save_label(image, file, tag, {"model": request["model"], "params": reply})
+        return {"label": label, "tag": DefaultLabelTag.ORIGINAL, "file": file, "params": reply}
+
+    def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
+        strategy = request.get("strategy")
+        if strategy not in self._strategies:
+            raise HTTPException(404, f"there is no strategy '{strategy}'; known: {', '.join(self._strategies)}")
+        return dict(super().next_sample(request))
+
+    def on_init_complete(self) -> None:
+        super().on_init_complete()
+        self.services.start()
+        server = _server()
+        if server is not None and not getattr(server.state, "hardened", False):
+            logger.warning(OPEN)
+
+    def _image_path(self, image: Any, store: Datastore) -> str:
+        """The file behind an id or an upload. Raises HTTPException 404 for any other path of this machine."""
+        if isinstance(image, Path):  # by the server's own routes; a request holds text alone
+            return str(image)
+        if isinstance(image, str) and image:
+            known = store.get_image_uri(image)
+            if known:
+                return str(known)
+            if _was_received(Path(image), self.sessions()):
+                return image
+        raise HTTPException(404, f"there is no image '{Path(str(image)).name}'")
+
+
+def _was_received(path: Path, sessions: Sessions | None) -> bool:
+    """Whether MONAI Label put a file there that it received: it hands on nothing but the path."""
+    if not path.is_absolute() or not path.exists():
+        return False
+    path, temporary = path.resolve(), Path(tempfile.gettempdir()).resolve()
+    if path.parent == temporary:
+        return path.name.startswith(tempfile.gettempprefix())
+    return sessions is not None and path.is_relative_to(Path(sessions.store_path).resolve())
+
+
+def _server() -> FastAPI | None:
+    """The web server of this process; None in the processes that MONAI Label starts for scoring and training."""
+    for name, attribute in (("replica_detection_server.hardening.asgi", "application"), ("monailabel.app", "app")):
+        found: FastAPI | None = getattr(sys.modules.get(name), attribute, None)
+        if found is not None:
+            return found
+    return None

@@ -67,16 +67,17 @@ class Configuration:
                 chosen[key] = _number(key, chosen[key], kind)
         chosen.setdefault("data", default_data_folder(chosen["studies"]))
         chosen.setdefault("index", chosen["data"] / "training.rdindex")
-        made = cls(**chosen)
+        made: Configuration = cls(**chosen)
         made._check()
         return made
 
     @classmethod
     def from_json(cls, text: str) -> Configuration:
         """Inverse of `to_json`, for a process that works on behalf of the server."""
-        data = json.loads(text)
-        paths = {"studies", *_PATHS}
-        return cls(**{k: Path(v) if k in paths and v is not None else v for k, v in data.items()})
+        data: dict[str, Any] = json.loads(text)
+        for key in ("studies", *_PATHS):
+            data[key] = None if data[key] is None else Path(data[key])
+        return cls(**data)
 
     def to_json(self) -> str:
         return json.dumps({k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()})
@@ -101,10 +102,14 @@ class Configuration:
             if key in ("data", "index") or path is None:
                 continue
             if not path.exists():
-                raise InputError(path, f"does not exist (--{key})", "Check the spelling and that the drive is connected")
+                raise InputError(
+                    path, f"does not exist (--{key})", "Check the spelling and that the drive is connected"
+                )
         if self.training is None and not (self.index / "index.json").is_file():
             raise InputError(
-                self.index, "is no finished index", "Build it with `replica-detection index`, or give --conf training DIR"
+                self.index,
+                "is no finished index",
+                "Build it with `replica-detection index`, or give --conf training DIR",
             )
         # Real scans are only ever read.
         for real in (self.training, self.validation):

@@ -1,0 +1,416 @@
+"""Engine: the opened index, the scored collection and single comparisons, shared by all requests of the server.
+
+Everything is opened when it is first needed and opened again when its files change, for another process may have made
+them. Requests run in a pool of threads: what is shared is read-only or behind a lock.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import numpy as np
+from fastapi import HTTPException
+
+from replica_detection.cohort import Case, Cohort, Problem
+from replica_detection.errors import ReplicaDetectionError
+from replica_detection.schema import Comparison, IndexDescription, Job, MeasureDescription, number
+from replica_detection_server import cohorts, work
+from replica_detection_server.configuration import Configuration
+from replica_detection_server.scored import Scored
+
+if TYPE_CHECKING:
+    from replica_detection.detection import Detector
+    from replica_detection.index import TrainingIndex
+    from replica_detection.preprocessing import Prepared
+    from replica_detection.segmentation import Segmenter
+    from replica_detection.surface import SurfaceComparison
+
+K = TypeVar("K")
+
+# A request waits this long for the null before it is asked to come again.
+PATIENCE_SECONDS = 20.0
+RETRY_SECONDS = 5
+# Comparisons take all cores, so they run one after the other; so many may wait.
+WAITING = 8
+KEPT_CASES, KEPT_SURFACES = 12, 8
+
+
+@dataclass(frozen=True)
+class OpenedIndex:
+    """An index as it was at one moment; `version` changes whenever a distance could."""
+
+    index: TrainingIndex
+    version: str
+
+    @cached_property
+    def positions(self) -> dict[str, int]:
+        return {id: i for i, id in enumerate(self.index.ids)}
+
+    @property
+    def has_masks(self) -> bool:
+        return "mask" in self.index.feature_names
+
+    @cached_property
+    def segmenter(self) -> Segmenter | None:
+        """Makes the masks of synthetic images that have none; a network is read from its file only once."""
+        return self.index.segmenter if self.has_masks else None
+
+    def stored(self, training_id: str) -> Prepared:
+        """A training case as it was compared; 404 for an unknown id."""
+        from replica_detection.pairs import PairLoader
+
+        if training_id not in self.positions:
+            raise HTTPException(404, f"the index holds no training case '{training_id}'")
+        return PairLoader(self.index, None).stored(training_id)
+
+
+class Engine:
+    """See the module.
+
+    Args:
+        configuration: what the server was started with.
+        index_failure: why the index could not be made, "" where nothing is known to have failed.
+    """
+
+    def __init__(self, configuration: Configuration, index_failure: Callable[[], str] = str):
+        self.configuration, self.index_failure = configuration, index_failure
+        self._lock = threading.RLock()
+        self._index: _Kept[OpenedIndex] = _Kept(configuration.index / "index.json", self._open_index)
+        self._scored: _Kept[Scored] = _Kept(
+            configuration.scored / "detection.json", lambda: Scored.read(configuration.scored)
+        )
+        self._studies: tuple[object, Cohort, dict[str, Case]] | None = None
+        self._null: _NullInTheMaking | None = None
+        self._turn = threading.Lock()
+        self._places = threading.BoundedSemaphore(WAITING)
+        self._cases: _Recent[Prepared] = _Recent(KEPT_CASES)
+        self._surfaces: _Recent[SurfaceComparison] = _Recent(KEPT_SURFACES)
+
+    # ------------------------------------------------------------------------------------------------ what there is
+
+    def studies(self) -> Cohort:
+        """The synthetic images as they are now."""
+        return self._listed()[0]
+
+    def case(self, synthetic_id: str) -> Case:
+        """A synthetic image by its id; 404 for an unknown one."""
+        found = self._listed()[1].get(synthetic_id)
+        if found is None:
+            raise HTTPException(404, f"there is no synthetic image '{synthetic_id}'")
+        return found
+
+    def opened(self) -> OpenedIndex | None:
+        """The index as it is on disk now; None where it has not been made yet. Raises IndexFormatError if damaged."""
+        return self._index.now()
+
+    def required_index(self) -> OpenedIndex:
+        """The index, or a refusal that says how to get one."""
+        found = self.opened()
+        if found is None:
+            if failure := self.index_failure():
+                raise HTTPException(409, f"the index could not be made: {failure}")
+            detail = "the index is not made yet; see /replica/jobs for its progress, or POST /replica/jobs/index"
+            raise HTTPException(503, detail, headers={"Retry-After": str(RETRY_SECONDS)})
+        return found
+
+    def scored(self) -> Scored | None:
+        """The scored collection as it is on disk now; None before the first scoring."""
+        return self._scored.now()
+
+    def required_scores(self) -> Scored:
+        found = self.scored()
+        if found is None:
+            raise HTTPException(409, "the collection is not scored yet: POST /replica/jobs/score")
+        return found
+
+    def describe_index(self) -> IndexDescription | None:
+        """The index for clients; thresholds and null are known once it was used."""
+        opened = self.opened()
+        if opened is None:
+            return None
+        index, scored = opened.index, self.scored()
+        detector = self._null.detector if self._null is not None and self._null.version == opened.version else None
+        run = scored.result.run if scored is not None and scored.index_version == opened.version else None
+        thresholds = {m.name: m.threshold for m in run.measures} if run is not None else {}
+        chosen = index.measures(self.configuration.measure_names)
+        null_size = run.null.size if run is not None else len(detector.null.ids) if detector is not None else 0
+        return IndexDescription(
+            opened.version,
+            len(index),
+            index.preparation.profile,
+            index.preparation.grid,
+            index.preparation.spacing,
+            tuple(
+                MeasureDescription(m.name, m.level, m.sense, m.definition, number(thresholds.get(m.name)))
+                for m in chosen
+            ),
+            "cross-fitted" if self.configuration.validation is None else "validation",
+            null_size,
+            self.configuration.alpha,
+            self.configuration.k,
+            None if index.segmenter_settings is None else str(index.segmenter_settings["name"]),
+        )
+
+    # ---------------------------------------------------------------------------------------------------- comparing
+
+    def comparison(self, synthetic_id: str, k: int) -> Comparison:
+        """A synthetic image against the training cohort: from the scores where they are current, else made now."""
+        case, opened, scored = self.case(synthetic_id), self.required_index(), self.scored()
+        if scored is not None and scored.is_current(case, opened.version):
+            return scored.comparison(synthetic_id, k)
+        return self.compare(case, k)
+
+    def compare(self, case: Case, k: int) -> Comparison:
+        """Any image against the training cohort, under every measure.
+
+        Raises:
+            InputError: the image or its mask cannot be read.
+            HTTPException: 503 where the index or the null is still being made, or too many comparisons wait.
+        """
+        detector, version = self.detector()
+        with self._waiting():
+            result = detector.detect(Cohort(case.image.parent, (case,)))
+        return Scored(result, version, {}).comparison(case.id, k)
+
+    def detector(self) -> tuple[Detector, str]:
+        """The detector for the present index, and the index's version; made in the background where there is none.
+
+        Raises HTTPException 503 while it is being made, or whatever kept it from being made.
+        """
+        opened = self.required_index()
+        making = self._making(opened)
+        if not making.done.wait(PATIENCE_SECONDS):
+            detail = f"the distances that p values rest on are being computed ({making.words})"
+            raise HTTPException(503, detail, headers={"Retry-After": str(RETRY_SECONDS)})
+        if making.detector is None:
+            with self._lock:
+                self._null = None if self._null is making else self._null
+            raise making.error or ReplicaDetectionError("the comparison could not be prepared")
+        return making.detector, opened.version
+
+    def prepare(self) -> None:
+        """Begins in the background with what the first comparison needs."""
+        self._making(self.required_index())
+
+    def null_job(self) -> Job | None:
+        """The null while it is being computed, as a job for progress bars."""
+        making = self._null
+        return None if making is None or making.done.is_set() else making.job()
+
+    def prepared(self, case: Case) -> Prepared:
+        """An image on the grid of the index, with the mask that comparisons use. Raises InputError as reading does."""
+        from replica_detection.index_writing import input_files
+        from replica_detection.loading import load_prepared
+
+        opened = self.required_index()
+
+        def prepare() -> Prepared:
+            with self._waiting():
+                _, found = next(
+                    load_prepared(
+                        [case],
+                        opened.index.preparation,
+                        with_masks=opened.has_masks,
+                        segmenter=opened.segmenter,
+                        strict=True,
+                    )
+                )
+            assert not isinstance(found, Problem)  # strict
+            return found
+
+        files = input_files(case)
+        return self._cases.get((files, opened.version, cohorts.state_of(files)), prepare)
+
+    def surfaces(self, synthetic_id: str, training_id: str) -> tuple[SurfaceComparison, Prepared, Prepared]:
+        """The surfaces of a pair's masks, in mm along the axes of the common grid, and both cases.
+
+        Raises HTTPException 409 where either has no mask or an empty one, or the images are 2D.
+        """
+        from replica_detection.index_writing import input_files
+        from replica_detection.surface import compare_surfaces
+
+        case, opened = self.case(synthetic_id), self.required_index()
+        training = opened.stored(training_id)
+        if not opened.has_masks:
+            raise HTTPException(409, "the index holds no masks: build it with masks, or with a segmenter")
+        if len(opened.index.preparation.grid) != 3:
+            raise HTTPException(409, "surfaces need 3D images")
+        synthetic = self.prepared(case)
+        for name, prepared in (("synthetic", synthetic), ("training", training)):
+            if prepared.mask is None or not prepared.mask.any():
+                raise HTTPException(409, f"the {name} image has no mask, or an empty one")
+
+        def compare() -> SurfaceComparison:
+            assert synthetic.mask is not None and training.mask is not None
+            with self._waiting():
+                return compare_surfaces(
+                    synthetic.mask, training.mask, np.diag([*opened.index.preparation.spacing, 1.0])
+                )
+
+        files = input_files(case)
+        key = (files, training_id, opened.version, cohorts.state_of(files))
+        return self._surfaces.get(key, compare), synthetic, training
+
+    def _listed(self) -> tuple[Cohort, dict[str, Case]]:
+        """The studies, listed again when something in their folder changed."""
+        folders = [p for p in (self.configuration.studies, self.configuration.masks) if p is not None]
+        state = cohorts.state_of(folders)
+        with self._lock:
+            if self._studies is None or self._studies[0] != state:
+                cohort = cohorts.studies(self.configuration)
+                # Two changes in one tick of the file system's clock have one time: such a listing is not kept.
+                settled = all(time.time_ns() - modified > 10**9 for _, modified in state)
+                by_id = {case.id: case for case in cohort.cases}
+                self._studies = (state if settled else None, cohort, by_id)
+            return self._studies[1:]
+
+    def _making(self, opened: OpenedIndex) -> _NullInTheMaking:
+        with self._lock:
+            if self._null is None or self._null.version != opened.version:
+                if self._null is not None:
+                    self._null.cancel()
+                self._null = _NullInTheMaking(self.configuration, opened)
+            return self._null
+
+    def _open_index(self) -> OpenedIndex:
+        from replica_detection.index import TrainingIndex
+
+        index = TrainingIndex.open(self.configuration.index)
+        return OpenedIndex(index, index.content_id)
+
+    def _waiting(self) -> _Turn:
+        return _Turn(self._places, self._turn)
+
+
+class _Turn:
+    """One heavy computation at a time; where too many wait, the request is refused and may come again."""
+
+    def __init__(self, places: threading.BoundedSemaphore, turn: threading.Lock):
+        self.places, self.turn = places, turn
+
+    def __enter__(self) -> None:
+        if not self.places.acquire(blocking=False):
+            detail = "too many comparisons are waiting; try again in some seconds"
+            raise HTTPException(503, detail, headers={"Retry-After": str(RETRY_SECONDS)})
+        self.turn.acquire()
+
+    def __exit__(self, *exc: object) -> None:
+        self.turn.release()
+        self.places.release()
+
+
+class _Kept(Generic[K]):
+    """What was read from files that another process may write again, known by the file that is written last."""
+
+    def __init__(self, mark: Path, read: Callable[[], K]):
+        self._mark, self._read = mark, read
+        self._lock = threading.Lock()
+        self._state: object = None
+        self._value: K | None = None
+
+    def now(self) -> K | None:
+        """The present content; what was there before while a new one is being moved into place; None without any."""
+        with self._lock:
+            state = self._stat()
+            if state is None or state == self._state:
+                return self._value
+            try:
+                value = self._read()
+            except ReplicaDetectionError:
+                # Replaced while it was read: the next call sees it whole.
+                if self._stat() != state:
+                    return self._value
+                raise
+            if self._stat() == state:
+                self._state, self._value = state, value
+            return value
+
+    def _stat(self) -> tuple[int, int, int] | None:
+        try:
+            status = self._mark.stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+class _Recent(Generic[K]):
+    """The results of the last few computations; the same one asked for twice at once is made once."""
+
+    def __init__(self, size: int):
+        self._size = size
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Hashable, K] = OrderedDict()
+        self._making: dict[Hashable, threading.Lock] = {}
+
+    def get(self, key: Hashable, make: Callable[[], K]) -> K:
+        with self._lock:
+            making = self._making.setdefault(key, threading.Lock())
+        with making:
+            with self._lock:
+                if key in self._kept:
+                    self._kept.move_to_end(key)
+                    return self._kept[key]
+            try:
+                value = make()
+            finally:
+                with self._lock:
+                    self._making.pop(key, None)
+            with self._lock:
+                self._kept[key] = value
+                while len(self._kept) > self._size:
+                    self._kept.popitem(last=False)
+            return value
+
+
+class _StoppedError(Exception):
+    pass
+
+
+class _NullInTheMaking:
+    """A detector on its way, in a thread of its own; quick where the null is stored in the index already."""
+
+    def __init__(self, configuration: Configuration, opened: OpenedIndex):
+        self.version = opened.version
+        self.done = threading.Event()
+        self.detector: Detector | None = None
+        self.error: ReplicaDetectionError | None = None
+        self._stage, self._done, self._total, self._start = "null", 0, 0, time.monotonic()
+        self._stopping = False
+        threading.Thread(target=self._make, args=(configuration, opened), name="null", daemon=True).start()
+
+    @property
+    def words(self) -> str:
+        return f"{100 * self._done // self._total} %" if self._total else "just begun"
+
+    def job(self) -> Job:
+        return Job(
+            "null", "null", "running", self._stage, self._done, self._total, round(time.monotonic() - self._start, 1)
+        )
+
+    def cancel(self) -> None:
+        self._stopping = True
+
+    def _make(self, configuration: Configuration, opened: OpenedIndex) -> None:
+        try:
+            detector = work.detector_for(configuration, opened.index, self._progress)
+            # The null is made. From here on one image is judged at a time, and what is wrong with it is the answer.
+            detector.options = replace(detector.options, strict=True)
+            self.detector = detector
+        except ReplicaDetectionError as error:
+            self.error = error
+        except Exception as error:
+            self.error = ReplicaDetectionError(f"the comparison could not be prepared ({type(error).__name__})")
+        finally:
+            self.done.set()
+
+    def _progress(self, stage: str, done: int, total: int) -> None:
+        self._stage, self._done, self._total = stage, done, total
+        if self._stopping:
+            raise _StoppedError

@@ -1,0 +1,178 @@
+"""Both collections in one MONAI Label datastore: the studies as ever, the training cases to be read only.
+
+Studies are files of a folder, listed and written as MONAI Label does it, without the ways in which that loses data. A
+training case is `train:<id>`; it is read where the index found it, appears in no list, and every write is refused. No
+file is made in the training folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastapi import HTTPException
+from monailabel.datastore.local import LocalDatastore
+
+from replica_detection_server.cohorts import SUFFIXES, TRAINING, is_study_name, study_id, suffix_of
+
+if TYPE_CHECKING:
+    from replica_detection.index import TrainingIndex
+
+logger = logging.getLogger(__name__)
+
+# What a client may name a new image or label; images that lie in the folder already may be named otherwise.
+NEW_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+class StudiesAndTraining(LocalDatastore):
+    """The datastore of the app.
+
+    Args:
+        studies: folder of the synthetic images.
+        training: the index as it is now, or None where there is none yet.
+        watch: whether files that appear or go are noticed, as in the server; a job of MONAI Label only reads.
+    """
+
+    def __init__(self, studies: Path, training: Callable[[], TrainingIndex | None], *, watch: bool):
+        self._training = training
+        self._writing = threading.RLock()
+        patterns = [f"*{suffix}" for suffix in SUFFIXES]
+        super().__init__(str(studies), extensions=patterns, auto_reload=watch, read_only=not watch)
+
+    # ------------------------------------------------------------------------------------------------------ reading
+
+    def get_image_uri(self, image_id: str) -> str:
+        if not is_training(image_id):
+            return str(super().get_image_uri(image_id))
+        files = self._training_files(image_id)
+        return str(files[0]) if files else ""
+
+    def get_image_info(self, image_id: str) -> dict[str, Any]:
+        if is_training(image_id):
+            return {"training": True} if self.get_image_uri(image_id) else {}
+        return dict(super().get_image_info(image_id))
+
+    def get_label_uri(self, label_id: str, label_tag: str) -> str:
+        """The label's file; of a training case its mask, under any tag, where it came from a file."""
+        if not is_training(label_id):
+            return str(super().get_label_uri(label_id, label_tag))
+        files = self._training_files(label_id)
+        return str(files[1]) if len(files) == 2 else ""
+
+    def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
+        return {} if is_training(label_id) else dict(super().get_label_info(label_id, label_tag))
+
+    def _training_files(self, case_id: str) -> tuple[Path, ...]:
+        """Image and mask of a training case as they were indexed; empty where it is unknown, or a series of files."""
+        index = self._training()
+        entry = None if index is None else next((e for e in index.entries if TRAINING + e.id == case_id), None)
+        if entry is None:
+            return ()
+        images = entry.files[:-1] if entry.mask == "file" else entry.files
+        return tuple(Path(f) for f in entry.files) if len(images) == 1 else ()
+
+    # ------------------------------------------------------------------------------------------------------ writing
+
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+        """Adds a study. Refuses an id that is taken (409): MONAI Label would write over the image that has it."""
+        suffix = suffix_of(image_filename)
+        if not suffix:
+            raise HTTPException(422, f"an image must be one of {', '.join(SUFFIXES)}")
+        image_id = image_id or study_id(Path(image_filename).name)
+        require_id(image_id)
+        with self._changing():
+            if image_id in self._datastore.objects:
+                raise HTTPException(409, f"there is a study '{image_id}' already; give another id with ?image=")
+            return str(super().add_image(image_id, image_filename, image_info))
+
+    def remove_image(self, image_id: str) -> None:
+        self._known(image_id)
+        with self._changing():
+            path = self._image_path(image_id)
+            if path.is_symlink():
+                # MONAI Label would follow the link and delete the image that it only borrows.
+                path.unlink()
+                self.refresh()
+            else:
+                super().remove_image(image_id)
+
+    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
+        self._known(image_id)
+        require_tag(label_tag)
+        if not suffix_of(label_filename):
+            raise HTTPException(422, f"a label must be one of {', '.join(SUFFIXES)}")
+        with self._changing():
+            return str(super().save_label(image_id, label_filename, label_tag, label_info))
+
+    def remove_label(self, label_id: str, label_tag: str) -> None:
+        self._known(label_id)
+        if not self.get_label_uri(label_id, label_tag):
+            raise HTTPException(404, f"study '{label_id}' has no label '{label_tag}'")
+        with self._changing():
+            super().remove_label(label_id, label_tag)
+
+    def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
+        self._known(image_id)
+        with self._changing():
+            super().update_image_info(image_id, info)
+
+    def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
+        self._known(label_id)
+        if not self.get_label_uri(label_id, label_tag):
+            raise HTTPException(404, f"study '{label_id}' has no label '{label_tag}'")
+        with self._changing():
+            super().update_label_info(label_id, label_tag, info)
+
+    def refresh(self) -> None:
+        with self._writing:
+            super().refresh()
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """One change at a time, on top of what another process may have written meanwhile."""
+        with self._writing:
+            self._init_from_datastore_file()
+            yield
+
+    def _known(self, image_id: str) -> None:
+        if is_training(image_id):
+            raise HTTPException(403, "training cases are read only")
+        if image_id not in self._datastore.objects:
+            raise HTTPException(404, f"there is no study '{image_id}'")
+
+    def _image_path(self, image_id: str) -> Path:
+        name = self._filename(image_id, self._datastore.objects[image_id].image.ext)
+        return Path(self._datastore.image_path()) / name
+
+    # ------------------------------------------------------------------------------------------- names of files, ids
+
+    def _to_id(self, file: str) -> tuple[str, str]:
+        """MONAI Label takes the extension out wherever it stands in the name; here it is the end, and ids keep dots."""
+        suffix = suffix_of(file)
+        return (study_id(file), file[len(file) - len(suffix) :]) if suffix else (file, "")
+
+    def _list_files(self, path: str, patterns: Any) -> dict[str, str]:
+        return {p.name: p.name for p in sorted(Path(path).iterdir()) if is_study_name(p.name) and p.is_file()}
+
+
+def is_training(case_id: str) -> bool:
+    return case_id.startswith(TRAINING)
+
+
+def require_id(image_id: str) -> None:
+    """Refuses (422, training ids 403) what cannot name a new study."""
+    if is_training(image_id):
+        raise HTTPException(403, "training cases are read only")
+    if not NEW_ID.fullmatch(image_id) or suffix_of(image_id):
+        raise HTTPException(422, "an id consists of letters, digits, '.', '_' and '-', and has no extension")
+
+
+def require_tag(tag: str) -> None:
+    if not TAG.fullmatch(tag):
+        raise HTTPException(422, "a label's tag consists of letters, digits, '_' and '-'")

@@ -1,0 +1,34 @@
+"""The strategy `most_replica_like`: what a reader should look at next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.strategy import Strategy
+
+from replica_detection_server.services import Services
+from replica_detection_server.worklist import next_item
+
+
+class MostReplicaLike(Strategy):
+    """The case with the highest score that this reader has not rated; cases without a score come last."""
+
+    def __init__(self, services: Services):
+        self.services = services
+        super().__init__("The most replica-like case that you have not rated yet")
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
+        """The case's id, with score, verdict and nearest training case under names that MONAI Label leaves alone.
+
+        `client_id` is the reader. None where no case is left.
+        """
+        item = next_item(self.services.worklist(str(request.get("client_id") or "")), str(request.get("after") or ""))
+        if item is None:
+            return None
+        return {
+            "id": item.synthetic_id,
+            "replica_score": item.score,
+            "replica_verdict": item.verdict,
+            "nearest_training_id": item.nearest_training_id,
+        }

@@ -1,0 +1,43 @@
+"""Files that a task reads and writes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from replica_detection.volume import Volume
+
+
+@contextmanager
+def fresh_file(suffix: str) -> Iterator[Path]:
+    """A new file for a task's reply, gone again after an error.
+
+    MONAI Label deletes whatever file a task returns, once it is sent: never return one that is there already.
+    """
+    handle, name = tempfile.mkstemp(suffix=suffix, prefix="replica-")
+    os.close(handle)
+    path = Path(name)
+    try:
+        yield path
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def read_image(path: str) -> Volume:
+    """The image that MONAI Label names: a file, or the folder of an uploaded series."""
+    from replica_detection.cohort import Cohort
+    from replica_detection.errors import InputError
+    from replica_detection.volume import read_volume
+
+    if not Path(path).is_dir():
+        return read_volume(path)
+    cases = Cohort.read(path).cases
+    if len(cases) != 1:
+        raise InputError(path, f"holds {len(cases)} images instead of one", "Send one image or series at a time")
+    return read_volume(cases[0])

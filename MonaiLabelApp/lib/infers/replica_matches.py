@@ -1,0 +1,53 @@
+"""The comparison with the training cohort as an inference task, for scripts that speak MONAI Label's protocol alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import HTTPException
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+
+from replica_detection.cohort import Case
+from replica_detection.schema import to_json
+from replica_detection_server.engine import Engine
+from replica_detection_server.lib.files import fresh_file
+from replica_detection_server.volumes import difference, write_on_grid
+
+K = 10
+
+
+class ReplicaMatches(InferTask):
+    """The nearest training cases of an image under each measure, as JSON.
+
+    With it goes a file, for MONAI Label's client for Slicer cannot take a reply without one: the difference to the
+    nearest training case in mapped intensity.
+    """
+
+    def __init__(self, engine: Engine):
+        self.engine = engine
+        super().__init__(InferType.OTHERS, [], 3, "Compares an image with the training cohort", {"k": K})
+
+    def is_valid(self) -> bool:
+        return True
+
+    def __call__(self, request: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
+        """`params`: k. Raises InputError for an image that cannot be read, HTTPException where none can be compared."""
+        path = Path(request["image"])
+        if path.is_dir():
+            raise HTTPException(422, "a comparison needs one image file")
+        try:
+            k = min(max(int(request.get("k", K)), 1), 1000)
+        except (TypeError, ValueError):
+            raise HTTPException(422, f"k is {request['k']!r}: it must be a whole number") from None
+        study = next((c for c in self.engine.studies().cases if c.image.resolve() == path.resolve()), None)
+        case = study or Case("image", (path,))
+        found = self.engine.compare(case, k) if study is None else self.engine.comparison(study.id, k)
+        reply = to_json(found)
+        if not found.nearest_training_id:
+            return None, reply
+        synthetic = self.engine.prepared(case)
+        training = self.engine.required_index().stored(found.nearest_training_id)
+        with fresh_file(".nii.gz") as file:
+            write_on_grid(file, difference(synthetic, training), synthetic.affine)
+        return str(file), {**reply, "file": f"this image minus training case {found.nearest_training_id}"}

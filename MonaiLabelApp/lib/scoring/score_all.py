@@ -1,0 +1,29 @@
+"""Scoring of all synthetic images, for clients that speak MONAI Label's protocol alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.scoring import ScoringMethod
+
+from replica_detection_server import work
+from replica_detection_server.configuration import Configuration
+from replica_detection_server.lib.progress import logged
+
+
+class ScoreAll(ScoringMethod):
+    """Compares every study with the training cohort.
+
+    MONAI Label runs it in a process that has another copy of the app and keeps only the last lines of what it prints.
+    The result is therefore the folder of scores; the running server reads it from there.
+    """
+
+    def __init__(self, configuration: Configuration):
+        self.configuration = configuration
+        super().__init__("Compares all synthetic images with the training cohort; see /replica/worklist")
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
+        """How many images got which verdict. Raises as `work.score`."""
+        result = work.score(self.configuration, logged("score_all"))
+        return {"scored": len(result.summary), **{v: result.count(v) for v in ("replica", "suspicious", "novel")}}

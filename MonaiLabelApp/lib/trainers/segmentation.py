@@ -1,0 +1,81 @@
+"""Training of a segmentation network on the training cohort's masks."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fastapi import HTTPException
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.train import TrainTask
+
+from replica_detection.segmentation.training import NETWORKS, train_segmentation
+from replica_detection_server import cohorts
+from replica_detection_server.configuration import Configuration
+from replica_detection_server.lib.infers.segmentation import TRAINED
+from replica_detection_server.lib.progress import logged
+
+_LARGEST_EPOCHS = 10_000
+
+
+class TrainSegmentation(TrainTask):
+    """Trains a network, or goes on with an unfinished training; the task `segmentation` then uses it."""
+
+    def __init__(self, configuration: Configuration):
+        self.configuration = configuration
+        self.folder = configuration.models / TRAINED
+        super().__init__("Trains a network to draw the masks of the training cohort")
+
+    def config(self) -> dict[str, Any]:
+        """What a client may choose; a list is a choice, its first entry the default."""
+        return {
+            "network": list(NETWORKS),
+            "epochs": 100,
+            "patch": 64,
+            "restart": False,
+            "device": ["auto", "cpu", "cuda"],
+        }
+
+    def stats(self) -> dict[str, Any]:
+        """`best_metric` is the mean validation Dice of the best epoch, 0 before the first."""
+        try:
+            network = json.loads((self.folder / "network.json").read_text(encoding="utf-8"))
+            dice = {str(k): float(v) for k, v in network["validation_dice"].items()}
+            return {"best_metric": sum(dice.values()) / len(dice), "epoch": int(network["epoch"]), "dice": dice}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
+            return {"best_metric": 0.0}
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
+        """Raises HTTPException 409 without training masks, and as `train_segmentation`."""
+        cohort = cohorts.training(self.configuration)
+        if cohort is None or self.configuration.training_masks is None:
+            raise HTTPException(409, "training needs masks: start the server with training and training_masks")
+        network, device = _first(request.get("network", "unet")), _first(request.get("device", "auto"))
+        patch = _whole(request, "patch", 64, 512)
+        report = train_segmentation(
+            cohort,
+            self.folder,
+            profile=self.configuration.profile,
+            network=network,
+            epochs=_whole(request, "epochs", 100, _LARGEST_EPOCHS),
+            patch=(patch, patch, patch),
+            device=device,
+            resume=not bool(request.get("restart", False)),
+            progress=logged("segmentation"),
+        )
+        return {"best_metric": float(report.best_dice), "epoch": report.best_epoch, "dice": dict(report.dice)}
+
+
+def _first(value: Any) -> str:
+    """A client that shows no choice sends the whole list back."""
+    return str(value[0] if isinstance(value, list) and value else value)
+
+
+def _whole(request: dict[str, Any], name: str, default: int, largest: int) -> int:
+    try:
+        value = int(request.get(name, default))
+    except (TypeError, ValueError):
+        raise HTTPException(422, f"{name} is {request[name]!r}: it must be a whole number") from None
+    if not 1 <= value <= largest:
+        raise HTTPException(422, f"{name} is {value}: it must lie between 1 and {largest}")
+    return value

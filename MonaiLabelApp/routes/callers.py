@@ -1,0 +1,33 @@
+"""Who sends a request and what the server shares with its routes, as dependencies."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Query, Request
+from monailabel.config import settings
+from monailabel.endpoints.user.auth import RBAC
+
+from replica_detection_server.hardening.identity import reader_of
+from replica_detection_server.services import Services
+
+# Roles as MONAI Label checks them; without authentication everybody has all.
+USER = RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER)
+ANNOTATOR = RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR)
+ADMIN = RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN)
+
+
+def _services(request: Request) -> Services:
+    found: Services = request.app.state.replica
+    return found
+
+
+def _reader(
+    request: Request,
+    reader: Annotated[str, Query(max_length=500, description="Who asks; a key or token says so itself.")] = "",
+) -> str:
+    return reader_of(request) or reader
+
+
+Shared = Annotated[Services, Depends(_services)]
+Reader = Annotated[str, Depends(_reader)]

@@ -1,0 +1,61 @@
+"""Files that a request brings, kept only as long as the request."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fastapi import HTTPException, UploadFile
+
+from replica_detection_server.cohorts import SUFFIXES, suffix_of
+
+MAX_UPLOAD_BYTES = 1 << 30
+READABLE = (*SUFFIXES, ".dcm")
+
+
+@contextmanager
+def received(uploads: dict[str, UploadFile | None], folder: Path, limit: int) -> Iterator[dict[str, Path]]:
+    """The uploads as files of a folder that only this user may enter, gone when the block ends.
+
+    Args:
+        uploads: by the name of each file here; a client's name is used for its extension alone.
+        limit: bytes of all together.
+
+    Raises:
+        HTTPException: 413 beyond the limit, 422 for an extension that cannot be read or an empty file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    inbox = Path(tempfile.mkdtemp(prefix="upload-", dir=folder))
+    try:
+        paths, left = {}, limit
+        for name, upload in uploads.items():
+            if upload is not None:
+                paths[name] = inbox / f"{name}{_extension(name, upload)}"
+                left -= _copy(upload, paths[name], left, limit)
+        yield paths
+    finally:
+        shutil.rmtree(inbox, ignore_errors=True)
+
+
+def _extension(name: str, upload: UploadFile) -> str:
+    given = (upload.filename or "").lower()
+    found = suffix_of(given) or (".dcm" if given.endswith(".dcm") else "")
+    if not found:
+        raise HTTPException(422, f"the {name}'s file name must end in one of {', '.join(READABLE)}")
+    return found
+
+
+def _copy(upload: UploadFile, path: Path, left: int, limit: int) -> int:
+    size = 0
+    with path.open("wb") as file:
+        while part := upload.file.read(1 << 20):
+            size += len(part)
+            if size > left:
+                raise HTTPException(413, f"at most {limit} bytes may be sent")
+            file.write(part)
+    if not size:
+        raise HTTPException(422, f"the {path.stem} is an empty file")
+    return size

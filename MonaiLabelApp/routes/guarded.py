@@ -1,0 +1,53 @@
+"""Routes whose refusals all look alike: `{"detail": "..."}` with the status that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+
+from replica_detection.errors import ReplicaDetectionError
+from replica_detection.schema import ErrorReply
+from replica_detection_server.refusals import refusal
+
+# For the OpenAPI page: what any of these routes may answer besides.
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorReply, "description": words}
+    for status, words in {
+        403: "not allowed",
+        404: "no such case, image or job",
+        409: "not possible as things are",
+        413: "too large",
+        422: "a request that cannot be",
+        503: "busy, or not ready yet: come again after Retry-After seconds",
+    }.items()
+}
+
+
+class Guarded(APIRoute):
+    """Turns the core's errors, and faults of the request, into answers that people can read."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def guarded(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except RequestValidationError as error:
+                raise HTTPException(422, _words(error)) from error
+            except ReplicaDetectionError as error:
+                raise refusal(error) from error
+
+        return guarded
+
+
+def _words(error: RequestValidationError) -> str:
+    """What is wrong with which part of the request; never its value, which may be a name."""
+    faults = []
+    for fault in error.errors():
+        where = " ".join(str(part) for part in fault.get("loc", ())[1:]) or "the request"
+        faults.append(f"{where}: {fault.get('msg', 'cannot be used')}")
+    return "; ".join(dict.fromkeys(faults))[:2000] or "the request cannot be used"

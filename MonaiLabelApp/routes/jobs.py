@@ -1,0 +1,47 @@
+"""Work in the background: making the index and scoring the collection, with progress, and ended by a word."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, HTTPException, Path
+
+from replica_detection.schema import Job
+from replica_detection_server.routes.callers import ADMIN, ANNOTATOR, Shared
+from replica_detection_server.routes.guarded import REFUSALS, Guarded
+
+router = APIRouter(prefix="/jobs", tags=["Replica"], route_class=Guarded, responses=REFUSALS)
+
+JobId = Annotated[str, Path(max_length=64)]
+
+
+@router.post("/score", summary="Score all synthetic images", status_code=202, dependencies=[Depends(ANNOTATOR)])
+def post_score(shared: Shared) -> Job:
+    return shared.jobs.start("score")
+
+
+@router.post("/index", summary="Make or extend the index", status_code=202, dependencies=[Depends(ADMIN)])
+def post_index(shared: Shared) -> Job:
+    return shared.jobs.start("index")
+
+
+@router.get("", summary="Jobs, the oldest first")
+def get_jobs(shared: Shared) -> list[Job]:
+    return shared.jobs.all()
+
+
+@router.get("/{job_id}", summary="How far a job is")
+def get_job(shared: Shared, job_id: JobId) -> Job:
+    return _found(shared.jobs.get(job_id))
+
+
+@router.delete("/{job_id}", summary="End a job", dependencies=[Depends(ANNOTATOR)])
+def delete_job(shared: Shared, job_id: JobId) -> Job:
+    """What was done so far is kept where it can be: an index goes on where it stopped."""
+    return _found(shared.jobs.cancel(job_id))
+
+
+def _found(job: Job | None) -> Job:
+    if job is None:
+        raise HTTPException(404, "there is no such job")
+    return job

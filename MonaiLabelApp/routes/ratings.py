@@ -1,0 +1,95 @@
+"""What readers say: stored at once, only ever added to, handed out as a list or a table."""
+
+from __future__ import annotations
+
+import tempfile
+import uuid
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, HTTPException, Query, Request, Response
+
+from replica_detection.errors import InputError
+from replica_detection.rating_files import write_ratings
+from replica_detection.ratings import Rating, checked, latest
+from replica_detection.schema import RatingReceipt
+from replica_detection_server.cohorts import TRAINING
+from replica_detection_server.hardening.identity import reader_of
+from replica_detection_server.routes.callers import Shared
+from replica_detection_server.routes.guarded import REFUSALS, Guarded
+from replica_detection_server.services import Services
+
+router = APIRouter(tags=["Replica"], route_class=Guarded, responses=REFUSALS)
+
+_ANYBODY = "without a name"
+
+
+@router.post(
+    "/ratings",
+    summary="Store a rating",
+    status_code=201,
+    responses={200: {"model": RatingReceipt, "description": "was stored before"}},
+)
+def post_rating(request: Request, response: Response, shared: Shared, rating: Rating) -> RatingReceipt:
+    """Answers once the rating is on the disk. With a key or token its owner is the reader, whoever the rating names."""
+    rating = replace(
+        rating,
+        rating_id=rating.rating_id or str(uuid.uuid4()),
+        reader=reader_of(request) or rating.reader.strip() or _ANYBODY,
+        training_id=rating.training_id.removeprefix(TRAINING),
+        created=rating.created or datetime.now(UTC).isoformat(),
+    )
+    rating = checked(rating, "the request")
+    _require_known(shared, rating)
+    try:
+        is_new = shared.ratings.add(rating)
+    except InputError as error:
+        # Faulty ratings were refused above: either the id is taken by another rating, or the store cannot be written.
+        if any(r.rating_id == rating.rating_id for r in shared.ratings.all()):
+            raise HTTPException(409, f"rating_id {rating.rating_id} belongs to another rating") from error
+        raise HTTPException(503, f"the rating could not be stored: {error.found}") from error
+    if not is_new:
+        response.status_code = 200
+        rating = next(r for r in shared.ratings.all() if r.rating_id == rating.rating_id)
+    return RatingReceipt(rating.rating_id, rating.reader, rating.created)
+
+
+@router.get(
+    "/ratings",
+    summary="The latest rating of each pair by each reader",
+    response_model=list[Rating],
+    responses={200: {"content": {"text/csv": {}}}},
+)
+def get_ratings(
+    shared: Shared,
+    reader: Annotated[str, Query(max_length=500, description="Only this reader's.")] = "",
+    synthetic_id: Annotated[str, Query(max_length=500)] = "",
+    format: Literal["json", "csv"] = "json",
+    all: Annotated[bool, Query(description="Also those that a later rating replaced.")] = False,
+):
+    stored = shared.ratings.all()
+    chosen = [
+        r
+        for r in (stored if all else latest(stored))
+        if (not reader or r.reader == reader) and (not synthetic_id or r.synthetic_id == synthetic_id)
+    ]
+    if format == "json":
+        return chosen
+    with tempfile.TemporaryDirectory(prefix="replica-") as folder:
+        path = Path(folder) / "ratings.csv"
+        write_ratings(chosen, path)
+        return Response(path.read_bytes(), media_type="text/csv")
+
+
+def _require_known(shared: Services, rating: Rating) -> None:
+    """Refuses (422) a rating of a pair that this server never showed."""
+    if rating.synthetic_id not in shared.engine.studies().ids:
+        raise HTTPException(422, f"there is no synthetic image '{rating.synthetic_id}'")
+    opened, scored = shared.engine.opened(), shared.engine.scored()
+    if opened is not None and rating.training_id in opened.positions:
+        return
+    # The index may have been made anew while the reader looked at the pair.
+    if scored is None or rating.training_id not in scored.result.neighbors.training_ids:
+        raise HTTPException(422, f"there is no training case '{rating.training_id}'")

@@ -1,0 +1,46 @@
+"""What the tasks and the routes of one server share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from replica_detection.ratings import RatingStore
+from replica_detection.schema import WorklistItem
+from replica_detection_server import worklist
+from replica_detection_server.configuration import Configuration
+from replica_detection_server.engine import Engine
+from replica_detection_server.jobs import Jobs
+
+
+@dataclass(frozen=True)
+class Services:
+    """Made once for a server; ratings and jobs exist in the server alone, not in the processes that work for it."""
+
+    configuration: Configuration
+
+    @cached_property
+    def engine(self) -> Engine:
+        return Engine(self.configuration, lambda: self.jobs.failure("index"))
+
+    @cached_property
+    def ratings(self) -> RatingStore:
+        self.configuration.data.mkdir(parents=True, exist_ok=True)
+        return RatingStore(self.configuration.data / "ratings.sqlite")
+
+    @cached_property
+    def jobs(self) -> Jobs:
+        return Jobs(self.configuration)
+
+    def worklist(self, reader: str = "") -> list[WorklistItem]:
+        """All synthetic images, with the ratings of a reader."""
+        scored = self.engine.scored()
+        rows = scored.rows if scored is not None else {}
+        return worklist.items(self.engine.studies().ids, rows, self.ratings.latest(), reader)
+
+    def start(self) -> None:
+        """What a server begins with: the index where it is missing, else what the first comparison will need."""
+        if self.engine.opened() is None:
+            self.jobs.start("index")
+        else:
+            self.engine.prepare()

@@ -1,0 +1,108 @@
+"""The two long works of the server, in a process of their own: making the index, and scoring the synthetic images.
+
+Both leave their result on disk, whole or not at all; the server, which may be another process, finds it there.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from replica_detection.errors import InputError
+from replica_detection.index import TrainingIndex, index_for
+from replica_detection.progress import Progress, silent
+from replica_detection.results import DetectionResult
+from replica_detection_server import cohorts
+from replica_detection_server.configuration import Configuration
+from replica_detection_server.scored import write_scored
+
+
+def build_index(configuration: Configuration, progress: Progress = silent, *, rebuild: bool = False) -> TrainingIndex:
+    """Makes the index, or adds the training cases that it lacks; then the distances that p values rest on.
+
+    Args:
+        rebuild: make it anew even where it still fits the cohort.
+
+    Raises:
+        InputError, ConfigurationError: as `TrainingIndex.build` and `Detector`; without `training`, no finished index.
+    """
+    cohort = cohorts.training(configuration)
+    if cohort is None:
+        index = TrainingIndex.open(configuration.index)
+    else:
+        configuration.index.parent.mkdir(parents=True, exist_ok=True)
+        make: Callable[..., TrainingIndex] = index_for
+        if rebuild:
+            make = TrainingIndex.build
+        index = make(
+            cohort,
+            configuration.index,
+            profile=configuration.profile,
+            measures=configuration.measure_names,
+            segmenter=cohorts.segmenter(configuration),
+            progress=progress,
+        )
+    # Kept inside the index, where the server finds them.
+    detector_for(configuration, index, progress)
+    return index
+
+
+def detector_for(configuration: Configuration, index: TrainingIndex, progress: Progress = silent):
+    """A `detection.Detector` with the options of the launch."""
+    from replica_detection.detection import Detector, Options
+
+    options = Options(
+        measures=configuration.measure_names,
+        k=configuration.k,
+        alpha=configuration.alpha,
+        device=configuration.device,
+        null_size=configuration.null_size,
+    )
+    return Detector(index, validation=cohorts.validation(configuration), options=options, progress=progress)
+
+
+def score(configuration: Configuration, progress: Progress = silent) -> DetectionResult:
+    """Judges all synthetic images and writes the result folder, report included.
+
+    Makes the index first where there is none. Raises InputError where there is no image, or another process scores.
+    """
+    from replica_detection.index_writing import Lock, move_into_place
+    from replica_detection.pairs import PairLoader
+    from replica_detection.report import write_report
+
+    if (configuration.index / "index.json").is_file():
+        index = TrainingIndex.open(configuration.index)
+    else:
+        index = build_index(configuration, progress)
+    cohort = cohorts.studies(configuration)
+    if not cohort.cases:
+        raise InputError(configuration.studies, "holds no image", "Put synthetic images into it and score again")
+    configuration.data.mkdir(parents=True, exist_ok=True)
+    with Lock(configuration.data):
+        # Before the images are read: one that changes meanwhile is then known to be newer than its score.
+        states = {case.id: cohorts.state_of(_files(case)) for case in cohort.cases}
+        result = detector_for(configuration, index, progress).detect(
+            cohort, masks=configuration.masks, progress=progress
+        )
+        work = configuration.data / "scored.partial"
+        shutil.rmtree(work, ignore_errors=True)
+        result.write(work)
+        write_scored(work, index.content_id, states)
+        write_report(
+            result,
+            work / "report",
+            PairLoader(index, cohort),
+            progress=lambda done, total: progress("drawing", done, total),
+        )
+        move_into_place(work, configuration.scored)
+    return result
+
+
+def _files(case) -> tuple[Path, ...]:
+    from replica_detection.index_writing import input_files
+
+    return input_files(case)
+
+
+WORK: dict[str, Callable[[Configuration, Progress], object]] = {"index": build_index, "score": score}
