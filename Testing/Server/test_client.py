@@ -139,6 +139,14 @@ def test_upload_arrives_whole_without_the_name_of_the_file(tmp_path):
     assert said[-1] == ("uploading", total, total) and said == [("uploading", d, total) for _, d, _ in said]
 
 
+@pytest.mark.parametrize("name", ["MUELLER.IMA", "00000042", "1.2.840.1"])
+def test_dicom_is_sent_as_such_whatever_its_name(tmp_path, name):
+    (tmp_path / name).write_bytes(bytes(128) + b"DICM")
+    with scripted(says(COMPARISON)) as server:
+        client(server).compare_file(tmp_path / name)
+    assert parts_of(server.asked[0])["file"][0] == "file.dcm"
+
+
 @pytest.mark.parametrize("name", ["folder", "header.mhd", "missing.nii.gz"])
 def test_what_cannot_be_sent_is_said_before_anything_is(tmp_path, name):
     (tmp_path / "folder").mkdir()
@@ -293,7 +301,7 @@ def test_redirect_within_the_server_is_followed_and_one_to_another_is_not():
         assert server.asked[1].target == "/replica/here?x=1"
         for away in (other.url, server.url.replace("http:", "https:"), "//127.0.0.1:1/x", "http://[bad"):
             server.steps[:] = [says({}, 307, Location=away)]
-            with pytest.raises(UnexpectedAnswerError, match="sends on to http|redirect to no address"):
+            with pytest.raises(UnexpectedAnswerError, match=r"sends on to http|redirect to no address"):
                 client(server, key=KEY).status()
         assert not other.asked
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from replica_detection.client.cancelling import Cancel, check
 from replica_detection.errors import InputError
-from replica_detection.image_files import DICOM_SUFFIXES, IMAGE_SUFFIXES
+from replica_detection.image_files import DICOM_SUFFIXES, IMAGE_SUFFIXES, is_dicom_name
 from replica_detection.progress import Progress, silent
 
 BLOCK = 2**18
@@ -30,11 +30,13 @@ class Multipart:
         self._progress, self._boundary = progress, secrets.token_hex(16)
         self._parts = []
         for field, path in files.items():
-            name = f"{field}{ending(path)}"
+            with _readable(path):
+                # Scanners name DICOM files as they like.
+                name = f"{field}{'.dcm' if is_dicom_name(path) else ending(path)}"
+                size = path.stat().st_size
             head = f'Content-Disposition: form-data; name="{field}"; filename="{name}"\r\n'
             head = f"--{self._boundary}\r\n{head}Content-Type: application/octet-stream\r\n\r\n"
-            with _readable(path):
-                self._parts.append((head.encode(), path, path.stat().st_size))
+            self._parts.append((head.encode(), path, size))
         self._end = f"--{self._boundary}--\r\n".encode()
 
     @property
