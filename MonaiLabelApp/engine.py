@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from fastapi import HTTPException
@@ -23,6 +21,7 @@ from replica_detection.errors import ReplicaDetectionError
 from replica_detection.schema import Comparison, IndexDescription, Job, MeasureDescription, number
 from replica_detection_server import cohorts, work
 from replica_detection_server.configuration import Configuration
+from replica_detection_server.keeping import Kept, Recent
 from replica_detection_server.scored import Scored
 
 if TYPE_CHECKING:
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from replica_detection.preprocessing import Prepared
     from replica_detection.segmentation import Segmenter
     from replica_detection.surface import SurfaceComparison
-
-K = TypeVar("K")
 
 # A request waits this long for the null before it is asked to come again.
 PATIENCE_SECONDS = 20.0
@@ -82,16 +79,16 @@ class Engine:
     def __init__(self, configuration: Configuration, index_failure: Callable[[], str] = str):
         self.configuration, self.index_failure = configuration, index_failure
         self._lock = threading.RLock()
-        self._index: _Kept[OpenedIndex] = _Kept(configuration.index / "index.json", self._open_index)
-        self._scored: _Kept[Scored] = _Kept(
+        self._index: Kept[OpenedIndex] = Kept(configuration.index / "index.json", self._open_index)
+        self._scored: Kept[Scored] = Kept(
             configuration.scored / "detection.json", lambda: Scored.read(configuration.scored)
         )
         self._studies: tuple[object, Cohort, dict[str, Case]] | None = None
         self._null: _NullInTheMaking | None = None
         self._turn = threading.Lock()
         self._places = threading.BoundedSemaphore(WAITING)
-        self._cases: _Recent[Prepared] = _Recent(KEPT_CASES)
-        self._surfaces: _Recent[SurfaceComparison] = _Recent(KEPT_SURFACES)
+        self._cases: Recent[Prepared] = Recent(KEPT_CASES)
+        self._surfaces: Recent[SurfaceComparison] = Recent(KEPT_SURFACES)
 
     # ------------------------------------------------------------------------------------------------ what there is
 
@@ -304,69 +301,6 @@ class _Turn:
     def __exit__(self, *exc: object) -> None:
         self.turn.release()
         self.places.release()
-
-
-class _Kept(Generic[K]):
-    """What was read from files that another process may write again, known by the file that is written last."""
-
-    def __init__(self, mark: Path, read: Callable[[], K]):
-        self._mark, self._read = mark, read
-        self._lock = threading.Lock()
-        self._state: object = None
-        self._value: K | None = None
-
-    def now(self) -> K | None:
-        """The present content; what was there before while a new one is being moved into place; None without any."""
-        with self._lock:
-            state = self._stat()
-            if state is None or state == self._state:
-                return self._value
-            try:
-                value = self._read()
-            except ReplicaDetectionError:
-                # Replaced while it was read: the next call sees it whole.
-                if self._stat() != state:
-                    return self._value
-                raise
-            if self._stat() == state:
-                self._state, self._value = state, value
-            return value
-
-    def _stat(self) -> tuple[int, int, int] | None:
-        try:
-            status = self._mark.stat()
-        except OSError:
-            return None
-        return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-class _Recent(Generic[K]):
-    """The results of the last few computations; the same one asked for twice at once is made once."""
-
-    def __init__(self, size: int):
-        self._size = size
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[Hashable, K] = OrderedDict()
-        self._making: dict[Hashable, threading.Lock] = {}
-
-    def get(self, key: Hashable, make: Callable[[], K]) -> K:
-        with self._lock:
-            making = self._making.setdefault(key, threading.Lock())
-        with making:
-            with self._lock:
-                if key in self._kept:
-                    self._kept.move_to_end(key)
-                    return self._kept[key]
-            try:
-                value = make()
-            finally:
-                with self._lock:
-                    self._making.pop(key, None)
-            with self._lock:
-                self._kept[key] = value
-                while len(self._kept) > self._size:
-                    self._kept.popitem(last=False)
-            return value
 
 
 class _StoppedError(Exception):

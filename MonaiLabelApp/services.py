@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from replica_detection.ratings import RatingStore
-from replica_detection.schema import WorklistItem
+from replica_detection.schema import AgreementReport, WorklistItem
 from replica_detection_server import worklist
 from replica_detection_server.configuration import Configuration
 from replica_detection_server.engine import Engine
 from replica_detection_server.jobs import Jobs
+from replica_detection_server.keeping import Recent
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,25 @@ class Services:
     def jobs(self) -> Jobs:
         return Jobs(self.configuration)
 
+    @cached_property
+    def _agreement(self) -> Recent[AgreementReport]:
+        return Recent(1)
+
     def worklist(self, reader: str = "") -> list[WorklistItem]:
         """All synthetic images, with the ratings of a reader."""
         scored = self.engine.scored()
         rows = scored.rows if scored is not None else {}
         return worklist.items(self.engine.studies().ids, rows, self.ratings.latest(), reader)
+
+    def agreement(self) -> AgreementReport:
+        """What the ratings say; resampling takes seconds, so the last answer is kept until a rating or score is new."""
+        from replica_detection.agreement import agreement_report
+
+        ratings, scored = self.ratings.all(), self.engine.scored()
+        return self._agreement.get(
+            (len(ratings), "" if scored is None else scored.result.run.created),
+            lambda: agreement_report(ratings, None if scored is None else scored.result),
+        )
 
     def start(self) -> None:
         """What a server begins with: the index where it is missing, else what the first comparison will need."""

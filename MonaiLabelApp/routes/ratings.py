@@ -14,7 +14,7 @@ from fastapi import APIRouter, HTTPException, Query, Request, Response
 from replica_detection.errors import InputError
 from replica_detection.rating_files import write_ratings
 from replica_detection.ratings import Rating, checked, latest
-from replica_detection.schema import RatingReceipt
+from replica_detection.schema import AgreementReport, RatingReceipt
 from replica_detection_server.cohorts import TRAINING
 from replica_detection_server.hardening.identity import reader_of
 from replica_detection_server.routes.callers import Shared
@@ -81,6 +81,12 @@ def get_ratings(
         path = Path(folder) / "ratings.csv"
         write_ratings(chosen, path)
         return Response(path.read_bytes(), media_type="text/csv")
+
+
+@router.get("/agreement", summary="Agreement of the readers, and thresholds by their consensus")
+def get_agreement(shared: Shared) -> AgreementReport:
+    """Thresholds need a scored set; without one there is the agreement alone."""
+    return shared.agreement()
 
 
 def _require_known(shared: Services, rating: Rating) -> None:

@@ -1,0 +1,76 @@
+"""What is kept between requests: the content of files that others may write again, and recent results."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from replica_detection.errors import ReplicaDetectionError
+
+K = TypeVar("K")
+
+
+class Kept(Generic[K]):
+    """What was read from files that another process may write again, known by the file that is written last."""
+
+    def __init__(self, mark: Path, read: Callable[[], K]):
+        self._mark, self._read = mark, read
+        self._lock = threading.Lock()
+        self._state: object = None
+        self._value: K | None = None
+
+    def now(self) -> K | None:
+        """The present content; what was there before while a new one is being moved into place; None without any."""
+        with self._lock:
+            state = self._stat()
+            if state is None or state == self._state:
+                return self._value
+            try:
+                value = self._read()
+            except ReplicaDetectionError:
+                # Replaced while it was read: the next call sees it whole.
+                if self._stat() != state:
+                    return self._value
+                raise
+            if self._stat() == state:
+                self._state, self._value = state, value
+            return value
+
+    def _stat(self) -> tuple[int, int, int] | None:
+        try:
+            status = self._mark.stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+class Recent(Generic[K]):
+    """The results of the last few computations; the same one asked for twice at once is made once."""
+
+    def __init__(self, size: int):
+        self._size = size
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Hashable, K] = OrderedDict()
+        self._making: dict[Hashable, threading.Lock] = {}
+
+    def get(self, key: Hashable, make: Callable[[], K]) -> K:
+        with self._lock:
+            making = self._making.setdefault(key, threading.Lock())
+        with making:
+            with self._lock:
+                if key in self._kept:
+                    self._kept.move_to_end(key)
+                    return self._kept[key]
+            try:
+                value = make()
+            finally:
+                with self._lock:
+                    self._making.pop(key, None)
+            with self._lock:
+                self._kept[key] = value
+                while len(self._kept) > self._size:
+                    self._kept.popitem(last=False)
+            return value
