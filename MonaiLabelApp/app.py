@@ -22,6 +22,7 @@ from replica_detection.errors import ReplicaDetectionError
 from replica_detection.schema import to_json
 from replica_detection.version import __version__
 from replica_detection_server.configuration import Configuration
+from replica_detection_server.hardening.notice import open_doors
 from replica_detection_server.images import StudiesAndTraining
 from replica_detection_server.lib.activelearning.most_replica_like import MostReplicaLike
 from replica_detection_server.lib.batch import BatchInfer
@@ -32,15 +33,10 @@ from replica_detection_server.lib.trainers.build_index import BuildIndex
 from replica_detection_server.lib.trainers.segmentation import TrainSegmentation
 from replica_detection_server.refusals import refusal
 from replica_detection_server.routes import register
+from replica_detection_server.routes.files import INBOX
 from replica_detection_server.services import Services
 
 logger = logging.getLogger(__name__)
-
-OPEN = (
-    "This is MONAI Label's own launch. It leaves open: no authentication, any web page may send requests (CORS *), "
-    "ids and archives are not checked on MONAI Label's routes, /reload, /proxy and the log are public, and a long "
-    "inference blocks every other request. Use it on this machine alone; `replica-detection serve` closes these."
-)
 
 
 class ReplicaDetectionApp(MONAILabelApp):
@@ -54,7 +50,7 @@ class ReplicaDetectionApp(MONAILabelApp):
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]):
         self.services = Services(Configuration.of(studies, conf))
-        self.services.configuration.data.mkdir(parents=True, exist_ok=True)
+        self.services.configuration.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         super().__init__(
             app_dir,
             studies,
@@ -137,14 +133,11 @@ class ReplicaDetectionApp(MONAILabelApp):
     def on_init_complete(self) -> None:
         super().on_init_complete()
         self.services.start()
-        server = _server()
-        if server is not None and not getattr(server.state, "hardened", False):
-            logger.warning(OPEN)
+        if doors := open_doors():
+            logger.warning(doors)
 
     def _image_path(self, image: Any, store: Datastore) -> str:
         """The file behind an id or an upload. Raises HTTPException 404 for any other path of this machine."""
-        if isinstance(image, Path):  # by the server's own routes; a request holds text alone
-            return str(image)
         if isinstance(image, str) and image:
             known = store.get_image_uri(image)
             if known:
@@ -155,12 +148,14 @@ class ReplicaDetectionApp(MONAILabelApp):
 
 
 def _was_received(path: Path, sessions: Sessions | None) -> bool:
-    """Whether MONAI Label put a file there that it received: it hands on nothing but the path."""
+    """Whether the server put a file there that it received: it hands on nothing but the path."""
     if not path.is_absolute() or not path.exists():
         return False
     path, temporary = path.resolve(), Path(tempfile.gettempdir()).resolve()
     if path.parent == temporary:
         return path.name.startswith(tempfile.gettempprefix())
+    if path.parent.parent == temporary:
+        return path.parent.name.startswith(INBOX)
     return sessions is not None and path.is_relative_to(Path(sessions.store_path).resolve())
 
 

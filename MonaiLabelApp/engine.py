@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 # A request waits this long for the null before it is asked to come again.
 PATIENCE_SECONDS = 20.0
 RETRY_SECONDS = 5
-# Comparisons take all cores, so they run one after the other; so many may wait.
-WAITING = 8
 KEPT_CASES, KEPT_SURFACES = 12, 8
 
 
@@ -85,8 +83,8 @@ class Engine:
         )
         self._studies: tuple[object, Cohort, dict[str, Case]] | None = None
         self._null: _NullInTheMaking | None = None
+        # Comparisons take all cores, so they run one after the other.
         self._turn = threading.Lock()
-        self._places = threading.BoundedSemaphore(WAITING)
         self._cases: Recent[Prepared] = Recent(KEPT_CASES)
         self._surfaces: Recent[SurfaceComparison] = Recent(KEPT_SURFACES)
 
@@ -169,10 +167,10 @@ class Engine:
 
         Raises:
             InputError: the image or its mask cannot be read.
-            HTTPException: 503 where the index or the null is still being made, or too many comparisons wait.
+            HTTPException: 503 where the index or the null is still being made.
         """
         detector, version = self.detector()
-        with self._waiting():
+        with self._turn:
             result = detector.detect(Cohort(case.image.parent, (case,)))
         return Scored(result, version, {}).comparison(case.id, k)
 
@@ -209,7 +207,7 @@ class Engine:
         opened = self.required_index()
 
         def prepare() -> Prepared:
-            with self._waiting():
+            with self._turn:
                 _, found = next(
                     load_prepared(
                         [case],
@@ -246,7 +244,7 @@ class Engine:
 
         def compare() -> SurfaceComparison:
             assert synthetic.mask is not None and training.mask is not None
-            with self._waiting():
+            with self._turn:
                 return compare_surfaces(
                     synthetic.mask, training.mask, np.diag([*opened.index.preparation.spacing, 1.0])
                 )
@@ -254,6 +252,12 @@ class Engine:
         files = input_files(case)
         key = (files, training_id, opened.version, cohorts.state_of(files))
         return self._surfaces.get(key, compare), synthetic, training
+
+    def close(self) -> None:
+        """Stops what is being made in the background."""
+        with self._lock:
+            if self._null is not None:
+                self._null.cancel()
 
     def _listed(self) -> tuple[Cohort, dict[str, Case]]:
         """The studies, listed again when something in their folder changed."""
@@ -281,26 +285,6 @@ class Engine:
 
         index = TrainingIndex.open(self.configuration.index)
         return OpenedIndex(index, index.content_id)
-
-    def _waiting(self) -> _Turn:
-        return _Turn(self._places, self._turn)
-
-
-class _Turn:
-    """One heavy computation at a time; where too many wait, the request is refused and may come again."""
-
-    def __init__(self, places: threading.BoundedSemaphore, turn: threading.Lock):
-        self.places, self.turn = places, turn
-
-    def __enter__(self) -> None:
-        if not self.places.acquire(blocking=False):
-            detail = "too many comparisons are waiting; try again in some seconds"
-            raise HTTPException(503, detail, headers={"Retry-After": str(RETRY_SECONDS)})
-        self.turn.acquire()
-
-    def __exit__(self, *exc: object) -> None:
-        self.turn.release()
-        self.places.release()
 
 
 class _StoppedError(Exception):

@@ -109,6 +109,12 @@ class Jobs:
             latest = [e.job for e in self._entries.values() if e.job.kind == kind]
         return latest[-1].message or "see the server's log" if latest and latest[-1].state == "failed" else ""
 
+    def close(self) -> None:
+        """Ends whatever runs or waits; called when the server stops."""
+        for job in self.all():
+            if job.state not in _ENDED:
+                self.cancel(job.id)
+
     def _work(self) -> None:
         while True:
             entry = self._waiting.get()

@@ -59,3 +59,8 @@ class Services:
             self.jobs.start("index")
         else:
             self.engine.prepare()
+
+    def close(self) -> None:
+        """Ends what runs in the background."""
+        self.jobs.close()
+        self.engine.close()

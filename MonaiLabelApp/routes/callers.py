@@ -5,16 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Depends, Query, Request
-from monailabel.config import settings
-from monailabel.endpoints.user.auth import RBAC
 
-from replica_detection_server.hardening.identity import reader_of
+from replica_detection_server.hardening.identity import having, reader_of
 from replica_detection_server.services import Services
 
-# Roles as MONAI Label checks them; without authentication everybody has all.
-USER = RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER)
-ANNOTATOR = RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR)
-ADMIN = RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN)
+# Roles as MONAI Label names them; without authentication everybody has all.
+USER, ANNOTATOR, ADMIN = having("user"), having("annotator"), having("admin")
 
 
 def _services(request: Request) -> Services:

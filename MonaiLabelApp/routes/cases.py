@@ -9,6 +9,7 @@ from fastapi import APIRouter, File, HTTPException, Path, Query, Request, Respon
 from replica_detection.cohort import Case
 from replica_detection.schema import Comparison
 from replica_detection_server.cohorts import TRAINING
+from replica_detection_server.hardening.queue import heavy
 from replica_detection_server.routes.callers import Shared
 from replica_detection_server.routes.files import MAX_UPLOAD_BYTES, received
 from replica_detection_server.routes.guarded import REFUSALS, Guarded
@@ -21,12 +22,16 @@ K = Annotated[int, Query(ge=1, le=1000, description="Nearest training cases unde
 UPLOADED = "uploaded"
 
 
-@router.get("/cases/{synthetic_id}/comparison", summary="A synthetic image against the training cohort")
+@router.get(
+    "/cases/{synthetic_id}/comparison", summary="A synthetic image against the training cohort", dependencies=[heavy]
+)
 def get_comparison(shared: Shared, synthetic_id: CaseId, k: K = 10) -> Comparison:
     return shared.engine.comparison(synthetic_id, k)
 
 
-@router.post("/compare", summary="An image of the caller's against the training cohort; it is not kept")
+@router.post(
+    "/compare", summary="An image of the caller's against the training cohort; it is not kept", dependencies=[heavy]
+)
 def post_compare(
     request: Request,
     shared: Shared,
@@ -43,6 +48,7 @@ def post_compare(
 @router.get(
     "/masks/{case_id}",
     summary="The mask that comparisons use; train:ID for a training case",
+    dependencies=[heavy],
     response_class=Response,
     responses={200: {"content": {"application/gzip": {}}}},
 )

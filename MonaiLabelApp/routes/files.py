@@ -13,6 +13,7 @@ from fastapi import HTTPException, UploadFile
 from replica_detection_server.cohorts import SUFFIXES, suffix_of
 
 MAX_UPLOAD_BYTES = 1 << 30
+INBOX = "upload-"
 READABLE = (*SUFFIXES, ".dcm")
 
 
@@ -28,7 +29,7 @@ def received(uploads: dict[str, UploadFile | None], folder: Path, limit: int) ->
         HTTPException: 413 beyond the limit, 422 for an extension that cannot be read or an empty file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    inbox = Path(tempfile.mkdtemp(prefix="upload-", dir=folder))
+    inbox = Path(tempfile.mkdtemp(prefix=INBOX, dir=folder))
     try:
         paths, left = {}, limit
         for name, upload in uploads.items():

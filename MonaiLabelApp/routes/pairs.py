@@ -10,6 +10,7 @@ from fastapi import APIRouter, HTTPException, Path, Response
 from replica_detection.schema import SurfaceReply, SurfaceStatistics
 from replica_detection.surface import Statistics
 from replica_detection_server.cohorts import TRAINING
+from replica_detection_server.hardening.queue import heavy
 from replica_detection_server.routes.callers import Shared
 from replica_detection_server.routes.guarded import REFUSALS, Guarded
 from replica_detection_server.volumes import difference, in_file_space, nifti, positions_in_file, vtp
@@ -24,6 +25,7 @@ _NIFTI: dict[int | str, dict[str, Any]] = {200: {"content": {"application/gzip":
 @router.get(
     "/surfaces/{synthetic_id}/{training_id}",
     summary="The surface of one image's mask, with the distance in mm to the other's at every vertex (.vtp)",
+    dependencies=[heavy],
     response_class=Response,
     responses=_VTP,
 )
@@ -40,7 +42,11 @@ def get_surface(
     return Response(content, media_type="application/vnd.vtk")
 
 
-@router.get("/surfaces/{synthetic_id}/{training_id}/statistics", summary="Distances between the surfaces in mm")
+@router.get(
+    "/surfaces/{synthetic_id}/{training_id}/statistics",
+    summary="Distances between the surfaces in mm",
+    dependencies=[heavy],
+)
 def get_surface_statistics(shared: Shared, synthetic_id: CaseId, training_id: CaseId) -> SurfaceReply:
     """Each place is in mm RAS+ of the file of the image whose surface it lies on; `symmetric`: the farther one's."""
     found, synthetic, training = shared.engine.surfaces(synthetic_id, _plain(training_id))
@@ -54,6 +60,7 @@ def get_surface_statistics(shared: Shared, synthetic_id: CaseId, training_id: Ca
 @router.get(
     "/difference/{synthetic_id}/{training_id}",
     summary="Synthetic minus training image in mapped intensity, -1 to 1 (.nii.gz)",
+    dependencies=[heavy],
     response_class=Response,
     responses=_NIFTI,
 )
@@ -67,6 +74,7 @@ def get_difference(shared: Shared, synthetic_id: CaseId, training_id: CaseId) ->
 @router.get(
     "/aligned/{synthetic_id}/{training_id}",
     summary="The training image moved onto the synthetic one (.nii.gz)",
+    dependencies=[heavy],
     response_class=Response,
     responses=_NIFTI,
 )

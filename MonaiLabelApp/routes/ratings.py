@@ -17,6 +17,7 @@ from replica_detection.ratings import Rating, checked, latest
 from replica_detection.schema import AgreementReport, RatingReceipt
 from replica_detection_server.cohorts import TRAINING
 from replica_detection_server.hardening.identity import reader_of
+from replica_detection_server.hardening.queue import heavy
 from replica_detection_server.routes.callers import Shared
 from replica_detection_server.routes.guarded import REFUSALS, Guarded
 from replica_detection_server.services import Services
@@ -83,7 +84,7 @@ def get_ratings(
         return Response(path.read_bytes(), media_type="text/csv")
 
 
-@router.get("/agreement", summary="Agreement of the readers, and thresholds by their consensus")
+@router.get("/agreement", summary="Agreement of the readers, and thresholds by their consensus", dependencies=[heavy])
 def get_agreement(shared: Shared) -> AgreementReport:
     """Thresholds need a scored set; without one there is the agreement alone."""
     return shared.agreement()
