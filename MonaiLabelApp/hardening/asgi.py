@@ -1,0 +1,122 @@
+"""`replica_detection_server.hardening.asgi:app`: the server that `replica-detection serve` runs.
+
+From the outside in: the envelope (paths out of replies, one log line each), the Host and Origin check, the gate (who),
+clean requests (addresses, sizes, JSON), and a FastAPI application that holds the routes named here and no others.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import schedule
+from fastapi import FastAPI
+from monailabel.config import settings as of_monai_label
+from monailabel.interfaces.utils.app import app_instance
+from starlette.types import ASGIApp
+
+from replica_detection.errors import ConfigurationError
+from replica_detection.version import __version__
+from replica_detection_server.hardening import errors, stock
+from replica_detection_server.hardening.gate import Gate
+from replica_detection_server.hardening.hygiene import OnlyClean
+from replica_detection_server.hardening.identity import ROLES
+from replica_detection_server.hardening.keys import ApiKeys
+from replica_detection_server.hardening.logs import Scrub, where
+from replica_detection_server.hardening.oauth import Realm
+from replica_detection_server.hardening.origin import OnlyMeantForUs
+from replica_detection_server.hardening.queue import Queue
+from replica_detection_server.hardening.replies import Envelope
+from replica_detection_server.hardening.sessions import PrivateSessions
+from replica_detection_server.hardening.settings import Settings, current
+
+logger = logging.getLogger(__name__)
+
+# What a request left behind that failed half-way; the longest one takes less.
+LEFTOVER_SECONDS = 3600
+
+
+def build(settings: Settings) -> tuple[FastAPI, ASGIApp]:
+    """The routes, and the whole with what stands before them. Raises InputError for a key file that cannot be used."""
+    application = FastAPI(
+        title="Replica Detection", version=__version__, docs_url=None, redoc_url=None, lifespan=_lifespan
+    )
+    keys = ApiKeys.read(settings.api_key_file) if settings.api_key_file else None
+    realm = _realm(settings) if settings.realm_uri else None
+    scrub = Scrub(settings.folders)
+    application.state.hardened = True
+    application.state.authentication = settings.authentication
+    application.state.max_upload_bytes = settings.max_upload_bytes
+    application.state.settings = settings
+    application.state.realm = realm
+    application.state.scrub = scrub
+    application.state.queue = Queue(waiting=settings.waiting)
+    errors.register(application)
+    stock.register(application)
+    clean = OnlyClean(application, settings.max_upload_bytes)
+    meant = OnlyMeantForUs(Gate(clean, keys, realm), settings.hosts, any_address=not settings.loopback)
+    return application, Envelope(meant, scrub)
+
+
+@asynccontextmanager
+async def _lifespan(application: FastAPI) -> AsyncIterator[None]:
+    try:
+        _begin(application.state.settings)
+        application.openapi()  # takes a while the first time
+        yield
+        _end()
+    except Exception as error:
+        logger.error("failed: %s", where(error))
+        raise
+
+
+def _begin(settings: Settings) -> None:
+    instance = app_instance()
+    instance._sessions = PrivateSessions(settings.sessions, of_monai_label.MONAI_LABEL_SESSION_EXPIRY)
+    instance.server_mode(True)
+    instance.on_init_complete()
+    schedule.every(5).minutes.do(sweep, Path(tempfile.gettempdir()))
+
+
+def _end() -> None:
+    for kind in ("train", "scoring", "batch_infer"):
+        stock.jobs.stop(kind)
+    app_instance().services.close()
+
+
+def sweep(folder: Path, older_than: float = LEFTOVER_SECONDS) -> None:
+    """Removes what has lain in the private temporary folder for too long."""
+    for path in folder.iterdir():
+        with suppress(OSError):
+            if time.time() - path.lstat().st_mtime < older_than:
+                continue
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _realm(settings: Settings) -> Realm:
+    names = {role: getattr(of_monai_label, f"MONAI_LABEL_AUTH_ROLE_{role.upper()}") for role in ROLES}
+    return Realm(
+        settings.realm_uri,
+        of_monai_label.MONAI_LABEL_AUTH_CLIENT_ID,
+        names,
+        of_monai_label.MONAI_LABEL_AUTH_TOKEN_USERNAME,
+        of_monai_label.MONAI_LABEL_AUTH_TOKEN_ROLES,
+    )
+
+
+def _made() -> tuple[FastAPI, ASGIApp]:
+    settings = current()
+    if settings is None:
+        raise ConfigurationError(
+            "this application is started by `replica-detection serve`, which also protects its files"
+        )
+    return build(settings)
+
+
+# The app object adds the routes under /replica to `application` when it is made.
+application, app = _made()

@@ -1,0 +1,50 @@
+"""What goes wrong in a route, as JSON with a `detail` that says what to do."""
+
+from __future__ import annotations
+
+import logging
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
+
+from replica_detection.errors import ReplicaDetectionError
+from replica_detection_server.hardening.logs import where
+from replica_detection_server.hardening.replies import FAILED
+from replica_detection_server.refusals import refusal
+
+logger = logging.getLogger(__name__)
+
+_ASKED_WRONGLY = (MONAILabelError.INVALID_INPUT, MONAILabelError.APP_INIT_ERROR)
+
+
+def as_refusal(error: Exception) -> HTTPException:
+    """The refusal that tells a caller what was wrong; a failure of the server itself is 500 and a line in the log."""
+    if isinstance(error, HTTPException):
+        return error
+    if isinstance(error, ReplicaDetectionError):
+        return refusal(error)
+    if isinstance(error, MONAILabelException):
+        missing = "not found" in error.msg.lower() or "there is no" in error.msg.lower()
+        if missing or error.error in _ASKED_WRONGLY:
+            return HTTPException(404 if missing else 422, error.msg)
+    logger.error("failed: %s", where(error))
+    return HTTPException(500, FAILED)
+
+
+def register(app: FastAPI) -> None:
+    """Adds the handlers to an application."""
+
+    async def refused(request: Request, error: Exception) -> JSONResponse:
+        refusal = as_refusal(error)
+        return JSONResponse({"detail": refusal.detail}, refusal.status_code)
+
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        faults = [f"{' '.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors()]
+        return JSONResponse({"detail": "; ".join(faults[:5]) + "."}, 422)
+
+    app.add_exception_handler(RequestValidationError, invalid)
+    for kind in (ReplicaDetectionError, MONAILabelException, Exception):
+        app.add_exception_handler(kind, refused)

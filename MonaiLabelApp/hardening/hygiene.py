@@ -1,0 +1,159 @@
+"""Requests that no route should see: paths that climb, bodies without end, JSON that cannot be written out again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from urllib.parse import unquote_to_bytes
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from replica_detection_server.hardening.names import json_fault
+from replica_detection_server.hardening.refusing import header_values, refuse
+
+MAX_BODY = 1 << 20  # of everything but an upload
+MAX_URL = 8192
+FORM_OVERHEAD = 1 << 20
+# A client that sends nothing for so long in the middle of its body is gone.
+SILENCE_SECONDS = 60.0
+DRAIN_SECONDS, DRAIN_BYTES = 5.0, 64 << 20
+UPLOADS = (
+    ("PUT", re.compile(r"/datastore/(image|label)?")),
+    ("PUT", re.compile(r"/session/")),
+    ("POST", re.compile(r"/infer/[^/]+")),
+    ("POST", re.compile(r"/replica/compare")),
+)
+
+
+class OnlyClean:
+    """Refuses malformed paths and queries, limits bodies while they stream in, and checks JSON before a route does.
+
+    Args:
+        max_upload_bytes: the largest file that the upload routes take; all other bodies end at MAX_BODY.
+    """
+
+    def __init__(self, app: ASGIApp, max_upload_bytes: int):
+        self.app, self.max_upload_bytes = app, max_upload_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        if fault := url_fault(scope.get("raw_path") or scope["path"].encode(), scope["query_string"]):
+            await refuse(scope, receive, send, 400, f"The address {fault}.")
+            return
+        limit = self._limit(scope)
+        length = next(iter(header_values(scope, b"content-length")), "0")
+        if not length.isdigit():
+            await refuse(scope, receive, send, 400, "Content-Length must be a number.")
+        elif int(length) > limit:
+            await _drain(receive)
+            await refuse(scope, receive, send, 413, too_large(limit))
+        else:
+            limited = _Limited(receive, limit)
+            try:
+                body = await limited.json(scope) if self._is_json(scope) else None
+            except HTTPException as error:
+                await refuse(scope, receive, send, error.status_code, error.detail)
+                return
+            await self.app(scope, limited if body is None else _Replay(body, receive), send)
+
+    def _limit(self, scope: Scope) -> int:
+        upload = any(scope["method"] == method and path.fullmatch(scope["path"]) for method, path in UPLOADS)
+        return self.max_upload_bytes + FORM_OVERHEAD if upload else MAX_BODY
+
+    def _is_json(self, scope: Scope) -> bool:
+        kind = next(iter(header_values(scope, b"content-type")), "").partition(";")[0].strip().lower()
+        return kind.startswith("application/") and kind.endswith("json")
+
+
+def url_fault(raw_path: bytes, query: bytes) -> str:
+    """What is wrong with a path and its query as they came, as a clause; empty for a clean one."""
+    if len(raw_path) + len(query) > MAX_URL:
+        return f"is longer than {MAX_URL} letters"
+    if re.search(rb"%(2f|5c)", raw_path, re.IGNORECASE) or b"\\" in raw_path:
+        return "hides a path separator"
+    try:
+        path = unquote_to_bytes(raw_path).decode()
+        words = unquote_to_bytes(query.replace(b"+", b" ")).decode()
+    except UnicodeDecodeError:
+        return "is not UTF-8"
+    if re.search(r"[\x00-\x1f\x7f]", path + words):
+        return "holds a control character"
+    if any(part in (".", "..") for part in path.split("/")) or "//" in path:
+        return "climbs or is not in its shortest form"
+    return ""
+
+
+def too_large(limit: int) -> str:
+    return f"The request is larger than the {limit / (1 << 20):.0f} MiB that this server takes here."
+
+
+async def _drain(receive: Receive) -> None:
+    """Takes in a little more of a body that is refused: many clients read the reply only once they have sent all."""
+    taken = 0
+    try:
+        async with asyncio.timeout(DRAIN_SECONDS):
+            while taken < DRAIN_BYTES:
+                message = await receive()
+                taken += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return
+
+
+class _Limited:
+    """`receive` that ends a body beyond `limit` with 413 and a silent client with 408."""
+
+    def __init__(self, receive: Receive, limit: int):
+        self._receive, self._limit, self._taken, self._complete = receive, limit, 0, False
+
+    async def __call__(self) -> Message:
+        if self._complete:
+            return await self._receive()
+        try:
+            message = await asyncio.wait_for(self._receive(), SILENCE_SECONDS)
+        except TimeoutError:
+            raise HTTPException(408, "The body stopped in the middle.") from None
+        if message["type"] == "http.request":
+            self._taken += len(message.get("body", b""))
+            self._complete = not message.get("more_body", False)
+            if self._taken > self._limit:
+                await _drain(self._receive)
+                raise HTTPException(413, too_large(self._limit))
+        return message
+
+    async def json(self, scope: Scope) -> bytes:
+        """The whole body, which is clean JSON or empty."""
+        parts = []
+        while not self._complete:
+            message = await self()
+            if message["type"] == "http.disconnect":
+                raise HTTPException(400, "The body stopped in the middle.")
+            parts.append(message.get("body", b""))
+        body = b"".join(parts)
+        if body:
+            try:
+                fault = json_fault(json.loads(body))
+            except (ValueError, RecursionError):
+                fault = "is no JSON"
+            if fault:
+                raise HTTPException(422, f"The body {fault}.")
+        return body
+
+
+class _Replay:
+    """`receive` that gives a body which was already read."""
+
+    def __init__(self, body: bytes, receive: Receive):
+        self._body: bytes | None = body
+        self._receive = receive
+
+    async def __call__(self) -> Message:
+        if self._body is None:
+            return await self._receive()
+        body, self._body = self._body, None
+        return {"type": "http.request", "body": body, "more_body": False}

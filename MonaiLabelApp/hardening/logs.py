@@ -1,0 +1,100 @@
+"""Logs without patients: what MONAI Label writes names images and folders, so only where it spoke is kept."""
+
+from __future__ import annotations
+
+import logging
+import logging.config
+import re
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+OURS = ("replica_detection", "replica_detection_server", "uvicorn")
+FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+MAX_BYTES, KEPT = 5 << 20, 5
+
+
+class WithoutPatients(logging.Filter):
+    """Takes the words out of every record that is not ours, and the message out of every traceback."""
+
+    def __init__(self, scrub: Scrub):
+        super().__init__()
+        self.scrub = scrub
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        ours = record.name.split(".")[0] in OURS
+        if not ours and record.levelno < logging.WARNING:
+            return False
+        message = record.getMessage() if ours else f"said something (line {record.lineno})"
+        # uvicorn passes on what ends an application as text.
+        if message.startswith("Traceback"):
+            message = "a traceback without its message: see the line before"
+        if record.exc_info and record.exc_info[1] is not None:
+            message += f": {where(record.exc_info[1])}"
+        record.msg, record.args, record.exc_info, record.exc_text = self.scrub.text(message), (), None, None
+        record.stack_info = None
+        return True
+
+
+class Scrub:
+    """Puts a name in the place of each known folder.
+
+    Args:
+        folders: absolute path -> what to write instead, such as "<studies>".
+    """
+
+    def __init__(self, folders: Iterable[tuple[str, str]]):
+        # The longest first: a folder may lie inside another.
+        self.names = {path.rstrip("/\\"): name for path, name in sorted(folders, key=lambda f: -len(f[0]))}
+        self.names.pop("", None)
+        # JSON writes the backslashes of Windows twice.
+        self.names.update({path.replace("\\", "\\\\"): name for path, name in list(self.names.items())})
+        whole = "|".join(re.escape(path) for path in self.names)
+        self._pattern = re.compile(rf"(?:{whole})(?![^/\\\"'\s,;:)\]}}>])") if whole else None
+
+    def text(self, text: str) -> str:
+        return self._pattern.sub(lambda found: self.names[found.group()], text) if self._pattern else text
+
+    def body(self, body: bytes) -> bytes:
+        """The same for a reply in UTF-8; bytes that are none are passed on."""
+        return self.text(body.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+
+
+def where(error: BaseException) -> str:
+    """The kind of an exception and the functions it passed, without its message, which may name a patient."""
+    steps = [f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in _frames(error.__traceback__)]
+    return f"{type(error).__name__} at " + " < ".join(reversed(steps[-6:]))
+
+
+def configuration(folder: Path, scrub: Scrub) -> dict[str, Any]:
+    """For `logging.config.dictConfig` and uvicorn: one line each to the console and to a file that rotates."""
+    handlers = ("console", "file")
+    kept = {"formatter": "line", "filters": ["without_patients"]}
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "filters": {"without_patients": {"()": WithoutPatients, "scrub": scrub}},
+        "formatters": {"line": {"format": FORMAT}},
+        "handlers": {
+            "console": {"class": "logging.StreamHandler", **kept},
+            "file": {
+                "class": "logging.handlers.RotatingFileHandler",
+                "filename": str(folder / "server.log"),
+                "maxBytes": MAX_BYTES,
+                "backupCount": KEPT,
+                "encoding": "utf-8",
+                **kept,
+            },
+        },
+        "root": {"level": "INFO", "handlers": list(handlers)},
+        "loggers": {
+            "uvicorn.access": {"level": "CRITICAL"},
+            "replica_detection_server": {"level": "INFO"},
+        },
+    }
+
+
+def _frames(trace: TracebackType | None) -> list[traceback.FrameSummary]:
+    return list(traceback.extract_tb(trace))

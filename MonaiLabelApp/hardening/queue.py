@@ -1,0 +1,76 @@
+"""How much heavy work runs at once and how much may wait; the rest is told to come back later.
+
+Waiting happens in the event loop, not in a worker thread, so that light routes stay quick whatever is in the queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import Depends, HTTPException, Request
+
+RUNNING = 2
+WAITING = 16
+RETRY_AFTER_SECONDS = 5
+
+
+class Queue:
+    """At most `running` at once and `waiting` behind them."""
+
+    def __init__(self, running: int = RUNNING, waiting: int = WAITING):
+        self.places = running + waiting
+        self.taken = 0
+        self._free = asyncio.Semaphore(running)
+
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        """Holds a place; starts when one of the running ones ends.
+
+        Raises:
+            HTTPException: 503 with Retry-After where the queue is full.
+        """
+        if self.taken >= self.places:
+            raise HTTPException(
+                503,
+                f"The server is busy: {self.taken} requests are running or waiting. Try again later.",
+                headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+            )
+        self.taken += 1
+        try:
+            async with self._free:
+                yield
+        finally:
+            self.taken -= 1
+
+
+@asynccontextmanager
+async def _place(request: Request) -> AsyncIterator[None]:
+    queue: Queue | None = getattr(request.app.state, "queue", None)
+    if queue is None:
+        queue = request.app.state.queue = Queue()
+    async with queue.slot():
+        # Work that nobody waits for any more only keeps others waiting.
+        if await request.is_disconnected():
+            raise HTTPException(499, "The client went away.")
+        yield
+
+
+async def _heavy(request: Request) -> AsyncIterator[None]:
+    async with _place(request):
+        yield
+
+
+async def _heavy_if_sync(request: Request, run_sync: bool = False) -> AsyncIterator[None]:
+    if not run_sync:
+        yield
+        return
+    async with _place(request):
+        yield
+
+
+# Dependencies of routes. scope="function": the place is free again before the reply is sent, so that a slow download
+# does not hold it.
+heavy = Depends(_heavy, scope="function")
+heavy_if_sync = Depends(_heavy_if_sync, scope="function")

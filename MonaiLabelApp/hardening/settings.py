@@ -1,0 +1,65 @@
+"""What the hardened server was told at its launch. Travels in one environment variable, which job processes inherit."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from replica_detection_server.hardening.queue import WAITING
+
+VARIABLE = "REPLICA_DETECTION_SERVE"
+MEBIBYTE = 1 << 20
+MAX_UPLOAD_MB = 1024
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`hosts`: names beside the loopback's under which the server is reached; `folders`: path -> the name that stands
+    for it in replies and logs; at most one of `api_key_file` and `realm_uri` is given."""
+
+    data: Path
+    loopback: bool = True
+    hosts: tuple[str, ...] = ()
+    api_key_file: Path | None = None
+    realm_uri: str = ""
+    max_upload_bytes: int = MAX_UPLOAD_MB * MEBIBYTE
+    waiting: int = WAITING
+    folders: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def authentication(self) -> str:
+        """none, key or token, as in schema.Status."""
+        return "key" if self.api_key_file else "token" if self.realm_uri else "none"
+
+    @property
+    def sessions(self) -> Path:
+        return self.data / "sessions"
+
+    @property
+    def temporary(self) -> Path:
+        return self.data / "tmp"
+
+    @property
+    def logs(self) -> Path:
+        return self.data / "logs"
+
+    def to_json(self) -> str:
+        return json.dumps({k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()})
+
+
+def current() -> Settings | None:
+    """The settings of this process; None outside of a hardened launch."""
+    text = os.environ.get(VARIABLE)
+    if not text:
+        return None
+    given = json.loads(text)
+    known = {f.name for f in fields(Settings)}
+    values = {k: v for k, v in given.items() if k in known}
+    values["data"] = Path(values["data"])
+    values["hosts"] = tuple(values.get("hosts", ()))
+    values["folders"] = tuple((path, name) for path, name in values.get("folders", ()))
+    if values.get("api_key_file"):
+        values["api_key_file"] = Path(values["api_key_file"])
+    return Settings(**values)

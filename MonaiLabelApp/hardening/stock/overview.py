@@ -1,0 +1,81 @@
+"""What the server offers, the next case of a strategy, and tokens."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, HTTPException, Request
+from fastapi.responses import HTMLResponse
+from fastapi.security import OAuth2PasswordRequestForm
+
+from replica_detection_server.hardening.identity import ROLES, Identity
+from replica_detection_server.hardening.names import TaskName
+from replica_detection_server.hardening.oauth import Realm, RealmUnreachableError
+from replica_detection_server.hardening.stock.asked import USER, app, known_task, options, plain, steady
+
+router = APIRouter()
+
+
+@router.get("/", include_in_schema=False)
+def routes(request: Request) -> HTMLResponse:
+    """All routes on one page. No script: MONAI Label's page loads one from another host into this origin."""
+    rows = [
+        f"<tr><td>{method.upper()}</td><td>{escape(path)}</td><td>{escape(route.get('summary', ''))}</td></tr>"
+        for path, methods in request.app.openapi()["paths"].items()
+        for method, route in methods.items()
+    ]
+    title = escape(request.app.title)
+    return HTMLResponse(
+        f"<!doctype html><title>{title}</title><h1>{title}</h1><p>Machine-readable: /openapi.json</p>"
+        f"<table>{''.join(rows)}</table>"
+    )
+
+
+@router.get("/info/", tags=["MONAI Label"], summary="Models, strategies, scoring methods and trainers")
+def info(who: Annotated[Identity, USER]) -> dict[str, Any]:
+    return dict(plain(steady(app().info)))
+
+
+@router.post("/activelearning/{strategy}", tags=["MONAI Label"], summary="The next image by a strategy")
+def next_sample(
+    strategy: TaskName, who: Annotated[Identity, USER], params: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """`{}` when no image is left. `client_id` names the reader where there is no authentication."""
+    asked = options(params or {}, known_task("strategies", strategy))
+    if who.reader:
+        asked["client_id"] = who.reader
+    found = app().next_sample({**asked, "strategy": strategy})
+    if not found:
+        return {}
+    known = app().datastore().get_image_info(found["id"])
+    return {k: v for k, v in plain({**found, **known}).items() if k != "path"}
+
+
+@router.get("/auth/", tags=["MONAI Label"], summary="Whether a token is needed, and which realm gives it")
+def authentication(request: Request) -> dict[str, Any]:
+    realm: Realm | None = request.app.state.realm
+    return {
+        "enabled": realm is not None,
+        "client_id": realm.client_id if realm else None,
+        "realm": realm.uri if realm else None,
+    }
+
+
+@router.post("/auth/token", tags=["MONAI Label"], summary="A token for a name and a password")
+def token(request: Request, form: Annotated[OAuth2PasswordRequestForm, Depends()]) -> dict[str, Any]:
+    realm: Realm | None = request.app.state.realm
+    if realm is None:
+        raise HTTPException(404, "This server gives no tokens.")
+    try:
+        given = realm.token(form.username, form.password)
+    except RealmUnreachableError as error:
+        raise HTTPException(503, str(error), {"Retry-After": "10"}) from error
+    if given is None or "access_token" not in given:
+        raise HTTPException(401, "The realm refuses this name and password.")
+    return {"access_token": given["access_token"], "token_type": given.get("token_type", "Bearer")}
+
+
+@router.get("/auth/token/valid", tags=["MONAI Label"], summary="Who the sent token names")
+def valid(who: Annotated[Identity, USER]) -> dict[str, Any]:
+    return {"username": who.reader, "roles": list(ROLES[: who.rank + 1])}

@@ -1,0 +1,106 @@
+"""`serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from replica_detection.cli.application import app
+from replica_detection.cli.options import COHORT_HELP, Alpha, Device, K, Masks, Measures, Patients, Profile, Segment
+from replica_detection.errors import ConfigurationError
+
+
+@app.command()
+def serve(
+    studies: Annotated[Path, typer.Option(help="Folder of the synthetic images.")],
+    training: Annotated[
+        Path | None, typer.Option(help="The images that the generator was trained on; only read. " + COHORT_HELP)
+    ] = None,
+    index: Annotated[
+        Path | None, typer.Option(help="Training index (*.rdindex). Built from --training where it is missing.")
+    ] = None,
+    validation: Annotated[
+        Path | None, typer.Option(help="Real images that the generator never saw: the null. " + COHORT_HELP)
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder for results, ratings, sessions and the log. Default: the user's data.")
+    ] = None,
+    profile: Profile = "generic",
+    segment: Segment = None,
+    masks: Masks = None,
+    training_masks: Annotated[Path | None, typer.Option(help="Masks of --training.")] = None,
+    validation_masks: Annotated[Path | None, typer.Option(help="Masks of --validation.")] = None,
+    patients: Patients = None,
+    measures: Measures = None,
+    k: K = 50,
+    alpha: Alpha = 0.05,
+    null_size: Annotated[int, typer.Option(help="Cases of the null, at most.", min=1)] = 500,
+    device: Device = "auto",
+    host: Annotated[str, typer.Option(help="Address to listen on. Another than the loopback needs keys or tokens.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8000,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A further name by which clients reach the server, e.g. of a proxy.")
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="Lines `name:key`. Ratings carry the name. Sent as Authorization: Bearer KEY.")
+    ] = None,
+    realm_uri: Annotated[
+        str, typer.Option(help="OpenID Connect realm (Keycloak) whose tokens are taken, as in MONAI Label.")
+    ] = "",
+    insecure_no_authentication: Annotated[
+        bool, typer.Option("--insecure-no-authentication", help="Listen to other machines and let everyone in.")
+    ] = False,
+    tls_certificate: Annotated[Path | None, typer.Option(help="PEM file: answer HTTPS.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file: key of --tls-certificate.")] = None,
+    max_upload_mb: Annotated[int, typer.Option(help="Largest upload in MiB.", min=1, max=1 << 20)] = 1024,
+    queue: Annotated[int, typer.Option(help="Computations that may wait; more are told to come back.", min=0)] = 16,
+) -> None:
+    """Run the server for 3D Slicer, scripts and MONAI Label clients: review, comparison, ratings.
+
+    Only this machine reaches it unless --host says otherwise. Ctrl-C stops it.
+
+    Example: replica-detection serve --studies synthetic/ --training training/ --validation unseen/
+    """
+    try:
+        from replica_detection_server.configuration import Configuration
+        from replica_detection_server.launch import Listening, launch
+    except ImportError as error:
+        raise ConfigurationError(
+            f"the server cannot be loaded ({error}): pip install 'replica-detection[server]'"
+        ) from None
+    pairs = {
+        "training": training,
+        "index": index,
+        "validation": validation,
+        "data": data,
+        "profile": profile,
+        "segment": segment,
+        "masks": masks,
+        "training_masks": training_masks,
+        "validation_masks": validation_masks,
+        "patients": patients,
+        "measures": measures,
+        "k": k,
+        "alpha": alpha,
+        "null_size": null_size,
+        "device": device,
+    }
+    given = {key: str(value) for key, value in pairs.items() if value is not None}
+    listening = Listening(
+        host=host,
+        port=port,
+        allow_hosts=tuple(allow_host or ()),
+        api_key_file=api_key_file,
+        realm_uri=realm_uri,
+        without_authentication=insecure_no_authentication,
+        tls_certificate=tls_certificate,
+        tls_key=tls_key,
+        max_upload_mb=max_upload_mb,
+        waiting=queue,
+    )
+    listening.check()
+    launch(Configuration.of(studies, given), listening)
