@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import re
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -19,6 +21,10 @@ CHUNK = 1 << 20
 # A tar header that claims a name of gigabytes would be read into memory as a whole.
 MAX_READ = 4 << 20
 MAX_DIRECTORY = 16 << 20
+_DAMAGED = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, struct.error),
+    *(EOFError, ValueError, OverflowError, IndexError, RuntimeError),
+)
 _END, _END_64 = b"PK\x05\x06", b"PK\x06\x07"
 _ADVICE = "Pack the image files alone, with plain names, as .zip, .tar or .tar.gz"
 
@@ -47,10 +53,15 @@ def unpack(archive: Path, folder: Path, max_bytes: int) -> int:
                     if written > max_bytes:
                         raise _too_large(archive, max_bytes)
                     file.write(chunk)
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, gzip.BadGzipFile, NotImplementedError) as error:
-        raise InputError(archive.name, f"is no usable archive ({error})", _ADVICE) from error
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise InputError(archive.name, "holds a name twice", _ADVICE) from error
+    except OSError as error:
+        # A damaged header points to a place that no file has; a full disk is another matter.
+        if error.errno not in (None, errno.EINVAL, errno.ENAMETOOLONG):
+            raise
+        raise InputError(archive.name, "is damaged", _ADVICE) from error
+    except _DAMAGED as error:
+        raise InputError(archive.name, "is no archive, or damaged", _ADVICE) from error
     if not files:
         raise InputError(archive.name, "holds no file", _ADVICE)
     return files
@@ -123,7 +134,12 @@ def _parts(archive: Path, name: str) -> list[str]:
     """
     parts = [part for part in re.split(r"[/\\]", name) if part not in ("", ".")]
     outside = name.startswith(("/", "\\")) or ".." in parts or ":" in name
-    if outside or not parts or re.search(r"[\x00-\x1f\x7f]", name) or any(len(part) > 200 for part in parts):
+    if (
+        outside
+        or not parts
+        or re.search("[\x00-\x1f\x7f\ud800-\udfff]", name)
+        or any(len(part) > 200 for part in parts)
+    ):
         raise InputError(archive.name, f"member {name[:200]!r} has a path that cannot be used", _ADVICE)
     return parts
 

@@ -78,21 +78,23 @@ def _received(folder: Path, files: list[UploadFile], uncompress: bool, max_bytes
         series.mkdir()
         unpack(archive, series, max_bytes)
         found = [path for path in series.rglob("*") if path.is_file()]
-        return found[0] if len(found) == 1 else series
+        if len(found) != 1:
+            return series
+        return found[0].rename(folder / f"image{_suffix(found[0].name)}")
     if len(files) == 1:
-        image = folder / f"image{_suffix(files[0])}"
+        image = folder / f"image{_suffix(files[0].filename)}"
         _copy(files[0], image)
         return image
     series = folder / "series"
     series.mkdir()
     for n, file in enumerate(files):
-        _copy(file, series / f"{n:05d}{_suffix(file)}")
+        _copy(file, series / f"{n:05d}{_suffix(file.filename)}")
     return series
 
 
-def _suffix(file: UploadFile) -> str:
+def _suffix(filename: str | None) -> str:
     """Scanners name the files of a series by number or UID; these are DICOM."""
-    name = Path((file.filename or "").replace("\\", "/")).name
+    name = Path((filename or "").replace("\\", "/")).name
     return ".dcm" if re.fullmatch(r"[^.]*|.*\.(\d+|ima)", name, re.IGNORECASE) else extension(name, QUERIES)
 
 
