@@ -36,6 +36,8 @@ from replica_detection_server.hardening.settings import MAX_UPLOAD_MB, MEBIBYTE,
 # Variables that would undo what the launch sets: MONAI_LABEL_CORS_ORIGINS also stops MONAI Label from starting.
 NEVER = ("MONAI_LABEL_CORS_ORIGINS", "MONAI_LABEL_DATASTORE", "MONAI_LABEL_API_STR", "MONAI_LABEL_APP_CONF")
 SECONDS_TO_STOP = 10
+# MONAI Label loads an app by its file; tests put in one with tasks that misbehave.
+MAIN = Path(__file__).with_name("main.py")
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,7 @@ def _made(given: Configuration, settings: Settings, port: int) -> ASGIApp:
     folder = settings.data / "app"
     folder.mkdir(exist_ok=True)
     # MONAI Label writes into the folder of its app, and an installed one is nobody's to write to.
-    shutil.copyfile(Path(__file__).with_name("main.py"), folder / "main.py")
+    shutil.copyfile(MAIN, folder / "main.py")
     try:
         from monailabel.interfaces.utils.app import app_instance
         from monailabel.main import Main

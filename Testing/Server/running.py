@@ -18,6 +18,11 @@ import psutil
 
 APP = Path(__file__).resolve().parents[2] / "MonaiLabelApp"
 TIMEOUT = 90
+# `serve` with the main.py of another folder.
+OTHER_APP = (
+    "import sys; from pathlib import Path; from replica_detection_server import launch; "
+    "launch.MAIN = Path(sys.argv.pop(1)) / 'main.py'; from replica_detection.cli import main; main()"
+)
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,8 @@ def running_server(
     common = ["--studies", str(studies), "--host", "127.0.0.1", "--port", str(port)]
     if hardened:
         named = [word for key, value in options for word in (f"--{key.replace('_', '-')}", value)]
-        command = [sys.executable, "-m", "replica_detection", "serve", *common, *named, *args]
+        program = ["-m", "replica_detection"] if app == APP else ["-c", OTHER_APP, str(app)]
+        command = [sys.executable, *program, "serve", *common, *named, *args]
     else:
         named = [word for key, value in options for word in ("--conf", key, value)]
         command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), *common, *named, *args]
