@@ -121,7 +121,11 @@ class ReplicaDetectionApp(MONAILabelApp):
         label = file
         if file and request.get("save_label") and task.type == InferType.SEGMENTATION and store.get_image_uri(image):
             tag = request.get("label_tag", DefaultLabelTag.ORIGINAL.value)
-            label = store.save_label(image, file, tag, {"model": request["model"], "params": reply})
+            try:
+                label = store.save_label(image, file, tag, {"model": request["model"], "params": reply})
+            except BaseException:
+                Path(file).unlink(missing_ok=True)
+                raise
         return {"label": label, "tag": DefaultLabelTag.ORIGINAL, "file": file, "params": reply}
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
