@@ -14,7 +14,7 @@ from replica_detection_server.hardening.names import json_fault
 from replica_detection_server.hardening.refusing import header_values, refuse
 
 MAX_BODY = 1 << 20  # of everything but an upload
-MAX_URL = 8192
+MAX_URL, MAX_HEADERS = 8192, 32 << 10
 FORM_OVERHEAD = 1 << 20
 # A client that sends nothing for so long in the middle of its body is gone.
 SILENCE_SECONDS = 60.0
@@ -43,6 +43,9 @@ class OnlyClean:
             return
         if fault := url_fault(scope.get("raw_path") or scope["path"].encode(), scope["query_string"]):
             await refuse(scope, receive, send, 400, f"The address {fault}.")
+            return
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADERS:
+            await refuse(scope, receive, send, 431, f"The headers are larger than {MAX_HEADERS // 1024} KiB.")
             return
         limit = self._limit(scope)
         length = next(iter(header_values(scope, b"content-length")), "0")
