@@ -139,6 +139,26 @@ def test_upload_arrives_whole_without_the_name_of_the_file(tmp_path):
     assert said[-1] == ("uploading", total, total) and said == [("uploading", d, total) for _, d, _ in said]
 
 
+def test_masks_of_cases_and_of_files(tmp_path):
+    image = tmp_path / "MUELLER.nrrd"
+    image.write_bytes(b"voxels")
+    info = {"models": {"vessels": {"type": "segmentation"}, "replica_matches": {"type": "others"}}}
+    with scripted(says(info), says(b"mask")) as server:
+        assert client(server).segmenters() == ("vessels",)
+        of_case = client(server).segment("vessels", "train:t1", tmp_path)
+        of_file = client(server).segment_file("vessels", image, tmp_path)
+    assert [f"{a.method} {a.target}" for a in server.asked] == [
+        "GET /info/",
+        "POST /infer/vessels?output=image&image=train%3At1",
+        "POST /infer/vessels?output=image",
+    ]
+    assert parts_of(server.asked[2]) == {"file": ("file.nrrd", b"voxels")}
+    assert (of_case.name, of_file.name) == ("train%3At1_vessels.nii.gz", "MUELLER_vessels.nii.gz")
+    assert of_case.read_bytes() == of_file.read_bytes() == b"mask"
+    with scripted(says([])) as server, pytest.raises(UnexpectedAnswerError):
+        client(server).segmenters()
+
+
 @pytest.mark.parametrize("name", ["MUELLER.IMA", "00000042", "1.2.840.1"])
 def test_dicom_is_sent_as_such_whatever_its_name(tmp_path, name):
     (tmp_path / name).write_bytes(bytes(128) + b"DICM")

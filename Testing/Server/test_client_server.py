@@ -120,6 +120,17 @@ def test_surface_is_a_mesh_with_the_distances_of_its_statistics(anna, tmp_path):
     assert same.symmetric == schema.SurfaceStatistics(0, 0, 0, same.symmetric.maximum_at)
 
 
+def test_masks_are_drawn_of_cases_and_of_files(anna, collections, tmp_path):
+    assert set(anna.segmenters()) >= {"vessels", "hemorrhage"}
+    image = nib.load(collections.training / f"{COPIED}.nii.gz")
+    of_case = nib.load(anna.segment("vessels", f"train:{COPIED}", tmp_path))
+    of_file = nib.load(anna.segment_file("vessels", collections.training / f"{COPIED}.nii.gz", tmp_path))
+    assert of_case.shape == image.shape and np.allclose(of_case.affine, image.affine)
+    assert np.array_equal(np.asarray(of_case.dataobj), np.asarray(of_file.dataobj))
+    with pytest.raises(NotFoundError, match="kidneys"):
+        anna.segment("kidneys", COPY, tmp_path)
+
+
 def test_ratings_of_two_readers(anna, bernd, tmp_path):
     first = anna.next_case()
     assert first.synthetic_id == COPY

@@ -12,9 +12,9 @@ from urllib.parse import quote
 from replica_detection import schema
 from replica_detection.client.address import Address
 from replica_detection.client.cancelling import Cancel, never, pause
-from replica_detection.client.multipart import Multipart, ending
+from replica_detection.client.multipart import Multipart
 from replica_detection.client.transport import Call, Transport
-from replica_detection.errors import InputError
+from replica_detection.image_files import file_stem
 from replica_detection.progress import Progress, silent
 from replica_detection.ratings import Rating
 
@@ -135,10 +135,6 @@ class ReplicaClient:
         Neither file's name is sent, only its extension. Raises InputError for a file that cannot be read or sent alone.
         """
         files = {"file": Path(image)} | ({} if mask is None else {"mask": Path(mask)})
-        for file in files.values():
-            if file.is_dir() or ending(file) in (".nhdr", ".mhd"):
-                advice = "Save the image as .nii.gz, .nrrd or .mha"
-                raise InputError(file, "is no image in a single file, which is what can be sent", advice)
         answer = self._call("POST", "/compare", {"k": k}, Multipart(files, progress), slow=True, cancel=cancel)
         return self._read(schema.Comparison, answer)
 
@@ -217,6 +213,33 @@ class ReplicaClient:
     ) -> Path:
         """The training image moved onto the synthetic one, `.nii.gz`. Raises NotFoundError without an alignment."""
         return self._pair_file("aligned", synthetic_id, training_id, target, "_aligned.nii.gz", progress, cancel)
+
+    def segmenters(self) -> tuple[str, ...]:
+        """Names of the models of the server that draw masks."""
+        info = self._transport.json(Call("GET", "/info/", {}, self.timeout))
+        try:
+            return tuple(name for name, model in info["models"].items() if model["type"] == "segmentation")
+        except (TypeError, KeyError, AttributeError) as error:
+            raise self._transport.not_understood("no page of information") from error
+
+    def segment(
+        self, model: str, case_id: str, target: Path | str, *, progress: Progress = silent, cancel: Cancel = never
+    ) -> Path:
+        """The mask that one of `segmenters()` draws of a case, `.nii.gz` on the grid of the image."""
+        query = {"output": "image", "image": case_id}
+        call = Call("POST", f"/infer/{_segment(model)}", query, self.long_timeout, cancel=cancel)
+        name = f"{_segment(case_id)}_{_segment(model)}"
+        return self._transport.download(call, Path(target), name, ".nii.gz", progress)
+
+    def segment_file(
+        self, model: str, image: Path | str, target: Path | str, *, progress: Progress = silent, cancel: Cancel = never
+    ) -> Path:
+        """The same of an image of one's own, which the server forgets afterwards; errors as in `compare_file`."""
+        body = Multipart({"file": Path(image)}, progress)
+        path = f"/infer/{_segment(model)}"
+        call = Call("POST", path, {"output": "image"}, self.long_timeout, body, cancel=cancel)
+        name = f"{file_stem(Path(image))}_{_segment(model)}"
+        return self._transport.download(call, Path(target), name, ".nii.gz", progress)
 
     def report(self, target: Path | str, *, progress: Progress = silent, cancel: Cancel = never) -> Path:
         """The HTML report of the scored set, one file that opens without a network."""

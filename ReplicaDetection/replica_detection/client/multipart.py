@@ -23,13 +23,16 @@ class Multipart:
         progress: called with ("uploading", bytes sent, bytes in all).
 
     Raises:
-        InputError: a file cannot be read.
+        InputError: a file cannot be read, or is not the whole image.
     """
 
     def __init__(self, files: Mapping[str, Path], progress: Progress = silent):
         self._progress, self._boundary = progress, secrets.token_hex(16)
         self._parts = []
         for field, path in files.items():
+            if path.is_dir() or ending(path) in (".nhdr", ".mhd"):
+                advice = "Save the image as .nii.gz, .nrrd or .mha"
+                raise InputError(path, "is no image in a single file, which is what can be sent", advice)
             with _readable(path):
                 # Scanners name DICOM files as they like.
                 name = f"{field}{'.dcm' if is_dicom_name(path) else ending(path)}"
