@@ -73,7 +73,10 @@ class ReplicaDetectionApp(MONAILabelApp):
             opened = engine.opened()
             return None if opened is None else opened.index
 
-        return StudiesAndTraining(self.services.configuration.studies, index, watch=_server() is not None)
+        configuration = self.services.configuration
+        return StudiesAndTraining(
+            configuration.studies, configuration.data / "volumes", index, watch=_server() is not None
+        )
 
     def init_infers(self) -> dict[str, InferTask]:
         tasks = segmentation_tasks(self.services.configuration)

@@ -113,11 +113,10 @@ class Configuration:
             )
         # Real scans are only ever read.
         for real in (self.training, self.validation):
-            folder = real.parent if real is not None and real.is_file() else real
             for key in ("data", "index", "studies"):
                 path = getattr(self, key)
-                if folder is not None and path.is_relative_to(folder):
-                    raise ConfigurationError(f"{key} ({path}) lies inside {folder}, where nothing may be written")
+                if real is not None and real.is_dir() and path.is_relative_to(real):
+                    raise ConfigurationError(f"{key} ({path}) lies inside {real}, where nothing may be written")
 
 
 def default_data_folder(studies: Path) -> Path:

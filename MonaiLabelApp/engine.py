@@ -17,7 +17,7 @@ import numpy as np
 from fastapi import HTTPException
 
 from replica_detection.cohort import Case, Cohort, Problem
-from replica_detection.errors import ReplicaDetectionError
+from replica_detection.errors import IndexFormatError, ReplicaDetectionError
 from replica_detection.schema import Comparison, IndexDescription, Job, MeasureDescription, number
 from replica_detection_server import cohorts, work
 from replica_detection_server.configuration import Configuration
@@ -170,8 +170,15 @@ class Engine:
             HTTPException: 503 where the index or the null is still being made.
         """
         detector, version = self.detector()
-        with self._turn:
-            result = detector.detect(Cohort(case.image.parent, (case,)))
+        try:
+            with self._turn:
+                result = detector.detect(Cohort(case.image.parent, (case,)))
+        except IndexFormatError as error:
+            opened = self.opened()
+            if opened is not None and opened.version == version:
+                raise
+            detail = "the index was made anew meanwhile; ask again"
+            raise HTTPException(503, detail, headers={"Retry-After": "1"}) from error
         return Scored(result, version, {}).comparison(case.id, k)
 
     def detector(self) -> tuple[Detector, str]:

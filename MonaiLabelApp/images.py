@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING, Any
 from fastapi import HTTPException
 from monailabel.datastore.local import LocalDatastore
 
+from replica_detection.errors import ReplicaDetectionError
 from replica_detection_server.cohorts import SUFFIXES, TRAINING, is_study_name, study_id, suffix_of
+from replica_detection_server.refusals import refusal
 
 if TYPE_CHECKING:
     from replica_detection.index import TrainingIndex
+    from replica_detection.index_writing import Entry
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +38,13 @@ class StudiesAndTraining(LocalDatastore):
 
     Args:
         studies: folder of the synthetic images.
+        volumes: where a training case of several files is kept as one; made when it is needed.
         training: the index as it is now, or None where there is none yet.
         watch: whether files that appear or go are noticed, as in the server; a job of MONAI Label only reads.
     """
 
-    def __init__(self, studies: Path, training: Callable[[], TrainingIndex | None], *, watch: bool):
-        self._training = training
+    def __init__(self, studies: Path, volumes: Path, training: Callable[[], TrainingIndex | None], *, watch: bool):
+        self._volumes, self._training = volumes, training
         self._writing = threading.RLock()
         patterns = [f"*{suffix}" for suffix in SUFFIXES]
         super().__init__(str(studies), extensions=patterns, auto_reload=watch, read_only=not watch)
@@ -50,32 +54,45 @@ class StudiesAndTraining(LocalDatastore):
     def get_image_uri(self, image_id: str) -> str:
         if not is_training(image_id):
             return str(super().get_image_uri(image_id))
-        files = self._training_files(image_id)
-        return str(files[0]) if files else ""
+        entry = self._entry(image_id)
+        return "" if entry is None else str(self._single_file(entry))
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         if is_training(image_id):
-            return {"training": True} if self.get_image_uri(image_id) else {}
+            return {} if self._entry(image_id) is None else {"training": True}
         return dict(super().get_image_info(image_id))
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
         """The label's file; of a training case its mask, under any tag, where it came from a file."""
         if not is_training(label_id):
             return str(super().get_label_uri(label_id, label_tag))
-        files = self._training_files(label_id)
-        return str(files[1]) if len(files) == 2 else ""
+        entry = self._entry(label_id)
+        return "" if entry is None or entry.mask != "file" else entry.files[-1]
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
         return {} if is_training(label_id) else dict(super().get_label_info(label_id, label_tag))
 
-    def _training_files(self, case_id: str) -> tuple[Path, ...]:
-        """Image and mask of a training case as they were indexed; empty where it is unknown, or a series of files."""
+    def _entry(self, case_id: str) -> Entry | None:
         index = self._training()
-        entry = None if index is None else next((e for e in index.entries if TRAINING + e.id == case_id), None)
-        if entry is None:
-            return ()
+        return None if index is None else next((e for e in index.entries if TRAINING + e.id == case_id), None)
+
+    def _single_file(self, entry: Entry) -> Path:
+        """A training image as MONAI Label sends it: in one file. Others (DICOM series) are written as NIfTI once."""
         images = entry.files[:-1] if entry.mask == "file" else entry.files
-        return tuple(Path(f) for f in entry.files) if len(images) == 1 else ()
+        if len(images) == 1 and suffix_of(images[0]):
+            return Path(images[0])
+        path = self._volumes / f"{entry.sha256}.nii.gz"
+        with self._writing:
+            if not path.is_file():
+                from replica_detection.volume import read_volume, write_volume
+
+                try:
+                    volume = read_volume(images)
+                except ReplicaDetectionError as error:
+                    raise refusal(error) from error
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_volume(path, volume.array, volume.affine)
+        return path
 
     # ------------------------------------------------------------------------------------------------------ writing
 

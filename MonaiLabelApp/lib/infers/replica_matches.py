@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from fastapi import HTTPException
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
@@ -31,7 +32,7 @@ class ReplicaMatches(InferTask):
     def is_valid(self) -> bool:
         return True
 
-    def __call__(self, request: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         """`params`: k. Raises InputError for an image that cannot be read, HTTPException where none can be compared."""
         path = Path(request["image"])
         if path.is_dir():
@@ -43,11 +44,12 @@ class ReplicaMatches(InferTask):
         study = next((c for c in self.engine.studies().cases if c.image.resolve() == path.resolve()), None)
         case = study or Case("image", (path,))
         found = self.engine.compare(case, k) if study is None else self.engine.comparison(study.id, k)
-        reply = to_json(found)
-        if not found.nearest_training_id:
-            return None, reply
         synthetic = self.engine.prepared(case)
-        training = self.engine.required_index().stored(found.nearest_training_id)
+        if found.nearest_training_id:
+            array = difference(synthetic, self.engine.required_index().stored(found.nearest_training_id))
+            words = f"this image minus training case {found.nearest_training_id}"
+        else:
+            array, words = np.zeros_like(synthetic.image), "empty: no training case could be compared"
         with fresh_file(".nii.gz") as file:
-            write_on_grid(file, difference(synthetic, training), synthetic.affine)
-        return str(file), {**reply, "file": f"this image minus training case {found.nearest_training_id}"}
+            write_on_grid(file, array, synthetic.affine)
+        return str(file), {**to_json(found), "file": words}

@@ -1,0 +1,337 @@
+"""The parts of the app without a server."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("monailabel", reason="the server needs it: requirements-server-bare.txt")
+
+from fastapi import HTTPException, UploadFile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from Core import made_masks, made_up
+from replica_detection.errors import ConfigurationError, InputError
+from replica_detection.mesh import mesh_of_mask
+from replica_detection.ratings import Rating
+from replica_detection.results import VERDICTS, CaseSummary
+from replica_detection.schema import WorklistItem
+from replica_detection_server import volumes, worklist
+from replica_detection_server.configuration import Configuration, default_data_folder
+from replica_detection_server.jobs import AlreadyRunningError, Jobs
+from replica_detection_server.keeping import Kept, Recent
+from replica_detection_server.lib.files import fresh_file
+from replica_detection_server.progress import seldom
+from replica_detection_server.routes.files import received
+
+# ------------------------------------------------------------------------------------------------------ configuration
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> dict[str, str]:
+    made_up.cohort(tmp_path / "training", 1)
+    (tmp_path / "studies").mkdir()
+    return {"training": str(tmp_path / "training"), "data": str(tmp_path / "data")}
+
+
+def test_configuration_travels_to_another_process(folders, tmp_path):
+    more = {**folders, "k": "7", "alpha": "0.1", "segment": "vessels", "profile": "head-ct", "validation": ""}
+    made = Configuration.of(tmp_path / "studies", more)
+    assert (made.k, made.alpha, made.segment, made.validation) == (7, 0.1, "vessels", None)
+    assert made.index == tmp_path / "data" / "training.rdindex"
+    assert Configuration.from_json(made.to_json()) == made
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"trainnig": "x"}, "trainnig"),
+        ({"k": "many"}, "many"),
+        ({"data": "training/data"}, "nothing may be written"),
+        ({"index": "training/x.rdindex"}, "nothing may be written"),
+        ({"training": "gone"}, "does not exist"),
+        ({"masks": "gone"}, "does not exist"),
+        ({"training": ""}, "nothing to compare with"),
+        ({"training": "", "index": "gone.rdindex"}, "no finished index"),
+    ],
+)
+def test_what_cannot_be_started_says_why(folders, tmp_path, changes, words):
+    paths = ("data", "index", "training", "masks")
+    changes = {k: str(tmp_path / v) if k in paths and v else v for k, v in changes.items()}
+    with pytest.raises((ConfigurationError, InputError), match=words):
+        Configuration.of(tmp_path / "studies", {**folders, **changes})
+    for studies in ("http://pacs/dicom-web", tmp_path / "training"):
+        with pytest.raises(ConfigurationError):
+            Configuration.of(studies, folders)
+
+
+def test_each_collection_of_studies_has_a_data_folder_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    one, other = default_data_folder(Path("/a/studies")), default_data_folder(Path("/b/studies"))
+    assert one != other and one.name.startswith("studies-") and one == default_data_folder(Path("/a/studies"))
+
+
+# ----------------------------------------------------------------------------------------------------------- worklist
+
+scores = st.lists(st.one_of(st.none(), st.floats(0, 1)), max_size=12)
+
+
+def made_items(values) -> list[WorklistItem]:
+    return [
+        WorklistItem(f"c{n:02d}", "" if v is None else VERDICTS[n % 4], v, rating=None if n % 3 else 1 + n % 4)
+        for n, v in enumerate(values)
+    ]
+
+
+@given(scores, st.sampled_from(["score", "synthetic_id", "verdict", "rating"]), st.booleans())
+def test_sorting_loses_nothing_and_puts_what_is_unknown_last(values, sort, descending):
+    items = made_items(values)
+    found = worklist.ordered(items, sort, descending=descending)
+    assert sorted(i.synthetic_id for i in found) == [i.synthetic_id for i in items]
+    if sort in ("score", "rating"):
+        seen = [getattr(i, sort) for i in found]
+        known = [v for v in seen if v is not None]
+        assert seen == known + [None] * (len(seen) - len(known))
+        assert known == sorted(known, reverse=descending)
+
+
+@given(scores, st.integers(0, 12))
+def test_going_on_behind_each_case_visits_all_unrated_ones_once(values, start):
+    items = made_items(values)
+    order = [i for i in worklist.ordered(items) if i.rating is None]
+    after, seen = "", []
+    while (item := worklist.next_item(items, after)) is not None:
+        seen.append(item)
+        after = item.synthetic_id
+    assert seen == order
+    assert worklist.next_item(items, "unknown") == (order[0] if order else None)
+
+
+def test_a_reader_sees_the_own_latest_rating_and_how_many_have_rated():
+    def rating(n: int, reader: str, value: int, training: str = "t", created: str = "") -> Rating:
+        return Rating(str(n), reader, "s", training, value, created=created)
+
+    said = [rating(1, "a", 1, created="2026-01-02"), rating(2, "a", 4, "u", created="2026-01-01"), rating(3, "b", 3)]
+    row = CaseSummary("s", "novel", math.nan, "", (), 0)
+    mine, theirs, nobody = (worklist.items(["s", "x"], {"s": row}, said, r)[0] for r in ("a", "b", ""))
+    assert (mine.rating, theirs.rating, nobody.rating) == (1, 3, None)
+    assert mine.readers == 2 and mine.score is None and mine.verdict == "novel"
+
+
+# ------------------------------------------------------------------------------------------------------------- keeping
+
+
+def test_what_is_kept_is_read_again_only_after_a_change(tmp_path):
+    mark, reads = tmp_path / "mark", []
+
+    def read() -> str:
+        reads.append(mark.read_text())
+        if reads[-1] == "broken":
+            raise InputError(mark, "is broken", "Mend it")
+        return reads[-1]
+
+    kept = Kept(mark, read)
+    assert kept.now() is None
+    mark.write_text("one")
+    assert kept.now() == kept.now() == "one" and len(reads) == 1
+    _written(tmp_path / "new", "two").replace(mark)
+    assert kept.now() == "two"
+    mark.unlink()
+    assert kept.now() == "two", "a writer is about to move a new one into place"
+    mark.write_text("broken")
+    with pytest.raises(InputError):
+        kept.now()
+
+
+def test_what_is_replaced_while_it_is_read_is_read_again(tmp_path):
+    mark = _written(tmp_path / "mark", "old")
+
+    def read() -> str:
+        text = mark.read_text()
+        if text == "old":
+            _written(tmp_path / "new", "newer").replace(mark)
+        return text
+
+    kept = Kept(mark, read)
+    assert [kept.now(), kept.now()] == ["old", "newer"]
+
+
+def test_recent_results_are_made_once_for_all_who_ask_at_once():
+    made = []
+
+    def make() -> int:
+        time.sleep(0.1)
+        made.append(1)
+        return len(made)
+
+    recent: Recent[int] = Recent(2)
+    found: list[int] = []
+    threads = [threading.Thread(target=lambda: found.append(recent.get("a", make))) for _ in range(6)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert found == [1] * 6
+    for key in "bc":
+        recent.get(key, make)
+    assert recent.get("b", make) == 2 and recent.get("a", make) == 4, "only the last two are kept"
+    with pytest.raises(ZeroDivisionError):
+        recent.get("d", lambda: 1 // 0)
+    assert recent.get("d", make) == 5
+
+
+def _written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+
+def test_uploads_are_private_and_gone_afterwards(tmp_path):
+    sent = {"image": UploadFile(io.BytesIO(b"12345"), filename="../../x.NII.GZ"), "mask": None}
+    with received(sent, tmp_path / "in", 5) as paths:
+        assert {n: (p.name, p.read_bytes()) for n, p in paths.items()} == {"image": ("image.nii.gz", b"12345")}
+        assert os.name != "posix" or paths["image"].parent.stat().st_mode & 0o077 == 0
+    assert not list((tmp_path / "in").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("names", "content", "status"),
+    [(["a.nii", "b.nii"], b"123", 413), (["a.nii"], b"123456", 413), (["a.nii"], b"", 422), (["a.zip"], b"1", 422)],
+)
+def test_uploads_beyond_the_limit_are_refused_and_gone(tmp_path, names, content, status):
+    sent = {f"f{n}": UploadFile(io.BytesIO(content), filename=name) for n, name in enumerate(names)}
+    with pytest.raises(HTTPException) as refused, received(sent, tmp_path / "in", 5):
+        raise AssertionError("was let in")
+    assert refused.value.status_code == status and not list((tmp_path / "in").iterdir())
+
+
+def test_a_fresh_file_is_gone_after_an_error():
+    with pytest.raises(ValueError, match="failed"), fresh_file(".nii.gz") as path:
+        assert path.is_file()
+        raise ValueError("failed")
+    assert not path.exists()
+
+
+def test_a_surface_in_the_space_of_a_mirrored_file_still_looks_outwards():
+    mask = made_masks.blobs(3, 1, (20, 22, 18))[0]
+    spacing = (1.0, 2.0, 0.5)
+    affine = np.array([[0, -2.0, 0, 7], [1.0, 0, 0, -3], [0, 0, 0.5, 11], [0, 0, 0, 1]])
+    for mirror in (1.0, -1.0):
+        stated = affine @ np.diag([mirror, 1, 1, 1])
+        moved = volumes.in_file_space(mesh_of_mask(mask, np.diag([*spacing, 1.0])), spacing, stated)
+        direct = mesh_of_mask(mask, stated)
+        assert np.allclose(moved.points, direct.points, atol=1e-6)
+        assert moved.volume == pytest.approx(direct.volume) and moved.volume > 0
+
+
+def test_progress_is_told_seldom_but_its_end_and_each_stage_always():
+    told: list[tuple[str, int, int]] = []
+    tell = seldom(lambda *words: told.append(words), 60)
+    for stage in ("a", "b"):
+        for done in range(101):
+            tell(stage, done, 100)
+    assert told == [("a", 0, 100), ("a", 100, 100), ("b", 0, 100), ("b", 100, 100)]
+
+
+# ---------------------------------------------------------------------------------------------------------------- jobs
+
+
+def test_a_job_that_waits_can_be_cancelled_and_only_the_last_ones_are_kept(folders, tmp_path, monkeypatch):
+    jobs = Jobs(Configuration.of(tmp_path / "studies", folders))
+    # A process that does nothing until it is ended.
+    monkeypatch.setattr(Jobs, "_process", lambda self, job: _sleeper())
+    first, second = jobs.start("index"), jobs.start("score")
+    with pytest.raises(AlreadyRunningError):
+        jobs.start("score")
+    assert jobs.cancel(second.id).state == "cancelled" and jobs.cancel("unknown") is None
+    assert jobs.cancel(first.id).state == "cancelled"
+    assert [j.state for j in jobs.all()] == ["cancelled"] * 2
+    monkeypatch.setattr("replica_detection_server.jobs.KEPT", 3)
+    for _ in range(5):
+        jobs.cancel(jobs.start("index").id)
+    assert len(jobs.all()) == 3
+    assert [j["id"] for j in json.loads((tmp_path / "data" / "jobs" / "jobs.json").read_text())] == [
+        j.id for j in jobs.all()
+    ]
+
+
+def test_a_process_that_dies_is_a_failed_job(folders, tmp_path, monkeypatch):
+    jobs = Jobs(Configuration.of(tmp_path / "studies", folders))
+    monkeypatch.setattr(Jobs, "_process", lambda self, job: _sleeper("import os; os._exit(9)"))
+    job = jobs.start("index")
+    end = time.monotonic() + 20
+    while jobs.get(job.id).state not in ("failed", "done"):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert jobs.get(job.id).state == "failed" and "9" in jobs.failure("index") and jobs.failure("score") == ""
+
+
+def test_a_damaged_list_of_jobs_keeps_no_server_from_starting(folders, tmp_path):
+    (tmp_path / "data" / "jobs").mkdir(parents=True)
+    (tmp_path / "data" / "jobs" / "jobs.json").write_text('[{"id": 3}')
+    assert Jobs(Configuration.of(tmp_path / "studies", folders)).all() == []
+
+
+def _sleeper(code: str = "import time; time.sleep(600)"):
+    import subprocess
+    import sys
+
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+@pytest.mark.slow
+def test_a_network_is_trained_and_then_listed_as_a_model(tmp_path):
+    from replica_detection.volume import read_volume
+    from replica_detection_server.lib.infers.segmentation import segmentation_tasks
+    from replica_detection_server.lib.trainers.segmentation import TrainSegmentation
+
+    for n, mask in enumerate(made_masks.blobs(0, 4, made_up.SHAPE)):
+        made_up.write(tmp_path / "training" / f"t{n}.nii.gz", made_up.volume(n))
+        made_up.write(tmp_path / "masks" / f"t{n}.nii.gz", mask)
+    (tmp_path / "studies").mkdir()
+    given = {"training": tmp_path / "training", "training_masks": tmp_path / "masks", "data": tmp_path / "data"}
+    configuration = Configuration.of(tmp_path / "studies", {k: str(v) for k, v in given.items()})
+    trainer, task = TrainSegmentation(configuration), segmentation_tasks(configuration)["segmentation"]
+    assert trainer.stats() == {"best_metric": 0.0} and not task.is_valid()
+    # As MONAI Label's client for Slicer sends it: choices as the whole list.
+    request = {**trainer.config(), "epochs": 1, "patch": 16, "device": ["cpu"], "client_id": "reader"}
+    done = trainer(request, None)
+    assert json.loads(json.dumps(done, allow_nan=False)) == done and 0 <= done["best_metric"] <= 1
+    assert trainer.stats()["best_metric"] == pytest.approx(done["best_metric"])
+    assert task.is_valid() and list(task.info()["labels"].values()) == [1]
+    file, reply = task({"image": str(tmp_path / "training" / "t0.nii.gz")})
+    try:
+        import nibabel as nib
+
+        assert nib.load(file).shape == read_volume(tmp_path / "training" / "t0.nii.gz").array.shape
+        assert set(reply["label_names"].values()) == {1}
+    finally:
+        Path(file).unlink()
+    for bad in ({"epochs": "many"}, {"patch": 0}):
+        with pytest.raises(HTTPException) as refused:
+            trainer({**request, **bad}, None)
+        assert refused.value.status_code == 422
+
+
+def test_training_without_masks_is_refused(folders, tmp_path):
+    from replica_detection_server.lib.trainers.segmentation import TrainSegmentation
+
+    with pytest.raises(HTTPException) as refused:
+        TrainSegmentation(Configuration.of(tmp_path / "studies", folders))({}, None)
+    assert refused.value.status_code == 409
