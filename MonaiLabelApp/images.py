@@ -7,6 +7,7 @@ file is made in the training folder.
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 import threading
@@ -33,6 +34,17 @@ NEW_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
+def _alone(method: Callable[..., Any]) -> Callable[..., Any]:
+    """One thread at a time: while MONAI Label looks which files are there, its table of them is empty for a moment."""
+
+    @functools.wraps(method)
+    def call(self: StudiesAndTraining, *arguments: Any, **named: Any) -> Any:
+        with self._alone:
+            return method(self, *arguments, **named)
+
+    return call
+
+
 class StudiesAndTraining(LocalDatastore):
     """The datastore of the app.
 
@@ -45,7 +57,7 @@ class StudiesAndTraining(LocalDatastore):
 
     def __init__(self, studies: Path, volumes: Path, training: Callable[[], TrainingIndex | None], *, watch: bool):
         self._volumes, self._training = volumes, training
-        self._writing = threading.RLock()
+        self._alone, self._converting = threading.RLock(), threading.Lock()
         patterns = [f"*{suffix}" for suffix in SUFFIXES]
         super().__init__(str(studies), extensions=patterns, auto_reload=watch, read_only=not watch)
 
@@ -53,24 +65,38 @@ class StudiesAndTraining(LocalDatastore):
 
     def get_image_uri(self, image_id: str) -> str:
         if not is_training(image_id):
-            return str(super().get_image_uri(image_id))
+            with self._alone:
+                return str(super().get_image_uri(image_id))
         entry = self._entry(image_id)
         return "" if entry is None else str(self._single_file(entry))
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         if is_training(image_id):
             return {} if self._entry(image_id) is None else {"training": True}
-        return dict(super().get_image_info(image_id))
+        with self._alone:
+            return dict(super().get_image_info(image_id))
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
         """The label's file; of a training case its mask, under any tag, where it came from a file."""
         if not is_training(label_id):
-            return str(super().get_label_uri(label_id, label_tag))
+            with self._alone:
+                return str(super().get_label_uri(label_id, label_tag))
         entry = self._entry(label_id)
         return "" if entry is None or entry.mask != "file" else entry.files[-1]
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
-        return {} if is_training(label_id) else dict(super().get_label_info(label_id, label_tag))
+        if is_training(label_id):
+            return {}
+        with self._alone:
+            return dict(super().get_label_info(label_id, label_tag))
+
+    list_images = _alone(LocalDatastore.list_images)
+    get_labeled_images = _alone(LocalDatastore.get_labeled_images)
+    get_unlabeled_images = _alone(LocalDatastore.get_unlabeled_images)
+    get_labels_by_image_id = _alone(LocalDatastore.get_labels_by_image_id)
+    datalist = _alone(LocalDatastore.datalist)
+    status = _alone(LocalDatastore.status)
+    json = _alone(LocalDatastore.json)
 
     def _entry(self, case_id: str) -> Entry | None:
         index = self._training()
@@ -82,7 +108,7 @@ class StudiesAndTraining(LocalDatastore):
         if len(images) == 1 and suffix_of(images[0]):
             return Path(images[0])
         path = self._volumes / f"{entry.sha256}.nii.gz"
-        with self._writing:
+        with self._converting:
             if not path.is_file():
                 from replica_detection.volume import read_volume, write_volume
 
@@ -146,21 +172,19 @@ class StudiesAndTraining(LocalDatastore):
         with self._changing():
             super().update_label_info(label_id, label_tag, info)
 
-    def refresh(self) -> None:
-        with self._writing:
-            super().refresh()
+    refresh = _alone(LocalDatastore.refresh)
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
         """One change at a time, on top of what another process may have written meanwhile."""
-        with self._writing:
+        with self._alone:
             self._init_from_datastore_file()
             yield
 
     def _known(self, image_id: str) -> None:
         if is_training(image_id):
             raise HTTPException(403, "training cases are read only")
-        if image_id not in self._datastore.objects:
+        if not self.get_image_uri(image_id):
             raise HTTPException(404, f"there is no study '{image_id}'")
 
     def _image_path(self, image_id: str) -> Path:

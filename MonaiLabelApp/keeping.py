@@ -26,18 +26,17 @@ class Kept(Generic[K]):
         """The present content; what was there before while a new one is being moved into place; None without any."""
         with self._lock:
             state = self._stat()
-            if state is None or state == self._state:
-                return self._value
-            try:
-                value = self._read()
-            except ReplicaDetectionError:
-                # Replaced while it was read: the next call sees it whole.
-                if self._stat() != state:
-                    return self._value
-                raise
-            if self._stat() == state:
-                self._state, self._value = state, value
-            return value
+            while state is not None and state != self._state:
+                try:
+                    value = self._read()
+                except ReplicaDetectionError:
+                    if self._stat() == state:
+                        raise
+                else:
+                    self._state, self._value = state, value
+                # Replaced while it was read: what was read may be of both.
+                state = self._stat()
+            return self._value
 
     def _stat(self) -> tuple[int, int, int] | None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -135,6 +136,33 @@ def test_notes_of_several_threads_are_all_kept(tmp_path):
         thread.join()
     stored = json.loads((folder / "datastore_v2.json").read_text())["objects"]["s"]["image"]["info"]
     assert {f"{n}-{i}" for n in range(4) for i in range(20)} <= set(stored)
+
+
+class Slow(dict):
+    """Takes its time between being emptied and filled, as with many studies."""
+
+    def update(self, *others) -> None:
+        time.sleep(0.02)
+        super().update(*others)
+
+
+def test_no_study_is_missing_while_the_folder_is_looked_through(tmp_path):
+    for name, make in (("stock", stock), ("ours", ours)):
+        store = make(fill(tmp_path / name, "s.nii.gz", "t.nii.gz"))
+        store._datastore.objects = Slow(store._datastore.objects)
+        seen, stop = set(), threading.Event()
+
+        def look(store=store, seen=seen, stop=stop) -> None:
+            while not stop.is_set():
+                seen.add((len(store.list_images()), bool(store.get_image_uri("s"))))
+
+        looking = threading.Thread(target=look)
+        looking.start()
+        for _ in range(5):
+            store.refresh()
+        stop.set()
+        looking.join()
+        assert (seen == {(2, True)}) == (name == "ours"), seen
 
 
 def test_two_processes_do_not_undo_each_other(tmp_path):
