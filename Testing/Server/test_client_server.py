@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -200,6 +202,19 @@ def test_comparison_can_be_cancelled_and_the_server_goes_on(anna, collections):
     with pytest.raises(CancelledError):
         anna.compare_file(image, progress=lambda *_: cancelled.set(), cancel=cancelled.is_set)
     assert anna.compare_file(image).verdict
+
+
+def test_example_of_the_documentation_runs(server, collections, tmp_path, monkeypatch, capsys):
+    text = (Path(__file__).resolve().parents[2] / "docs" / "server.md").read_text(encoding="utf-8")
+    example = re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1)
+    assert "http://127.0.0.1:8000" in example and 'key="..."' in example
+    monkeypatch.chdir(tmp_path)
+    Path("new_image.nii.gz").write_bytes((collections.studies / f"{COPY}.nii.gz").read_bytes())
+    exec(example.replace("http://127.0.0.1:8000", server.url).replace('key="..."', f"key={BERND!r}"), {})
+    said = capsys.readouterr().out
+    assert f"{COPY} replica" in said and f"replica {COPIED}" in said
+    review = {path.name for path in Path("review").iterdir()}
+    assert review >= {f"{COPY}.nii.gz", f"train%3A{COPIED}.nii.gz", "report.html"}
 
 
 def test_keys_and_patients_stay_out_of_the_log(server):
