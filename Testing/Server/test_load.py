@@ -142,6 +142,26 @@ def test_light_pages_answer_while_one_comparison_runs(server, collections):
     assert len(during) > 2 * len(compares)
 
 
+def test_more_comparisons_than_places(server):
+    """What does not fit into the queue is told to come back, and a client that comes back gets its answer."""
+    client = ReplicaClient(server.url, key=ANNA)
+    client.comparison(COPY)
+    for retries in (0, 4):
+        impatient, notes = ReplicaClient(server.url, key=ANNA, retries=retries), Notes()
+        together = threading.Barrier(30)
+
+        def ask(client=impatient, notes=notes, together=together) -> Notes:
+            together.wait()
+            notes.call("comparison", lambda: client.comparison(COPY))
+            return notes
+
+        threads = [run(ask, []) for _ in range(30)]
+        for thread in threads:
+            thread.join()
+        assert not notes.errors and len(notes.seconds["comparison"]) + notes.busy["comparison"] == 30
+        assert bool(notes.busy) == (retries == 0), f"{notes.busy} after {retries} retries"
+
+
 def test_eight_readers_at_once(server, collections, tmp_path):
     client = ReplicaClient(server.url, key=ANNA)
     before = {r.rating_id for r in client.ratings(all=True)}
