@@ -52,9 +52,11 @@ setup(
         "server": [
             "monailabel==0.8.5; python_version < '3.13'",
             "dicomweb-client[gcp]>=0.59.1,<0.60",
-            "fastapi>=0.110.2,<1",
+            # Dependencies that end before the reply is sent came with 0.121.
+            "fastapi>=0.121,<1",
             "pydantic>=2.7,<3",
             "pydicom>=2.4.4,<3",
+            "pyjwt[crypto]>=2.8,<3",
             "pynetdicom>=2.0.2,<3",
             "python-multipart>=0.0.18",
             "pytorch-ignite>=0.5,<0.6",

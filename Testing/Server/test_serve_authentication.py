@@ -9,6 +9,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -184,10 +185,12 @@ class MockRealm:
 
 @pytest.fixture(scope="module")
 def realm() -> Iterator[MockRealm]:
-    yield from _realm()
+    with _mock_realm() as mock:
+        yield mock
 
 
-def _realm() -> Iterator[MockRealm]:
+@contextmanager
+def _mock_realm() -> Iterator[MockRealm]:
     mock = MockRealm()
     mock.rotate()
 
@@ -216,7 +219,7 @@ def _realm() -> Iterator[MockRealm]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     mock.uri = f"http://127.0.0.1:{server.server_port}/realms/x"
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
         yield mock
@@ -340,7 +343,7 @@ def _checked(realm: MockRealm) -> Realm:
 
 
 def test_a_realm_that_changes_its_key(monkeypatch):
-    for mock in _realm():
+    with _mock_realm() as mock:
         checked = _checked(mock)
         old = mock.token("user")
         assert checked.identity(old).reader == "carla"
@@ -352,7 +355,7 @@ def test_a_realm_that_changes_its_key(monkeypatch):
 
 
 def test_a_realm_that_is_away(monkeypatch):
-    for mock in _realm():
+    with _mock_realm() as mock:
         checked = _checked(mock)
         mock.failing = True
         with pytest.raises(RealmUnreachableError):
