@@ -32,7 +32,10 @@ class Handler(BaseHTTPRequestHandler):
     def _handle(self) -> None:
         step = self.server.steps.pop(0) if len(self.server.steps) > 1 else self.server.steps[0]
         if not getattr(step, "unread", False):
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            length = int(self.headers.get("Content-Length", 0))
+            body = self.rfile.read(length)
+            if len(body) < length:
+                return  # the client hung up: nothing was asked
             headers = {k.lower(): v for k, v in self.headers.items()}
             self.server.asked.append(Asked(self.command, self.path, headers, body))
         step(self)

@@ -439,7 +439,8 @@ def test_a_file_never_gets_the_extension_of_another_format(tmp_path):
 def test_truncated_download_is_tried_again_and_leaves_nothing_half_done(tmp_path):
     old = tmp_path / "s.nii.gz"
     old.write_bytes(b"the old one")
-    with scripted(truncated(b"half", 8)) as server, pytest.raises(ConnectionLostError, match="after 4 of 8 bytes"):
+    broken = r"broke (off after 4 of 8|the connection)"
+    with scripted(truncated(b"half", 8)) as server, pytest.raises(ConnectionLostError, match=broken):
         client(server, retries=1).download_mask("s", old)
     assert len(server.asked) == 2 and old.read_bytes() == b"the old one"
     with scripted(truncated(b"half", 8), says(b"whole")) as server:

@@ -36,7 +36,7 @@ def certificate(folder: Path, address: str) -> Certificate:
     names = [x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, n)]) for n in ("Test authority", "server")]
     now = datetime.now(UTC)
 
-    def signed(which: int, extension: object) -> bytes:
+    def signed(which: int, *extensions: object) -> bytes:
         made = (
             x509.CertificateBuilder()
             .subject_name(names[which])
@@ -45,13 +45,17 @@ def certificate(folder: Path, address: str) -> Certificate:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(days=1))
             .not_valid_after(now + timedelta(days=1))
-            .add_extension(extension, critical=which == 0)
-            .sign(keys[0], hashes.SHA256())
+            # Without these two, Python 3.13 and later trust no chain.
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(keys[which].public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(keys[0].public_key()), critical=False)
         )
-        return made.public_bytes(serialization.Encoding.PEM)
+        for extension in extensions:
+            made = made.add_extension(extension, critical=which == 0)
+        return made.sign(keys[0], hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     authority, server = folder / "authority.pem", folder / "server.pem"
-    authority.write_bytes(signed(0, x509.BasicConstraints(ca=True, path_length=None)))
+    signs_only = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+    authority.write_bytes(signed(0, x509.BasicConstraints(ca=True, path_length=None), signs_only))
     private = keys[1].private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
