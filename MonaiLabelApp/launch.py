@@ -12,6 +12,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,10 +29,12 @@ from replica_detection.console import console, print_warnings
 from replica_detection.errors import ConfigurationError, InputError, ReplicaDetectionError
 from replica_detection_server.configuration import Configuration
 from replica_detection_server.hardening.keys import ApiKeys, readable_by_others
-from replica_detection_server.hardening.logs import Scrub, configuration
+from replica_detection_server.hardening.logs import Scrub, configuration, where
 from replica_detection_server.hardening.origin import is_address, is_loopback
 from replica_detection_server.hardening.queue import WAITING
 from replica_detection_server.hardening.settings import MAX_UPLOAD_MB, MEBIBYTE, VARIABLE, Settings
+
+logger = logging.getLogger(__name__)
 
 # Variables that would undo what the launch sets: MONAI_LABEL_CORS_ORIGINS also stops MONAI Label from starting.
 NEVER = ("MONAI_LABEL_CORS_ORIGINS", "MONAI_LABEL_DATASTORE", "MONAI_LABEL_API_STR", "MONAI_LABEL_APP_CONF")
@@ -98,10 +101,12 @@ def launch(given: Configuration, listening: Listening) -> None:
         settings = _settings(given, listening)
         logging.config.dictConfig(configuration(settings.logs, Scrub(settings.folders)))
         logging.captureWarnings(True)
+        threading.excepthook = _in_a_thread
         warnings.simplefilter("ignore")
         _prepare_environment(settings)
         app = _made(given, settings, listener.getsockname()[1])
         _serve(app, settings, listening, listener, said)
+    _leave_if_busy()
 
 
 def _settings(given: Configuration, listening: Listening) -> Settings:
@@ -228,14 +233,13 @@ def _serve(app: ASGIApp, settings: Settings, listening: Listening, listener: soc
     signal.signal(signal.SIGTERM, _terminated)
     try:
         server.run(sockets=[listener])
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # uvicorn passes the signal on once it has stopped
         pass
     finally:
         logging.shutdown()
     if not server.started:
         raise ReplicaDetectionError(f"the server did not start; {settings.logs / 'server.log'} says where it failed")
     console.print("Stopped.")
-    _leave_if_busy()
 
 
 def _announce(settings: Settings, listening: Listening, port: int, said: list[str]) -> None:
@@ -295,6 +299,12 @@ def _private_folder(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def _in_a_thread(failed: threading.ExceptHookArgs) -> None:
+    """Python itself would print the message, which may name a patient."""
+    if failed.exc_value is not None:
+        logger.error("failed in a thread: %s", where(failed.exc_value))
+
+
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(0)
 
@@ -302,8 +312,9 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
 def _leave_if_busy() -> None:
     """Ends the process where a computation goes on that nobody waits for; what it writes is whole or not there."""
     busy = [t for t in threading.enumerate() if t is not threading.main_thread() and not t.daemon]
+    end = time.monotonic() + 2
     for thread in busy:
-        thread.join(1)
+        thread.join(max(0.0, end - time.monotonic()))
     if any(thread.is_alive() for thread in busy):
         sys.stdout.flush()
         sys.stderr.flush()

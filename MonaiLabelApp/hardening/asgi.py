@@ -49,7 +49,6 @@ def build(settings: Settings) -> tuple[FastAPI, ASGIApp]:
     keys = ApiKeys.read(settings.api_key_file) if settings.api_key_file else None
     realm = _realm(settings) if settings.realm_uri else None
     scrub = Scrub(settings.folders)
-    application.state.hardened = True
     application.state.authentication = settings.authentication
     application.state.max_upload_bytes = settings.max_upload_bytes
     application.state.settings = settings

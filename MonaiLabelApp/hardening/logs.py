@@ -17,7 +17,7 @@ MAX_BYTES, KEPT = 5 << 20, 5
 
 
 class WithoutPatients(logging.Filter):
-    """Takes the words out of every record that is not ours, and the message out of every traceback."""
+    """Takes the words out of every record that is not ours, and the message out of every exception."""
 
     def __init__(self, scrub: Scrub):
         super().__init__()
@@ -27,6 +27,8 @@ class WithoutPatients(logging.Filter):
         ours = record.name.split(".")[0] in OURS
         if not ours and record.levelno < logging.WARNING:
             return False
+        if isinstance(record.args, tuple):
+            record.args = tuple(type(a).__name__ if isinstance(a, BaseException) else a for a in record.args)
         message = record.getMessage() if ours else f"said something (line {record.lineno})"
         # uvicorn passes on what ends an application as text.
         if message.startswith("Traceback"):

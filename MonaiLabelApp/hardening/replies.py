@@ -55,6 +55,8 @@ class Envelope:
     def _log(self, scope: Scope, status: int, seconds: float) -> None:
         # The route's template, not the path: the path names a case.
         template = getattr(scope.get("route"), "path", "-")
+        if scope["path"].startswith("/replica/") and template != "-":
+            template = f"/replica{template.removeprefix('/replica')}"
         identity: Any = scope.get("state", {}).get("identity", NOBODY)
         reader = f" {identity.reader!r}" if identity.reader else ""
         logger.info("%s %s %d %.0f ms%s", scope["method"], template, status, seconds * 1000, reader)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from replica_detection.errors import InputError
 from replica_detection_server.hardening.hygiene import url_fault
 from replica_detection_server.hardening.keys import ApiKeys, readable_by_others
-from replica_detection_server.hardening.logs import Scrub, where
+from replica_detection_server.hardening.logs import Scrub, WithoutPatients, where
 from replica_detection_server.hardening.names import (
     ARCHIVES,
     KnownId,
@@ -270,3 +271,30 @@ def test_a_failure_is_described_without_its_message():
     except ValueError as error:
         text = where(error)
     assert "ValueError" in text and "test_security_names.py" in text and "Smith" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "message", "args", "kept"),
+    [
+        ("monailabel.datastore", logging.INFO, "Adding Smith", (), None),
+        ("monailabel.datastore", logging.ERROR, "Failed for Smith", (), "said something (line 7)"),
+        ("py.warnings", logging.WARNING, "/data/Smith.nii", (), "said something (line 7)"),
+        (
+            "replica_detection_server.jobs",
+            logging.WARNING,
+            "not used: %s",
+            (ValueError("Smith"),),
+            "not used: ValueError",
+        ),
+        ("replica_detection_server.jobs", logging.INFO, "in /data/x: %d", (3,), "in <data>/x: 3"),
+        ("uvicorn.error", logging.ERROR, "Traceback (most recent call last):\n Smith", (), "a traceback"),
+        ("uvicorn.error", logging.INFO, "Started", (), "Started"),
+    ],
+)
+def test_log_records_keep_what_names_nobody(name, level, message, args, kept):
+    record = logging.LogRecord(name, level, "x.py", 7, message, args, (ValueError, ValueError("Smith"), None))
+    passed = WithoutPatients(Scrub([("/data", "<data>")])).filter(record)
+    assert bool(passed) == (kept is not None)
+    if passed:
+        text = logging.Formatter("%(message)s").format(record)
+        assert text.startswith(kept) and "ValueError" in text and "Smith" not in text

@@ -28,7 +28,7 @@ def test_so_many_run_so_many_wait_the_rest_is_refused():
         tasks = [asyncio.create_task(work()) for _ in range(5)]
         await asyncio.sleep(0.01)
         with pytest.raises(HTTPException) as refused:
-            async with queue.slot():
+            async with asyncio.timeout(5), queue.slot():
                 pass
         release.set()
         await asyncio.gather(*tasks)
