@@ -260,6 +260,22 @@ class Engine:
         key = (files, training_id, opened.version, cohorts.state_of(files))
         return self._surfaces.get(key, compare), synthetic, training
 
+    def aligned(self, synthetic_id: str, training_id: str) -> tuple[Prepared, Prepared]:
+        """A synthetic image and a training case moved onto it, both on the common grid.
+
+        Raises HTTPException 404 where this pair was not aligned: it is no candidate, or nothing was scored yet.
+        """
+        from replica_detection.pairs import PairLoader
+
+        case, opened, scored = self.case(synthetic_id), self.required_index(), self.scored()
+        training = opened.stored(training_id)
+        current = scored is not None and scored.is_current(case, opened.version)
+        alignment = scored.result.alignment(synthetic_id, training_id) if scored is not None and current else None
+        if alignment is None:
+            raise HTTPException(404, "no alignment is known for this pair")
+        synthetic = self.prepared(case)
+        return synthetic, PairLoader(opened.index, None).moved(training, alignment, synthetic.affine)
+
     def close(self) -> None:
         """Stops what is being made in the background."""
         with self._lock:

@@ -69,6 +69,7 @@ class Scored:
         """A case of the result with its k nearest training cases under each measure (fewer where fewer are kept)."""
         row, run, near = self.rows[synthetic_id], self.result.run, self.result.neighbors
         at = self.positions[synthetic_id]
+        alignment = self.result.alignment(synthetic_id, row.nearest_training_id)
 
         def neighbors(match: Match) -> tuple[NeighborItem, ...]:
             similarity = run.definitions[match.measure].sense == "similarity"
@@ -91,6 +92,8 @@ class Scored:
             tuple(_measure_result(m, neighbors(m)) for m in self.matches[synthetic_id]),
             self.index_version,
             run.warnings,
+            alignment,
+            "" if alignment is None else alignment.words,
         )
 
     def histograms(self) -> list[Histogram]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from fastapi import APIRouter, HTTPException, Path, Response
+from fastapi import APIRouter, Path, Response
 
 from replica_detection.schema import SurfaceReply, SurfaceStatistics
 from replica_detection.surface import Statistics
@@ -79,9 +79,9 @@ def get_difference(shared: Shared, synthetic_id: CaseId, training_id: CaseId) ->
     responses=_NIFTI,
 )
 def get_aligned(shared: Shared, synthetic_id: CaseId, training_id: CaseId) -> Response:
-    shared.engine.case(synthetic_id)
-    shared.engine.required_index().stored(_plain(training_id))
-    raise HTTPException(404, "no alignment is known for this pair")
+    """In mapped intensity on the grid of the comparison, over the synthetic image; 0 where nothing comes to lie."""
+    synthetic, training = shared.engine.aligned(synthetic_id, _plain(training_id))
+    return Response(nifti(training.image, synthetic.affine), media_type="application/gzip")
 
 
 def _plain(training_id: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 DIRECTIONS = ("left-right", "front-back", "head-foot")
 # What is smaller than this is not worth a word.
+IN_PLACE = "in place"
 LEAST_DEGREES, LEAST_MM, LEAST_SCALE = 0.5, 0.5, 0.01
 
 
@@ -40,6 +41,11 @@ class Alignment:
         return math.degrees(2 * math.acos(min(1.0, abs(half))))
 
     @property
+    def in_place(self) -> bool:
+        """Whether there is nothing worth a word."""
+        return self.words == IN_PLACE
+
+    @property
     def words(self) -> str:
         """In a clinician's words: "mirrored left-right, rotated 11.4 degrees, moved 4.0 mm"; "in place" for nothing."""
         said = []
@@ -55,4 +61,4 @@ class Alignment:
             said.append(f"moved {moved:.1f} mm")
         if self.elastic_mm >= LEAST_MM:
             said.append(f"warped by up to {self.elastic_mm:.1f} mm")
-        return ", ".join(said) or "in place"
+        return ", ".join(said) or IN_PLACE

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -11,8 +12,9 @@ import numpy as np
 from replica_detection.cohort import Cohort, Problem
 from replica_detection.index import BLOCK_BYTES, TrainingIndex
 from replica_detection.loading import load_prepared
-from replica_detection.measures import Block, Measure, features_of, needed_features
+from replica_detection.measures import Block, Measure, SearchingMeasure, features_of, needed_features
 from replica_detection.progress import Progress, silent
+from replica_detection.registration import Placement
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,8 @@ class Distances:
     """`by_measure[name]` is (Q, N) float64 over the cases of an index; +inf where a pair is left out.
 
     `problems` are query files that could not be read; `warnings` are (case id, text); `kind` is what the queries are
-    when they serve as a null.
+    when they serve as a null. `placements[name]` holds for each query how its candidates were laid upon it, nearest
+    first, under a measure that aligns; `affines` (4, 4) lead from the grid to each query's file.
     """
 
     ids: tuple[str, ...]
@@ -28,6 +31,9 @@ class Distances:
     problems: tuple[Problem, ...] = ()
     warnings: tuple[tuple[str, str], ...] = ()
     kind: str = ""
+    placements: dict[str, list[list[Placement]]] = field(default_factory=dict)
+    affines: tuple[np.ndarray, ...] = ()
+    seconds_aligning: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class QueryBlock:
     patients: tuple[str | None, ...]
     features: Block
     warnings: tuple[tuple[str, str], ...] = ()
+    affines: tuple[np.ndarray, ...] = ()
 
 
 class Queries(Protocol):
@@ -66,10 +73,11 @@ class CohortQueries:
         patients: list[str | None] = []
         rows: list[dict[str, np.ndarray]] = []
         warnings: list[tuple[str, str]] = []
+        affines: list[np.ndarray] = []
 
         def block() -> QueryBlock:
             features = {n: np.stack([r[n] for r in rows]) for n in names}
-            return QueryBlock(tuple(ids), tuple(patients), features, tuple(warnings))
+            return QueryBlock(tuple(ids), tuple(patients), features, tuple(warnings), tuple(affines))
 
         with_masks = any(m.needs_mask for m in measures)
         loaded = load_prepared(
@@ -87,9 +95,10 @@ class CohortQueries:
             patients.append(case.patient)
             rows.append(features_of(prepared, measures))
             warnings += [(case.id, text) for text in prepared.warnings]
+            affines.append(prepared.affine)
             if len(rows) == limit:
                 yield block()
-                ids, patients, rows, warnings = [], [], [], []
+                ids, patients, rows, warnings, affines = [], [], [], [], []
         if rows:
             yield block()
 
@@ -114,6 +123,7 @@ class IndexQueries:
                 tuple(e.id for e in entries),
                 tuple(e.patient for e in entries),
                 self.index.features(part, names),
+                affines=tuple(np.array(e.affine).reshape(4, 4) for e in entries),
             )
 
 
@@ -131,38 +141,48 @@ def compare(
     Pairs of one patient are +inf, and so is a case of the index with itself. Only one block of queries and two blocks
     of training cases are in memory at a time.
     """
-    names = needed_features(measures)
     training_patients = np.array([e.patient or "" for e in index.entries], dtype=object)
     own = {id: i for i, id in enumerate(index.ids)} if isinstance(queries, IndexQueries) else {}
     parts: dict[str, list[np.ndarray]] = {m.name: [] for m in measures}
+    placements: dict[str, list[list[Placement]]] = {m.name: [] for m in measures if isinstance(m, SearchingMeasure)}
+    streamed = [m for m in measures if not isinstance(m, SearchingMeasure)]
+    names = needed_features(streamed)
     ids: list[str] = []
     problems: list[Problem] = []
     warnings: list[tuple[str, str]] = []
+    affines: list[np.ndarray] = []
     total = len(queries) * len(index) * len(measures)
-    done = 0
+    done, aligning = 0, 0.0
     progress(stage, 0, total)
     for queried in queries.blocks(measures):
         if isinstance(queried, Problem):
             problems.append(queried)
             done += len(index) * len(measures)
             continue
-        rows = {m.name: np.empty((len(queried.ids), len(index))) for m in measures}
-        for start, block in index.blocks(names):
+        never = _left_out(queried, training_patients, own)
+        rows = {m.name: np.empty(never.shape) for m in measures}
+        for start, block in index.blocks(names) if names else ():
             count = len(block[names[0]])
-            for m in measures:
+            for m in streamed:
                 rows[m.name][:, start : start + count] = m.distances(queried.features, block)
                 done += count * len(queried.ids)
                 progress(stage, min(done, total), total)
-        for i, patient in enumerate(queried.patients):
-            left_out = np.zeros(len(index), bool) if patient is None else training_patients == patient
-            if queried.ids[i] in own:
-                left_out[own[queried.ids[i]]] = True
-            for distances in rows.values():
-                distances[i, left_out] = np.inf
+        start_aligning = time.perf_counter()
+        for m in measures:
+            if isinstance(m, SearchingMeasure):
+                for i in range(len(queried.ids)):
+                    one = {name: values[i : i + 1] for name, values in queried.features.items()}
+                    rows[m.name][i : i + 1], found = m.search(one, index, never[i : i + 1])
+                    placements[m.name] += found
+                    done += len(index)
+                    progress(stage, min(done, total), total)
+        aligning += time.perf_counter() - start_aligning
         for name, distances in rows.items():
+            distances[never] = np.inf
             parts[name].append(distances)
         ids += queried.ids
         warnings += queried.warnings
+        affines += queried.affines
     empty = np.empty((0, len(index)))
     return Distances(
         tuple(ids),
@@ -170,4 +190,18 @@ def compare(
         tuple(problems),
         tuple(warnings),
         kind,
+        placements,
+        tuple(affines),
+        aligning,
     )
+
+
+def _left_out(queried: QueryBlock, training_patients: np.ndarray, own: dict[str, int]) -> np.ndarray:
+    """(Q, N) bool: pairs that are never compared."""
+    never = np.zeros((len(queried.ids), len(training_patients)), bool)
+    for i, (id, patient) in enumerate(zip(queried.ids, queried.patients, strict=True)):
+        if patient is not None:
+            never[i] = training_patients == patient
+        if id in own:
+            never[i, own[id]] = True
+    return never

@@ -104,6 +104,9 @@ def print_result(result: DetectionResult, page: Path) -> None:
     console.print(
         f"Null: {run.null.size} {run.null.kind} cases; alpha {run.alpha:g}. Verdicts speak of resemblance only."
     )
+    if "align" in run.timings:
+        each = run.timings["align"] / max(1, total)
+        console.print(f"Aligned with up to ten candidates each, {each:.2f} s a case (--no-align leaves it out)")
     console.print(f"Report: {page}")
 
 

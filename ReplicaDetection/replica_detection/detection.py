@@ -9,15 +9,20 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+
 from replica_detection.cohort import Cohort
 from replica_detection.comparison import CohortQueries, Distances, compare
 from replica_detection.errors import ConfigurationError
 from replica_detection.index import TrainingIndex
 from replica_detection.judgement import judge
 from replica_detection.loading import nothing_usable
+from replica_detection.measures import Measure
 from replica_detection.nulls import cross_fitted_distances, validation_distances
 from replica_detection.progress import Progress, silent
+from replica_detection.registration import alignment_of
 from replica_detection.results import (
+    AlignedPair,
     CohortInfo,
     DetectionResult,
     RunInfo,
@@ -29,8 +34,9 @@ from replica_detection.versions import package_versions
 class Options:
     """How a detection is run.
 
-    `measures` None: all that the index serves. `k`: neighbourhood of the distance ratio. `alpha`: error rate of the
-    verdicts. `device`: auto, cpu or cuda. `null_size`: training cases used at most for a cross-fitted null.
+    `measures` None: all that the index serves, without `align` only those that compare images as they lie. `k`:
+    neighbourhood of the distance ratio. `alpha`: error rate of the verdicts. `device`: auto, cpu or cuda.
+    `null_size`: training cases used at most for a cross-fitted null.
     """
 
     measures: tuple[str, ...] | None = None
@@ -39,6 +45,7 @@ class Options:
     device: str = "auto"
     null_size: int = 500
     strict: bool = False
+    align: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 1:
@@ -70,7 +77,7 @@ class Detector:
     ):
         self.index, self.validation, self.options = index, validation, options or Options()
         self.device = resolve_device(self.options.device)
-        self.measures = index.measures(self.options.measures, self.device)
+        self.measures = chosen_measures(index, self.options, self.device)
         self._clock = _Clock()
         with self._clock.stage("null"):
             self.null = (
@@ -97,6 +104,8 @@ class Detector:
         with clock.stage("compare"):
             queries = CohortQueries(synthetic, index, strict=options.strict)
             found = compare(queries, index, self.measures, progress=progress)
+        if found.placements:
+            clock.seconds["align"] = round(found.seconds_aligning, 3)  # a part of "compare"
         if not found.ids:
             raise nothing_usable(synthetic.source, (*synthetic.problems, *found.problems))
         with clock.stage("statistics"):
@@ -126,11 +135,13 @@ class Detector:
             options={
                 "null_size": options.null_size,
                 "strict": options.strict,
+                "align": any(m.stage == "aligned" for m in self.measures),
                 "masks": None if masks is None else str(masks),
                 "segmenter": index.segmenter_settings,
             },
         )
-        return DetectionResult(judged.summary, judged.matches, judged.neighbors, run)
+        alignments = tuple(_alignments(found, index))
+        return DetectionResult(judged.summary, judged.matches, judged.neighbors, run, alignments)
 
 
 def detect(
@@ -145,6 +156,24 @@ def detect(
     """The whole pipeline in one call: see `Detector` and `Detector.detect` for arguments and errors."""
     detector = Detector(index, validation=validation, options=options, progress=progress)
     return detector.detect(synthetic, masks=masks, progress=progress)
+
+
+def chosen_measures(index: TrainingIndex, options: Options, device: str) -> list[Measure]:
+    """Those that were named, else all that the index serves; without alignment only those that need none."""
+    measures = index.measures(options.measures, device)
+    if options.measures is None and not options.align:
+        measures = [m for m in measures if m.stage == "in place"]
+    return measures
+
+
+def _alignments(found: Distances, index: TrainingIndex) -> Iterator[AlignedPair]:
+    for measure, placed in found.placements.items():
+        for id, affine, candidates in zip(found.ids, found.affines, placed, strict=True):
+            for p in candidates:
+                entry = index.entries[p.training]
+                training_affine = np.array(entry.affine).reshape(4, 4)
+                alignment = alignment_of(p, index.preparation, affine, training_affine)
+                yield AlignedPair(id, entry.id, measure, alignment)
 
 
 def resolve_device(device: str) -> str:

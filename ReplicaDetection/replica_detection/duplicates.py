@@ -10,7 +10,7 @@ from pathlib import Path
 from replica_detection.atomic import atomic_write
 from replica_detection.cohort import Cohort
 from replica_detection.comparison import CohortQueries, Distances, IndexQueries, compare
-from replica_detection.detection import Options, resolve_device
+from replica_detection.detection import Options, chosen_measures, resolve_device
 from replica_detection.index import TrainingIndex
 from replica_detection.judgement import Judged, judge
 from replica_detection.nulls import cross_fitted_distances
@@ -49,7 +49,7 @@ def find_duplicates(
     against itself, without its outliers: it needs no other data, and most cases are taken to have no duplicate.
     """
     options = options or Options()
-    measures = index.measures(options.measures, resolve_device(options.device))
+    measures = chosen_measures(index, options, resolve_device(options.device))
     if other is None:
         queries = IndexQueries(index, range(len(index)))
         found = null = compare(queries, index, measures, kind="cross-fitted", progress=progress)

@@ -47,18 +47,18 @@ def judge(
     """
     near, values = _near(found, measures, index, k)
     _, null_values = _near(null, measures, index, k)
-    levels = tuple(m.level for m in measures)
-    leaked = calibration.near_duplicates(null_values, levels)
+    groups = tuple(m.group for m in measures)
+    leaked = calibration.near_duplicates(null_values, groups)
     null_values = null_values[~leaked]
     with_tail = calibration.tail_needed(len(null_values), len(values), alpha)
     single = _judge_measures(values, null_values, with_tail, alpha)
-    overall = _judge_overall(values, null_values, levels, with_tail, alpha)
+    overall = _judge_overall(values, null_values, groups, with_tail, alpha)
     matches = [
         [_match(found.ids[i], m, near[m.name], i, index.ids, single, j) for j, m in enumerate(measures)]
         for i in range(len(found.ids))
     ]
     return Judged(
-        tuple(_summary(i, matches[i], near, overall, index.ids, alpha) for i in range(len(found.ids))),
+        tuple(_summary(i, matches[i], groups, near, overall, index.ids, alpha) for i in range(len(found.ids))),
         tuple(match for row in matches for match in row),
         _neighbors(found.ids, index.ids, near),
         tuple(
@@ -168,14 +168,16 @@ def _match(
 def _summary(
     i: int,
     matches: Sequence[Match],
+    groups: tuple[str, ...],
     near: dict[str, calibration.Nearest],
     overall: _Overall,
     training_ids: tuple[str, ...],
     alpha: float,
 ) -> CaseSummary:
-    flagged = tuple(name for name, p in overall.level_p.items() if p[i] <= alpha)
+    level_of = {group: m.level for group, m in zip(groups, matches, strict=True)}
+    flagged = tuple(dict.fromkeys(level_of[group] for group, p in overall.level_p.items() if p[i] <= alpha))
     choices = [int(near[m.measure].index[i]) for m in matches]
-    winner = _overall_nearest(choices, overall.standard[i], [m.level for m in matches])
+    winner = _overall_nearest(choices, overall.standard[i], groups)
     return CaseSummary(
         matches[0].synthetic_id,
         str(overall.verdict[i]),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from replica_detection.alignment import Alignment
 from replica_detection.cohort import Case, Cohort, Problem
 from replica_detection.errors import ReplicaDetectionError
 from replica_detection.index import TrainingIndex
@@ -31,8 +32,8 @@ class PairLoader:
         self.positions = {id: i for i, id in enumerate(index.ids)}
         self.cases: dict[str, Case] | None = None if queries is None else {c.id: c for c in queries.cases}
 
-    def __call__(self, query_id: str, training_id: str) -> Pair | None:
-        """None where either image is gone or cannot be read any more."""
+    def __call__(self, query_id: str, training_id: str, alignment: Alignment | None = None) -> Pair | None:
+        """The pair as it lies, or with the training image moved by `alignment`; None where either image is gone."""
         if training_id not in self.positions:
             return None
         try:
@@ -42,7 +43,18 @@ class PairLoader:
             return None
         if query is None:
             return None
+        if alignment is not None:
+            training = self.moved(training, alignment, query.affine)
         return Pair(query.image, training.image, self.index.preparation.spacing, query.mask, training.mask)
+
+    def moved(self, training: Prepared, alignment: Alignment, query_affine: np.ndarray) -> Prepared:
+        """A training case moved onto a query on the common grid; `query_affine` is the query's."""
+        from replica_detection.registration import moved, to_training
+
+        preparation = self.index.preparation
+        matrix = to_training(alignment, preparation, query_affine, training.affine)
+        mask = None if training.mask is None else moved(training.mask, matrix, preparation, labels=True)
+        return Prepared(moved(training.image, matrix, preparation), mask, affine=query_affine)
 
     def stored(self, case_id: str) -> Prepared:
         """A case of the index, without a mask where it has none; KeyError for an unknown id."""

@@ -9,13 +9,16 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from replica_detection.alignment import Alignment
 from replica_detection.atomic import atomic_write
 from replica_detection.errors import InputError
+from replica_detection.schema import from_json, to_json
 
 SCHEMA_VERSION = 1
 VERDICTS = ("replica", "suspicious", "novel", "undefined")
@@ -148,6 +151,16 @@ class RunInfo:
 
 
 @dataclass(frozen=True)
+class AlignedPair:
+    """How one of the candidates has to be moved to lie on a synthetic case; one entry of `alignments.json`."""
+
+    synthetic_id: str
+    training_id: str
+    measure: str
+    alignment: Alignment
+
+
+@dataclass(frozen=True)
 class DetectionResult:
     """A finished run. `write` and `read` are inverse to each other."""
 
@@ -155,6 +168,7 @@ class DetectionResult:
     matches: tuple[Match, ...]
     neighbors: Neighbors
     run: RunInfo
+    alignments: tuple[AlignedPair, ...] = ()
 
     def worklist(self) -> list[CaseSummary]:
         """Cases by falling score, undefined ones last; ties keep the order of the summary."""
@@ -162,6 +176,22 @@ class DetectionResult:
 
     def matches_of(self, synthetic_id: str) -> list[Match]:
         return [m for m in self.matches if m.synthetic_id == synthetic_id]
+
+    def alignment(self, synthetic_id: str, training_id: str) -> Alignment | None:
+        """How the training case was moved onto the synthetic one; None where this pair was not aligned.
+
+        Where images and masks were both aligned, whichever the combined statistic rests on cannot be told apart from
+        the pair alone; the images' is given, unless it explains the pair worse than the masks' does.
+        """
+        found = [a.alignment for a in self._by_pair.get((synthetic_id, training_id), ())]
+        return max(found, key=lambda a: a.correlation * a.overlap, default=None)
+
+    @cached_property
+    def _by_pair(self) -> dict[tuple[str, str], list[AlignedPair]]:
+        pairs: dict[tuple[str, str], list[AlignedPair]] = {}
+        for pair in self.alignments:
+            pairs.setdefault((pair.synthetic_id, pair.training_id), []).append(pair)
+        return pairs
 
     def count(self, verdict: str) -> int:
         return sum(c.verdict == verdict for c in self.summary)
@@ -182,6 +212,8 @@ class DetectionResult:
             arrays[f"{name}/distance"] = self.neighbors.distance[name].astype(np.float64)
         with atomic_write(folder / "neighbors.npz", "wb") as f:
             np.savez_compressed(f, allow_pickle=False, **arrays)
+        with atomic_write(folder / "alignments.json", "w") as f:
+            json.dump(to_json(self.alignments), f, ensure_ascii=False, allow_nan=False)
         with atomic_write(folder / "detection.json", "w") as f:
             json.dump(_plain(dataclasses.asdict(self.run)), f, indent=1, ensure_ascii=False, allow_nan=False)
 
@@ -206,11 +238,13 @@ class DetectionResult:
                     {n: stored[f"{n}/training"] for n in names},
                     {n: stored[f"{n}/distance"] for n in names},
                 )
+            path = folder / "alignments.json"
+            alignments = tuple(from_json(AlignedPair, a) for a in json.loads(path.read_text(encoding="utf-8")))
         except InputError:
             raise
         except Exception as error:  # many kinds of damage, one message
             raise InputError(path, f"cannot be read ({error})", "Run `replica-detection detect` again") from error
-        return cls(summary, matches, neighbors, run)
+        return cls(summary, matches, neighbors, run, alignments)
 
 
 def nearest_by_level(matches: Iterable[Match]) -> dict[str, str]:

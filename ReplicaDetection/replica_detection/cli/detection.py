@@ -10,6 +10,7 @@ import typer
 from replica_detection.cli.application import app
 from replica_detection.cli.options import (
     COHORT_HELP,
+    Align,
     Alpha,
     Device,
     K,
@@ -105,6 +106,7 @@ def detect(
     null_size: Annotated[
         int, typer.Option(help="Without --validation: training images compared with each other, at most.", min=5)
     ] = 500,
+    align: Align = True,
     strict: Strict = False,
 ) -> None:
     """Say which synthetic images are replicas of which training images, and how sure that is.
@@ -126,7 +128,7 @@ def detect(
     if index is not None and (segment is not None or training_masks is not None):
         raise typer.BadParameter("--segment and --training-masks are for --training; an index has its own masks")
     segmenter = segmenter_named(segment)
-    options = Options(names(measures), k, alpha, device, null_size, strict)
+    options = Options(names(measures), k, alpha, device, null_size, strict, align)
     queries = read_cohort(synthetic, masks, None, strict)
     unseen = None if validation is None else read_cohort(validation, validation_masks, patients, strict)
     with Bars() as progress:
@@ -185,6 +187,7 @@ def duplicates(
     alpha: Alpha = 0.05,
     patients: Patients = None,
     device: Device = "auto",
+    align: Align = True,
     strict: Strict = False,
 ) -> None:
     """Find near-duplicates inside one cohort, or across two (a train/test split).
@@ -197,7 +200,7 @@ def duplicates(
     from replica_detection.pairs import PairLoader
     from replica_detection.report.pictures import jpeg
 
-    options = Options(names(measures), k, alpha, device, strict=strict)
+    options = Options(names(measures), k, alpha, device, strict=strict, align=align)
     first = read_cohort(cohort, None, patients, strict)
     second = None if other is None else read_cohort(other, None, patients, strict)
     with Bars() as progress:

@@ -31,6 +31,13 @@ Segment = Annotated[
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first file that cannot be used; else skip it.")]
 K = Annotated[int, typer.Option("--k", help="Neighbourhood of the distance ratio.", min=1)]
+Align = Annotated[
+    bool,
+    typer.Option(
+        "--align/--no-align",
+        help="Look for copies that were mirrored, turned, moved or scaled, too; else images are compared as they lie.",
+    ),
+]
 Alpha = Annotated[float, typer.Option(help="Error rate of the verdicts.", min=1e-6, max=0.5)]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 

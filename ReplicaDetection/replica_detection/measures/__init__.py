@@ -1,11 +1,12 @@
 """One class per measure. A new one is a class with `@register` in one of these files."""
 
-from replica_detection.measures import segmentation, voxel
+from replica_detection.measures import aligned, segmentation, voxel
 from replica_detection.measures.base import (
     LEVELS,
     MEASURES,
     Block,
     Measure,
+    SearchingMeasure,
     features_of,
     make_measures,
     needed_features,
@@ -17,6 +18,8 @@ __all__ = [
     "MEASURES",
     "Block",
     "Measure",
+    "SearchingMeasure",
+    "aligned",
     "features_of",
     "make_measures",
     "needed_features",

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from replica_detection.errors import ConfigurationError
 from replica_detection.preprocessing import Prepared
 from replica_detection.profiles import Preparation
+
+if TYPE_CHECKING:
+    from replica_detection.index import TrainingIndex
+    from replica_detection.registration.retrieval import Placement
 
 # Stacked features of several cases: name -> (cases, ...).
 Block = dict[str, np.ndarray]
@@ -33,9 +37,16 @@ class Measure(ABC):
     level: ClassVar[str]
     sense: ClassVar[str]
     needs: ClassVar[tuple[str, ...]]
+    # "aligned" where pairs are laid upon each other first.
+    stage: ClassVar[str] = "in place"
 
     def __init__(self, preparation: Preparation, device: str = "cpu"):
         self.preparation, self.device = preparation, device
+
+    @property
+    def group(self) -> str:
+        """Measures of one group see much the same thing and are averaged before groups are combined."""
+        return self.level if self.stage == "in place" else f"{self.level} {self.stage}"
 
     @property
     def needs_mask(self) -> bool:
@@ -64,6 +75,20 @@ class Measure(ABC):
     def problem(self) -> str | None:
         """Why this measure cannot be used on the prepared grid, or None."""
         return None
+
+
+class SearchingMeasure(Measure):
+    """Looks for the few training cases worth comparing in the whole index, instead of taking it block by block."""
+
+    def distances(self, queries: Block, training: Block) -> np.ndarray:
+        raise NotImplementedError("a searching measure compares with the whole index")
+
+    @abstractmethod
+    def search(
+        self, queries: Block, index: TrainingIndex, never: np.ndarray
+    ) -> tuple[np.ndarray, list[list[Placement]]]:
+        """Distances (Q, N) float64, +inf for every pair that was not compared or is in `never` (Q, N) bool, and how
+        each query's candidates were placed, nearest first."""
 
 
 def needed_features(measures: Iterable[Measure | type[Measure]]) -> list[str]:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from replica_detection.report.surfaces import SurfacePicture
 
 _HERE = Path(__file__).parent
-# All pictures of slices together, and all of surfaces; base64 adds a third.
-_PICTURES_BYTES, _SURFACES_BYTES = 13_000_000, 7_000_000
+# All pictures of slices as they lie, as many again aligned, and all of surfaces; base64 adds a third.
+_PICTURES_BYTES, _SURFACES_BYTES = 7_000_000, 6_000_000
 _PICTURE_BYTES = 400_000
 
 
@@ -29,7 +29,9 @@ _PICTURE_BYTES = 400_000
 class Section:
     """A flagged case with its nearest training case; `picture` is None where it could not be made.
 
-    `surfaces` is None where the two masks are not both there; `no_surfaces` then says which one is empty, if one is.
+    `moved` says how the training image was laid on the synthetic one, "" where the pair was not aligned; `aligned`
+    shows the pair so, None where nothing had to be moved. `surfaces` is None where the two masks are not both there;
+    `no_surfaces` then says which one is empty, if one is.
     """
 
     anchor: str
@@ -39,6 +41,8 @@ class Section:
     levels_differ: str
     agreement: str
     picture: Picture | None
+    aligned: Picture | None
+    moved: str
     surfaces: SurfacePicture | None
     no_surfaces: str
     rows: list[tables.MatchRow]
@@ -56,7 +60,7 @@ class Skipped:
 def write_report(
     result: DetectionResult,
     folder: Path,
-    pair: Callable[[str, str], Pair | None],
+    pair: Callable[..., Pair | None],
     *,
     max_pairs: int = 50,
     progress: Callable[[int, int], None] | None = None,
@@ -66,7 +70,8 @@ def write_report(
     Args:
         result: a finished run; needs no file on disk.
         folder: where the page goes; an older page is replaced at once, when the new one is whole.
-        pair: gives the two images of (synthetic id, training id); None where there is no picture, which the page says.
+        pair: gives the two images of (synthetic id, training id), and as third argument, where there is one, the
+            alignment by which the training image is to be moved; None where there is no picture, which the page says.
         max_pairs: so many flagged cases get a section with pictures, highest score first; the page says how many are
             left out.
         progress: called with (sections done, sections in all).
@@ -86,7 +91,7 @@ def write_report(
 def _sections(
     result: DetectionResult,
     cases: list[CaseSummary],
-    pair: Callable[[str, str], Pair | None],
+    pair: Callable[..., Pair | None],
     progress: Callable[[int, int], None] | None,
 ) -> list[Section]:
     from replica_detection.report import pictures, surfaces
@@ -95,7 +100,10 @@ def _sections(
     sections = []
     for i, case in enumerate(cases):
         matches = list(by_case.get(case.synthetic_id, {}).values())
-        images = pair(case.synthetic_id, case.nearest_training_id) if case.nearest_training_id else None
+        ids = (case.synthetic_id, case.nearest_training_id)
+        images = pair(*ids) if case.nearest_training_id else None
+        alignment = result.alignment(*ids)
+        moved = pair(*ids, alignment) if alignment is not None and not alignment.in_place else None
         sections.append(
             Section(
                 f"case-{i + 1}",
@@ -105,6 +113,8 @@ def _sections(
                 tables.levels_differ(case),
                 tables.agreement(matches, case.nearest_training_id),
                 pictures.draw(images, _share(_PICTURES_BYTES, cases)) if images is not None else None,
+                pictures.draw(moved, _share(_PICTURES_BYTES, cases)) if moved is not None else None,
+                "" if alignment is None else alignment.words,
                 surfaces.surface_picture(images, _share(_SURFACES_BYTES, cases)) if images is not None else None,
                 words.no_surfaces(images) if images is not None else "",
                 tables.match_rows(matches, case.nearest_training_id),

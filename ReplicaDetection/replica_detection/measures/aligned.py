@@ -1,0 +1,149 @@
+"""Measures of pairs that were laid upon each other first: for copies that were mirrored, turned, moved or scaled.
+
+Each looks for the few training cases that can be laid on the query best and compares these alone; all other pairs are
+left out (+inf). Null cases go through the very same search, so that what laying images upon each other does to new
+ones is part of what "close" means.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from replica_detection.measures.base import Block, SearchingMeasure, register
+from replica_detection.measures.segmentation import NO_MASK, has_mask
+from replica_detection.preprocessing import Prepared
+from replica_detection.registration.pyramid import levels, pyramid
+from replica_detection.registration.retrieval import CANDIDATES, Placement, TrainingPyramids
+
+if TYPE_CHECKING:
+    from replica_detection.index import TrainingIndex
+
+# Rounding leaves the correlation of an exact copy a hair below 1.
+_EXACT = 1e-6
+
+
+class AlignedMeasure(SearchingMeasure):
+    """Lays training cases on the query by what `source` shows; a subclass says how the pair is then compared."""
+
+    source: ClassVar[str]
+    candidates = CANDIDATES
+    stage = "aligned"
+
+    @property
+    def pyramid_names(self) -> tuple[str, str, str]:
+        return f"{self.source}_coarse", f"{self.source}_middle", f"{self.source}_fine"
+
+    @abstractmethod
+    def _shown(self, case: Prepared) -> np.ndarray | None:
+        """(grid) what is laid upon each other; None for nothing."""
+
+    @abstractmethod
+    def _distance(self, query: Block, i: int, placement: Placement, index: TrainingIndex) -> float: ...
+
+    def pyramid_of(self, case: Prepared) -> list[np.ndarray]:
+        chain = levels(self.preparation.grid, self.preparation.spacing)
+        shown = self._shown(case)
+        return [np.zeros(level.shape, np.float32) for level in chain] if shown is None else pyramid(shown, chain)
+
+    def search(
+        self, queries: Block, index: TrainingIndex, never: np.ndarray
+    ) -> tuple[np.ndarray, list[list[Placement]]]:
+        """Distances (Q, N), +inf but for the candidates, and the placements of each query, nearest first."""
+        cohort = self._cohort(index)
+        there = np.array([bool(case.any()) for case in cohort.coarse])
+        distances, found = np.full(never.shape, np.inf), []
+        for i in range(len(never)):
+            levels_of_query = [queries[name][i] for name in self.pyramid_names]
+            placed = cohort.place(levels_of_query, there & ~never[i], self.candidates)
+            by_distance = sorted(((self._distance(queries, i, p, index), p) for p in placed), key=lambda pair: pair[0])
+            for distance, placement in by_distance:
+                distances[i, placement.training] = distance
+            found.append([placement for _, placement in by_distance])
+        return distances, found
+
+    def _cohort(self, index: TrainingIndex) -> TrainingPyramids:
+        if self._held is None or self._held[0] is not index:
+            coarse, middle, fine = self.pyramid_names
+            everything = range(len(index))
+            loaded = {name: index.features(everything, [name])[name] for name in (coarse, middle)}
+            cohort = TrainingPyramids(
+                levels(self.preparation.grid, self.preparation.spacing),
+                loaded[coarse],
+                loaded[middle],
+                lambda positions: index.features(positions, [fine])[fine],
+            )
+            self._held = (index, cohort)
+        return self._held[1]
+
+    _held: tuple[TrainingIndex, TrainingPyramids] | None = None
+
+
+@register
+class AlignedCorrelation(AlignedMeasure):
+    """Normalized correlation after alignment (flips, rotation, scale, translation); ranked as 1 minus it.
+
+    The images are normalized locally first (mean and standard deviation around each voxel), which takes out gain, bias
+    field and most of a gamma, and the correlation is taken over the overlap, lowered where that is small.
+    """
+
+    name = "ncc_aligned"
+    level = "voxel"
+    sense = "similarity"
+    source = "image"
+    needs = ("image_coarse", "image_middle", "image_fine")
+    definition = (
+        f"correlation of the locally normalized images over their overlap, the training image mirrored, turned, scaled "
+        f"and moved onto the query, times the overlap to the power 0.25; of the {CANDIDATES} best candidates"
+    )
+
+    def features(self, case: Prepared) -> dict[str, np.ndarray]:
+        return dict(zip(self.pyramid_names, self.pyramid_of(case), strict=True))
+
+    def _shown(self, case: Prepared) -> np.ndarray:
+        return case.image
+
+    def _distance(self, query: Block, i: int, placement: Placement, index: TrainingIndex) -> float:
+        distance = 1 - placement.merit
+        return distance if distance > _EXACT else 0.0
+
+
+@register
+class AlignedDice(AlignedMeasure):
+    """Dice coefficient of the masks' foreground after alignment of the masks; ranked as 1 - Dice."""
+
+    name = "dice_aligned"
+    level = "segmentation"
+    sense = "similarity"
+    source = "mask"
+    needs = ("mask", "mask_coarse", "mask_middle", "mask_fine")
+    definition = (
+        f"Dice coefficient of the masks' foreground, the training mask mirrored, turned, scaled and moved onto the "
+        f"query's; of the {CANDIDATES} best candidates"
+    )
+
+    def features(self, case: Prepared) -> dict[str, np.ndarray]:
+        mask = np.full(self.preparation.grid, NO_MASK, np.uint8) if case.mask is None else case.mask
+        stored = np.ascontiguousarray(mask, np.uint8)
+        if case.mask is not None and np.all(stored == NO_MASK):
+            stored = np.ones_like(stored)
+        return {"mask": stored, **dict(zip(self.pyramid_names, self.pyramid_of(case), strict=True))}
+
+    def _shown(self, case: Prepared) -> np.ndarray | None:
+        if case.mask is None or not case.mask.any():
+            return None
+        return (case.mask > 0).astype(np.float32)
+
+    def _distance(self, query: Block, i: int, placement: Placement, index: TrainingIndex) -> float:
+        from replica_detection.registration.alignment import moved
+
+        there = index.features([placement.training], ["mask"])["mask"]
+        if not has_mask(there)[0] or not has_mask(query["mask"][i : i + 1])[0]:
+            return np.inf
+        to_training = np.eye(4)
+        to_training[:3, :3], to_training[:3, 3] = placement.matrix, placement.shift
+        a = query["mask"][i] > 0
+        b = moved((there[0] > 0).astype(np.float32), to_training, self.preparation) > 0.5
+        return 1 - 2 * float((a & b).sum()) / max(int(a.sum() + b.sum()), 1)

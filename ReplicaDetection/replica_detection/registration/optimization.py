@@ -1,0 +1,268 @@
+"""Registration of one pair: mirrored axes are given, the similarity transform is found by Gauss-Newton steps (numba).
+
+The figure of merit is the normalized correlation over the overlap, as in Evangelidis and Psarakis, "Parametric image
+alignment using enhanced correlation coefficient maximization", IEEE TPAMI 2008; the steps are inverse compositional
+(Baker and Matthews, "Lucas-Kanade 20 years on", IJCV 2004, section 3.2): derivatives are those of the query alone and
+are made once for all its candidates.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from replica_detection.registration.pyramid import Level, structure
+
+FAST = {"nnan", "nsz", "reassoc", "contract", "arcp"}
+PARAMETERS = 7  # rotations about X, Y, Z, logarithm of the scale, translations along X, Y, Z
+
+
+@dataclass(frozen=True)
+class Template:
+    """A query at one level, ready to be compared with many training cases: its voxels that show structure.
+
+    `position` (n, 3) is in mm from the centre of the field of view; `value` (n,); `slope` (n, 8) holds the derivatives
+    by the parameters, the last column unused; `hessian` (7, 7) of the normalized values; `active` lists the parameters
+    in use (in 2D no rotation out of the plane).
+    """
+
+    position: np.ndarray
+    value: np.ndarray
+    slope: np.ndarray
+    hessian: np.ndarray
+    active: np.ndarray
+    level: Level
+
+
+def template(image: np.ndarray, level: Level) -> Template:
+    """Makes a Template of a level of the query's pyramid, (X, Y, Z)."""
+    inside = structure(image)
+    spacing, shape = np.array(level.spacing), np.array(level.shape)
+    flat = [n == 1 for n in level.shape]
+    gradient = [
+        np.zeros_like(image) if f else np.gradient(image, s, axis=a).astype(np.float32)
+        for a, (f, s) in enumerate(zip(flat, level.spacing, strict=True))
+    ]
+    index = np.argwhere(inside)
+    u = (index - (shape - 1) / 2) * spacing
+    g = np.stack([part[inside] for part in gradient], 1).astype(np.float64)
+    slope = np.zeros((len(u), PARAMETERS + 1))
+    slope[:, 0] = g[:, 2] * u[:, 1] - g[:, 1] * u[:, 2]
+    slope[:, 1] = g[:, 0] * u[:, 2] - g[:, 2] * u[:, 0]
+    slope[:, 2] = g[:, 1] * u[:, 0] - g[:, 0] * u[:, 1]
+    slope[:, 3] = (g * u).sum(1)
+    slope[:, 4:7] = g
+    active = np.array([2, 3, 4, 5] if flat[2] else range(PARAMETERS))
+    value = image[inside].astype(np.float64)
+    return Template(u, value, slope.astype(np.float32), _hessian(value, slope[:, :PARAMETERS]), active, level)
+
+
+def _hessian(value: np.ndarray, slope: np.ndarray) -> np.ndarray:
+    """Of half the squared distance between two vectors of mean 0 and length 1, one of which moves."""
+    if not len(value):
+        return np.eye(PARAMETERS)
+    centred = value - value.mean()
+    length = max(float(np.linalg.norm(centred)), 1e-6)
+    unit = centred / length
+    projected = slope - slope.mean(0) - np.outer(unit, unit @ slope)
+    return projected.T @ projected / length**2
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What counts as a plausible motion: rotation beside the mirroring in degrees, scale either way, overlap.
+
+    `overlap_power`: the correlation is multiplied by the overlap (a share) to this power, so that a chance agreement of
+    two corners does not win.
+    """
+
+    degrees: float = 35.0
+    scale: float = 1.4
+    overlap: float = 0.4
+    overlap_power: float = 0.25
+
+
+def register(
+    query: Template,
+    training: np.ndarray,
+    matrices: np.ndarray,
+    shifts: np.ndarray,
+    which: np.ndarray,
+    flips: np.ndarray,
+    *,
+    iterations: int,
+    limits: Limits,
+) -> np.ndarray:
+    """Improves many starts at once, in place, on all cores.
+
+    Args:
+        query: the fixed image.
+        training: (C, X, Y, Z) float32, the same level of training cases.
+        matrices: (S, 3, 3) start of each: takes a position of the query to one of the training case, both in mm from
+            their centres.
+        shifts: (S, 3) mm, added after the matrix.
+        which: (S,) index into `training`.
+        flips: (S, 3) diagonal of +1 and -1: the mirrored axes of the start, against which rotation is measured.
+        iterations: at most so many steps.
+
+    Returns:
+        (S, 2) correlation and overlap (share of the query's structure that lies inside the training grid).
+    """
+    from replica_detection.kernels.tasks import run
+
+    out = np.zeros((len(which), 2))
+    if not len(query.value):
+        return out
+    run(
+        _register_many, len(which), query.position, query.value, query.slope, query.hessian, query.active,
+        np.array(query.level.spacing), training, matrices, shifts, which, flips, iterations,
+        limits.degrees, limits.scale, limits.overlap, limits.overlap_power, out,
+    )  # fmt: skip
+    return out
+
+
+def merit(found: np.ndarray, limits: Limits) -> np.ndarray:
+    """(S,) the number by which starts are compared, from the (S, 2) that `register` returns."""
+    return found[:, 0] * found[:, 1] ** limits.overlap_power
+
+
+@njit(nogil=True, cache=True)
+def _register_many(
+    first, end, position, value, slope, hessian, active, spacing, training, matrices, shifts, which, flips, iterations,
+    degrees, scale, overlap, power, out,
+):  # fmt: skip
+    for s in range(first, end):
+        _register_one(
+            position, value, slope, hessian, active, spacing, training[which[s]], matrices[s], shifts[s], flips[s],
+            iterations, degrees, scale, overlap, power, out[s],
+        )  # fmt: skip
+
+
+@njit(nogil=True, cache=True)
+def _register_one(
+    position, value, slope, hessian, active, spacing, training, matrix, shift, flip, iterations,
+    degrees, scale, overlap, power, out,
+):  # fmt: skip
+    """Gauss-Newton with Levenberg's damping: a step counts only where the figure of merit grows."""
+    count = len(active)
+    gradient, trial = np.zeros(7), np.zeros(7)
+    a, b = np.empty((count, count)), np.empty(count)
+    correlation, share = _evaluate(position, value, slope, spacing, training, matrix, shift, gradient)
+    best = _merit(correlation, share, power)
+    damping = 1e-3
+    for _ in range(iterations):
+        for i in range(count):
+            b[i] = gradient[active[i]]
+            for j in range(count):
+                a[i, j] = hessian[active[i], active[j]]
+            a[i, i] = a[i, i] * (1 + damping) + 1e-12
+        step = np.zeros(7)
+        step[active] = np.linalg.solve(a, b)
+        moved = matrix @ (_rotation(-step[0], -step[1], -step[2]) * math.exp(-step[3]))
+        moved_shift = shift - moved @ step[4:7]
+        accepted = False
+        if _plausible(moved, flip, degrees, scale):
+            correlation, share = _evaluate(position, value, slope, spacing, training, moved, moved_shift, trial)
+            figure = _merit(correlation, share, power)
+            accepted = figure > best and share >= overlap
+        if accepted:
+            gain = figure - best
+            best = figure
+            matrix[:] = moved
+            shift[:] = moved_shift
+            gradient[:] = trial
+            out[0], out[1] = correlation, share
+            damping = max(damping * 0.3, 1e-6)
+            if gain < 1e-5:
+                break
+        else:
+            damping = max(damping * 10, 1e-2)
+            if damping > 1e3:
+                break
+    if out[1] == 0:  # no step helped
+        out[0], out[1] = _evaluate(position, value, slope, spacing, training, matrix, shift, trial)
+
+
+@njit(cache=True)
+def _merit(correlation, share, power):
+    return correlation * share**power if correlation > 0 else correlation
+
+
+@njit(cache=True)
+def _plausible(matrix, flip, degrees, scale):
+    size = abs(np.linalg.det(matrix)) ** (1 / 3)
+    if not (1 / scale <= size <= scale):
+        return False
+    trace = (matrix[0, 0] * flip[0] + matrix[1, 1] * flip[1] + matrix[2, 2] * flip[2]) / size
+    return trace >= 1 + 2 * math.cos(math.radians(degrees))
+
+
+@njit(cache=True)
+def _rotation(x, y, z):
+    """Rodrigues' formula for a small rotation vector."""
+    angle = math.sqrt(x * x + y * y + z * z)
+    if angle < 1e-12:
+        return np.eye(3)
+    k = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]]) / angle
+    return np.eye(3) + math.sin(angle) * k + (1 - math.cos(angle)) * (k @ k)
+
+
+@njit(cache=True, fastmath=FAST, error_model="numpy")
+def _evaluate(position, value, slope, spacing, training, matrix, shift, gradient):
+    """Correlation and overlap of the pair, and the ascent direction by the parameters before the Hessian."""
+    X, Y, Z = training.shape
+    m00, m01, m02 = matrix[0, 0] / spacing[0], matrix[0, 1] / spacing[0], matrix[0, 2] / spacing[0]
+    m10, m11, m12 = matrix[1, 0] / spacing[1], matrix[1, 1] / spacing[1], matrix[1, 2] / spacing[1]
+    m20, m21, m22 = matrix[2, 0] / spacing[2], matrix[2, 1] / spacing[2], matrix[2, 2] / spacing[2]
+    s0, s1, s2 = (
+        shift[0] / spacing[0] + (X - 1) / 2,
+        shift[1] / spacing[1] + (Y - 1) / 2,
+        shift[2] / spacing[2] + (Z - 1) / 2,
+    )
+    plain, by_query, by_training = np.zeros(8), np.zeros(8), np.zeros(8)
+    n, q, t, qq, tt, qt = 0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for v in range(len(value)):
+        u0, u1, u2 = position[v, 0], position[v, 1], position[v, 2]
+        x = m00 * u0 + m01 * u1 + m02 * u2 + s0
+        y = m10 * u0 + m11 * u1 + m12 * u2 + s1
+        z = m20 * u0 + m21 * u1 + m22 * u2 + s2
+        # A hair outside is inside: rounding must not cost a mirrored copy its border.
+        if x < -1e-3 or y < -1e-3 or z < -1e-3 or x > X - 0.999 or y > Y - 0.999 or z > Z - 0.999:
+            continue
+        i, j, k = (
+            min(max(int(x), 0), max(X - 2, 0)),
+            min(max(int(y), 0), max(Y - 2, 0)),
+            min(max(int(z), 0), max(Z - 2, 0)),
+        )
+        i1, j1, k1 = min(i + 1, X - 1), min(j + 1, Y - 1), min(k + 1, Z - 1)
+        fx, fy, fz = min(max(x - i, 0.0), 1.0), min(max(y - j, 0.0), 1.0), min(max(z - k, 0.0), 1.0)
+        a00 = training[i, j, k] * (1 - fz) + training[i, j, k1] * fz
+        a01 = training[i, j1, k] * (1 - fz) + training[i, j1, k1] * fz
+        a10 = training[i1, j, k] * (1 - fz) + training[i1, j, k1] * fz
+        a11 = training[i1, j1, k] * (1 - fz) + training[i1, j1, k1] * fz
+        m = (a00 * (1 - fy) + a01 * fy) * (1 - fx) + (a10 * (1 - fy) + a11 * fy) * fx
+        c = value[v]
+        n += 1
+        q += c
+        t += m
+        qq += c * c
+        tt += m * m
+        qt += c * m
+        for p in range(8):
+            plain[p] += slope[v, p]
+            by_query[p] += slope[v, p] * c
+            by_training[p] += slope[v, p] * m
+    if n < 8:
+        return -1.0, 0.0
+    q_mean, t_mean = q / n, t / n
+    q_length = math.sqrt(max(qq - n * q_mean * q_mean, 1e-12))
+    t_length = math.sqrt(max(tt - n * t_mean * t_mean, 1e-12))
+    correlation = (qt - n * q_mean * t_mean) / (q_length * t_length)
+    for p in range(7):
+        toward = (by_training[p] - t_mean * plain[p]) / t_length
+        along = (by_query[p] - q_mean * plain[p]) / q_length
+        gradient[p] = (toward - correlation * along) / q_length
+    return correlation, n / len(value)
