@@ -67,15 +67,9 @@ class ReplicaDetectionApp(MONAILabelApp):
     # -------------------------------------------------------------------------------------------------- what there is
 
     def init_datastore(self) -> Datastore:
-        engine = self.services.engine
-
-        def index():
-            opened = engine.opened()
-            return None if opened is None else opened.index
-
-        configuration = self.services.configuration
+        configuration, training = self.services.configuration, self.services.engine.training
         return StudiesAndTraining(
-            configuration.studies, configuration.data / "volumes", index, watch=_server() is not None
+            configuration.studies, configuration.data / "volumes", training, watch=_server() is not None
         )
 
     def init_infers(self) -> dict[str, InferTask]:

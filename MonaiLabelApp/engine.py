@@ -6,6 +6,7 @@ them. Requests run in a pool of threads: what is shared is read-only or behind a
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from replica_detection.preprocessing import Prepared
     from replica_detection.segmentation import Segmenter
     from replica_detection.surface import SurfaceComparison
+
+logger = logging.getLogger(__name__)
 
 # A request waits this long for the null before it is asked to come again.
 PATIENCE_SECONDS = 20.0
@@ -116,8 +119,20 @@ class Engine:
         return found
 
     def scored(self) -> Scored | None:
-        """The scored collection as it is on disk now; None before the first scoring."""
-        return self._scored.now()
+        """The scored collection as it is on disk now; None before the first scoring, and where it is damaged."""
+        try:
+            return self._scored.now()
+        except ReplicaDetectionError as error:
+            logger.warning("the scores cannot be read, score the collection again: %s", error)
+            return None
+
+    def training(self) -> TrainingIndex | None:
+        """The index where it can be used; None without asking why not."""
+        try:
+            opened = self.opened()
+        except ReplicaDetectionError:
+            return None
+        return None if opened is None else opened.index
 
     def required_scores(self) -> Scored:
         found = self.scored()

@@ -54,11 +54,14 @@ class Services:
         )
 
     def start(self) -> None:
-        """What a server begins with: the index where it is missing, else what the first comparison will need."""
-        if self.engine.opened() is None:
-            self.jobs.start("index")
-        else:
+        """What a server begins with: the index where it is missing or unusable, else what comparisons will need.
+
+        An index that cannot be used and has no training scans to be made anew is told of by the routes that need it.
+        """
+        if self.engine.training() is not None:
             self.engine.prepare()
+        elif self.configuration.training is not None:
+            self.jobs.start("index")
 
     def close(self) -> None:
         """Ends what runs in the background."""

@@ -7,13 +7,17 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import requests
 
 from Server import collections_on_disk
 from Server.collections_on_disk import COPIED, Collections
 from Server.running import Server, running_server
+
+# Part of the server set: without it the tests of this folder that need no server still run.
+if TYPE_CHECKING:
+    import requests
 
 # COPIED again, stored with its first axis the other way round and 50 mm further to the right.
 MOVED, MOVED_MM = "moved.v1", 50.0
@@ -28,6 +32,8 @@ class Served:
     before: dict[str, str]
 
     def __call__(self, method: str, path: str, **how) -> requests.Response:
+        import requests
+
         return requests.request(method, self.server.url + path, timeout=120, **how)
 
     def json(self, path: str, **params):

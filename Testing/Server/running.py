@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 APP = Path(__file__).resolve().parents[2] / "MonaiLabelApp"
 TIMEOUT = 90
 # `serve` with the main.py of another folder.
@@ -44,6 +42,8 @@ class Server:
     @property
     def memory_bytes(self) -> int:
         """Resident memory of the server's own process."""
+        import psutil
+
         return psutil.Process(self.pid).memory_info().rss
 
     def log_text(self) -> str:
@@ -116,6 +116,8 @@ def running_server(
 
 def stop(process: subprocess.Popen) -> None:
     """Ends a server and what it started; asks first, then kills."""
+    import psutil
+
     try:
         children = psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:

@@ -32,6 +32,7 @@ from replica_detection_server.keeping import Kept, Recent
 from replica_detection_server.lib.files import fresh_file
 from replica_detection_server.progress import seldom
 from replica_detection_server.routes.files import received
+from replica_detection_server.services import Services
 
 # ------------------------------------------------------------------------------------------------------ configuration
 
@@ -275,6 +276,30 @@ def test_a_process_that_dies_is_a_failed_job(folders, tmp_path, monkeypatch):
         assert time.monotonic() < end
         time.sleep(0.02)
     assert jobs.get(job.id).state == "failed" and "9" in jobs.failure("index") and jobs.failure("score") == ""
+
+
+@pytest.mark.parametrize("content", [None, "{}", '{"schema_version": 0}'])
+def test_an_index_that_is_missing_damaged_or_of_another_version_is_made_at_the_start(
+    folders, tmp_path, monkeypatch, content
+):
+    index = tmp_path / "data" / "training.rdindex"
+    index.mkdir(parents=True)
+    if content is not None:
+        (index / "index.json").write_text(content)
+    monkeypatch.setattr(Jobs, "_process", lambda self, job: _sleeper())
+    services = Services(Configuration.of(tmp_path / "studies", folders))
+    services.start()
+    (job,) = services.jobs.all()
+    services.close()
+    assert job.kind == "index" and services.jobs.get(job.id).state == "cancelled"
+
+
+def test_damaged_scores_are_no_scores(folders, tmp_path):
+    scored = tmp_path / "data" / "scored"
+    scored.mkdir(parents=True)
+    (scored / "detection.json").write_text("{}")
+    services = Services(Configuration.of(tmp_path / "studies", folders))
+    assert services.engine.scored() is None and services.worklist() == []
 
 
 def test_a_damaged_list_of_jobs_keeps_no_server_from_starting(folders, tmp_path):

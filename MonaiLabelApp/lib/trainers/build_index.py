@@ -24,10 +24,10 @@ class BuildIndex(TrainTask):
 
     def stats(self) -> dict[str, Any]:
         """`best_metric`, which MONAI Label's client shows as a bar, is the share of training files in the index."""
-        opened = self.engine.opened()
-        if opened is None:
+        index = self.engine.training()
+        if index is None:
             return {"best_metric": 0.0, "cases": 0}
-        cases, left_out = len(opened.index), len(opened.index.problems)
+        cases, left_out = len(index), len(index.problems)
         return {"best_metric": cases / (cases + left_out), "cases": cases, "left_out": left_out}
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
