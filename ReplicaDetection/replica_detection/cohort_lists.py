@@ -34,7 +34,7 @@ def read_table(path: Path, report: Report) -> list[Row]:
         InputError: the file is not a UTF-8 table, or lacks a column. A faulty row goes to `report` instead.
     """
     rows = []
-    for line, cells in _cells(path, required=("id", "image")):
+    for line, cells in read_cells(path, required=("id", "image")):
         missing = [name for name in ("id", "image") if not cells[name]]
         if missing:
             report(
@@ -58,7 +58,7 @@ def read_patients(path: Path) -> dict[str, str]:
         InputError: the file is not a UTF-8 table, lacks a column, or gives one id two patients.
     """
     patients: dict[str, str] = {}
-    for line, cells in _cells(path, required=("id", "patient")):
+    for line, cells in read_cells(path, required=("id", "patient")):
         name, patient = composed(cells["id"]), cells["patient"]
         if name and patient and patients.setdefault(name, patient) != patient:
             raise InputError(path, f"line {line} gives the id {name!r} a second patient", "Keep one line for each id")
@@ -99,7 +99,7 @@ def _is_path(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip()) and "\0" not in value
 
 
-def _cells(path: Path, required: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
+def read_cells(path: Path, required: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
     """Line number and stripped cells by lower-case column name of each row that is not blank."""
     text = _text(path)
     header = text.split("\n", 1)[0]
