@@ -181,18 +181,24 @@ class RatingReceipt:
 
 @dataclass(frozen=True)
 class ReaderAgreement:
-    """Two readers over the cases that both rated. Kappas are None where they are undefined (no variation)."""
+    """Two readers over the cases that both rated. Kappas are None where they are undefined (no variation).
+
+    The first three are of the four-point scale (quadratic weights), the last two of replica (3, 4) or not.
+    """
 
     readers: tuple[str, str]
     cases: int
     percent_agreement: float | None
     kappa: float | None
     weighted_kappa: float | None
+    replica_agreement: float | None = None
+    replica_kappa: float | None = None
 
 
 @dataclass(frozen=True)
 class ThresholdItem:
-    """A ratio threshold from the readers; `method`: balanced-accuracy or youden; interval: of the balanced accuracy."""
+    """A ratio threshold from the readers; `method`: balanced-accuracy or youden; all other figures are cross-validated,
+    the interval is that of the balanced accuracy. `measure` "overall": minus the combined evidence."""
 
     measure: str
     method: str
