@@ -17,6 +17,7 @@ from replica_detection.judgement import judge
 from replica_detection.loading import nothing_usable
 from replica_detection.nulls import cross_fitted_distances, validation_distances
 from replica_detection.progress import Progress, silent
+from replica_detection.reader_calibration import Calibration, applied
 from replica_detection.results import (
     CohortInfo,
     DetectionResult,
@@ -31,6 +32,7 @@ class Options:
 
     `measures` None: all that the index serves. `k`: neighbourhood of the distance ratio. `alpha`: error rate of the
     verdicts. `device`: auto, cpu or cuda. `null_size`: training cases used at most for a cross-fitted null.
+    `calibration`: readers' thresholds, which then make the verdicts instead of the null.
     """
 
     measures: tuple[str, ...] | None = None
@@ -39,6 +41,7 @@ class Options:
     device: str = "auto"
     null_size: int = 500
     strict: bool = False
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 1:
@@ -101,6 +104,8 @@ class Detector:
             raise nothing_usable(synthetic.source, (*synthetic.problems, *found.problems))
         with clock.stage("statistics"):
             judged = judge(found, null, self.measures, index, k=options.k, alpha=options.alpha)
+            if options.calibration is not None:
+                judged = applied(judged, options.calibration, min(options.k, len(index)))
         run = RunInfo(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             alpha=options.alpha,
@@ -128,6 +133,7 @@ class Detector:
                 "strict": options.strict,
                 "masks": None if masks is None else str(masks),
                 "segmenter": index.segmenter_settings,
+                "calibration": None if options.calibration is None else options.calibration.describe(),
             },
         )
         return DetectionResult(judged.summary, judged.matches, judged.neighbors, run)
