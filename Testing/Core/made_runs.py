@@ -11,6 +11,8 @@ from replica_detection.detection import Options, detect
 from replica_detection.index import TrainingIndex
 from replica_detection.results import DetectionResult
 
+VOXELS = ("mae", "rmse", "ssim")
+MASKS = ("dice", "asd", "asd_surfel", "hd95", "cldice")
 TRAINING, VALIDATION, NEW, COPIES = 24, 20, 10, 8
 
 
@@ -46,12 +48,16 @@ def planted_folders(folder: Path, *, first_seed: int = 0, masks: bool = False, f
 
 
 def planted_run(folder: Path, *, masks: bool = False, k: int = 50, patients: Path | None = None) -> DetectionResult:
-    """Detects in the folders of `planted_folders`; the result and its index lie in `folder / result`."""
+    """Detects in the folders of `planted_folders`; the result and its index lie in `folder / result`.
+
+    The measures are named, so that tests do not change when another one is added.
+    """
 
     def read(part: str) -> Cohort:
         return Cohort.read(folder / part, masks=folder / f"{part}_masks" if masks else None, patients=patients)
 
-    index = TrainingIndex.build(read("training"), folder / "result" / "index.rdindex")
+    measures = (*VOXELS, *MASKS) if masks else VOXELS
+    index = TrainingIndex.build(read("training"), folder / "result" / "index.rdindex", measures=measures)
     result = detect(
         read("synthetic"),
         index,

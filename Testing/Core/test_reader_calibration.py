@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from Core.made_runs import NEW, planted_folders, planted_run
+from Core.made_runs import NEW, VOXELS, planted_folders, planted_run
 from replica_detection import cli
 from replica_detection.calibration import nearest
 from replica_detection.cohort import Cohort
@@ -222,7 +222,7 @@ def test_neighbours_that_are_too_few_for_k_are_not_made_up(run, tmp_path):
     table = tmp_path / "patients.csv"
     table.write_text("id,patient\n" + "".join(f"{id},{p}\n" for id, p in zip(index.ids, pairs, strict=True)))
     training = Cohort.read(folder / "training", patients=table)
-    grouped = TrainingIndex.build(training, tmp_path / "grouped.rdindex")
+    grouped = TrainingIndex.build(training, tmp_path / "grouped.rdindex", measures=VOXELS)
     result = detect(Cohort.read(folder / "synthetic"), grouped, options=Options(k=12))
     rows = sensitivity_to_k(result, labels, grouped.patients, ks=(6, 12))
     assert all(r.found for r in rows if r.k == 6)
