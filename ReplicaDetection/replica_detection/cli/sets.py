@@ -145,3 +145,59 @@ def _print_set(one: AssessedSet, variant: str) -> None:
             notes.append(f"{one.name}: {figure.name} of {row.basis}: {figure.note}")
     console.print(table)
     print_warnings(notes)
+
+
+@app.command("filter")
+def filter_set(
+    result: Annotated[Path, typer.Argument(help="The output folder of `replica-detection detect`.")],
+    output: Annotated[Path, typer.Option(help="New folder for the images that stay, and manifest.csv.")],
+    without_suspicious: Annotated[
+        bool, typer.Option("--without-suspicious", help="Leave out suspicious images too, not only replicas.")
+    ] = False,
+    keep_duplicates: Annotated[
+        bool, typer.Option("--keep-duplicates", help="Do not look for near-duplicates among the synthetic images.")
+    ] = False,
+    only_list: Annotated[bool, typer.Option("--list", help="Copy nothing; only write the manifest.")] = False,
+    synthetic: Annotated[
+        Path | None, typer.Option(help="Where the synthetic images are now, if they were moved since the run.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Copy a synthetic set without its replicas, and without near-duplicates among the synthetic images themselves.
+
+    The source is only read. The manifest says of every image whether it stays, and if not, why: replica of which
+    training case, near-duplicate of which image that stays. Of near-duplicates the one with the lowest score stays.
+
+    What stays is not proved to be unlike the training images: the run's error rates, and everything that it cannot see,
+    apply to it.
+
+    Example: replica-detection filter result --output synthetic_filtered
+    """
+    from replica_detection.cohort import Cohort
+    from replica_detection.detection import resolve_device
+    from replica_detection.filtering import decide, write_filtered
+    from replica_detection.index import TrainingIndex
+    from replica_detection.results import DetectionResult
+    from replica_detection.synthetic_duplicates import near_duplicate_groups
+
+    read = DetectionResult.read(result)
+    run = read.run
+    source = Path(run.synthetic.source) if synthetic is None else synthetic
+    cohort = Cohort.read(source, masks=run.options.get("masks"))
+    decisions = decide(read, cohort, without_suspicious=without_suspicious)
+    if not keep_duplicates:
+        stays = {d.synthetic_id for d in decisions if d.kept}
+        rest = Cohort(cohort.source, tuple(c for c in cohort.cases if c.id in stays))
+        index = TrainingIndex.open(Path(run.index))
+        measures = index.measures([m.name for m in run.measures], resolve_device(device))
+        with Bars() as progress:
+            groups = near_duplicate_groups(rest, index, measures, alpha=run.alpha, progress=progress)
+        decisions = decide(read, cohort, groups, without_suspicious=without_suspicious)
+    write_filtered(decisions, source, output, copy=not only_list)
+    kept = sum(d.kept for d in decisions)
+    duplicates = sum(bool(d.kept_instead) for d in decisions)
+    flagged = sum(not d.kept and d.case is not None and d.summary is not None for d in decisions) - duplicates
+    console.print(
+        f"{kept} of {len(cohort)} images stay; {flagged} went by their verdict, {duplicates} as near-duplicates of "
+        f"images that stay. {'Listed in' if only_list else 'Images and reasons:'} {output}"
+    )
