@@ -11,15 +11,23 @@ from rich.table import Table
 
 from replica_detection.cli.application import app
 from replica_detection.cli.options import (
+    COHORT_HELP,
+    Alpha,
     Device,
+    K,
+    Measures,
     Patients,
+    Profile,
+    Segment,
     names,
     read_cohort,
+    segmenter_named,
 )
 from replica_detection.console import Bars, console, print_warnings
 
 if TYPE_CHECKING:
     from replica_detection.progress import Progress
+    from replica_detection.selftest import SelfTest
     from replica_detection.set_level_files import AssessedSet
 
 
@@ -201,3 +209,107 @@ def filter_set(
         f"{kept} of {len(cohort)} images stay; {flagged} went by their verdict, {duplicates} as near-duplicates of "
         f"images that stay. {'Listed in' if only_list else 'Images and reasons:'} {output}"
     )
+
+
+@app.command()
+def selftest(
+    validation: Annotated[
+        Path, typer.Option(help="Real images that are not among the training images; 20 or more, better 100.")
+    ],
+    output: Annotated[Path, typer.Option(help="New folder for tables and pictures.")],
+    training: Annotated[Path | None, typer.Option(help="The training images. " + COHORT_HELP)] = None,
+    index: Annotated[
+        Path | None, typer.Option(help="Instead of --training: an index made by `replica-detection index`.")
+    ] = None,
+    copies: Annotated[int, typer.Option(help="Training images copied for each kind of change.", min=1)] = 10,
+    measures: Measures = None,
+    k: K = 50,
+    alpha: Alpha = 0.05,
+    profile: Profile = "generic",
+    training_masks: Annotated[Path | None, typer.Option(help="Masks of the training images.")] = None,
+    validation_masks: Annotated[Path | None, typer.Option(help="Masks of the validation images.")] = None,
+    segment: Segment = None,
+    patients: Patients = None,
+    device: Device = "auto",
+    calibration: Annotated[
+        Path | None, typer.Option(help="Verdicts by readers' thresholds: a file of `replica-detection calibrate`.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Draws other copies and halves the validation images otherwise.")] = 0,
+    keep_images: Annotated[
+        bool, typer.Option("--keep-images", help="Keep the planted copies. They are images of your patients.")
+    ] = False,
+) -> None:
+    """Measure on your own images what would be found, before you trust a result.
+
+    Copies of training images are planted: exact, noisy, brighter or darker, compressed, cropped, rotated by 3 and 5
+    degrees, flipped, blended with another image. They are judged together with half of the validation images, while the
+    other half is the null. The table says for each change how many were found, and for the held-out images how
+    many were flagged by mistake.
+
+    A change that is not found here will not be found in synthetic images either.
+
+    Example: replica-detection selftest --training training/ --validation unseen/ --output selftest
+    """
+    import tempfile
+
+    from replica_detection.detection import Options
+    from replica_detection.errors import InputError
+    from replica_detection.index import TrainingIndex
+    from replica_detection.reader_calibration import Calibration
+    from replica_detection.selftest import selftest as run
+    from replica_detection.selftest_files import write_selftest
+
+    if (index is None) == (training is None):
+        raise typer.BadParameter("give either --training or --index")
+    if index is not None and (segment is not None or training_masks is not None):
+        raise typer.BadParameter("--segment and --training-masks are for --training; an index has its own masks")
+    # An index that an interrupted self-test left is built to its end; anything else is somebody's work.
+    if output.exists() and not (output.is_dir() and all(p.name.startswith("index.rdindex") for p in output.iterdir())):
+        raise InputError(output, "exists already", "Name a new folder")
+    thresholds = None if calibration is None else Calibration.read(calibration)
+    options = Options(names(measures), k, alpha, device, calibration=thresholds)
+    unseen = read_cohort(validation, validation_masks, patients, False)
+    output.mkdir(parents=True, exist_ok=True)
+    with Bars() as progress, tempfile.TemporaryDirectory(prefix="replica-detection-") as temporary:
+        if training is not None:
+            cohort = read_cohort(training, training_masks, patients, False)
+            opened = TrainingIndex.build(
+                cohort,
+                output / "index.rdindex",
+                profile=profile,
+                measures=options.measures,
+                segmenter=segmenter_named(segment),
+                progress=progress,
+            )
+        else:
+            assert index is not None
+            opened = TrainingIndex.open(index)
+        planted = output / "planted" if keep_images else Path(temporary)
+        planted.mkdir(exist_ok=True)
+        found = run(opened, unseen, planted, options=options, copies=copies, seed=seed, progress=progress)
+        found.result.write(output / "result")
+        write_selftest(found, opened, planted, output)
+    _print_selftest(found)
+    print_warnings(found.result.run.warnings)
+    console.print(f"Tables, plot and examples: {output}")
+
+
+def _print_selftest(found: SelfTest) -> None:
+    from replica_detection.selftest import UNSEEN
+
+    unseen = next(r for r in found.rows if r.kind == UNSEEN)
+    table = Table(
+        "planted", "images", "found (95 % interval)", "as replica", "right case named", "AUROC",
+        title=f"At a measured false-positive rate of {unseen.flagged:.2f} on {unseen.images} unseen images",
+    )  # fmt: skip
+    for row in found.rows:
+        if row.kind != UNSEEN:
+            table.add_row(
+                row.kind,
+                str(row.images),
+                f"{row.flagged:.2f}",
+                f"{row.replica.value:.2f}",
+                f"{row.right.value:.2f}",
+                f"{row.auroc:.2f}",
+            )
+    console.print(table)
