@@ -13,7 +13,7 @@ from replica_detection.set_level import SIZE_MATCHED, Figure
 
 CT_CELLS, CT_DIMENSIONS, CT_SMALLEST_CELL = 3, 64, 20  # dgm-eval's settings
 _KMEANS_STARTS = 10
-_FRECHET_REPEATS = 50
+_FRECHET_SUBSETS, _FRECHET_REPEATS, _CT_REPEATS = 10, 30, 300
 
 
 def ct_score(training: np.ndarray, holdout: np.ndarray, synthetic: np.ndarray, *, seed: int = 0) -> Figure:
@@ -41,7 +41,11 @@ def ct_score(training: np.ndarray, holdout: np.ndarray, synthetic: np.ndarray, *
         return Figure("CT", Estimate(), cases=len(synthetic), note=note)
     drawn = [
         _ct(near_holdout[h], cells[1][h], near_synthetic[s], cells[2][s])
-        for h, s in zip(resamples(len(holdout), seed=seed), resamples(len(synthetic), seed=seed + 1), strict=True)
+        for h, s in zip(
+            resamples(len(holdout), _CT_REPEATS, seed=seed),
+            resamples(len(synthetic), _CT_REPEATS, seed=seed + 1),
+            strict=True,
+        )
     ]
     return Figure("CT", Estimate(value, *percentile_interval(np.array(drawn))), "", 0.0, len(synthetic))
 
@@ -130,7 +134,7 @@ def frechet(
     if min(size, len(real)) < 2:
         return Figure(name, Estimate(), cases=len(synthetic), note="fewer than two vectors")
     rng = np.random.default_rng(seed)
-    repeats = _FRECHET_REPEATS if size < len(synthetic) else 1
+    repeats = _FRECHET_SUBSETS if size < len(synthetic) else 1
     subsets = [rng.choice(len(synthetic), size, replace=False) for _ in range(repeats)]
     value = float(np.mean([frechet_distance(synthetic[s], real) for s in subsets]))
     drawn = [
@@ -148,20 +152,28 @@ def frechet(
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), without ever forming a covariance of large vectors.
+    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) of two sets (n, D), without a covariance of more than n dimensions.
 
-    With C = F^T F, the trace of the root is the sum of the singular values of F1 F2^T; F is the centred data, or its
-    R factor where there are more vectors than dimensions.
+    With the centred data as F, C = F^T F, the trace of the root is the sum of the singular values of F1 F2^T. Where
+    there are more vectors than dimensions, the symmetric root of C stands for F.
     """
     factors: list[np.ndarray] = []
     means: list[np.ndarray] = []
     for x in (np.asarray(first, np.float64), np.asarray(second, np.float64)):
         means.append(x.mean(0))
         centred = (x - means[-1]) / math.sqrt(len(x) - 1)
-        factors.append(np.asarray(np.linalg.qr(centred, mode="r")) if len(x) > x.shape[1] else centred)
-    root = np.linalg.svd(factors[0] @ factors[1].T, compute_uv=False).sum()
+        factors.append(_root(centred.T @ centred) if len(x) > x.shape[1] else centred)
+    product = factors[0] @ factors[1].T
+    squared = product @ product.T if len(product) <= product.shape[1] else product.T @ product
+    root = float(np.sqrt(np.maximum(np.linalg.eigvalsh(squared), 0)).sum())
     traces = sum(float((f * f).sum()) for f in factors)
-    return float(((means[0] - means[1]) ** 2).sum() + traces - 2 * root)
+    return max(float(((means[0] - means[1]) ** 2).sum()) + traces - 2 * root, 0.0)
+
+
+def _root(covariance: np.ndarray) -> np.ndarray:
+    """Symmetric square root of a positive semidefinite matrix."""
+    values, vectors = np.linalg.eigh(covariance)
+    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
 
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003
