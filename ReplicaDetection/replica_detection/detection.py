@@ -20,6 +20,7 @@ from replica_detection.loading import nothing_usable
 from replica_detection.measures import Measure
 from replica_detection.nulls import cross_fitted_distances, validation_distances
 from replica_detection.progress import Progress, silent
+from replica_detection.reader_calibration import Calibration, applied
 from replica_detection.registration import alignment_of
 from replica_detection.results import (
     AlignedPair,
@@ -37,6 +38,7 @@ class Options:
     `measures` None: all that the index serves, without `align` only those that compare images as they lie. `k`:
     neighbourhood of the distance ratio. `alpha`: error rate of the verdicts. `device`: auto, cpu or cuda.
     `null_size`: training cases used at most for a cross-fitted null.
+    `calibration`: readers' thresholds, which then make the verdicts instead of the null.
     """
 
     measures: tuple[str, ...] | None = None
@@ -46,6 +48,7 @@ class Options:
     null_size: int = 500
     strict: bool = False
     align: bool = True
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 1:
@@ -110,6 +113,8 @@ class Detector:
             raise nothing_usable(synthetic.source, (*synthetic.problems, *found.problems))
         with clock.stage("statistics"):
             judged = judge(found, null, self.measures, index, k=options.k, alpha=options.alpha)
+            if options.calibration is not None:
+                judged = applied(judged, options.calibration, min(options.k, len(index)))
         run = RunInfo(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             alpha=options.alpha,
@@ -138,6 +143,7 @@ class Detector:
                 "align": any(m.stage == "aligned" for m in self.measures),
                 "masks": None if masks is None else str(masks),
                 "segmenter": index.segmenter_settings,
+                "calibration": None if options.calibration is None else options.calibration.describe(),
             },
         )
         alignments = tuple(_alignments(found, index))

@@ -88,6 +88,19 @@ def read_itk(path: Path) -> Decoded:
     return Decoded(sitk.GetArrayFromImage(image).T.reshape(shape), affine, bool(stated & fields.keys()))
 
 
+def voxel_files(path: Path) -> tuple[Path, ...]:
+    """Every file that an image file needs to be read: itself, and the one with the voxels of a detached header.
+
+    Raises InputError where the voxels lie in a list of files, or their file is missing.
+    """
+    if path.suffix.lower() not in (".nhdr", ".mhd"):
+        return (path,)
+    payload, _ = _payload(path, *_text_header(path))
+    if payload is None:
+        raise InputError(path, "keeps its voxels in a list of files", "Write it as .nrrd or .mha, one file")
+    return tuple(dict.fromkeys((path, payload)))
+
+
 def read_picture(path: Path) -> Decoded:
     """PNG or JPEG with 8 or 16 bit grey values, as (X, Y): X along the row, Y downwards, like a DICOM image.
 

@@ -234,3 +234,15 @@ def _longest_run(best: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[i
     starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1) - 1
     longest = int(np.argmax(high[ends] - low[starts]))
     return int(starts[longest]), int(ends[longest])
+
+
+def auroc(values: np.ndarray, replica: np.ndarray) -> float:
+    """Probability that a replica's value lies below that of another image, ties counting one half; NaN without both."""
+    from scipy.stats import rankdata
+
+    values, replica, _ = _prepared(values, replica)
+    positive, negative = int(replica.sum()), int((~replica).sum())
+    if not positive or not negative:
+        return math.nan
+    ranks = rankdata(values)
+    return 1 - (float(ranks[replica].sum()) - positive * (positive + 1) / 2) / (positive * negative)

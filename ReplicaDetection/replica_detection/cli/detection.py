@@ -107,6 +107,12 @@ def detect(
         int, typer.Option(help="Without --validation: training images compared with each other, at most.", min=5)
     ] = 500,
     align: Align = True,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            help="Verdicts by readers' thresholds instead of the null: a file of `replica-detection calibrate`."
+        ),
+    ] = None,
     strict: Strict = False,
 ) -> None:
     """Say which synthetic images are replicas of which training images, and how sure that is.
@@ -122,13 +128,15 @@ def detect(
     from replica_detection.detection import Options, result_folder_index
     from replica_detection.detection import detect as run
     from replica_detection.index import TrainingIndex, index_for
+    from replica_detection.reader_calibration import Calibration
 
     if (index is None) == (training is None):
         raise typer.BadParameter("give either --index or --training")
     if index is not None and (segment is not None or training_masks is not None):
         raise typer.BadParameter("--segment and --training-masks are for --training; an index has its own masks")
     segmenter = segmenter_named(segment)
-    options = Options(names(measures), k, alpha, device, null_size, strict, align)
+    thresholds = None if calibration is None else Calibration.read(calibration)
+    options = Options(names(measures), k, alpha, device, null_size, strict, align, thresholds)
     queries = read_cohort(synthetic, masks, None, strict)
     unseen = None if validation is None else read_cohort(validation, validation_masks, patients, strict)
     with Bars() as progress:

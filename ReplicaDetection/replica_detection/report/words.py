@@ -16,6 +16,19 @@ LEVELS = {
     "feature": "what a neural network sees in the image",
     "segmentation": "shape of a segmented structure",
 }
+READERS_FLAG = (
+    "Readers rated images of a run beside their nearest training cases; a synthetic image is flagged when it lies "
+    "closer to a training case than the threshold that follows from these ratings."
+)
+READERS_VERDICTS = {
+    "replica": "At or below the threshold that best parted what readers called replicas from what they did not.",
+    "suspicious": (
+        "Above that threshold, but inside its 95 % interval: with other images to rate, the threshold might have "
+        "called it a replica. A person should look."
+    ),
+    "novel": "Above the interval. “Novel” does not mean that nothing about a patient can be learned from the image.",
+    "undefined": "No measure with a readers' threshold could be computed. Not judged.",
+}
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 

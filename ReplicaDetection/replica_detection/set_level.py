@@ -1,0 +1,215 @@
+"""How much a whole synthetic set repeats its training set, by distances: Dar et al., Alaa et al., Deo et al.
+
+Every function takes distances that were computed elsewhere, +inf marking pairs that are left out. Needs numpy alone.
+`distributions.py` holds what compares sets of vectors or images.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from replica_detection.intervals import REPEATS, Estimate, percentile_interval, resamples
+
+SHARE = 0.05  # of unseen cases that lie within the threshold (Dar et al.: 95th percentile of the correlation)
+DRAWS = 200
+SIZE_MATCHED, AS_PUBLISHED = "size-matched", "as-published"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of a set, on `cases` cases; `note` says what limits it.
+
+    `expected` is what fresh draws of the training population would give, NaN where that is unknown.
+    """
+
+    name: str
+    estimate: Estimate
+    variant: str = ""
+    expected: float = math.nan
+    cases: int = 0
+    note: str = ""
+
+
+# ---------------------------------------------------------------------------------------------- Dar et al. (2402.01054)
+
+
+def copies(synthetic: np.ndarray, holdout: np.ndarray, *, seed: int = 0) -> Figure:
+    """N_copies with a null that looks into the same pool: synthetic cases nearer to training than unseen ones are.
+
+    The threshold is the hold-out's distance to its nearest training case at the rank that fresh draws fall below with
+    a probability of at most SHARE; `expected` is that probability. Both search the same training set, so that no
+    correction for pool size is needed. The interval is a bootstrap over both sets.
+
+    Args:
+        synthetic: (Q,) distance of each synthetic case to its nearest training case.
+        holdout: (H,) the same for real cases that the generator never saw; at least 19, else the figure is undefined.
+    """
+    synthetic, holdout = _finite(synthetic), _finite(holdout)
+    rank = math.floor(SHARE * (len(holdout) + 1) + 1e-9)
+    if not rank or not len(synthetic):
+        note = f"{len(holdout)} hold-out cases are too few: 19 are needed for a threshold at {SHARE:.0%}"
+        return Figure("N_copies", Estimate(), SIZE_MATCHED, cases=len(synthetic), note=note)
+    threshold = np.sort(holdout)[rank - 1]
+    drawn_holdout = np.sort(holdout[resamples(len(holdout), seed=seed)], 1)[:, rank - 1]
+    drawn = synthetic[resamples(len(synthetic), seed=seed + 1)]
+    interval = percentile_interval((drawn < drawn_holdout[:, None]).mean(1))
+    return Figure(
+        "N_copies",
+        Estimate(float((synthetic < threshold).mean()), *interval),
+        SIZE_MATCHED,
+        rank / (len(holdout) + 1),
+        len(synthetic),
+    )
+
+
+def memorized(synthetic: np.ndarray, holdout: np.ndarray, *, seed: int = 0) -> Figure:
+    """N_mem with pools of equal size: training cases to which a synthetic case lies nearer than unseen ones do.
+
+    As many synthetic as hold-out cases are drawn, DRAWS times, and the shares averaged; the interval is that of these
+    draws with the training cases drawn anew each time.
+
+    Args:
+        synthetic: (Q, N) distances of synthetic to training cases.
+        holdout: (H, N) distances of unseen real cases to the same training cases.
+    """
+    synthetic, holdout = _with_both(synthetic, holdout)
+    training = synthetic.shape[1]
+    size = min(len(synthetic), len(holdout))
+    if not size or not training:
+        return Figure("N_mem", Estimate(), SIZE_MATCHED, note="no hold-out case can be compared")
+    rng = np.random.default_rng(seed)
+    shares, drawn = np.empty(DRAWS), np.empty(DRAWS)
+    for i in range(DRAWS):
+        near_unseen = holdout[rng.choice(len(holdout), size, replace=False)].min(0)
+        near_synthetic = synthetic[rng.choice(len(synthetic), size, replace=False)].min(0)
+        shares[i] = _share_below(near_synthetic, near_unseen)
+        again = rng.integers(0, training, training)
+        drawn[i] = _share_below(near_synthetic[again], near_unseen[again])
+    return Figure("N_mem", Estimate(float(shares.mean()), *percentile_interval(drawn)), SIZE_MATCHED, SHARE, training)
+
+
+def as_published(synthetic: np.ndarray, holdout: np.ndarray, *, seed: int = 0) -> tuple[Figure, Figure]:
+    """N_mem and N_copies by the authors' code: one threshold, the 5th percentile over training of the nearest unseen.
+
+    It comes from the nearest of H cases and is applied to the nearest of Q (N_mem) or N (N_copies), so that larger
+    pools alone give shares above SHARE: `expected` is 1 - (1 - SHARE)^(pool / H).
+
+    Args:
+        synthetic: (Q, N) distances of synthetic to training cases.
+        holdout: (H, N) distances of unseen real cases to the same training cases.
+    """
+    synthetic, holdout = _with_both(synthetic, holdout)
+    if not len(holdout) or not synthetic.size:
+        nothing = "no hold-out case can be compared"
+        return (
+            Figure("N_mem", Estimate(), AS_PUBLISHED, note=nothing),
+            Figure("N_copies", Estimate(), AS_PUBLISHED, note=nothing),
+        )
+    near_unseen, threshold = holdout.min(0), float(np.quantile(holdout.min(0), SHARE))
+    near_synthetic, near_training = synthetic.min(0), synthetic.min(1)
+    figures = []
+    for name, values, pool, stream in (
+        ("N_mem", near_synthetic, len(synthetic), seed),
+        ("N_copies", near_training, synthetic.shape[1], seed + 1),
+    ):
+        thresholds = np.quantile(near_unseen[resamples(len(near_unseen), seed=seed)], SHARE, axis=1)
+        drawn = values[resamples(len(values), seed=stream + 2)] < thresholds[:, None]
+        figures.append(
+            Figure(
+                name,
+                Estimate(float((values < threshold).mean()), *percentile_interval(drawn.mean(1))),
+                AS_PUBLISHED,
+                1 - (1 - SHARE) ** (pool / len(holdout)),
+                len(values),
+            )
+        )
+    return figures[0], figures[1]
+
+
+def _share_below(values: np.ndarray, null: np.ndarray) -> float:
+    return float((values < np.quantile(null, SHARE)).mean())
+
+
+def _with_both(synthetic: np.ndarray, holdout: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Without cases that have no finite distance, and without training cases that either set cannot reach."""
+    synthetic = synthetic[np.isfinite(synthetic).any(1)] if synthetic.size else synthetic
+    holdout = holdout[np.isfinite(holdout).any(1)] if holdout.size else holdout
+    if not len(synthetic) or not len(holdout):
+        return synthetic[:0], holdout[:0]
+    reached = np.isfinite(synthetic).any(0) & np.isfinite(holdout).any(0)
+    return synthetic[:, reached], holdout[:, reached]
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    values = np.asarray(values, np.float64)
+    return values[np.isfinite(values)]
+
+
+# ------------------------------------------------------------------------------------------ AuthPct (Alaa et al. 2022)
+
+
+def authentic(
+    nearest: np.ndarray, distance: np.ndarray, to_other: np.ndarray, name: str = "AuthPct", *, seed: int = 0
+) -> Figure:
+    """AuthPct: percentage of cases farther from their nearest training case than that one is from its own nearest.
+
+    No hold-out is needed, and no value is right by itself: compare with the same figure of unseen cases. Training
+    cases with a duplicate make every case beside them look authentic.
+
+    Args:
+        nearest: (Q,) position of each case's nearest training case, -1 where there is none.
+        distance: (Q,) distance to it.
+        to_other: (N,) distance of each training case to its nearest other one (of another patient); only positions in
+            `nearest` are read.
+    """
+    known = (nearest >= 0) & np.isfinite(distance)
+    nearest, distance = nearest[known], distance[known]
+    if not len(nearest):
+        return Figure(name, Estimate(), note="no case can be compared")
+    flags = to_other[nearest] < distance
+    drawn = flags[resamples(len(flags), seed=seed)].mean(1)
+    low, high = percentile_interval(drawn)
+    duplicates = int((to_other[np.unique(nearest)] == 0).sum())
+    note = f"{duplicates} training cases have an exact duplicate, which makes cases beside them look authentic"
+    return Figure(
+        name,
+        Estimate(100 * float(flags.mean()), 100 * low, 100 * high),
+        "",
+        math.nan,
+        len(flags),
+        note * bool(duplicates),
+    )
+
+
+# ------------------------------------------------------------------------------------------------- MI, ONI (Deo et al.)
+
+
+def memorization_index(synthetic: np.ndarray, null: np.ndarray, *, seed: int = 0) -> tuple[Figure, Figure]:
+    """Mean MI and ONI of a set (Deo et al., arXiv 2602.13066): z scores of the nearest similarity, and -tanh of them.
+
+    Args:
+        synthetic: (Q,) similarity of each synthetic case to its nearest training case.
+        null: (H,) the same for real cases that the generator never saw.
+    """
+    synthetic, null = _finite(synthetic), _finite(null)
+    if len(null) < 2 or not len(synthetic):
+        nothing = "fewer than two null cases"
+        return Figure("MI", Estimate(), note=nothing), Figure("ONI", Estimate(), note=nothing)
+
+    def means(made: np.ndarray, real: np.ndarray) -> np.ndarray:
+        spread = np.maximum(real.std(-1, keepdims=True), 1e-12)
+        mi = (made - real.mean(-1, keepdims=True)) / spread
+        return np.stack([mi.mean(-1), -np.tanh(mi).mean(-1)])
+
+    value = means(synthetic, null)
+    drawn = means(
+        synthetic[resamples(len(synthetic), REPEATS, seed=seed)], null[resamples(len(null), REPEATS, seed=seed + 1)]
+    )
+    mi, oni = (
+        Figure(name, Estimate(float(value[i]), *percentile_interval(drawn[i])), "", 0.0, len(synthetic))
+        for i, name in enumerate(("MI", "ONI"))
+    )
+    return mi, oni
