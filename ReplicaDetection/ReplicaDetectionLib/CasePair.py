@@ -37,13 +37,14 @@ class CaseImage:
 class PairSurfaces:
     """Both surfaces, each in mm RAS+ of its own image's file, and at each vertex the distance in mm to the other one.
 
-    The distances hold for the images as they were compared (`CasePair.placement`).
+    `compared` are the distances (of the synthetic, of the training surface) for the images as they were compared
+    (`CasePair.placement`), `aligned` those with the training image moved by the alignment; None without one.
     """
 
     synthetic: Mesh
     training: Mesh
-    synthetic_distances: np.ndarray
-    training_distances: np.ndarray
+    compared: tuple[np.ndarray, np.ndarray]
+    aligned: tuple[np.ndarray, np.ndarray] | None = None
 
 
 @dataclass(frozen=True)

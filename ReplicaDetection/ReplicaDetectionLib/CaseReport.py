@@ -7,25 +7,30 @@ from typing import Any
 
 import numpy as np
 
-from replica_detection.ratings import Rating
+from replica_detection.errors import InputError
 
 
-class CaseReport:
-    """Writes what is on screen."""
+def writeScene(scene: Any, path: Path) -> Path:
+    if not scene.WriteToMRB(str(path)):
+        raise InputError(path, "cannot be written", "Check that its folder exists and the disk has room")
+    return path
 
-    def __init__(self, scene: Any):
-        raise NotImplementedError
 
-    def write(self, folder: Path, pictures: dict[str, np.ndarray], rating: Rating | None = None) -> tuple[Path, Path]:
-        """Writes `<case>.mrb` and `<case>.html` into a folder (made if missing); returns both paths.
-
-        Args:
-            pictures: title -> (H, W, 3) uint8, as `grabWindow` gives them.
-
-        Raises:
-            InputError: a file cannot be written.
-        """
+def writePage(logic, folder, pictures, rating=None):
+    raise NotImplementedError
 
 
 def grabWindow(renderWindow: Any) -> np.ndarray:
     """(H, W, 3) uint8 of a vtkRenderWindow, first row on top."""
+    import vtk
+    from vtk.util.numpy_support import vtk_to_numpy
+
+    renderWindow.Render()
+    grab = vtk.vtkWindowToImageFilter()
+    grab.SetInput(renderWindow)
+    grab.ReadFrontBufferOff()
+    grab.Update()
+    image = grab.GetOutput()
+    width, height, _ = image.GetDimensions()
+    pixels = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(height, width, -1)
+    return np.ascontiguousarray(pixels[::-1, :, :3])
