@@ -157,9 +157,7 @@ def _rows() -> str:
 
 def _overlay() -> str:
     axial, sagittal, coronal = (_slice(OVERLAY, p, p) for p in PLANES)
-    return _stack(
-        "vertical", _stack("horizontal", axial, _threeD(OVERLAY)), _stack("horizontal", sagittal, coronal)
-    )
+    return _stack("vertical", _stack("horizontal", axial, _threeD(OVERLAY)), _stack("horizontal", sagittal, coronal))
 
 
 def _single() -> str:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ReplicaDetectionLib.CasePair import CasePair, PairSurfaces
-from ReplicaDetectionLib.ComparisonLayout import FIRST, SECOND
 from replica_detection.mesh import Mesh
 from replica_detection.surface import Statistics, SurfaceComparison
+from ReplicaDetectionLib.CasePair import CasePair, PairSurfaces
+from ReplicaDetectionLib.ComparisonLayout import FIRST, SECOND
 
 # Peaks nearer to a larger one than this are the same difference seen from the other surface (mm, plus its distance).
 _APART = 3.0

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ReplicaDetectionLib.Nodes import removeNode
 from replica_detection.schema import Histogram
+from ReplicaDetectionLib.Nodes import removeNode
 
 SYNTHETIC_COLOR, NULL_COLOR = (0.85, 0.45, 0.10), (0.55, 0.60, 0.66)
 THRESHOLD_COLOR, CASE_COLOR = (0.75, 0.05, 0.10), (0.05, 0.10, 0.55)

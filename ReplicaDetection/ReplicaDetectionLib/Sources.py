@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-from ReplicaDetectionLib.CasePair import CasePair
 from replica_detection.errors import ReplicaDetectionError
 from replica_detection.progress import Progress, silent
 from replica_detection.ratings import Rating
@@ -24,6 +23,7 @@ from replica_detection.schema import (
     Worklist,
     WorklistItem,
 )
+from ReplicaDetectionLib.CasePair import CasePair
 
 SORTS = ("score", "synthetic_id", "verdict", "rating")
 Cancelled = Callable[[], bool]

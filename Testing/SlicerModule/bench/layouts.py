@@ -6,17 +6,17 @@ import types
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
-import slicer
 import vtk
+
 from bench.views import PlotView, SliceView, ThreeDView
 
 VIEWS = {"vtkMRMLSliceNode": SliceView, "vtkMRMLViewNode": ThreeDView, "vtkMRMLPlotViewNode": PlotView}
 # Slicer shows this one before anything else is chosen.
-START = """<layout type="vertical"><item><layout type="horizontal">
-<item><view class="vtkMRMLSliceNode" singletontag="Red"><property name="orientation">Axial</property></view></item>
-<item><view class="vtkMRMLSliceNode" singletontag="Yellow"><property name="orientation">Sagittal</property></view></item>
-<item><view class="vtkMRMLSliceNode" singletontag="Green"><property name="orientation">Coronal</property></view></item>
-</layout></item></layout>"""
+START = (
+    '<layout type="horizontal">'
+    '<item><view class="vtkMRMLSliceNode" singletontag="Red"><property name="orientation">Axial</property></view></item>'
+    "</layout>"
+)
 
 
 class LayoutManager:
@@ -64,7 +64,7 @@ class LayoutManager:
         view = self.threeDs.get(which) if isinstance(which, str) else list(self.threeDs.values())[which]
         return None if view is None else _ThreeDWidget(view)
 
-    # ---------------------------------------------------------------------------------------------------------- pictures
+    # ------------------------------------------------------------------------------------------------------- pictures
 
     def picture(self) -> np.ndarray:
         """(H, W, 3) uint8 of the whole layout, with a thin line between views."""
