@@ -14,7 +14,8 @@ VIEWS = {"vtkMRMLSliceNode": SliceView, "vtkMRMLViewNode": ThreeDView, "vtkMRMLP
 # Slicer shows this one before anything else is chosen.
 START = (
     '<layout type="horizontal">'
-    '<item><view class="vtkMRMLSliceNode" singletontag="Red"><property name="orientation">Axial</property></view></item>'
+    '<item><view class="vtkMRMLSliceNode" singletontag="Red">'
+    '<property name="orientation">Axial</property></view></item>'
     "</layout>"
 )
 
