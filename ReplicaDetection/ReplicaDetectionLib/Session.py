@@ -294,7 +294,9 @@ class Session:
         """Stores the rating; goes on only once it is stored."""
         if self._saving:
             return
-        if self.whyNotRated:
+        if andNext and self.reading.revealed:
+            self.openNextUnrated()
+        elif self.whyNotRated:
             self.failed(self.whyNotRated)
         elif self.reading.dirty:
             self._store(andNext)

@@ -7,18 +7,14 @@ from types import SimpleNamespace
 from typing import Any
 
 from PySide6 import QtCore, QtWidgets
+from qtbench.habits import with_habits
 
 
+@with_habits
 class ModuleManager(QtCore.QObject):
     """Tells modules that they are about to go."""
 
     moduleAboutToBeUnloaded = QtCore.Signal(str)
-
-    def connect(self, signature: str, receiver: Any) -> None:
-        getattr(self, signature.split("(")[0]).connect(receiver)
-
-    def disconnect(self, signature: str, receiver: Any) -> None:
-        getattr(self, signature.split("(")[0]).disconnect(receiver)
 
 
 class Application:
@@ -55,6 +51,10 @@ class Application:
     def processEvents(self) -> None:
         self._qt.processEvents()
 
+    def topLevelWidgets(self) -> list[Any]:
+        """No main window."""
+        return []
+
     def testingEnabled(self) -> bool:
         """True, as under Slicer's test runner: message boxes answer themselves."""
         return True
@@ -71,6 +71,4 @@ class Application:
 
 def modules_with(modules: Any, name: str, path: Path) -> Any:
     """`slicer.modules` with an entry of the module under test, which gives its file's place to `modulePath`."""
-    modules = modules if modules is not None else SimpleNamespace()
-    setattr(modules, name.lower(), SimpleNamespace(path=str(path), name=name))
-    return modules
+    return SimpleNamespace(**vars(modules), **{name.lower(): SimpleNamespace(path=str(path), name=name)})

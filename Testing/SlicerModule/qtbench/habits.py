@@ -35,53 +35,61 @@ def _make_properties(cls: type) -> None:
             setattr(cls, name, _QtProperty(name, getattr(cls, name, None)))
 
 
-class PythonQtHabits:
-    """Mixed into every class of `qt`: `connect` by signature, and no attributes that C++ does not have."""
+def with_habits(cls: type) -> type:
+    """Gives a class `connect` by signature, and refuses attributes that it does not have.
 
-    def connect(self, *arguments: Any) -> Any:
-        signal = self._signal_of(arguments)
-        return signal.connect(arguments[1]) if signal else QtCore.QObject.connect(*arguments)
+    They are put on the class itself: PySide6 looks no further for `connect`.
+    """
 
-    def disconnect(self, *arguments: Any) -> Any:
-        signal = self._signal_of(arguments)
-        return signal.disconnect(*arguments[1:]) if signal else QtCore.QObject.disconnect(*arguments)
-
-    def _signal_of(self, arguments: tuple[Any, ...]) -> Any:
-        # Python signals of PySide6 call connect(source, "2signal()", ...) on the object: that form is PySide6's own.
-        if not arguments or not isinstance(arguments[0], str) or arguments[0][:1].isdigit():
-            return None
-        signature = QtCore.QMetaObject.normalizedSignature(arguments[0]).data().decode()
-        if self.metaObject().indexOfSignal(signature) < 0:
-            raise ValueError(f"{self.metaObject().className()} has no signal {arguments[0]}")
-        name, parameters = signature.rstrip(")").split("(", 1)
-        signal = getattr(self, name)
-        try:
-            return signal[tuple(parameters.split(","))] if parameters else signal
-        except (IndexError, KeyError):
-            return signal
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # PythonQt refuses new attributes on C++ objects, which catches misspelled properties.
+    def set_known_attribute(self: Any, name: str, value: Any) -> None:
+        # As PythonQt: a misspelled property of a C++ object is an error, not a new attribute.
         if not name.startswith("_") and not hasattr(type(self), name):
             raise AttributeError(f"{type(self).__name__} has no attribute '{name}'")
-        super().__setattr__(name, value)
+        super(cls, self).__setattr__(name, value)
+
+    cls.connect, cls.disconnect, cls.__setattr__ = _connect, _disconnect, set_known_attribute
+    return cls
+
+
+def _connect(self: Any, *arguments: Any) -> Any:
+    signal = _signal_of(self, arguments)
+    return signal.connect(arguments[1]) if signal else QtCore.QObject.connect(*arguments)
+
+
+def _disconnect(self: Any, *arguments: Any) -> Any:
+    signal = _signal_of(self, arguments)
+    return signal.disconnect(*arguments[1:]) if signal else QtCore.QObject.disconnect(*arguments)
+
+
+def _signal_of(source: Any, arguments: tuple[Any, ...]) -> Any:
+    # PySide6's own signals call connect(source, "2signal()", ...) on the object.
+    if not arguments or not isinstance(arguments[0], str) or arguments[0][:1].isdigit():
+        return None
+    signature = QtCore.QMetaObject.normalizedSignature(arguments[0]).data().decode()
+    if source.metaObject().indexOfSignal(signature) < 0:
+        raise ValueError(f"{source.metaObject().className()} has no signal {arguments[0]}")
+    return getattr(source, signature.split("(", 1)[0])
 
 
 def flat_namespace() -> types.ModuleType:
     """The module `qt`: every class of QtCore, QtGui, QtWidgets and QtNetwork with PythonQt's habits."""
     for module in MODULES:
-        for name, cls in list(vars(module).items()):
+        for name, cls in _classes(module):
             if isinstance(cls, type) and issubclass(cls, QtCore.QObject) and cls.__name__ == name:
                 _make_properties(cls)
     QtCore.QObject.name = _QtProperty("objectName", None)
     QtCore.QObject.className = lambda self: self.metaObject().className()
     qt = types.ModuleType("qt")
     for module in MODULES:
-        for name, value in vars(module).items():
-            if name.startswith("Q"):
-                setattr(qt, name, _with_habits(name, value))
+        for name, value in _classes(module):
+            setattr(qt, name, _with_habits(name, value))
     qt.Signal, qt.Slot = QtCore.Signal, QtCore.Slot
     return qt
+
+
+def _classes(module: types.ModuleType) -> list[tuple[str, Any]]:
+    """By `dir`, for PySide6 makes its classes only when they are asked for."""
+    return [(name, getattr(module, name)) for name in dir(module) if name.startswith("Q")]
 
 
 def _with_habits(name: str, value: Any) -> Any:
@@ -89,6 +97,6 @@ def _with_habits(name: str, value: Any) -> Any:
     if not is_object or name in _AS_THEY_ARE:
         return value
     try:
-        return type(name, (PythonQtHabits, value), {})
+        return with_habits(type(name, (value,), {}))
     except TypeError:  # some classes cannot be derived from
         return value

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from PySide6 import QtGui, QtWidgets
+from PySide6 import QtCore, QtGui, QtWidgets
 from PySide6.QtCore import Property, Qt, Signal, Slot
-from qtbench.habits import PythonQtHabits
+from qtbench.habits import with_habits
 
 _NUMBERS = itertools.count()
 
@@ -18,11 +18,8 @@ def _stored(kind: type, default: Any) -> Property:
     return Property(kind, lambda self: getattr(self, key, default), lambda self, value: setattr(self, key, value))
 
 
-class _Placeholder(PythonQtHabits):
-    """Python attributes of these start with an underscore, so that the habit of refusing new ones holds for users."""
-
-
-class ctkCollapsibleButton(_Placeholder, QtWidgets.QWidget):  # noqa: N801
+@with_habits
+class ctkCollapsibleButton(QtWidgets.QWidget):  # noqa: N801
     """A header with a triangle, and below it what the .ui file puts inside."""
 
     contentsCollapsed = Signal(bool)
@@ -50,6 +47,12 @@ class ctkCollapsibleButton(_Placeholder, QtWidgets.QWidget):  # noqa: N801
     text = Property(str, lambda self: self._text, _set_text)
     collapsed = Property(bool, lambda self: self._collapsed, _set_collapsed)
 
+    def childEvent(self, event: QtCore.QChildEvent) -> None:
+        # What the .ui file puts into a collapsed section is hidden too.
+        if event.type() == QtCore.QEvent.ChildAdded and self.__dict__.get("_collapsed") and event.child().isWidgetType():
+            event.child().setVisible(False)
+        super().childEvent(event)
+
     def mousePressEvent(self, event: QtGui.QMouseEvent) -> None:
         if event.position().y() < self._HEADER:
             self._set_collapsed(not self._collapsed)
@@ -62,7 +65,8 @@ class ctkCollapsibleButton(_Placeholder, QtWidgets.QWidget):  # noqa: N801
         painter.end()
 
 
-class ctkSliderWidget(_Placeholder, QtWidgets.QWidget):  # noqa: N801
+@with_habits
+class ctkSliderWidget(QtWidgets.QWidget):  # noqa: N801
     """A slider beside a spin box."""
 
     valueChanged = Signal(float)
@@ -88,6 +92,10 @@ class ctkSliderWidget(_Placeholder, QtWidgets.QWidget):  # noqa: N801
     def _from_slider(self, step: int) -> None:
         self._box.setValue(self._box.minimum + (self._box.maximum - self._box.minimum) * step / 1000)
 
+    @Slot(float)
+    def setValue(self, value: float) -> None:
+        self._box.setValue(value)
+
     value = Property(float, lambda self: self._box.value, lambda self, v: self._box.setValue(v))
     minimum = Property(float, lambda self: self._box.minimum, lambda self, v: self._box.setMinimum(v))
     maximum = Property(float, lambda self: self._box.maximum, lambda self, v: self._box.setMaximum(v))
@@ -96,7 +104,8 @@ class ctkSliderWidget(_Placeholder, QtWidgets.QWidget):  # noqa: N801
     suffix = Property(str, lambda self: self._box.suffix, lambda self, v: self._box.setSuffix(v))
 
 
-class ctkRangeWidget(_Placeholder, QtWidgets.QWidget):  # noqa: N801
+@with_habits
+class ctkRangeWidget(QtWidgets.QWidget):  # noqa: N801
     """Two spin boxes, the lower never above the upper."""
 
     valuesChanged = Signal(float, float)
@@ -130,7 +139,8 @@ class ctkRangeWidget(_Placeholder, QtWidgets.QWidget):  # noqa: N801
     suffix = Property(str, lambda self: self._low.suffix, lambda self, v: self._each("setSuffix", v))
 
 
-class ctkPathLineEdit(_Placeholder, QtWidgets.QWidget):  # noqa: N801
+@with_habits
+class ctkPathLineEdit(QtWidgets.QWidget):  # noqa: N801
     """A path to type; the real one also browses and keeps a history."""
 
     currentPathChanged = Signal(str)
@@ -151,7 +161,8 @@ class ctkPathLineEdit(_Placeholder, QtWidgets.QWidget):  # noqa: N801
         self._line.setModified(False)
 
 
-class qMRMLWidget(_Placeholder, QtWidgets.QWidget):  # noqa: N801
+@with_habits
+class qMRMLWidget(QtWidgets.QWidget):  # noqa: N801
     """The root of a module's panel: hands the scene to the widgets inside."""
 
     def __init__(self, parent: Any = None):
@@ -168,7 +179,8 @@ class qMRMLWidget(_Placeholder, QtWidgets.QWidget):  # noqa: N801
         return self._scene
 
 
-class qMRMLNodeComboBox(_Placeholder, QtWidgets.QWidget):  # noqa: N801
+@with_habits
+class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
     """Chooses a node of the scene; follows nodes that come and go."""
 
     currentNodeIDChanged = Signal(str)
@@ -233,6 +245,35 @@ class qMRMLNodeComboBox(_Placeholder, QtWidgets.QWidget):  # noqa: N801
         return self._scene.GetNodeByID(self.currentNodeID) if self._scene and self.currentNodeID else None
 
 
+@with_habits
+class qMRMLPlotWidget(QtWidgets.QLabel):  # noqa: N801
+    """Draws the chart of its plot view node with the bench's own means, once it is shown."""
+
+    def __init__(self, parent: Any = None):
+        super().__init__(parent)
+        self._node = None
+
+    def setMRMLScene(self, scene: Any) -> None:
+        pass
+
+    def setMRMLPlotViewNode(self, node: Any) -> None:
+        self._node = node
+
+    def mrmlPlotViewNode(self) -> Any:
+        return self._node
+
+    def paintEvent(self, event: QtGui.QPaintEvent) -> None:
+        from bench.views import draw_chart
+
+        chart = self._node.GetPlotChartNode() if self._node is not None and self._node.GetScene() else None
+        if chart is not None:
+            pixels = draw_chart(chart, (self.size.width(), self.size.height()))
+            image = QtGui.QImage(pixels.data, pixels.shape[1], pixels.shape[0], pixels.strides[0], QtGui.QImage.Format_RGB888)
+            painter = QtGui.QPainter(self)
+            painter.drawImage(0, 0, image)
+            painter.end()
+
+
 CTK = (ctkCollapsibleButton, ctkSliderWidget, ctkRangeWidget, ctkPathLineEdit)
-QMRML = (qMRMLWidget, qMRMLNodeComboBox)
+QMRML = (qMRMLWidget, qMRMLNodeComboBox, qMRMLPlotWidget)
 CUSTOM_WIDGETS = CTK + QMRML

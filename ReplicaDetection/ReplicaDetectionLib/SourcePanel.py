@@ -1,0 +1,121 @@
+"""SourcePanel: where the cases come from: a server, a result folder, or an image of the scene that is sent to the server."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import slicer
+
+from ReplicaDetectionLib.ConnectionPanel import ConnectionPanel
+from ReplicaDetectionLib.Panel import Panel
+from ReplicaDetectionLib.SceneImage import writeImage
+from ReplicaDetectionLib.Settings import Settings
+from ReplicaDetectionLib.Sources import Source
+from ReplicaDetectionLib.Translation import _
+
+GREEN, RED, GREY = "#2e7d32", "#c62828", "#757575"
+
+
+def folderSource(folder: str) -> Source:
+    """A source for a result folder; imports what reads files only now."""
+    from ReplicaDetectionLib.FolderSource import FolderSource
+
+    return FolderSource(folder)
+
+
+def exampleSource(folder: Path) -> Source:
+    """A small invented collection, written into a folder and opened."""
+    from ReplicaDetectionLib.Example import writeExample
+
+    return folderSource(str(writeExample(folder)))
+
+
+class SourcePanel(Panel):
+    """The state of the connection stands in one line, whichever tab is open."""
+
+    def __init__(self, session: Any, settings: Settings):
+        super().__init__(session)
+        self.connection = ConnectionPanel(session, settings)
+        self.ui.serverTab.layout().addWidget(self.connection.widget)
+        self.settings = settings
+        self.ui.folderEdit.currentPath = settings.resultFolder
+        self.ui.openFolderButton.connect("clicked()", self.openFolder)
+        self.ui.exampleButton.connect("clicked()", self.openExample)
+        self.ui.compareButton.connect("clicked()", self.compareImage)
+        self.ui.imageSelector.connect("currentNodeIDChanged(QString)", lambda _: self._update())
+        self.ui.disconnectButton.connect("clicked()", session.close)
+        session.sourceChanged.connect(self._update)
+        session.activities.changed.connect(self._update)
+        self._folders: list[tempfile.TemporaryDirectory] = []
+        self._update()
+
+    def openFolder(self) -> None:
+        folder = self.ui.folderEdit.currentPath.strip()
+        if not folder:
+            self.session.failed(_("Choose the output folder of a finished `replica-detection detect`."))
+            return
+        self.settings.resultFolder = folder
+        self.session.open(lambda: folderSource(folder))
+
+    def openExample(self) -> None:
+        """Opens an invented collection, so that the module can be tried without data."""
+        folder = self._temporaryFolder()
+        self.session.open(lambda: exampleSource(folder))
+
+    def compareImage(self) -> None:
+        """Asks, writes the image to a temporary file and sends it."""
+        image, mask = self.ui.imageSelector.currentNode(), self.ui.maskSelector.currentNode()
+        source = self.session.source
+        if image is None or source is None or not source.comparesImages:
+            return
+        question = _(
+            'The image "{image}" leaves this computer: it is sent to {server} to be compared with the training images '
+            "there. It is deleted after the comparison. It may show a patient: send it only if you are allowed to."
+        ).format(image=image.GetName(), server=source.name)
+        if mask is not None:
+            question += " " + _('The mask "{mask}" is sent with it.').format(mask=mask.GetName())
+        if not slicer.util.confirmYesNoDisplay(question + "\n\n" + _("Send it?"), windowTitle=_("Send an image")):
+            return
+        folder = self._temporaryFolder()
+        path = writeImage(image, folder / "image.nii.gz")
+        maskPath = writeImage(mask, folder / "mask.nii.gz") if mask is not None else ""
+        self.session.compareImage(str(path), str(maskPath))
+
+    def cleanup(self) -> None:
+        """Deletes the temporary files."""
+        for folder in self._folders:
+            folder.cleanup()
+        self._folders.clear()
+
+    def _temporaryFolder(self) -> Path:
+        self._folders.append(tempfile.TemporaryDirectory(prefix="ReplicaDetection-", ignore_cleanup_errors=True))
+        return Path(self._folders[-1].name)
+
+    def _update(self) -> None:
+        source, status = self.session.source, self.session.status
+        busy = self.session.activities.current is not None
+        self.ui.disconnectButton.setVisible(source is not None)
+        self.ui.openFolderButton.setEnabled(not busy)
+        self.ui.exampleButton.setEnabled(not busy)
+        self.connection.ui.connectButton.setEnabled(not busy)
+        sends = source is not None and source.comparesImages and self.session.reachable
+        self.ui.compareButton.setEnabled(sends and not busy and self.ui.imageSelector.currentNode() is not None)
+        self.ui.sceneNote.setText("" if sends else _("Connect to a server first: only a server compares further images."))
+        if source is None:
+            mark, colour, text = "○", GREY, _("Not connected")
+        elif not self.session.reachable:
+            mark, colour, text = "✕", RED, _("{name} does not answer").format(name=source.name)
+        else:
+            mark, colour = "●", GREEN
+            text = _("{name}: {scored} of {studies} cases compared with {training} training images").format(
+                name=source.name, scored=status.scored, studies=status.studies, training=status.training
+            )
+            running = [job for job in status.jobs if job.state == "running"]
+            for job in running:
+                text += "\n" + (f"{job.stage or job.kind} {job.done}/{job.total}" if job.total else job.stage or job.kind)
+        self.ui.statusMark.setText(mark)
+        self.ui.statusMark.setStyleSheet(f"color: {colour}; font-size: 14pt")
+        self.ui.statusLabel.setText(text)
+        self.widget.text = _("Source") if source is None else _("Source: {name}").format(name=source.name)

@@ -1,0 +1,102 @@
+"""The module's widget, set up as Slicer sets it up. Tests import what they use from here."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+MODULE = Path(__file__).resolve().parents[3] / "ReplicaDetection" / "ReplicaDetection.py"
+
+
+@pytest.fixture
+def slicer_app(application, layouts, tmp_path):
+    """`slicer.app` over a fresh scene with off-screen views."""
+    import qtbench
+
+    folder = tmp_path / "application"
+    folder.mkdir()
+    app = qtbench.install(
+        application.scene,
+        "ReplicaDetection",
+        MODULE,
+        folder,
+        layout_manager=layouts,
+        modules=application.modules,
+        logic=application.appLogic,
+    )
+    yield app
+    app.processEvents()
+
+
+@pytest.fixture
+def module_widget(slicer_app):
+    """A ReplicaDetectionWidget, entered."""
+    widget = make_widget()
+    widget.enter()
+    yield widget
+    widget.exit()
+    widget.cleanup()
+    widget.parent.hide()
+    widget.parent.deleteLater()
+    slicer_app.processEvents()
+
+
+def make_widget() -> Any:
+    """The widget of the module file, imported afresh under its name as Slicer does it."""
+    sys.modules.pop("ReplicaDetection", None)
+    module = importlib.import_module("ReplicaDetection")
+    widget = module.ReplicaDetectionWidget()
+    widget.parent.resize(460, 1400)
+    return widget
+
+
+@pytest.fixture
+def panels(module_widget) -> Any:
+    """The ReplicaDetectionLib.Widget inside."""
+    return module_widget.panels
+
+
+def wait(condition: Callable[[], Any], seconds: float = 20.0) -> None:
+    """Lets the window live until the condition holds."""
+    from PySide6 import QtWidgets
+
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "the window waited in vain"
+        QtWidgets.QApplication.processEvents()
+        time.sleep(0.002)
+
+
+def idle(panels: Any) -> Callable[[], bool]:
+    """Nobody waits for anything."""
+    return lambda: panels.session.activities.current is None
+
+
+def press(widget: Any, key: str) -> None:
+    """A key on the keyboard, to whatever has the focus in the widget's window."""
+    from PySide6 import QtGui, QtTest, QtWidgets
+
+    target = QtWidgets.QApplication.focusWidget() or widget
+    QtTest.QTest.keyClick(target, QtGui.QKeySequence(key)[0].key())
+    QtWidgets.QApplication.processEvents()
+
+
+def screenshot(widget: Any, name: str) -> Path:
+    """Keeps a picture of a widget among the test output, to be looked at."""
+    from bench.pictures import OUTPUT
+    from PySide6 import QtWidgets
+
+    QtWidgets.QApplication.processEvents()
+    OUTPUT.mkdir(exist_ok=True)
+    path = OUTPUT / f"{name}.png"
+    assert widget.grab().save(str(path))
+    return path
+
+
+__all__ = ["idle", "make_widget", "module_widget", "panels", "press", "screenshot", "slicer_app", "wait"]
