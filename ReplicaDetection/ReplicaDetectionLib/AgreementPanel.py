@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ReplicaDetectionLib.Panel import Panel, fillTable, number
+from ReplicaDetectionLib.Panel import Panel, dressTable, fillTable, number
 from ReplicaDetectionLib.Translation import _
 from replica_detection.schema import AgreementReport
 
@@ -15,7 +15,7 @@ class AgreementPanel(Panel):
     def __init__(self, session: Any):
         super().__init__(session)
         for table in (self.ui.pairsTable, self.ui.thresholdsTable):
-            table.verticalHeader().setVisible(False)
+            dressTable(table)
         self.ui.agreementButton.connect("clicked()", lambda: session.readAgreement(self.show))
         session.sourceChanged.connect(self._update)
         session.caseChanged.connect(self._update)

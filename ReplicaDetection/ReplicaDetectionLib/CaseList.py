@@ -139,10 +139,12 @@ class CaseList:
         if target >= self.query.offset + len(self.items) and self.query.rated == "no":
             # What was rated meanwhile is gone from the pages that follow.
             target -= sum(item.rating is not None for item in self.items)
-        self.at(target, then)
+            self.at(target, then, again=True)
+        else:
+            self.at(target, then)
 
-    def at(self, position: int, then: Callable[[WorklistItem], None]) -> None:
-        """The case at an index of the whole list, from whichever page."""
+    def at(self, position: int, then: Callable[[WorklistItem], None], *, again: bool = False) -> None:
+        """The case at an index of the whole list, from whichever page; `again`: the page is read in any case."""
 
         def give() -> None:
             row = position - self.query.offset
@@ -151,7 +153,7 @@ class CaseList:
             else:
                 self.told(_("This was the last case of the list."))
 
-        if 0 <= position - self.query.offset < len(self.items):
+        if not again and 0 <= position - self.query.offset < len(self.items):
             give()
         else:
             self.query = replace(self.query, offset=position // PAGE * PAGE)

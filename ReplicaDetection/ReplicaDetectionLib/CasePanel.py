@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ReplicaDetectionLib.Panel import VERDICT_COLOURS, Panel, fillTable, number, selectRow
+from ReplicaDetectionLib.Panel import VERDICT_COLOURS, Panel, dressTable, fillTable, number, selectRow
 from ReplicaDetectionLib.Translation import _
 from replica_detection.schema import Comparison, MeasureResult
 
@@ -16,7 +16,7 @@ class CasePanel(Panel):
         super().__init__(session)
         self._measure = ""
         for table in (self.ui.measureTable, self.ui.neighborTable):
-            table.verticalHeader().setVisible(False)
+            dressTable(table)
         self.ui.measureTable.connect("itemSelectionChanged()", self._chooseMeasure)
         self.ui.neighborTable.connect("itemSelectionChanged()", self._chooseNeighbor)
         session.caseChanged.connect(self._update)
@@ -37,17 +37,17 @@ class CasePanel(Panel):
         rows = [
             (
                 m.measure,
-                m.level,
-                m.nearest_training_id,
+                m.verdict,
                 number(m.value),
                 number(m.ratio),
                 number(m.p_value),
                 number(m.q_value),
-                m.verdict,
+                m.nearest_training_id,
+                m.level,
             )
             for m in comparison.measures
         ]
-        fillTable(self.ui.measureTable, rows, (3, 4, 5, 6))
+        fillTable(self.ui.measureTable, rows, (2, 3, 4, 5))
         names = [m.measure for m in comparison.measures]
         if self._measure not in names:
             self._measure = self._mostTelling(comparison)

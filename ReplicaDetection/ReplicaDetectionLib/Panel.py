@@ -12,6 +12,7 @@ import qt
 import slicer
 
 RESOURCES = Path(__file__).resolve().parent.parent / "Resources"
+ROW_HEIGHT = 22
 # Dark enough on white and light enough on black; the word always stands beside the colour.
 VERDICT_COLOURS = {"replica": "#c62828", "suspicious": "#b26a00", "novel": "#2e7d32"}
 
@@ -38,6 +39,17 @@ def quietly(*widgets: Any) -> Iterator[None]:
     finally:
         for widget, blocked in zip(widgets, before, strict=True):
             widget.blockSignals(blocked)
+
+
+def dressTable(table: Any, wide: int = -1) -> None:
+    """Narrow rows without numbers; `wide`: the column that takes what room is left."""
+    table.verticalHeader().setVisible(False)
+    table.verticalHeader().setDefaultSectionSize(ROW_HEIGHT)
+    if wide >= 0:
+        header = table.horizontalHeader()
+        for column in range(table.columnCount):
+            header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
+        header.setSectionResizeMode(wide, qt.QHeaderView.Stretch)
 
 
 def fillTable(table: Any, rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> None:

@@ -46,9 +46,11 @@ class SourcePanel(Panel):
         self.ui.compareButton.connect("clicked()", self.compareImage)
         self.ui.imageSelector.connect("currentNodeIDChanged(QString)", lambda _: self._update())
         self.ui.disconnectButton.connect("clicked()", session.close)
+        self.ui.tabsButton.connect("toggled(bool)", self.ui.sourceTabs.setVisible)
         session.sourceChanged.connect(self._update)
         session.activities.changed.connect(self._update)
         self._folders: list[tempfile.TemporaryDirectory] = []
+        self._connected = False
         self._update()
 
     def openFolder(self) -> None:
@@ -97,6 +99,10 @@ class SourcePanel(Panel):
         source, status = self.session.source, self.session.status
         busy = self.session.activities.current is not None
         self.ui.disconnectButton.setVisible(source is not None)
+        self.ui.tabsButton.setVisible(source is not None)
+        if self._connected != (source is not None):  # once connected, the tabs only take room
+            self._connected = source is not None
+            self.ui.tabsButton.setChecked(not self._connected)
         self.ui.openFolderButton.setEnabled(not busy)
         self.ui.exampleButton.setEnabled(not busy)
         self.connection.ui.connectButton.setEnabled(not busy)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ReplicaDetectionLib.ComparisonLayout import ROWS
-from ReplicaDetectionLib.Panel import Panel, fillTable, quietly
+from ReplicaDetectionLib.Panel import Panel, dressTable, fillTable, quietly
 from ReplicaDetectionLib.Parameter import Parameter
 from ReplicaDetectionLib.Translation import _
 
@@ -22,7 +22,7 @@ class SurfacePanel(Panel):
         super().__init__(session)
         self.logic, self.surfaces, self.changed = logic, logic.surfaces, changed
         ui = self.ui
-        ui.statisticsTable.verticalHeader().setVisible(False)
+        dressTable(ui.statisticsTable, wide=0)
         ui.overlaySurfaceBox.addItems(["", ""])
         for box in (ui.visibleBox, ui.outlinesBox, ui.bothBox, ui.heatBox, ui.legendBox):
             box.connect("toggled(bool)", lambda checked: self._apply())

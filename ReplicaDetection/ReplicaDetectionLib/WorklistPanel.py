@@ -7,11 +7,11 @@ from typing import Any
 import qt
 
 from ReplicaDetectionLib.CaseList import PAGE
-from ReplicaDetectionLib.Panel import Panel, fillTable, number, quietly, selectRow
+from ReplicaDetectionLib.Panel import Panel, dressTable, fillTable, number, quietly, selectRow
 from ReplicaDetectionLib.Translation import _
 
-SORT_OF_COLUMN = {0: "synthetic_id", 1: "score", 2: "verdict", 5: "rating"}
-NUMBERS = (1, 5)
+SORT_OF_COLUMN = {0: "synthetic_id", 1: "rating", 2: "score", 3: "verdict"}
+RATING, NUMBERS = 1, (1, 2)
 
 
 class WorklistPanel(Panel):
@@ -34,10 +34,10 @@ class WorklistPanel(Panel):
         header = ui.caseTable.horizontalHeader()
         header.setSectionsClickable(True)
         header.setSortIndicatorShown(True)
-        ui.caseTable.verticalHeader().setVisible(False)
+        dressTable(ui.caseTable)
         header.sectionClicked.connect(self._sort)
-        ui.verdictBox.connect("currentIndexChanged(int)", lambda _: self._filter())
-        ui.ratedBox.connect("currentIndexChanged(int)", lambda _: self._filter())
+        ui.verdictBox.connect("currentIndexChanged(int)", lambda index: self._filter())
+        ui.ratedBox.connect("currentIndexChanged(int)", lambda index: self._filter())
         ui.searchEdit.connect("editingFinished()", self._filter)
         ui.caseTable.connect("cellClicked(int,int)", lambda row, column: self._open(row))
         ui.caseTable.connect("cellActivated(int,int)", lambda row, column: self._open(row))
@@ -92,7 +92,7 @@ class WorklistPanel(Panel):
         if shown != self._shown:
             self._shown = shown
             fillTable(self.ui.caseTable, [self._cells(item) for item in items], NUMBERS)
-            for column in range(1, 5):
+            for column in range(2, 6):
                 self.ui.caseTable.setColumnHidden(column, blinded)
         self._showOrder()
         self._showFilter()
@@ -102,11 +102,11 @@ class WorklistPanel(Panel):
     def _cells(self, item: Any) -> list[str]:
         rating = self._rating(item)
         if self.session.blinded:
-            return [self.session.list.code(item), "", "", "", "", rating]
+            return [self.session.list.code(item), rating, "", "", "", ""]
         levels = ", ".join(item.levels_flagged)
         if item.levels_differ:
             levels += _(" (other match)")
-        return [item.synthetic_id, number(item.score), item.verdict, levels, item.nearest_training_id, rating]
+        return [item.synthetic_id, rating, number(item.score), item.verdict, item.nearest_training_id, levels]
 
     def _rating(self, item: Any) -> str:
         unsaved = self.session.reading.unsaved(item.synthetic_id)
@@ -117,7 +117,7 @@ class WorklistPanel(Panel):
     def _updateRatings(self) -> None:
         items = self.session.list.items if self.session.list else ()
         for row, item in enumerate(items[: self.ui.caseTable.rowCount]):
-            text, cell = self._rating(item), self.ui.caseTable.item(row, 5)
+            text, cell = self._rating(item), self.ui.caseTable.item(row, RATING)
             if cell.text() != text:
                 cell.setText(text)
 

@@ -26,7 +26,7 @@ from replica_detection.schema import (
 )
 from replica_detection.surface import compare_surfaces
 from ReplicaDetectionLib.CasePair import CaseImage, CasePair, PairSurfaces
-from ReplicaDetectionLib.Sources import LoadCancelled, Source
+from ReplicaDetectionLib.Sources import LoadCancelled, Source, listed, nextOf, withRatings
 
 MEASURES = (("ssim", "voxel"), ("rmse", "voxel"), ("dice", "segmentation"), ("asd", "segmentation"))
 AFFINE = np.diag([-1.5, -1.5, 1.5, 1.0])
@@ -45,8 +45,7 @@ def _shape(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _image(name: str, seed: int) -> CaseImage:
-    array, mask = _shape(seed)
-    return CaseImage(name, array, AFFINE, (0.0, 80.0), mask, AFFINE)
+    return CaseImage(name, _shape(seed)[0], AFFINE, (0.0, 80.0))
 
 
 class MadeSource(Source):
@@ -55,6 +54,7 @@ class MadeSource(Source):
     Args:
         cases: how many.
         remote: whether it counts as a server.
+        masks: whether its pairs have surfaces, which take time to make.
 
     Attributes:
         problem: an error message for every call until it is "" again.
@@ -67,16 +67,15 @@ class MadeSource(Source):
 
     comparesImages = True
 
-    def __init__(self, cases: int = 12, *, remote: bool = True, reader: str = "", aligned: bool = True):
+    def __init__(self, cases: int = 12, *, remote: bool = True, reader: str = "", aligned: bool = True, masks: bool = True):
         self.name = "http://127.0.0.1:8000" if remote else "/data/result"
-        self.remote, self.comparesImages, self.aligned = remote, remote, aligned
+        self.remote, self.comparesImages, self.aligned, self.masks = remote, remote, aligned, masks
         self.known_reader = reader
         self.problem, self.seconds = "", 0.0
         self.hold = threading.Event()
         self.read: list[tuple[str, str]] = []
         self.sent: list[str] = []
         self.stored: list[Rating] = []
-        self.list_calls = 0
         self._items = tuple(self._item(i, cases) for i in range(cases))
 
     @staticmethod
@@ -99,21 +98,15 @@ class MadeSource(Source):
         self, *, offset=0, limit=50, sort="score", descending=True, verdicts=(), rated="any", reader="", search=""
     ) -> Worklist:
         self._answer()
-        self.list_calls += 1
-        latest = {(r.reader, r.synthetic_id): r.rating for r in self.stored}
-        items = [replace(i, rating=latest.get((reader, i.synthetic_id))) for i in self._items]
-        items = [i for i in items if not verdicts or i.verdict in verdicts]
-        items = [i for i in items if rated == "any" or (i.rating is not None) == (rated == "yes")]
-        items = [i for i in items if search in i.synthetic_id]
-        known = [i for i in items if getattr(i, sort) is not None]
-        known.sort(key=lambda i: getattr(i, sort), reverse=descending)
-        items = known + [i for i in items if getattr(i, sort) is None]
+        items = listed(self._rated(reader), sort, descending, verdicts, rated, reader, search)
         return Worklist(len(items), offset, tuple(items[offset : offset + limit]), "v1")
 
     def next(self, reader="", after="") -> WorklistItem | None:
-        items = self.worklist(reader=reader, limit=10**6).items
-        start = [i.synthetic_id for i in items].index(after) + 1 if after else 0
-        return next((i for i in items[start:] if i.rating is None), None)
+        self._answer()
+        return nextOf(listed(self._rated(reader), "score", True, (), "any", reader, ""), reader, after)
+
+    def _rated(self, reader: str) -> list[WorklistItem]:
+        return withRatings(self._items, self.stored, reader)
 
     def comparison(self, syntheticId: str, k: int = 10) -> Comparison:
         self._answer()
@@ -144,16 +137,19 @@ class MadeSource(Source):
         return self._pair(comparison, trainingId or comparison.nearest_training_id)
 
     def _pair(self, comparison: Comparison, training: str) -> CasePair:
-        own, other = _image(comparison.synthetic_id, int(comparison.synthetic_id[-4:] or 0)), _image(training, 1000 + int(training[-3:]))
-        found = compare_surfaces(own.mask, other.mask, AFFINE)
-        distances = (found.first_to_second, found.second_to_first)
-        alignment = None
+        seed, other_seed = int(comparison.synthetic_id[-4:]), 1000 + int(training[-3:])
+        own, other = _image(comparison.synthetic_id, seed), _image(training, other_seed)
+        alignment, surfaces = None, None
         if self.aligned:
             shift = np.eye(4)
             shift[0, 3] = 4.0
             alignment = Alignment(tuple(map(tuple, shift)), (False,) * 3, 1.0, (0.0,) * 3, (4.0, 0.0, 0.0), 0.9, 0.7, 1.0)
-        surfaces = PairSurfaces(found.first, found.second, distances, distances if self.aligned else None)
-        return CasePair(comparison, own, other, surfaces=surfaces, alignment=alignment)
+        if self.masks:
+            found = compare_surfaces(_shape(seed)[1], _shape(other_seed)[1], AFFINE)
+            distances = (found.first_to_second, found.second_to_first)
+            surfaces = PairSurfaces(found.first, found.second, distances, distances if self.aligned else None)
+        problem = "" if self.masks else "The synthetic image has no mask."
+        return CasePair(comparison, own, other, surfaces=surfaces, surfaces_problem=problem, alignment=alignment)
 
     def histograms(self) -> list[Histogram]:
         self._answer()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from qtbench.installation import complaints
 
 MODULE = Path(__file__).resolve().parents[3] / "ReplicaDetection" / "ReplicaDetection.py"
 
@@ -32,6 +33,7 @@ def slicer_app(application, layouts, tmp_path):
     )
     yield app
     app.processEvents()
+    assert not complaints, complaints
 
 
 @pytest.fixture

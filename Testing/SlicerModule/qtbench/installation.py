@@ -16,6 +16,17 @@ from qtbench.habits import flat_namespace
 from qtbench.placeholders import CTK, CUSTOM_WIDGETS, QMRML
 
 
+# What the offscreen platform says of itself.
+_HARMLESS = ("propagateSizeHints", "does not support")
+complaints: list[str] = []
+
+
+def _hear(kind: Any, context: Any, text: str) -> None:
+    """Qt prints its complaints (an unknown slot, a layout set twice) and goes on; here they are kept for the tests."""
+    if not any(word in text for word in _HARMLESS):
+        complaints.append(text)
+
+
 class UiLoader(QtUiTools.QUiLoader):
     """Makes the widgets of a .ui file with PythonQt's habits; refuses a class that nobody knows."""
 
@@ -56,6 +67,8 @@ def install(
     import slicer.util
     from qtbench import scripted
 
+    QtCore.qInstallMessageHandler(_hear)
+    complaints.clear()
     application = Application(scene, folder, layout_manager, logic)
     if "qt" not in sys.modules:
         sys.modules["qt"] = flat_namespace()
