@@ -23,32 +23,30 @@ class Cameras:
 
     def __init__(self, layout: ComparisonLayout):
         self.layout = layout
+        self._radius = 1.0
 
     def fit(self, bounds: np.ndarray, direction: str = "anterior") -> None:
         """Everything in the box (2, 3) mm RAS+ in sight, from one of DIRECTIONS."""
-        middle, radius = bounds.mean(axis=0), float(np.linalg.norm(bounds[1] - bounds[0])) / 2
+        self._radius = max(float(np.linalg.norm(bounds[1] - bounds[0])) / 2, 1.0)
         towards, up = DIRECTIONS[direction]
-        for camera in self._cameras():
-            away = 1.05 * max(radius, 1.0) / math.sin(math.radians(camera.GetViewAngle()) / 2)
-            self._place(camera, middle, np.array(towards), np.array(up), away)
+        self._look(bounds.mean(axis=0), np.array(towards), np.array(up), self._radius)
 
     def face(self, ras: tuple[float, float, float], normal: tuple[float, float, float]) -> None:
-        """Looks at a point of a surface against its normal, from as far away as before."""
+        """Looks at a point of a surface against its normal, from nearer by than `fit`."""
         towards = np.array(normal) / max(float(np.linalg.norm(normal)), 1e-9)
         up = np.array((0.0, 0.0, 1.0) if abs(towards[2]) < 0.9 else (0.0, 1.0, 0.0))
+        self._look(np.array(ras), towards, up, 0.6 * self._radius)
+
+    def _look(self, middle: np.ndarray, towards: np.ndarray, up: np.ndarray, radius: float) -> None:
         for camera in self._cameras():
-            away = float(np.linalg.norm(np.subtract(camera.GetPosition(), camera.GetFocalPoint())))
-            self._place(camera, np.array(ras), towards, up, away)
+            away = 1.05 * radius / math.sin(math.radians(camera.GetViewAngle()) / 2)
+            modified = camera.StartModify()
+            camera.SetFocalPoint(*middle)
+            camera.SetPosition(*(middle + away * towards))
+            camera.SetViewUp(*up)
+            camera.EndModify(modified)
+            camera.ResetClippingRange()
 
     def _cameras(self) -> list[Any]:
         found = [self.layout.cameraNode(row) for row in (*ROWS, OVERLAY)]
         return [camera for camera in found if camera is not None]
-
-    @staticmethod
-    def _place(camera: Any, middle: np.ndarray, towards: np.ndarray, up: np.ndarray, away: float) -> None:
-        modified = camera.StartModify()
-        camera.SetFocalPoint(*middle)
-        camera.SetPosition(*(middle + away * towards))
-        camera.SetViewUp(*up)
-        camera.EndModify(modified)
-        camera.ResetClippingRange()

@@ -16,16 +16,13 @@ class CaseImage:
     """One image as its own file states it.
 
     `array` is (X, Y, Z), a 2D image with Z = 1, any real dtype; `affine` (4, 4) takes a voxel to mm RAS+. `limits` are
-    the two intensities that the comparison maps to 0 and 1. `mask` is (X, Y, Z) uint8 with `mask_affine` (4, 4) of its
-    own, or None.
+    the two intensities that the comparison maps to 0 and 1.
     """
 
     id: str
     array: np.ndarray
     affine: np.ndarray
     limits: tuple[float, float]
-    mask: np.ndarray | None = None
-    mask_affine: np.ndarray | None = None
 
     @property
     def flat(self) -> bool:

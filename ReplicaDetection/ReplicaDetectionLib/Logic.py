@@ -14,7 +14,7 @@ from ReplicaDetectionLib.CaseReport import writePage, writeScene
 from ReplicaDetectionLib.ComparisonLayout import FIRST, ROWS, SECOND, ComparisonLayout
 from ReplicaDetectionLib.MatchTransform import MatchTransform
 from ReplicaDetectionLib.Nodes import addVolume, removeNode
-from ReplicaDetectionLib.PlacedSurfaces import PlacedSurfaces
+from ReplicaDetectionLib.PlacedSurfaces import Peak, PlacedSurfaces
 from ReplicaDetectionLib.RatioPlot import RatioPlot
 from ReplicaDetectionLib.ShownImage import ShownImage
 from ReplicaDetectionLib.SliceComposition import SliceComposition
@@ -169,8 +169,14 @@ class ReplicaDetectionLogic:
         if bounds is not None:
             self.cameras.fit(bounds)
 
-    def _jump(self, peak: Any) -> None:
-        self.composition.jumpTo(peak.ras)
+    def _jump(self, peak: Peak) -> None:
+        """Slices cut just below the surface: at the outermost point of a structure there is nothing to see."""
+        image = self._images[FIRST].image
+        depth = float(np.linalg.norm(image.affine[:3, :3], axis=0).min())
+        inside = np.subtract(peak.ras, depth * np.array(peak.normal))
+        voxel = np.linalg.solve(image.affine, [*inside, 1.0])[:3]
+        kept = image.affine @ [*np.clip(voxel, 0, np.array(image.array.shape) - 1), 1.0]
+        self.composition.jumpTo((float(kept[0]), float(kept[1]), float(kept[2])))
         self.cameras.face(peak.ras, peak.normal)
 
     def _name(self, row: str, role: str) -> str:

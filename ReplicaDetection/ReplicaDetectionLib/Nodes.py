@@ -33,15 +33,16 @@ def arrayOf(matrix: Any) -> np.ndarray:
 
 def addVolume(scene: Any, name: str, array: np.ndarray, affine: np.ndarray) -> Any:
     """A scalar volume node with its display node; `array` is (X, Y, Z), `affine` takes a voxel to mm RAS+."""
-    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
-    setVoxels(node, array)
+    node = scene.CreateNodeByClass("vtkMRMLScalarVolumeNode")
+    node.UnRegister(None)
+    node.SetName(name)
     node.SetIJKToRASMatrix(matrixOf(affine))
-    node.CreateDefaultDisplayNodes()
-    display = node.GetDisplayNode()
-    display.SetName(f"{name} display")
+    display = scene.AddNewNodeByClass("vtkMRMLScalarVolumeDisplayNode", f"{name} display")
     display.SetAutoWindowLevel(False)
     display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
-    return node
+    setVoxels(node, array)
+    node.SetAndObserveDisplayNodeID(display.GetID())
+    return scene.AddNode(node)
 
 
 def setVoxels(node: Any, array: np.ndarray) -> None:

@@ -63,10 +63,10 @@ class SurfaceDisplay:
         if placed is None:
             return
         self._names = {row: images[row].name for row in ROWS}
-        for row in ROWS:
-            self._models[row] = self._add(row, f"{self._names[row]} surface")
         if not self._chosenRange:
             self._range = (0.0, max(LEAST_RANGE, self._ninetyFive()))
+        for row in ROWS:
+            self._models[row] = self._add(row, f"{self._names[row]} surface")
         self._dress()
 
     def rename(self, images: dict[str, ShownImage]) -> None:
@@ -202,17 +202,14 @@ class SurfaceDisplay:
     def _add(self, row: str, name: str) -> Any:
         assert self._placed is not None
         data = polyDataOf(self._placed.own(row), self._placed.distances(self.placement.mode)[row])
-        model = self.scene.AddNewNodeByClass("vtkMRMLModelNode", name)
-        model.SetAndObservePolyData(data)
-        if row == SECOND:
-            model.SetAndObserveTransformNodeID(self.placement.node.GetID())
-        for role in ("surface", "outline"):
-            display = self.scene.AddNewNodeByClass("vtkMRMLModelDisplayNode", f"{row} {role} display")
+        surface, outline = (
+            self.scene.AddNewNodeByClass("vtkMRMLModelDisplayNode", f"{row} {role} display")
+            for role in ("surface", "outline")
+        )
+        for display in (surface, outline):
             display.SetColor(*ROW_COLORS[row])
-            display.SetVisibility2D(role == "outline")
-            display.SetVisibility3D(role == "surface")
-            model.AddAndObserveDisplayNodeID(display.GetID())
-        surface, outline = model.GetNthDisplayNode(0), model.GetNthDisplayNode(1)
+            display.SetVisibility2D(display is outline)
+            display.SetVisibility3D(display is surface)
         # Facing the light a surface has exactly the legend's colour.
         surface.SetAmbient(0.3)
         surface.SetDiffuse(0.7)
@@ -222,7 +219,17 @@ class SurfaceDisplay:
         surface.SetScalarRangeFlag(surface.UseManualScalarRange)
         outline.SetScalarVisibility(False)
         outline.SetSliceIntersectionThickness(3 if row == FIRST else 2)
-        return model
+        self._dressDisplays(row, surface, outline)
+        model = self.scene.CreateNodeByClass("vtkMRMLModelNode")
+        model.UnRegister(None)
+        model.SetName(name)
+        model.SetAndObservePolyData(data)
+        # All of this before the views see the model: they draw it anew at every change.
+        for display in (surface, outline):
+            model.AddAndObserveDisplayNodeID(display.GetID())
+        if row == SECOND:
+            model.SetAndObserveTransformNodeID(self.placement.node.GetID())
+        return self.scene.AddNode(model)
 
     def _addMarker(self) -> Any:
         marker = self.scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Difference")
@@ -239,18 +246,22 @@ class SurfaceDisplay:
 
     def _dress(self) -> None:
         for row, model in self._models.items():
-            surface, outline = model.GetNthDisplayNode(0), model.GetNthDisplayNode(1)
-            shownIn = [row, OVERLAY] if row == self._overlayRow else [row]
-            views = [v.GetID() for v in map(self.layout.viewNode, shownIn) if v is not None]
-            _showIn(surface, views, self._visible)
-            surface.SetScalarVisibility(self._heat)
-            surface.SetScalarRange(*self._range)
-            surface.SetThresholdEnabled(self._heat and self._threshold > 0)
-            surface.SetThresholdRange(self._threshold, 1e6)
-            rows = [*ROWS, OVERLAY] if self._both else [row, OVERLAY]
-            slices = [n.GetID() for r in rows for n in self.layout.sliceNodes(r)]
-            _showIn(outline, slices, self._outlines)
+            views = self._dressDisplays(row, model.GetNthDisplayNode(0), model.GetNthDisplayNode(1))
             self._dressLegend(model, views)
+
+    def _dressDisplays(self, row: str, surface: Any, outline: Any) -> list[str]:
+        """Returns the ids of the 3D views that show the surface."""
+        shownIn = [row, OVERLAY] if row == self._overlayRow else [row]
+        views = [v.GetID() for v in map(self.layout.viewNode, shownIn) if v is not None]
+        _showIn(surface, views, self._visible)
+        surface.SetScalarVisibility(self._heat)
+        surface.SetScalarRange(*self._range)
+        surface.SetThresholdEnabled(self._heat and self._threshold > 0)
+        surface.SetThresholdRange(self._threshold, 1e6)
+        rows = [*ROWS, OVERLAY] if self._both else [row, OVERLAY]
+        slices = [n.GetID() for r in rows for n in self.layout.sliceNodes(r)]
+        _showIn(outline, slices, self._outlines)
+        return views
 
     def _dressLegend(self, model: Any, views: list[str]) -> None:
         import slicer
@@ -270,7 +281,7 @@ class SurfaceDisplay:
             legend.SetNumberOfLabels(5)
             legend.SetMaxNumberOfColors(256)
             legend.SetPosition(0.96, 0.5)
-            legend.SetSize(0.16, 0.6)
+            legend.SetSize(0.12, 0.5)
             legend.GetTitleTextProperty().SetFontSize(12)
             legend.GetLabelTextProperty().SetFontSize(12)
         if legend is not None:
@@ -293,5 +304,6 @@ class SurfaceDisplay:
 
 def _showIn(display: Any, views: list[str], visible: bool) -> None:
     """Shows a node in these views only. An empty list would mean all views, so it is hidden then."""
-    display.SetViewNodeIDs(views)
+    if list(display.GetViewNodeIDs()) != views:
+        display.SetViewNodeIDs(views)
     display.SetVisibility(visible and bool(views))
