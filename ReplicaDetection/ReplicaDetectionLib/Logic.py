@@ -173,10 +173,12 @@ class ReplicaDetectionLogic:
         """Slices cut just below the surface: at the outermost point of a structure there is nothing to see."""
         image = self._images[FIRST].image
         depth = float(np.linalg.norm(image.affine[:3, :3], axis=0).min())
-        inside = np.subtract(peak.ras, depth * np.array(peak.normal))
-        voxel = np.linalg.solve(image.affine, [*inside, 1.0])[:3]
-        kept = image.affine @ [*np.clip(voxel, 0, np.array(image.array.shape) - 1), 1.0]
-        self.composition.jumpTo((float(kept[0]), float(kept[1]), float(kept[2])))
+        below = np.subtract(peak.ras, depth * np.array(peak.normal))
+        voxel = np.linalg.solve(image.affine, [*below, 1.0])[:3]
+        right, anterior, superior = (image.affine @ [*np.clip(voxel, 0, np.array(image.array.shape) - 1), 1.0])[:3]
+        at = float(right), float(anterior), float(superior)
+        self.surfaces.mark(peak.distance, at)
+        self.composition.jumpTo(at)
         self.cameras.face(peak.ras, peak.normal)
 
     def _name(self, row: str, role: str) -> str:

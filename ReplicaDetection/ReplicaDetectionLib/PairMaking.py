@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -69,13 +69,25 @@ def readImage(case: Case, grid: CommonGrid, caseId: str = "") -> ReadImage:
     affine = stated @ grid_affine(volume.array.shape, believed, grid.shape, grid.spacing)
     array = volume.array if volume.array.ndim == 3 else volume.array[..., None]
     limits = intensity_limits(volume.array, grid.intensity)
-    mask = None if case.mask is None else _onGrid(read_mask(case.mask, volume), volume, affine, grid)
+    mask = None if case.mask is None else _onGrid(read_mask(case.mask, volume), volume.affine, affine, grid)
     return ReadImage(CaseImage(caseId or case.id, array, volume.affine, limits), affine, mask)
 
 
 def readFile(path: str | Path, grid: CommonGrid, caseId: str, mask: str | Path = "") -> ReadImage:
     """The same for one image file."""
     return readImage(Case(caseId, (Path(path),), Path(mask) if mask else None), grid)
+
+
+def withMask(read: ReadImage, path: str | Path, grid: CommonGrid) -> ReadImage:
+    """The image with a mask from a file that may lie on another grid than the image, as a server gives it."""
+    try:
+        volume = read_volume(path)
+    except InputError as error:
+        # One value everywhere is no image, but it is an empty mask.
+        if "in all voxels" not in error.found:
+            raise
+        return replace(read, mask=np.zeros(grid.shape, np.uint8))
+    return replace(read, mask=_onGrid(volume.array, volume.affine, read.affine, grid))
 
 
 def placementOf(synthetic: ReadImage, training: ReadImage) -> np.ndarray:
@@ -123,14 +135,14 @@ def _distances(synthetic: Mesh, training: Mesh, matrix: np.ndarray) -> tuple[np.
     return surface_distance(synthetic, moved), surface_distance(moved, synthetic)
 
 
-def _onGrid(mask: np.ndarray, volume: Volume, affine: np.ndarray, grid: CommonGrid) -> np.ndarray | None:
+def _onGrid(labels: np.ndarray, own: np.ndarray, affine: np.ndarray, grid: CommonGrid) -> np.ndarray | None:
     """Nearest label at each voxel of the grid, 0 outside the file; None for a 2D image, which has no surface."""
-    if mask.ndim != 3:
+    if labels.ndim != 3:
         return None
-    matrix = np.linalg.inv(volume.affine) @ affine
+    matrix = np.linalg.inv(own) @ affine
     index = np.indices(grid.shape).reshape(3, -1)
     at = np.rint(matrix[:3, :3] @ index + matrix[:3, 3:]).astype(int)
-    inside = ((at >= 0) & (at < np.array(mask.shape)[:, None])).all(axis=0)
+    inside = ((at >= 0) & (at < np.array(labels.shape)[:, None])).all(axis=0)
     found = np.zeros(index.shape[1], np.uint8)
-    found[inside] = mask[tuple(at[:, inside])] != 0
+    found[inside] = labels[tuple(at[:, inside])] != 0
     return found.reshape(grid.shape)

@@ -165,7 +165,7 @@ class SurfaceDisplay:
         return np.stack([points.min(axis=0), points.max(axis=0)])
 
     def jumpToLargest(self) -> Peak | None:
-        """All views to the largest distance, with a marker; None where there is none."""
+        """All views to the largest distance, which is marked; None where there is none."""
         self._at = -1
         return self.jumpToNext()
 
@@ -176,21 +176,20 @@ class SurfaceDisplay:
             return None
         self._at = (self._at + step) % len(peaks) if self._at >= 0 or step > 0 else len(peaks) - 1
         peak = peaks[self._at]
-        self.mark(peak)
         for call in self.onJump:
             call(peak)
         return peak
 
-    def mark(self, peak: Peak | None) -> None:
-        """Puts a marker with the distance at a peak; None takes it away."""
-        if peak is None:
+    def mark(self, distance: float | None, at: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> None:
+        """Puts the marker with a distance in mm to a point (mm RAS+ of the scene); None takes it away."""
+        if distance is None:
             removeNode(self.scene, self._marker)
             self._marker = None
             return
         if self._marker is None:
             self._marker = self._addMarker()
         self._marker.RemoveAllControlPoints()
-        self._marker.AddControlPoint(list(peak.ras), f"{peak.distance:.1f} mm")
+        self._marker.AddControlPoint(list(at), f"{distance:.1f} mm")
 
     # --------------------------------------------------------------------------------------------------------- inside
 
