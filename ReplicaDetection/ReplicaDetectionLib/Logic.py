@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from replica_detection.errors import InputError
 from ReplicaDetectionLib.Blinding import NAMES, Blinding
 from ReplicaDetectionLib.Cameras import Cameras
 from ReplicaDetectionLib.CasePair import CasePair
-from ReplicaDetectionLib.CaseReport import writePage, writeScene
+from ReplicaDetectionLib.CaseReport import ReportContent, fileName, writePage, writeScene
 from ReplicaDetectionLib.ComparisonLayout import FIRST, ROWS, SECOND, ComparisonLayout
 from ReplicaDetectionLib.MatchTransform import MatchTransform
 from ReplicaDetectionLib.Nodes import addVolume, removeNode
@@ -134,8 +135,13 @@ class ReplicaDetectionLogic:
         return f"{ids[0]} and {ids[1]}" if self.blinding is None else self.blinding.code(*ids)
 
     def saveScene(self, path: str | Path) -> Path:
-        """Writes the pair as .mrb. While blinded, the names of the cases are nowhere in it. Raises InputError."""
-        return writeScene(self.scene, Path(path))
+        """Writes the scene as .mrb. While blinded, the names of the cases are nowhere in it, or nothing is written.
+
+        Raises:
+            InputError: the file cannot be written, or something else in the scene tells a blinded name.
+        """
+        hidden = () if self.blinding is None or self.pair is None else (self.pair.synthetic.id, self.pair.training.id)
+        return writeScene(self.scene, Path(path), hidden)
 
     def writeReport(
         self, folder: str | Path, pictures: dict[str, np.ndarray], rating: Rating | None = None
@@ -148,7 +154,23 @@ class ReplicaDetectionLogic:
         Raises:
             InputError: nothing is shown, or a file cannot be written.
         """
-        return writePage(self, Path(folder), pictures, rating)
+        if self.pair is None:
+            raise InputError(folder, "would hold an empty report", "Open a case first")
+        stem = Path(folder) / fileName(self.caseName())
+        placement = self.placement.words if self.placement.mode == "aligned" else ""
+        content = ReportContent(
+            self.caseName(),
+            self.names(),
+            self.pair.comparison if self.blinding is None else None,
+            placement,
+            self.surfaces.statistics(),
+            self.surfaces.problem,
+            rating,
+            pictures,
+        )
+        # Not with_suffix: a case's name may hold dots.
+        scene = self.saveScene(stem.with_name(f"{stem.name}.mrb"))
+        return scene, writePage(stem.with_name(f"{stem.name}.html"), content)
 
     def fit(self) -> None:
         """Slices and cameras show everything."""

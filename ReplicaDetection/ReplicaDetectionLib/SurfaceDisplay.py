@@ -118,7 +118,9 @@ class SurfaceDisplay:
 
     def fitRange(self) -> tuple[float, float]:
         """0 to the 95th percentile of both surfaces; returns it. Later cases are fitted as well, to 1 mm at least."""
-        self._range, self._chosenRange = (0.0, max(0.1, self._ninetyFive())), False
+        self._chosenRange = False
+        if self.available:
+            self._range = (0.0, max(0.1, self._ninetyFive()))
         self._dress()
         return self._range
 
@@ -217,7 +219,8 @@ class SurfaceDisplay:
         surface.SetAndObserveColorNodeID(colorTable(self.scene, "Surface distance (mm)", HEAT).GetID())
         surface.SetScalarRangeFlag(surface.UseManualScalarRange)
         outline.SetScalarVisibility(False)
-        outline.SetSliceIntersectionThickness(3 if row == FIRST else 2)
+        # Where both agree, the first shows as a border of the second.
+        outline.SetSliceIntersectionThickness(4 if row == FIRST else 2)
         self._dressDisplays(row, surface, outline)
         model = self.scene.CreateNodeByClass("vtkMRMLModelNode")
         model.UnRegister(None)

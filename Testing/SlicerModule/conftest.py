@@ -49,3 +49,14 @@ def layouts(application):
     manager = LayoutManager(application)
     yield manager
     manager.close()
+
+
+@pytest.fixture
+def logic(application, layouts):
+    """The module's logic with its two rows of views."""
+    from ReplicaDetectionLib.Logic import ReplicaDetectionLogic
+
+    made = ReplicaDetectionLogic(application.scene, application.appLogic)
+    made.layout.set("rows")
+    yield made
+    made.clear()
