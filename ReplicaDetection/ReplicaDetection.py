@@ -85,4 +85,4 @@ class ReplicaDetectionTest(ScriptedLoadableModuleTest):
     def runTest(self, **arguments):
         from ReplicaDetectionLib.SelfTest import runSelfTest
 
-        runSelfTest(self)
+        runSelfTest(self, ReplicaDetectionLogic().getParameterNode)

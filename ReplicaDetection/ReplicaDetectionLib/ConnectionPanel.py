@@ -42,7 +42,7 @@ class ConnectionPanel(Panel):
             url = f"http://{url}"
         self._asked = url
         self._remember(self.ui.rememberBox.checked)
-        self.session.open(lambda: serverSource(url, key))
+        self.session.open(lambda task: serverSource(url, key))
 
     def _connected(self) -> None:
         """An address that answered goes to the top of the list."""

@@ -22,7 +22,7 @@ class RatingPanel(Panel):
         ui = self.ui
         self.buttons = {point: getattr(ui, f"rating{point}Button") for point in SCALE}
         for point, button in self.buttons.items():
-            button.setText(f"{point}  {SCALE[point]}")
+            button.setText(f"{point}  {_(SCALE[point])}")
             button.setToolTip(_("Key {key}").format(key=point))
             button.connect("clicked()", self._chooser(point))
         replicas = " {} ".format(_("and")).join(str(p) for p in SCALE if p >= REPLICA_FROM)

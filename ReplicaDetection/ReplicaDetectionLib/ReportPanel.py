@@ -34,7 +34,7 @@ class ReportPanel(Panel):
         self.settings.reportFolder = folder
         try:
             with slicer.util.WaitCursor():
-                scene, page = self.logic.writeReport(folder, self._pictures(), self.session.reading.stored)
+                scene, page = self.logic.writeReport(folder, viewPictures(), self.session.reading.stored)
         except (ReplicaDetectionError, OSError) as error:
             self.session.failed(str(error))
             return
@@ -44,23 +44,25 @@ class ReportPanel(Panel):
             )
         )
 
-    def _pictures(self) -> dict[str, Any]:
-        """What the views of the layout show, by their names."""
-        from ReplicaDetectionLib.CaseReport import grabWindow
-
-        manager, found = slicer.app.layoutManager(), {}
-        for name in manager.sliceViewNames():
-            widget = manager.sliceWidget(name)
-            node = widget.mrmlSliceNode()
-            if node.IsMappedInLayout():
-                found[f"{node.GetLayoutLabel()} {node.GetOrientation()}"] = grabWindow(widget.sliceView().renderWindow())
-        for index in range(manager.threeDViewCount):
-            widget = manager.threeDWidget(index)
-            if widget.mrmlViewNode().IsMappedInLayout():
-                found[f"{widget.mrmlViewNode().GetLayoutLabel()} 3D"] = grabWindow(widget.threeDView().renderWindow())
-        return found
-
     def _update(self) -> None:
         self.ui.reportButton.setEnabled(self.session.pair is not None)
         if self.session.pair is None:
             self.ui.reportLabel.setText("")
+
+
+def viewPictures() -> dict[str, Any]:
+    """What the views of the layout show, (H, W, 3) uint8 each, by their labels."""
+    from ReplicaDetectionLib.CaseReport import grabWindow
+
+    manager, found = slicer.app.layoutManager(), {}
+    for name in manager.sliceViewNames():
+        widget = manager.sliceWidget(name)
+        node = widget.mrmlSliceNode()
+        if node.IsMappedInLayout():
+            found[f"{node.GetLayoutLabel()} {node.GetOrientation()}"] = grabWindow(widget.sliceView().renderWindow())
+    for index in range(manager.threeDViewCount):
+        widget = manager.threeDWidget(index)
+        node = widget.mrmlViewNode()
+        if node.IsMappedInLayout():
+            found[f"{node.GetLayoutLabel()} 3D"] = grabWindow(widget.threeDView().renderWindow())
+    return found

@@ -81,11 +81,11 @@ class Session:
 
     # --- source
 
-    def open(self, make: Callable[[], Source]) -> None:
-        """Opens a source; `make` runs in the background."""
+    def open(self, make: Callable[[Any], Source]) -> None:
+        """Opens a source; `make` runs in the background and is given its task, to tell how far it is."""
 
         def work(task: Any) -> tuple[Source, Status]:
-            source = make()
+            source = make(task)
             return source, source.status()
 
         self.close()

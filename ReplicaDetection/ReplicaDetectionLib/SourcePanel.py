@@ -12,8 +12,9 @@ from ReplicaDetectionLib.ConnectionPanel import ConnectionPanel
 from ReplicaDetectionLib.Panel import Panel
 from ReplicaDetectionLib.SceneImage import writeImage
 from ReplicaDetectionLib.Settings import Settings
-from ReplicaDetectionLib.Sources import Source
+from ReplicaDetectionLib.Sources import Source, Steps
 from ReplicaDetectionLib.Translation import _
+from replica_detection.errors import ReplicaDetectionError
 
 GREEN, RED, GREY = "#2e7d32", "#c62828", "#757575"
 
@@ -25,11 +26,12 @@ def folderSource(folder: str) -> Source:
     return FolderSource(folder)
 
 
-def exampleSource(folder: Path) -> Source:
+def exampleSource(folder: Path, task: Any) -> Source:
     """A small invented collection, written into a folder and opened."""
-    from ReplicaDetectionLib.Example import writeExample
+    from ReplicaDetectionLib.Example import TOTAL, writeExample
 
-    return folderSource(str(writeExample(folder)))
+    step = Steps(TOTAL + 1, task.progress, task.cancelled)
+    return folderSource(str(writeExample(folder, step)))
 
 
 class SourcePanel(Panel):
@@ -59,12 +61,12 @@ class SourcePanel(Panel):
             self.session.failed(_("Choose the output folder of a finished `replica-detection detect`."))
             return
         self.settings.resultFolder = folder
-        self.session.open(lambda: folderSource(folder))
+        self.session.open(lambda task: folderSource(folder))
 
     def openExample(self) -> None:
         """Opens an invented collection, so that the module can be tried without data."""
         folder = self._temporaryFolder()
-        self.session.open(lambda: exampleSource(folder))
+        self.session.open(lambda task: exampleSource(folder, task))
 
     def compareImage(self) -> None:
         """Asks, writes the image to a temporary file and sends it."""
@@ -81,8 +83,12 @@ class SourcePanel(Panel):
         if not slicer.util.confirmYesNoDisplay(question + "\n\n" + _("Send it?"), windowTitle=_("Send an image")):
             return
         folder = self._temporaryFolder()
-        path = writeImage(image, folder / "image.nii.gz")
-        maskPath = writeImage(mask, folder / "mask.nii.gz") if mask is not None else ""
+        try:
+            path = writeImage(image, folder / "image.nii.gz")
+            maskPath = writeImage(mask, folder / "mask.nii.gz") if mask is not None else ""
+        except ReplicaDetectionError as error:
+            self.session.failed(str(error))
+            return
         self.session.compareImage(str(path), str(maskPath))
 
     def cleanup(self) -> None:

@@ -71,6 +71,7 @@ class Widget:
         )
         for panel in self.panels:
             self.ui.panels.layout().addWidget(panel.widget)
+        self.ui.panels.layout().addStretch(1)
         self._connect()
         self._keys: list[Any] = []
         self._observed: list[int] = []

@@ -82,7 +82,9 @@ class BenchApplication:
         crosshair = slicer.vtkMRMLCrosshairNode()
         crosshair.SetCrosshairName("default")
         self.scene.AddNode(crosshair)
-        self.scene.AddNode(slicer.vtkMRMLLayoutNode())
+        layout = slicer.vtkMRMLLayoutNode()
+        layout.SetSingletonTag("vtkMRMLLayoutNode")  # so it outlives File > Close Scene
+        self.scene.AddNode(layout)
 
     def _make_modules(self) -> types.SimpleNamespace:
         """All logics are known to each other before any of them sees the scene; otherwise node classes stay unknown."""

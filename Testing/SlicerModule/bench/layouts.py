@@ -83,7 +83,8 @@ class LayoutManager:
     def _follow(self) -> None:
         number = self.node.GetViewArrangement()
         description = self.node.GetLayoutDescription(number)
-        if (number, description) == self._shown:
+        # A closed scene resets the node; the application then describes its layouts again.
+        if not description or (number, description) == self._shown:
             return
         self._shown = number, description
         for views in (self.slices, self.threeDs):

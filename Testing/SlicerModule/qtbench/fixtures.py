@@ -16,9 +16,13 @@ MODULE = Path(__file__).resolve().parents[3] / "ReplicaDetection" / "ReplicaDete
 
 
 @pytest.fixture
-def slicer_app(application, layouts, tmp_path):
-    """`slicer.app` over a fresh scene with off-screen views."""
+def slicer_app(application, layouts, tmp_path, monkeypatch):
+    """`slicer.app` over a fresh scene with off-screen views. What Qt complains of, and what a slot raises, fails the
+    test."""
     import qtbench
+
+    raised: list[BaseException] = []
+    monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: raised.append(error))
 
     folder = tmp_path / "application"
     folder.mkdir()
@@ -34,6 +38,7 @@ def slicer_app(application, layouts, tmp_path):
     yield app
     app.processEvents()
     assert not complaints, complaints
+    assert not raised, raised
 
 
 @pytest.fixture
@@ -94,7 +99,8 @@ def screenshot(widget: Any, name: str) -> Path:
     from bench.pictures import OUTPUT
     from PySide6 import QtWidgets
 
-    QtWidgets.QApplication.processEvents()
+    for _ in range(5):  # a layout inside a layout settles later
+        QtWidgets.QApplication.processEvents()
     OUTPUT.mkdir(exist_ok=True)
     path = OUTPUT / f"{name}.png"
     assert widget.grab().save(str(path))

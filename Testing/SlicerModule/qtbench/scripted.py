@@ -54,6 +54,9 @@ class ScriptedLoadableModuleWidget:
     def cleanup(self) -> None:
         pass
 
+    def onReload(self) -> None:
+        slicer.util.reloadScriptedModule(self.moduleName)
+
     def _onModuleAboutToBeUnloaded(self, name: str) -> None:
         if name == self.moduleName:
             self.cleanup()
