@@ -1,7 +1,7 @@
 """Replica Detection: reads a suspicious synthetic image beside the training image that it comes nearest to.
 
-What Slicer looks for in a scripted module, and nothing more; the work is in ReplicaDetectionLib, which is imported when the
-module is opened.
+What Slicer looks for in a scripted module, and nothing more; the work is in ReplicaDetectionLib, which is imported when
+the module is opened.
 """
 
 import sys

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from replica_detection.schema import AgreementReport
 from ReplicaDetectionLib.Panel import Panel, dressTable, fillTable, number
 from ReplicaDetectionLib.Translation import _
-from replica_detection.schema import AgreementReport
 
 
 class AgreementPanel(Panel):

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from replica_detection.ratings import Rating
+from replica_detection.schema import Worklist, WorklistItem
 from ReplicaDetectionLib.Blinding import Blinding
 from ReplicaDetectionLib.Events import Activities, Event
 from ReplicaDetectionLib.Sources import Source
 from ReplicaDetectionLib.Translation import _
-from replica_detection.ratings import Rating
-from replica_detection.schema import Worklist, WorklistItem
 
 PAGE = 100
 # A blinded list holds every case; it is read in pages of this size.
@@ -42,8 +42,8 @@ class CaseList:
 
     Attributes:
         page: what is shown, or None before it was read.
-        place: index of the case on screen in the whole list; half a step less once a filter took it away, for it lies before
-            its successor then; -1 for no case.
+        place: index of the case on screen in the whole list; half a step less once a filter took it away, for it lies
+            before its successor then; -1 for no case.
 
     Events:
         changed(): the page, the query or the place.
@@ -134,7 +134,7 @@ class CaseList:
         """The next (1) or previous (-1) case of the list."""
         target = math.floor(self.place) + 1 if step > 0 else math.ceil(self.place) - 1
         if self.page is None or not 0 <= target < self.page.total:
-            self.told(_("This was the last case of the list.") if step > 0 else _("This is the first case of the list."))
+            self.told(_("This was the last case.") if step > 0 else _("This is the first case."))
             return
         if target >= self.query.offset + len(self.items) and self.query.rated == "no":
             # What was rated meanwhile is gone from the pages that follow.
@@ -151,7 +151,7 @@ class CaseList:
             if 0 <= row < len(self.items):
                 then(self.items[row])
             else:
-                self.told(_("This was the last case of the list."))
+                self.told(_("This was the last case."))
 
         if not again and 0 <= position - self.query.offset < len(self.items):
             give()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from replica_detection.schema import Comparison, MeasureResult
 from ReplicaDetectionLib.Panel import VERDICT_COLOURS, Panel, dressTable, fillTable, number, selectRow
 from ReplicaDetectionLib.Translation import _
-from replica_detection.schema import Comparison, MeasureResult
 
 
 class CasePanel(Panel):
-    """Choosing a training image in the lower table puts it beside the synthetic one. Blinded, nothing of this is shown."""
+    """Choosing a training image in the lower table puts it beside the synthetic one. Blinded, nothing is shown."""
 
     def __init__(self, session: Any):
         super().__init__(session)

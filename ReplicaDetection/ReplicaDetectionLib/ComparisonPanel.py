@@ -67,8 +67,11 @@ class ComparisonPanel(Panel):
     def write(self, parameter: Parameter) -> None:
         """Puts what the user chose into what a scene keeps."""
         ui = self.ui
-        parameter.layout, parameter.plane, parameter.mode = self.layout, ui.planeBox.currentData, ui.modeBox.currentData
-        parameter.opacity, parameter.linked = ui.opacitySlider.value, ui.linkBox.checked
+        parameter.layout = self.layout
+        parameter.plane = ui.planeBox.currentData
+        parameter.mode = ui.modeBox.currentData
+        parameter.opacity = ui.opacitySlider.value
+        parameter.linked = ui.linkBox.checked
         parameter.crosshair = ui.crosshairBox.checked
 
     @property
@@ -163,9 +166,7 @@ class ComparisonPanel(Panel):
         names = self.logic.names() if pair is not None else ("", "")
         first, second = names if all(names) else (_("first image"), _("second image"))
         ui.modeBox.setItemText(2, _("Difference ({first} minus {second})").format(first=first, second=second))
-        ui.opacitySlider.setToolTip(
-            _("0: only {first}, 1: only {second}").format(first=first, second=second)
-        )
+        ui.opacitySlider.setToolTip(_("0: only {first}, 1: only {second}").format(first=first, second=second))
         for widget in (ui.windowRange, ui.windowButton, ui.fitButton, ui.blinkButton):
             widget.setEnabled(pair is not None)
 

@@ -20,7 +20,7 @@ def serverSource(url: str, key: str) -> Source:
 
 
 class ConnectionPanel(Panel):
-    """The key stays in this panel and in the client; it is stored only where the box is ticked, and never in a scene."""
+    """The key stays in this panel and in the client; it is stored only where the box is ticked, never in a scene."""
 
     def __init__(self, session: Any, settings: Settings):
         super().__init__(session)

@@ -106,9 +106,7 @@ def _judged(folder: Path, prepared: dict[str, list]) -> DetectionResult:
         for group in (prepared["synthetic"], prepared["real"])
     )
     index: Any = SimpleNamespace(ids=ids, patients=None)
-    judged = judge(
-        found, null, [CLASSES[name](_preparation()) for name in MEASURES], index, k=TRAINING, alpha=ALPHA
-    )
+    judged = judge(found, null, [CLASSES[name](_preparation()) for name in MEASURES], index, k=TRAINING, alpha=ALPHA)
     run = RunInfo(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         alpha=ALPHA,

@@ -6,9 +6,9 @@ from typing import Any
 
 import slicer
 
+from replica_detection.schema import Histogram
 from ReplicaDetectionLib.Panel import Panel, number, quietly
 from ReplicaDetectionLib.Translation import _
-from replica_detection.schema import Histogram
 
 
 class PlotPanel(Panel):
@@ -70,12 +70,15 @@ class PlotPanel(Panel):
 
     def _note(self, histogram: Histogram) -> str:
         cases, null = (sum(v is not None for v in values) for values in (histogram.synthetic, histogram.null))
-        note = _("{cases} synthetic cases and {null} real cases that the generator never saw.").format(cases=cases, null=null)
+        note = _("{cases} synthetic cases and {null} real ones that the generator never saw.")
+        note = note.format(cases=cases, null=null)
         if histogram.threshold is None:
             return note
-        if histogram.measure:
-            return note + " " + _("At or below {threshold}: at least suspicious.").format(threshold=number(histogram.threshold))
-        return note + " " + _("At or above {threshold}: at least suspicious.").format(threshold=number(histogram.threshold))
+        below, above = (
+            _("At or below {threshold}: at least suspicious."),
+            _("At or above {threshold}: at least suspicious."),
+        )
+        return f"{note} {(below if histogram.measure else above).format(threshold=number(histogram.threshold))}"
 
     def _plotView(self) -> Any:
         """The plot's own view node; made on first use, for a closed scene takes it away."""

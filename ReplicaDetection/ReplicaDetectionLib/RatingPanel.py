@@ -6,11 +6,11 @@ from typing import Any
 
 import slicer
 
+from replica_detection.ratings import REPLICA_FROM, SCALE
 from ReplicaDetectionLib.Blinding import Blinding
 from ReplicaDetectionLib.Panel import Panel, quietly
 from ReplicaDetectionLib.Settings import Settings
 from ReplicaDetectionLib.Translation import _
-from replica_detection.ratings import REPLICA_FROM, SCALE
 
 
 class RatingPanel(Panel):
@@ -26,7 +26,8 @@ class RatingPanel(Panel):
             button.setToolTip(_("Key {key}").format(key=point))
             button.connect("clicked()", self._chooser(point))
         replicas = " {} ".format(_("and")).join(str(p) for p in SCALE if p >= REPLICA_FROM)
-        ui.meaningLabel.setText(_("{points} count as a replica. Keys 1 to {last}.").format(points=replicas, last=max(SCALE)))
+        meaning = _("{points} count as a replica. Keys 1 to {last}.")
+        ui.meaningLabel.setText(meaning.format(points=replicas, last=max(SCALE)))
         with quietly(ui.readerEdit):
             ui.readerEdit.setText(settings.reader)
         session.setReader(settings.reader)
@@ -83,8 +84,8 @@ class RatingPanel(Panel):
         idle = session.activities.current is None
         ui.saveButton.setEnabled(rateable and reading.dirty and idle)
         onward = reading.dirty or reading.stored is not None
-        ui.saveNextButton.setEnabled(session.pair is not None and (reading.revealed or rateable and onward) and idle)
-        ui.undoButton.setEnabled(session.list is not None and reading.canUndo(session.item.synthetic_id if session.item else ""))
+        ui.saveNextButton.setEnabled(session.pair is not None and (reading.revealed or (rateable and onward)) and idle)
+        ui.undoButton.setEnabled(session.list is not None and reading.canUndo(session.item))
         self._updateReader()
         ui.savedLabel.setText(why or self._state())
 

@@ -106,9 +106,10 @@ class Reading:
         self._set(replace(self._undo.pop(), comment=self.draft.comment))
         return True
 
-    def canUndo(self, syntheticId: str) -> bool:
-        """Whether there is a choice to take back, or another case than the given one to go back to."""
-        return bool(self._undo) or any(rating.synthetic_id != syntheticId for rating in self._saved)
+    def canUndo(self, item: Any) -> bool:
+        """Whether there is a choice to take back, or another case than the given one (None: any) to go back to."""
+        shown = item.synthetic_id if item is not None else ""
+        return bool(self._undo) or any(rating.synthetic_id != shown for rating in self._saved)
 
     def takeLastSaved(self, otherThan: str = "") -> Rating | None:
         """The rating that was stored last in this session, of another case than the given one; each is given once."""

@@ -7,10 +7,10 @@ from typing import Any
 
 import slicer
 
+from replica_detection.errors import ReplicaDetectionError
 from ReplicaDetectionLib.Panel import Panel
 from ReplicaDetectionLib.Settings import Settings
 from ReplicaDetectionLib.Translation import _
-from replica_detection.errors import ReplicaDetectionError
 
 
 class ReportPanel(Panel):
@@ -39,9 +39,7 @@ class ReportPanel(Panel):
             self.session.failed(str(error))
             return
         self.ui.reportLabel.setText(
-            _("Written: {page} and {scene}").format(
-                page=f'<a href="{page.as_uri()}">{page.name}</a>', scene=scene.name
-            )
+            _("Written: {page} and {scene}").format(page=f'<a href="{page.as_uri()}">{page.name}</a>', scene=scene.name)
         )
 
     def _update(self) -> None:

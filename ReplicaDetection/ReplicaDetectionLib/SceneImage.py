@@ -7,8 +7,8 @@ from typing import Any
 
 import slicer
 
-from ReplicaDetectionLib.Translation import _
 from replica_detection.errors import InputError
+from ReplicaDetectionLib.Translation import _
 
 
 def writeImage(node: Any, path: Path) -> Path:
@@ -21,7 +21,9 @@ def writeImage(node: Any, path: Path) -> Path:
         raise InputError(node.GetName(), _("holds no voxels"), _("Choose another image"))
     if node.GetParentTransformNode() is not None:
         raise InputError(
-            node.GetName(), _("lies under a transform"), _("Harden or remove the transform in the Transforms module first")
+            node.GetName(),
+            _("lies under a transform"),
+            _("Harden or remove the transform in the Transforms module first"),
         )
     storage = slicer.vtkMRMLVolumeArchetypeStorageNode()
     storage.SetFileName(str(path))

@@ -1,7 +1,7 @@
 """Session: one reader at work: the source, the case on screen and its rating. No widgets in here.
 
-Panels call its methods and listen to its events; whatever takes long runs in the background, and the events come when it is
-done.
+Panels call its methods and listen to its events; whatever takes long runs in the background, and the events come when
+it is done.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from replica_detection.errors import ReplicaDetectionError
+from replica_detection.ratings import Rating
+from replica_detection.schema import AgreementReport, Histogram, Status, WorklistItem
 from ReplicaDetectionLib.CaseList import CaseList
 from ReplicaDetectionLib.CasePair import CasePair
 from ReplicaDetectionLib.Events import Activities, Event
@@ -17,9 +20,6 @@ from ReplicaDetectionLib.PairLoader import PairLoader
 from ReplicaDetectionLib.Reading import Reading
 from ReplicaDetectionLib.Sources import PairCache, Source
 from ReplicaDetectionLib.Translation import _
-from replica_detection.errors import ReplicaDetectionError
-from replica_detection.ratings import Rating
-from replica_detection.schema import AgreementReport, Histogram, Status, WorklistItem
 
 
 class Session:

@@ -1,8 +1,6 @@
-"""Settings: what a person prefers, kept by Slicer between sessions. Nothing about patients, and no key unless asked to."""
+"""Settings: what a person prefers, kept by Slicer between sessions. Nothing about patients, no key unless asked to."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import qt
 

@@ -1,4 +1,4 @@
-"""SourcePanel: where the cases come from: a server, a result folder, or an image of the scene that is sent to the server."""
+"""SourcePanel: where the cases come from: a server, a result folder, or an image of the scene sent to the server."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 import slicer
 
+from replica_detection.errors import ReplicaDetectionError
 from ReplicaDetectionLib.ConnectionPanel import ConnectionPanel
 from ReplicaDetectionLib.Panel import Panel
 from ReplicaDetectionLib.SceneImage import writeImage
 from ReplicaDetectionLib.Settings import Settings
 from ReplicaDetectionLib.Sources import Source, Steps
 from ReplicaDetectionLib.Translation import _
-from replica_detection.errors import ReplicaDetectionError
 
 GREEN, RED, GREY = "#2e7d32", "#c62828", "#757575"
 
@@ -114,7 +114,8 @@ class SourcePanel(Panel):
         self.connection.ui.connectButton.setEnabled(not busy)
         sends = source is not None and source.comparesImages and self.session.reachable
         self.ui.compareButton.setEnabled(sends and not busy and self.ui.imageSelector.currentNode() is not None)
-        self.ui.sceneNote.setText("" if sends else _("Connect to a server first: only a server compares further images."))
+        note = _("Connect to a server first: only a server compares further images.")
+        self.ui.sceneNote.setText("" if sends else note)
         if source is None:
             mark, colour, text = "○", GREY, _("Not connected")
         elif not self.session.reachable:
@@ -124,9 +125,9 @@ class SourcePanel(Panel):
             text = _("{name}: {scored} of {studies} cases compared with {training} training images").format(
                 name=source.name, scored=status.scored, studies=status.studies, training=status.training
             )
-            running = [job for job in status.jobs if job.state == "running"]
-            for job in running:
-                text += "\n" + (f"{job.stage or job.kind} {job.done}/{job.total}" if job.total else job.stage or job.kind)
+            for job in status.jobs:
+                if job.state == "running":
+                    text += f"\n{job.stage or job.kind}" + (f" {job.done}/{job.total}" if job.total else "")
         self.ui.statusMark.setText(mark)
         self.ui.statusMark.setStyleSheet(f"color: {colour}; font-size: 14pt")
         self.ui.statusLabel.setText(text)

@@ -1,4 +1,4 @@
-"""SurfacePanel: surfaces, outlines, the distance between the surfaces as colours and figures, and jumps to where it is large."""
+"""SurfacePanel: surfaces, outlines, their distance as colours and figures, and jumps to where it is large."""
 
 from __future__ import annotations
 
@@ -50,8 +50,11 @@ class SurfacePanel(Panel):
     def write(self, parameter: Parameter) -> None:
         """Puts what the user chose into what a scene keeps."""
         ui = self.ui
-        parameter.surfaces, parameter.outlines = ui.visibleBox.checked, ui.outlinesBox.checked
-        parameter.bothOutlines, parameter.heat, parameter.legend = ui.bothBox.checked, ui.heatBox.checked, ui.legendBox.checked
+        parameter.surfaces = ui.visibleBox.checked
+        parameter.outlines = ui.outlinesBox.checked
+        parameter.bothOutlines = ui.bothBox.checked
+        parameter.heat = ui.heatBox.checked
+        parameter.legend = ui.legendBox.checked
 
     def _apply(self) -> None:
         self._send()

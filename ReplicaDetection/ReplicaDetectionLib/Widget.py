@@ -7,6 +7,7 @@ from typing import Any
 import qt
 import slicer
 
+from replica_detection.ratings import SCALE
 from ReplicaDetectionLib.AgreementPanel import AgreementPanel
 from ReplicaDetectionLib.CasePanel import CasePanel
 from ReplicaDetectionLib.ComparisonPanel import ComparisonPanel
@@ -23,7 +24,6 @@ from ReplicaDetectionLib.SurfacePanel import SurfacePanel
 from ReplicaDetectionLib.Translation import _
 from ReplicaDetectionLib.Transport import Transport
 from ReplicaDetectionLib.WorklistPanel import WorklistPanel
-from replica_detection.ratings import SCALE
 
 # How often a server is asked whether it is still there.
 POLL_MS = 15000

@@ -54,7 +54,8 @@ class WorklistPanel(Panel):
 
     def _open(self, row: int) -> None:
         items = self.session.list.items
-        if 0 <= row < len(items) and (self.session.item is None or items[row].synthetic_id != self.session.item.synthetic_id):
+        shown = self.session.item.synthetic_id if self.session.item else ""
+        if 0 <= row < len(items) and items[row].synthetic_id != shown:
             self.session.openItem(items[row])
 
     def _sort(self, column: int) -> None:

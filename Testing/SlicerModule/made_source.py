@@ -1,4 +1,4 @@
-"""MadeSource: a collection in memory whose answers a test may delay, refuse or watch. Its rules are those of `Source`."""
+"""MadeSource: a collection in memory whose answers a test may delay, refuse or watch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
+
 from replica_detection.alignment import Alignment
 from replica_detection.errors import ReplicaDetectionError
 from replica_detection.ratings import Rating
@@ -67,7 +68,9 @@ class MadeSource(Source):
 
     comparesImages = True
 
-    def __init__(self, cases: int = 12, *, remote: bool = True, reader: str = "", aligned: bool = True, masks: bool = True):
+    def __init__(
+        self, cases: int = 12, *, remote: bool = True, reader: str = "", aligned: bool = True, masks: bool = True
+    ):
         self.name = "http://127.0.0.1:8000" if remote else "/data/result"
         self.remote, self.comparesImages, self.aligned, self.masks = remote, remote, aligned, masks
         self.known_reader = reader
@@ -82,7 +85,9 @@ class MadeSource(Source):
     def _item(i: int, cases: int) -> WorklistItem:
         score = 1 - i / max(cases, 1)
         verdict = "replica" if score > 0.8 else "suspicious" if score > 0.6 else "novel"
-        levels = ("voxel", "segmentation") if verdict == "replica" else ("segmentation",) if verdict == "suspicious" else ()
+        levels = (
+            ("voxel", "segmentation") if verdict == "replica" else ("segmentation",) if verdict == "suspicious" else ()
+        )
         differ = ("voxel train_001", "segmentation train_002") if i == 1 else ()
         return WorklistItem(f"syn_{i:04d}", verdict, score, f"train_{i:03d}", levels, len(levels), differ)
 
@@ -114,7 +119,9 @@ class MadeSource(Source):
         own = int(syntheticId[-4:])
         measures = []
         for m, (name, level) in enumerate(MEASURES):
-            neighbors = tuple(NeighborItem(j + 1, f"train_{own + j + 10 * m * j:03d}", 0.9 - j / 20, 0.1 + j / 20) for j in range(k))
+            neighbors = tuple(
+                NeighborItem(j + 1, f"train_{own + j + 10 * m * j:03d}", 0.9 - j / 20, 0.1 + j / 20) for j in range(k)
+            )
             p = min(1.0, 0.01 * (own + 1) * (m + 1))
             measures.append(
                 MeasureResult(name, level, item.nearest_training_id, 0.9, 0.1, 0.4, p, p, item.verdict, neighbors)
@@ -141,9 +148,8 @@ class MadeSource(Source):
         own, other = _image(comparison.synthetic_id, seed), _image(training, other_seed)
         alignment, surfaces = None, None
         if self.aligned:
-            shift = np.eye(4)
-            shift[0, 3] = 4.0
-            alignment = Alignment(tuple(map(tuple, shift)), (False,) * 3, 1.0, (0.0,) * 3, (4.0, 0.0, 0.0), 0.9, 0.7, 1.0)
+            moved = ((1.0, 0.0, 0.0, 4.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0))
+            alignment = Alignment(moved, (False,) * 3, 1.0, (0.0,) * 3, (4.0, 0.0, 0.0), 0.9, 0.7, 1.0)
         if self.masks:
             found = compare_surfaces(_shape(seed)[1], _shape(other_seed)[1], AFFINE)
             distances = (found.first_to_second, found.second_to_first)

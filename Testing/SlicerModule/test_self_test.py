@@ -6,6 +6,7 @@ import importlib
 import sys
 
 import pytest
+
 from qtbench.fixtures import idle, module_widget, panels, slicer_app, wait  # noqa: F401
 from replica_detection.errors import ReplicaDetectionError
 
@@ -62,5 +63,3 @@ def test_giving_up_the_example_stops_it(tmp_path):
     with pytest.raises(ReplicaDetectionError):
         writeExample(tmp_path, stop)
     assert not (tmp_path / "result").exists()
-
-

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-import pytest
 import made_source
+import pytest
+
 from replica_detection.errors import ReplicaDetectionError
 from ReplicaDetectionLib import CaseList
 from ReplicaDetectionLib.Reading import Reading

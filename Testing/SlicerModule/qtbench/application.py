@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from PySide6 import QtCore, QtWidgets
+
 from qtbench.habits import with_habits
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from qtbench.installation import complaints
 
 MODULE = Path(__file__).resolve().parents[3] / "ReplicaDetection" / "ReplicaDetection.py"
@@ -96,8 +97,9 @@ def press(widget: Any, key: str) -> None:
 
 def screenshot(widget: Any, name: str) -> Path:
     """Keeps a picture of a widget among the test output, to be looked at."""
-    from bench.pictures import OUTPUT
     from PySide6 import QtWidgets
+
+    from bench.pictures import OUTPUT
 
     for _ in range(5):  # a layout inside a layout settles later
         QtWidgets.QApplication.processEvents()

@@ -15,7 +15,7 @@ _AS_THEY_ARE = {"QObject", "QCoreApplication", "QGuiApplication", "QApplication"
 
 
 class _QtProperty:
-    """On an instance the property's value, as in PythonQt; on the class what PySide6 has there (`QTimer.singleShot`)."""
+    """On an instance the property's value, as in PythonQt; on the class what PySide6 has (`QTimer.singleShot`)."""
 
     def __init__(self, name: str, original: Any):
         self.name, self.original = name, original

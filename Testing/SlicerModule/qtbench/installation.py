@@ -11,10 +11,10 @@ from typing import Any
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
 from PySide6 import QtCore, QtUiTools, QtWidgets
+
 from qtbench.application import Application, modules_with
 from qtbench.habits import flat_namespace
 from qtbench.placeholders import CTK, CUSTOM_WIDGETS, QMRML
-
 
 # What the offscreen platform says of itself.
 _HARMLESS = ("propagateSizeHints", "does not support")
@@ -61,10 +61,11 @@ def install(
         scene: the vtkMRMLScene that widgets and logics share.
         module, path: name and file of the scripted module under test.
         folder: where settings and temporary files go.
-        layout_manager, modules, logic: for `slicer.app.layoutManager()`, `slicer.modules`, `slicer.app.applicationLogic()`.
+        layout_manager, modules, logic: `slicer.app.layoutManager()`, `slicer.modules`, `slicer.app.applicationLogic()`.
     """
     import slicer
     import slicer.util
+
     from qtbench import scripted
 
     QtCore.qInstallMessageHandler(_hear)

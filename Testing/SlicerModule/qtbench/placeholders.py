@@ -7,6 +7,7 @@ from typing import Any
 
 from PySide6 import QtCore, QtGui, QtWidgets
 from PySide6.QtCore import Property, Qt, Signal, Slot
+
 from qtbench.habits import with_habits
 
 _NUMBERS = itertools.count()
@@ -49,7 +50,11 @@ class ctkCollapsibleButton(QtWidgets.QWidget):  # noqa: N801
 
     def childEvent(self, event: QtCore.QChildEvent) -> None:
         # What the .ui file puts into a collapsed section is hidden too.
-        if event.type() == QtCore.QEvent.ChildAdded and self.__dict__.get("_collapsed") and event.child().isWidgetType():
+        if (
+            event.type() == QtCore.QEvent.ChildAdded
+            and self.__dict__.get("_collapsed")
+            and event.child().isWidgetType()
+        ):
             event.child().setVisible(False)
         super().childEvent(event)
 
@@ -268,7 +273,9 @@ class qMRMLPlotWidget(QtWidgets.QLabel):  # noqa: N801
         chart = self._node.GetPlotChartNode() if self._node is not None and self._node.GetScene() else None
         if chart is not None:
             pixels = draw_chart(chart, (self.size.width(), self.size.height()))
-            image = QtGui.QImage(pixels.data, pixels.shape[1], pixels.shape[0], pixels.strides[0], QtGui.QImage.Format_RGB888)
+            image = QtGui.QImage(
+                pixels.data, pixels.shape[1], pixels.shape[0], pixels.strides[0], QtGui.QImage.Format_RGB888
+            )
             painter = QtGui.QPainter(self)
             painter.drawImage(0, 0, image)
             painter.end()
