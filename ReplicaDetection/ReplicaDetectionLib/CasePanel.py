@@ -78,8 +78,10 @@ class CasePanel(Panel):
 
     def _say(self, headline: str, detail: str) -> None:
         self.ui.headlineLabel.setText(headline)
+        self.ui.headlineLabel.setToolTip(headline)
         self.ui.headlineLabel.setVisible(bool(headline))
         self.ui.detailLabel.setText(detail)
+        self.ui.detailLabel.setToolTip(detail)
         self.ui.detailLabel.setVisible(bool(detail))
 
     def _details(self, comparison: Comparison) -> list[str]:

@@ -66,9 +66,9 @@ def _phantoms() -> Iterator[tuple[str, str, Phantom]]:
         yield "real", f"real_{i + 1:02d}", make_head_ct(1000 + i)
     for i, (kind, source) in enumerate(PLANTED):
         copied = make_replica(kind, training[source], generator(i, 7), training[source - 1])
-        yield "synthetic", f"synthetic_{2 * i + 1:02d}", copied
+        yield "synthetic", f"syn_{2 * i + 1:02d}", copied
     for i in range(NOVEL):
-        yield "synthetic", f"synthetic_{2 * i + 2:02d}", make_head_ct(2000 + i)
+        yield "synthetic", f"syn_{2 * i + 2:02d}", make_head_ct(2000 + i)
 
 
 def _prepared(phantom: Phantom) -> tuple[np.ndarray, np.ndarray]:

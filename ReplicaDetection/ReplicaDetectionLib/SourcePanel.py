@@ -116,14 +116,15 @@ class SourcePanel(Panel):
         self.ui.compareButton.setEnabled(sends and not busy and self.ui.imageSelector.currentNode() is not None)
         note = _("Connect to a server first: only a server compares further images.")
         self.ui.sceneNote.setText("" if sends else note)
+        name = shortened(source.name) if source is not None else ""
         if source is None:
             mark, colour, text = "○", GREY, _("Not connected")
         elif not self.session.reachable:
-            mark, colour, text = "✕", RED, _("{name} does not answer").format(name=source.name)
+            mark, colour, text = "✕", RED, _("{name} does not answer").format(name=name)
         else:
             mark, colour = "●", GREEN
             text = _("{name}: {scored} of {studies} cases compared with {training} training images").format(
-                name=source.name, scored=status.scored, studies=status.studies, training=status.training
+                name=name, scored=status.scored, studies=status.studies, training=status.training
             )
             for job in status.jobs:
                 if job.state == "running":
@@ -131,4 +132,10 @@ class SourcePanel(Panel):
         self.ui.statusMark.setText(mark)
         self.ui.statusMark.setStyleSheet(f"color: {colour}; font-size: 14pt")
         self.ui.statusLabel.setText(text)
-        self.widget.text = _("Source") if source is None else _("Source: {name}").format(name=source.name)
+        self.ui.statusLabel.setToolTip(source.name if source is not None else "")
+        self.widget.text = _("Source: {name}").format(name=name) if name else _("Source")
+
+
+def shortened(name: str, length: int = 40) -> str:
+    """The end of a long name, which tells folders apart better than its start."""
+    return name if len(name) <= length else "…" + name[1 - length :]

@@ -110,9 +110,10 @@ class WorklistPanel(Panel):
         return [item.synthetic_id, rating, number(item.score), item.verdict, item.nearest_training_id, levels]
 
     def _rating(self, item: Any) -> str:
+        """In brackets what was chosen and not saved yet."""
         unsaved = self.session.reading.unsaved(item.synthetic_id)
         if unsaved is not None and unsaved != item.rating:
-            return _("{rating} (not saved)").format(rating=unsaved)
+            return f"({unsaved})"
         return "" if item.rating is None else str(item.rating)
 
     def _updateRatings(self) -> None:

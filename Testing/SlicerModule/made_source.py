@@ -56,6 +56,7 @@ class MadeSource(Source):
         cases: how many.
         remote: whether it counts as a server.
         masks: whether its pairs have surfaces, which take time to make.
+        prefix: what the names of all cases begin with.
 
     Attributes:
         problem: an error message for every call until it is "" again.
@@ -69,11 +70,18 @@ class MadeSource(Source):
     comparesImages = True
 
     def __init__(
-        self, cases: int = 12, *, remote: bool = True, reader: str = "", aligned: bool = True, masks: bool = True
+        self,
+        cases: int = 12,
+        *,
+        remote: bool = True,
+        reader: str = "",
+        aligned: bool = True,
+        masks: bool = True,
+        prefix: str = "",
     ):
         self.name = "http://127.0.0.1:8000" if remote else "/data/result"
         self.remote, self.comparesImages, self.aligned, self.masks = remote, remote, aligned, masks
-        self.known_reader = reader
+        self.known_reader, self.prefix = reader, prefix
         self.problem, self.seconds = "", 0.0
         self.hold = threading.Event()
         self.read: list[tuple[str, str]] = []
@@ -81,15 +89,16 @@ class MadeSource(Source):
         self.stored: list[Rating] = []
         self._items = tuple(self._item(i, cases) for i in range(cases))
 
-    @staticmethod
-    def _item(i: int, cases: int) -> WorklistItem:
+    def _item(self, i: int, cases: int) -> WorklistItem:
         score = 1 - i / max(cases, 1)
         verdict = "replica" if score > 0.8 else "suspicious" if score > 0.6 else "novel"
         levels = (
             ("voxel", "segmentation") if verdict == "replica" else ("segmentation",) if verdict == "suspicious" else ()
         )
         differ = ("voxel train_001", "segmentation train_002") if i == 1 else ()
-        return WorklistItem(f"syn_{i:04d}", verdict, score, f"train_{i:03d}", levels, len(levels), differ)
+        return WorklistItem(
+            f"{self.prefix}syn_{i:04d}", verdict, score, f"{self.prefix}train_{i:03d}", levels, len(levels), differ
+        )
 
     def _answer(self) -> None:
         if self.problem:
@@ -120,7 +129,8 @@ class MadeSource(Source):
         measures = []
         for m, (name, level) in enumerate(MEASURES):
             neighbors = tuple(
-                NeighborItem(j + 1, f"train_{own + j + 10 * m * j:03d}", 0.9 - j / 20, 0.1 + j / 20) for j in range(k)
+                NeighborItem(j + 1, f"{self.prefix}train_{own + j + 10 * m * j:03d}", 0.9 - j / 20, 0.1 + j / 20)
+                for j in range(k)
             )
             p = min(1.0, 0.01 * (own + 1) * (m + 1))
             measures.append(

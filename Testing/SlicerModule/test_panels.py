@@ -628,7 +628,7 @@ def test_rating_by_mouse(reading, source):
     assert ui.saveButton.enabled
     ui.rating3Button.click()
     assert ui.rating3Button.checked, "a second click does not take the choice away"
-    assert column(reading.worklist.ui.caseTable, 1)[0] == "3 (not saved)"
+    assert column(reading.worklist.ui.caseTable, 1)[0] == "(3)"
     ui.undoButton.click()
     assert not ui.rating3Button.checked
     ui.rating4Button.click()
@@ -851,6 +851,38 @@ def test_a_report_that_cannot_be_written_says_why(reading, tmp_path):
     reading.report.ui.reportButton.click()
     assert message(reading)
     assert not reading.report.ui.reportLabel.text
+
+
+# --- room
+
+
+def test_long_names_do_not_widen_the_panel(panels, module_widget):
+    """Slicer's module panel is narrow, and a wide section would push its edge out of sight."""
+    source = MadeSource(3, prefix="generator_epoch_0400_patient_from_the_second_hospital_")
+    source.name = "/data/" + "a_folder_with_a_long_name/" * 5
+    panels.session.setReader("anna")
+    panels.session.open(lambda task: source)
+    wait(idle(panels))
+    panels.session.step(1)
+    wait(lambda: panels.session.pair is not None)
+    module_widget.parent.show()
+    panels.plot.widget.collapsed = False
+    panels.agreement.widget.collapsed = False
+    panels.report.widget.collapsed = False
+    wait(idle(panels))
+    panels.agreement.ui.agreementButton.click()
+    wait(idle(panels))
+    panels.surfaces.ui.largestButton.click()
+    for button in (panels.comparison.ui.overlayButton, panels.comparison.ui.singleButton):
+        button.click()
+        for mode in ("fade", "difference"):
+            panels.comparison.ui.modeBox.setCurrentIndex(panels.comparison.ui.modeBox.findData(mode))
+            for _ in range(3):
+                slicer.app.processEvents()
+            assert module_widget.parent.minimumSizeHint().width() <= 460
+    panels.session.failed("/data/" + "a_folder_with_a_long_name/" * 5 + ": cannot be read. Check it.")
+    screenshot(module_widget.parent, "panel_long_names")
+    assert module_widget.parent.minimumSizeHint().width() <= 460
 
 
 # --- pictures to look at

@@ -95,18 +95,26 @@ def press(widget: Any, key: str) -> None:
     QtWidgets.QApplication.processEvents()
 
 
-def screenshot(widget: Any, name: str) -> Path:
-    """Keeps a picture of a widget among the test output, to be looked at."""
-    from PySide6 import QtWidgets
-
-    from bench.pictures import OUTPUT
+def picture_of(widget: Any) -> Any:
+    """(H, W, 3) uint8 of a widget, once its layouts have settled."""
+    import numpy as np
+    from PySide6 import QtGui, QtWidgets
 
     for _ in range(5):  # a layout inside a layout settles later
         QtWidgets.QApplication.processEvents()
-    OUTPUT.mkdir(exist_ok=True)
-    path = OUTPUT / f"{name}.png"
-    assert widget.grab().save(str(path))
-    return path
+        if widget.layout() is not None and widget.layout().hasHeightForWidth():
+            # As the scroll area does in which Slicer puts a module.
+            widget.resize(widget.width, widget.layout().heightForWidth(widget.width))
+    image = widget.grab().toImage().convertToFormat(QtGui.QImage.Format_RGB888)
+    rows = np.frombuffer(image.constBits(), np.uint8).reshape(image.height(), image.bytesPerLine())
+    return rows[:, : 3 * image.width()].reshape(image.height(), image.width(), 3).copy()
 
 
-__all__ = ["idle", "make_widget", "module_widget", "panels", "press", "screenshot", "slicer_app", "wait"]
+def screenshot(widget: Any, name: str) -> Path:
+    """Keeps a picture of a widget among the test output, to be looked at."""
+    from bench.pictures import keep
+
+    return keep(picture_of(widget), name)
+
+
+__all__ = ["idle", "make_widget", "module_widget", "panels", "picture_of", "press", "screenshot", "slicer_app", "wait"]
