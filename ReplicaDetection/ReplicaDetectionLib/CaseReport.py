@@ -50,7 +50,7 @@ def writeScene(scene: Any, path: Path, hidden: Iterable[str] = ()) -> Path:
     Raises:
         InputError: it cannot be written, or something in the scene tells a hidden name.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _makeFolder(path.parent)
     # Inside an .mrb all files lie in a folder named like the .mrb.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".replica-detection-") as folder:
         written = Path(folder) / path.name
@@ -66,8 +66,8 @@ def writeScene(scene: Any, path: Path, hidden: Iterable[str] = ()) -> Path:
 
 def writePage(path: Path, content: ReportContent) -> Path:
     """Writes one self-contained page, which prints on one sheet. Raises InputError where it cannot be written."""
+    _makeFolder(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as file:
             file.write(_page(content))
     except OSError as error:
@@ -111,6 +111,13 @@ def jpeg(picture: np.ndarray, quality: int = 88) -> bytes:
     writer.SetInputData(image)
     writer.Write()
     return vtk_to_numpy(writer.GetResult()).tobytes()
+
+
+def _makeFolder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(folder, f"cannot be made ({error.strerror or error})", _ADVICE) from error
 
 
 def _told(path: Path, hidden: tuple[str, ...]) -> str:

@@ -43,7 +43,7 @@ class RatioPlot:
         synthetic, null = _numbers(histogram.synthetic), _numbers(histogram.null)
         edges = _edges(np.concatenate([synthetic, null]), histogram.threshold, bins)
         tallest = 0.0
-        for name, values, color in (("unseen real", null, NULL_COLOR), ("synthetic", synthetic, SYNTHETIC_COLOR)):
+        for name, values, color in (("real cases", null, NULL_COLOR), ("synthetic", synthetic, SYNTHETIC_COLOR)):
             if not len(values):
                 continue
             percent = 100 * np.histogram(values, edges)[0] / len(values)

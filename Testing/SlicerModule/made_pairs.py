@@ -26,7 +26,7 @@ def mask(bulge: bool) -> np.ndarray:
 
 
 def image(inside: np.ndarray, seed: int = 0, scale: float = 1.0) -> np.ndarray:
-    """Grey values in the comparison's scale times `scale`; the right half is a little brighter, so that sides differ."""
+    """Grey values in the comparison's scale times `scale`; the right half is a little brighter, to tell sides."""
     rng = np.random.default_rng(seed)
     grey = np.where(inside > 0, INSIDE, OUTSIDE) + rng.normal(0, 1, inside.shape)
     grey[SIZE // 2 :] += 6
@@ -102,8 +102,6 @@ def _ball(at: np.ndarray, middle: np.ndarray, radius: float) -> np.ndarray:
     return sum((at[i] - middle[i]) ** 2 for i in range(3)) < radius**2
 
 
-
-
 def flat_pair() -> CasePair:
     """Two 2D images of 40 x 30 pixels: a bright square (200 of 255 in the comparison's scale) and a darker one."""
     images = []
@@ -126,3 +124,32 @@ def pair_with_two_bulges() -> CasePair:
     return CasePair(
         comparison("syn_0009"), synthetic.image, training.image, surfaces=surfaces, surfaces_problem=problem
     )
+
+
+def pair_of(synthetic: ReadImage, training: ReadImage, alignment: Alignment | None = None) -> CasePair:
+    surfaces, problem = surfacesOf(synthetic, training, alignment)
+    placement = placementOf(synthetic, training)
+    ids = synthetic.image.id, training.image.id
+    return CasePair(comparison(*ids), synthetic.image, training.image, placement, surfaces, problem, alignment)
+
+
+def mirrored_copies() -> tuple[ReadImage, ReadImage]:
+    """A lopsided image and its copy, mirrored left-right about the origin: voxel i becomes voxel 56 - i."""
+    at = np.indices((SIZE, SIZE, SIZE)).astype(np.float32)
+    inside = (_ball(at, MIDDLE, RADIUS) | _ball(at, np.array([43.0, 28.0, 28.0]), 6.0)).astype(np.uint8)
+    grey = image(inside)
+
+    def mirror(array: np.ndarray) -> np.ndarray:
+        other = np.zeros_like(array)
+        other[1:] = array[:0:-1]
+        return other
+
+    images = [(grey, inside, "syn_0007"), (mirror(grey), mirror(inside), "patient_0042")]
+    synthetic, training = (ReadImage(CaseImage(name, g, affine(), LIMITS), affine(), m) for g, m, name in images)
+    return synthetic, training
+
+
+def mirrored_from(training_affine: np.ndarray) -> Alignment:
+    """`mirrored`, for a training file with coordinates of its own."""
+    matrix = np.array(mirrored().matrix) @ affine() @ np.linalg.inv(training_affine)
+    return replace(mirrored(), matrix=tuple(map(tuple, matrix.tolist())))

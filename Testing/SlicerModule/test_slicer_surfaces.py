@@ -6,13 +6,11 @@ import made_pairs
 import numpy as np
 import pytest
 import slicer
-from bench.pictures import around, keep, near
 
+from bench.pictures import around, keep, near
 from replica_detection.surface import compare_surfaces
 from ReplicaDetectionLib.ComparisonLayout import FIRST, OVERLAY, PLANES, ROWS, SECOND
 from ReplicaDetectionLib.Nodes import DISTANCE, HEAT, ROW_COLORS
-
-BACK = (0.0, -14.0, 0.0)
 
 
 def heat(share: float) -> np.ndarray:
@@ -20,7 +18,7 @@ def heat(share: float) -> np.ndarray:
 
 
 def legend_bar(picture: np.ndarray) -> tuple[int, int, int] | None:
-    """(column, top row, bottom row) of the legend's colour bar, a column that runs through the heat colours; or None."""
+    """(column, top row, bottom row) of the legend's colour bar: where a column runs through the heat colours."""
     best = max(range(picture.shape[1]), key=lambda c: len(np.unique(_levels(picture[:, c]))))
     levels = _levels(picture[:, best])
     rows = np.flatnonzero(levels >= 0)

@@ -6,8 +6,8 @@ import made_pairs
 import numpy as np
 import pytest
 import slicer
-from bench.pictures import around, keep, near
 
+from bench.pictures import around, keep, near
 from ReplicaDetectionLib.ComparisonLayout import FIRST, LAYOUTS, OVERLAY, PLANES, ROWS, SECOND
 from ReplicaDetectionLib.Nodes import DIVERGING, arrayOf
 
@@ -219,7 +219,8 @@ def test_crosshair_and_slices_follow_a_jump(logic, layouts):
     crosshair = logic.scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
     assert tuple(crosshair.GetCrosshairRAS()) == (5.0, -6.0, 7.0)
     assert crosshair.GetCrosshairMode() == crosshair.ShowIntersection
-    cuts = [arrayOf(logic.layout.sliceNode(SECOND, p).GetSliceToRAS())[axis, 3] for p, axis in zip(PLANES, (2, 0, 1))]
+    planes = zip(PLANES, (2, 0, 1), strict=True)
+    cuts = [arrayOf(logic.layout.sliceNode(SECOND, plane).GetSliceToRAS())[axis, 3] for plane, axis in planes]
     assert cuts == pytest.approx([7.0, 5.0, -6.0])
     logic.composition.setCrosshair(False)
     assert crosshair.GetCrosshairMode() == crosshair.NoCrosshair
