@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ReplicaDetectionLib.Panel import Panel, quietly
@@ -20,11 +21,15 @@ def serverSource(url: str, key: str) -> Source:
 
 
 class ConnectionPanel(Panel):
-    """The key stays in this panel and in the client; it is stored only where the box is ticked, never in a scene."""
+    """The key stays in this panel and in the client; it is stored only where the box is ticked, never in a scene.
 
-    def __init__(self, session: Any, settings: Settings):
+    Args:
+        mayLeave: asks, where there is something to lose, before another source is opened.
+    """
+
+    def __init__(self, session: Any, settings: Settings, mayLeave: Callable[[], bool]):
         super().__init__(session)
-        self.settings, self._asked = settings, ""
+        self.settings, self.mayLeave, self._asked = settings, mayLeave, ""
         self.ui.urlBox.addItems(settings.servers or [START])
         self._showKey(self.ui.urlBox.currentText)
         self.ui.urlBox.connect("currentTextChanged(QString)", self._showKey)
@@ -40,6 +45,8 @@ class ConnectionPanel(Panel):
             return
         if "://" not in url:
             url = f"http://{url}"
+        if not self.mayLeave():
+            return
         self._asked = url
         self._remember(self.ui.rememberBox.checked)
         self.session.open(lambda task: serverSource(url, key))

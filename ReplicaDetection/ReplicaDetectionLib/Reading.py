@@ -81,6 +81,11 @@ class Reading:
         """A rating that was chosen for a case and not stored."""
         return next((d.rating for key, d in self._drafts.items() if key[0] == syntheticId and d.rating), None)
 
+    @property
+    def unsavedCount(self) -> int:
+        """How many ratings were chosen and not stored."""
+        return sum(draft.rating is not None for draft in self._drafts.values())
+
     def choose(self, rating: int) -> None:
         """Raises ValueError for a number that is no point of the scale."""
         if rating not in SCALE:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import ctk
 import slicer
 
 from replica_detection.errors import ReplicaDetectionError
@@ -19,9 +20,10 @@ class ReportPanel(Panel):
     def __init__(self, session: Any, logic: Any, settings: Settings):
         super().__init__(session)
         self.logic, self.settings = logic, settings
+        self.ui.reportFolderEdit.filters = ctk.ctkPathLineEdit.Dirs
         self.ui.reportFolderEdit.currentPath = settings.reportFolder or str(Path.home() / "ReplicaDetection")
         self.ui.reportButton.connect("clicked()", self.write)
-        self.ui.reportLabel.setOpenExternalLinks(True)
+        self.ui.reportLabel.openExternalLinks = True
         session.caseChanged.connect(self._update)
         self._update()
 

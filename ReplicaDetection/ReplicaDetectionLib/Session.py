@@ -58,7 +58,7 @@ class Session:
         self.item: WorklistItem | None = None
         self._loader: PairLoader | None = None
         self._histograms: list[Histogram] | None = None
-        self._saving = False
+        self._saving = self._polling = False
 
     @property
     def reader(self) -> str:
@@ -115,15 +115,17 @@ class Session:
     def poll(self) -> None:
         """Asks a server whether it is still there; quiet, for a timer."""
         source = self.source
-        if source is None or not source.remote:
+        if source is None or not source.remote or self._polling:
             return
 
         def heard(status: Status | None) -> None:
+            self._polling = False
             now = (status or self.status, status is not None)
             if self.source is source and now != (self.status, self.reachable):
                 self.status, self.reachable = now
                 self.sourceChanged()
 
+        self._polling = True
         self.activities.transport.run(lambda task: source.status(), heard, lambda message: heard(None))
 
     def setReader(self, name: str) -> None:
@@ -234,8 +236,12 @@ class Session:
         self.caseChanged()
         self.draftChanged()
 
-    def compareImage(self, path: str, mask: str = "") -> None:
-        """Sends an image file to the server and shows it beside its nearest match. The user has agreed to that."""
+    def compareImage(self, path: str, mask: str, afterwards: Callable[[], None]) -> None:
+        """Sends an image file to the server and shows it beside its nearest match. The user has agreed to that.
+
+        Args:
+            afterwards: called once the files are not needed any more, unless it is cancelled.
+        """
         source = self.source
 
         def work(task: Any) -> CasePair:
@@ -246,11 +252,16 @@ class Session:
             return source.pairWith(comparison, path, mask=mask)
 
         def done(pair: CasePair) -> None:
+            afterwards()
             if self.source is source:
                 self._forgetCase()
                 self._show(pair)
 
-        self.activities.start(_("Comparing the image"), work, done)
+        def failed(message: str) -> None:
+            afterwards()
+            self.failed(message)
+
+        self.activities.start(_("Comparing the image"), work, done, failed)
 
     # --- rating
 

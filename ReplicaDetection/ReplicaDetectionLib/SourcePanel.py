@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import ctk
 import slicer
 
 from replica_detection.errors import ReplicaDetectionError
@@ -39,16 +41,19 @@ class SourcePanel(Panel):
 
     def __init__(self, session: Any, settings: Settings):
         super().__init__(session)
-        self.connection = ConnectionPanel(session, settings)
+        self.connection = ConnectionPanel(session, settings, self.mayLeave)
         self.ui.serverTab.layout().addWidget(self.connection.widget)
         self.settings = settings
+        self.ui.folderEdit.filters = ctk.ctkPathLineEdit.Dirs
         self.ui.folderEdit.currentPath = settings.resultFolder
         self.ui.openFolderButton.connect("clicked()", self.openFolder)
         self.ui.exampleButton.connect("clicked()", self.openExample)
         self.ui.compareButton.connect("clicked()", self.compareImage)
-        self.ui.imageSelector.connect("currentNodeIDChanged(QString)", lambda _: self._update())
-        self.ui.disconnectButton.connect("clicked()", session.close)
-        self.ui.tabsButton.connect("toggled(bool)", self.ui.sourceTabs.setVisible)
+        for selector in (self.ui.imageSelector, self.ui.maskSelector):
+            selector.setMRMLScene(slicer.mrmlScene)
+        self.ui.imageSelector.connect("currentNodeIDChanged(QString)", lambda node: self._update())
+        self.ui.disconnectButton.connect("clicked()", self.disconnect)
+        self.ui.tabsButton.connect("toggled(bool)", lambda shown: self.ui.sourceTabs.setVisible(shown))
         session.sourceChanged.connect(self._update)
         session.activities.changed.connect(self._update)
         self._folders: list[tempfile.TemporaryDirectory] = []
@@ -60,13 +65,31 @@ class SourcePanel(Panel):
         if not folder:
             self.session.failed(_("Choose the output folder of a finished `replica-detection detect`."))
             return
+        if not self.mayLeave():
+            return
         self.settings.resultFolder = folder
         self.session.open(lambda task: folderSource(folder))
 
     def openExample(self) -> None:
         """Opens an invented collection, so that the module can be tried without data."""
+        if not self.mayLeave():
+            return
         folder = self._temporaryFolder()
         self.session.open(lambda task: exampleSource(folder, task))
+
+    def disconnect(self) -> None:
+        if self.mayLeave():
+            self.session.close()
+
+    def mayLeave(self) -> bool:
+        """Asks before ratings are lost that were chosen and not saved."""
+        lost = self.session.reading.unsavedCount
+        if not lost:
+            return True
+        question = _("Ratings that were chosen and not saved: {count}. Leave this source and lose them?").format(
+            count=lost
+        )
+        return slicer.util.confirmYesNoDisplay(question, windowTitle=_("Ratings not saved"))
 
     def compareImage(self) -> None:
         """Asks, writes the image to a temporary file and sends it."""
@@ -89,7 +112,7 @@ class SourcePanel(Panel):
         except ReplicaDetectionError as error:
             self.session.failed(str(error))
             return
-        self.session.compareImage(str(path), str(maskPath))
+        self.session.compareImage(str(path), str(maskPath), lambda: shutil.rmtree(folder, ignore_errors=True))
 
     def cleanup(self) -> None:
         """Deletes the temporary files."""

@@ -6,6 +6,7 @@ import gc
 import subprocess
 import sys
 import threading
+import unittest
 import weakref
 from pathlib import Path
 
@@ -262,6 +263,23 @@ def test_reloading_reads_the_whole_package_again(module_widget, monkeypatch):
         for name in [n for n in sys.modules if n.split(".")[0] in ("ReplicaDetectionLib", "replica_detection")]:
             del sys.modules[name]
         sys.modules.update(kept)
+
+
+def test_the_module_opens_without_the_main_window(application, tmp_path):
+    """Slicer's generic tests make every module's widget in an application without windows."""
+    import qtbench
+
+    application.scene.RemoveNode(application.scene.GetFirstNodeByClass("vtkMRMLLayoutNode"))
+    qtbench.install(
+        application.scene, "ReplicaDetection", MODULE, tmp_path, modules=application.modules, logic=application.appLogic
+    )
+    widget = make_widget()
+    widget.enter()
+    widget.exit()
+    widget.cleanup()
+    widget.parent.deleteLater()
+    with pytest.raises(unittest.SkipTest):
+        sys.modules["ReplicaDetection"].ReplicaDetectionTest().runTest()
 
 
 def test_scripts_get_the_displays_without_the_panel(slicer_app):

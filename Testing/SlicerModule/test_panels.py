@@ -110,6 +110,27 @@ def test_nothing_can_be_opened_while_something_is_being_opened(panels, source):
     assert panels.ui.activityFrame.isHidden()
 
 
+def test_leaving_asks_where_ratings_would_be_lost(reading, source, monkeypatch):
+    questions, answers = [], [False, True]
+
+    def ask(text, **options):
+        questions.append(text)
+        return answers.pop(0)
+
+    monkeypatch.setattr(slicer.util, "confirmYesNoDisplay", ask)
+    reading.rating.ui.rating2Button.click()
+    reading.source.ui.disconnectButton.click()
+    assert "not saved: 1" in questions[0]
+    assert reading.session.source is source
+    assert reading.session.reading.draft.rating == 2
+    reading.source.ui.disconnectButton.click()
+    assert reading.session.source is None
+    reading.session.open(lambda task: source)
+    wait(idle(reading))
+    reading.source.ui.disconnectButton.click()
+    assert len(questions) == 2, "nothing to lose, nothing to ask"
+
+
 # --- connection
 
 
@@ -246,9 +267,7 @@ def test_what_is_sent_is_voxels_and_geometry_and_no_name(opened, source, image, 
     assert np.array_equal(seen["array"], np.arange(60).reshape(3, 4, 5))
     assert np.allclose(seen["affine"], np.diag([-2, -2, 3, 1]))
     assert b"Miller" not in seen["bytes"]
-    path = source.sent[0]
-    opened.source.cleanup()
-    assert not Path(path).exists()
+    assert not Path(source.sent[0]).exists(), "the file is gone once it was compared"
 
 
 def test_an_image_under_a_transform_is_refused(opened, source, image, monkeypatch):
@@ -522,6 +541,24 @@ def test_without_alignment_there_is_nothing_to_choose(panels):
     assert not ui.alignedButton.enabled
     assert ui.comparedButton.checked
     assert ui.alignmentLabel.text == "No alignment was looked for."
+
+
+def test_a_pair_of_2d_images_has_its_own_layout(panels):
+    from made_pairs import flat_pair
+
+    source = MadeSource(3, masks=False)
+    source.pair = lambda *arguments, **options: flat_pair()
+    panels.session.open(lambda task: source)
+    wait(idle(panels))
+    panels.session.step(1)
+    wait(lambda: panels.session.pair is not None)
+    assert panels.logic.layout.current == "flat"
+    ui = panels.comparison.ui
+    assert not ui.overlayButton.enabled
+    assert not ui.overlayBox.isHidden()
+    assert panels.surfaces.ui.problemLabel.text == "Surfaces need 3D images."
+    ui.modeBox.setCurrentIndex(ui.modeBox.findData("difference"))
+    assert panels.logic.composition.mode == "difference"
 
 
 # --- surfaces

@@ -518,8 +518,11 @@ def test_ending_the_blinding_closes_the_case(desk):
 
 def test_an_image_that_was_sent_is_shown_and_not_rated(desk):
     source = open_source(desk, MadeSource())
-    desk.session.compareImage("/tmp/image.nii.gz", "/tmp/mask.nii.gz")
+    done = []
+    desk.session.compareImage("/tmp/image.nii.gz", "/tmp/mask.nii.gz", lambda: done.append(True))
+    assert not done
     desk.transport.finish()
+    assert done == [True]
     assert source.sent == ["/tmp/image.nii.gz", "/tmp/mask.nii.gz"]
     assert desk.logic.pair.synthetic.id == "image"
     desk.session.rate(3)

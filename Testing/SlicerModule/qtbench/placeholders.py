@@ -149,6 +149,7 @@ class ctkPathLineEdit(QtWidgets.QWidget):  # noqa: N801
     """A path to type; the real one also browses and keeps a history."""
 
     currentPathChanged = Signal(str)
+    Dirs = 1
 
     def __init__(self, parent: Any = None):
         super().__init__(parent)
@@ -161,6 +162,7 @@ class ctkPathLineEdit(QtWidgets.QWidget):  # noqa: N801
 
     currentPath = Property(str, lambda self: self._line.text, lambda self, v: self._line.setText(v))
     settingKey = _stored(str, "")
+    filters = _stored(int, 0)
 
     def addCurrentPathToHistory(self) -> None:
         self._line.setModified(False)
@@ -168,7 +170,7 @@ class ctkPathLineEdit(QtWidgets.QWidget):  # noqa: N801
 
 @with_habits
 class qMRMLWidget(QtWidgets.QWidget):  # noqa: N801
-    """The root of a module's panel: hands the scene to the widgets inside."""
+    """The root of a module's panel. It hands the scene on only where a .ui file connects it; none of ours does."""
 
     def __init__(self, parent: Any = None):
         super().__init__(parent)
@@ -176,9 +178,6 @@ class qMRMLWidget(QtWidgets.QWidget):  # noqa: N801
 
     def setMRMLScene(self, scene: Any) -> None:
         self._scene = scene
-        for child in self.findChildren(QtWidgets.QWidget):
-            if isinstance(child, qMRMLNodeComboBox):
-                child.setMRMLScene(scene)
 
     def mrmlScene(self) -> Any:
         return self._scene
