@@ -58,8 +58,9 @@ class CasePanel(Panel):
     def _mostTelling(comparison: Comparison) -> str:
         """The measure that names the pair's training image and is the most unusual; of equals the first."""
         named = [m for m in comparison.measures if m.nearest_training_id == comparison.nearest_training_id]
-        ranked = [m for m in named or comparison.measures if m.p_value is not None]
-        return min(ranked, key=lambda m: m.p_value).measure if ranked else comparison.measures[0].measure
+        measures = named or list(comparison.measures)
+        usual = [1.0 if m.p_value is None else m.p_value for m in measures]
+        return measures[usual.index(min(usual))].measure if measures else ""
 
     def _updateHeadline(self) -> None:
         comparison, session = self._comparison, self.session
@@ -111,7 +112,8 @@ class CasePanel(Panel):
     def _showNeighbors(self) -> None:
         result = self._result()
         neighbors = result.neighbors if result else ()
-        self.ui.neighborLabel.setText(_("Nearest training images by {measure}:").format(measure=self._measure))
+        label = _("Nearest training images by {measure}:").format(measure=self._measure) if result else ""
+        self.ui.neighborLabel.setText(label)
         rows = [(str(n.rank), n.training_id, number(n.value), number(n.distance)) for n in neighbors]
         fillTable(self.ui.neighborTable, rows, (0, 2, 3))
         ids = [n.training_id for n in neighbors]

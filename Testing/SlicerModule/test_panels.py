@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -418,6 +419,20 @@ def test_the_case_says_what_was_found(reading):
     assert selected(ui.neighborTable) == [0]
 
 
+def test_a_case_without_measures_is_shown_all_the_same(panels, source):
+    from dataclasses import replace
+
+    whole = source.comparison
+    source.comparison = lambda case, k=10: replace(whole(case), measures=(), verdict="undefined", score=None)
+    panels.session.open(lambda task: source)
+    wait(idle(panels))
+    panels.session.step(1)
+    wait(shows(panels, "syn_0000"))
+    assert panels.case.ui.measureTable.rowCount == panels.case.ui.neighborTable.rowCount == 0
+    assert "undefined" in panels.case.ui.headlineLabel.text
+    assert "score" not in panels.case.ui.headlineLabel.text
+
+
 def test_names_from_files_are_no_markup(panels):
     from dataclasses import replace
 
@@ -764,7 +779,7 @@ def test_the_reader_s_name_is_asked_for_kept_and_taken_from_the_key(panels, sour
 # --- blinded
 
 
-def test_a_blinded_session_shows_neither_names_nor_scores(opened, source, module_widget, monkeypatch):
+def test_a_blinded_session_shows_neither_names_nor_scores(opened, source, module_widget, monkeypatch, tmp_path):
     ui = opened.rating.ui
     opened.plot.widget.collapsed = False
     wait(lambda: opened.plot.ui.measureBox.count == 5)
@@ -787,6 +802,11 @@ def test_a_blinded_session_shows_neither_names_nor_scores(opened, source, module
     assert not [t for t in texts if "syn_" in t or "train_" in t]
     assert not [t for t in texts if t in ("replica", "suspicious", "novel")]
     assert not [n for n in node_names() if "syn_" in n or "train_" in n]
+    with zipfile.ZipFile(opened.logic.saveScene(tmp_path / "blinded.mrb")) as stored:
+        for name in stored.namelist():
+            assert b"syn_0" not in stored.read(name), name
+            assert b"train_0" not in stored.read(name), name
+            assert b"anna" not in stored.read(name), name
     assert opened.surfaces.ui.heatControls.isHidden()
     assert opened.case.ui.findings.isHidden()
     ui.rating2Button.click()
