@@ -45,6 +45,8 @@ class ComparisonLayout:
     def register(self) -> None:
         """Tells the layout node all layouts; needed again after the scene was closed, for a scene keeps ids only."""
         node = self._node()
+        if node is None:  # no views: a test of the application without its main window
+            return
         for name, number in LAYOUTS.items():
             text = _DESCRIPTIONS[name]()
             if node.IsLayoutDescription(number):
@@ -60,6 +62,7 @@ class ComparisonLayout:
             call()
         self.register()
         self._node().SetViewArrangement(LAYOUTS[name])
+        _letViewsTakeTheirSize()
         self._dressViews()
         for call in self.onShown:
             call()
@@ -67,7 +70,8 @@ class ComparisonLayout:
     @property
     def current(self) -> str:
         """Name of the layout that is shown; "" if it is none of this module's."""
-        shown = self._node().GetViewArrangement()
+        node = self._node()
+        shown = None if node is None else node.GetViewArrangement()
         return next((name for name, number in LAYOUTS.items() if number == shown), "")
 
     def setPlane(self, plane: str) -> None:
@@ -127,6 +131,15 @@ class ComparisonLayout:
                 view.SetOrientationMarkerType(view.OrientationMarkerTypeAxes)
                 view.SetOrientationMarkerSize(view.OrientationMarkerSizeSmall)
                 view.SetLinkedControl(True)
+
+
+def _letViewsTakeTheirSize() -> None:
+    """In the application new views get their size when events are handled; what is fitted before would not fit."""
+    import slicer
+
+    application = getattr(slicer, "app", None)
+    if application is not None:
+        application.processEvents()
 
 
 def _stack(direction: str, *items: str, weights: tuple[int, ...] = ()) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from replica_detection.cohort import Case, Cohort
-from replica_detection.errors import InputError, ReplicaDetectionError
+from replica_detection.errors import ConfigurationError, InputError, ReplicaDetectionError
 from replica_detection.progress import Progress, silent
 from replica_detection.ratings import Rating
 from replica_detection.result_views import comparison_of, histograms_of, worklist_item
@@ -33,7 +33,8 @@ from ReplicaDetectionLib.CasePair import CasePair
 from ReplicaDetectionLib.Sources import Cancelled, Source, Steps, listed, never, nextOf, withRatings
 
 if TYPE_CHECKING:
-    from ReplicaDetectionLib.PairMaking import CommonGrid
+    from replica_detection.segmentation import Segmenter
+    from ReplicaDetectionLib.PairMaking import CommonGrid, ReadImage
 
 RATINGS = "ratings.sqlite"
 _MOVED = "Put it back, or run `replica-detection detect` again where the images are now"
@@ -122,18 +123,18 @@ class FolderSource(Source):
     def pair(
         self, syntheticId: str, trainingId: str = "", *, progress: Progress = silent, cancelled: Cancelled = never
     ) -> CasePair:
-        from ReplicaDetectionLib.PairMaking import placementOf, readImage, surfacesOf
+        from ReplicaDetectionLib.PairMaking import placementOf, surfacesOf
 
         step = Steps(4, progress, cancelled)
         comparison = self.comparison(syntheticId)
         trainingId = trainingId or comparison.nearest_training_id
         step("Reading the synthetic image")
-        synthetic = readImage(self._case(self._synthetic, syntheticId), self._grid)
+        synthetic, problem = self._read(self._case(self._synthetic, syntheticId))
         step("Reading the training image")
-        training = readImage(self._case(self._training, trainingId), self._grid)
+        training, other = self._read(self._case(self._training, trainingId))
         step("Measuring surfaces")
         alignment = comparison.alignment if trainingId == comparison.nearest_training_id else None
-        surfaces, problem = surfacesOf(synthetic, training, alignment)
+        surfaces, missing = surfacesOf(synthetic, training, alignment)
         step("Done")
         return CasePair(
             comparison,
@@ -141,7 +142,7 @@ class FolderSource(Source):
             training.image,
             placementOf(synthetic, training),
             surfaces,
-            problem,
+            problem or other or missing,
             alignment,
         )
 
@@ -180,6 +181,31 @@ class FolderSource(Source):
         if caseId not in cases:
             raise InputError(self.folder, f"names the case '{caseId}', whose file is gone", _MOVED)
         return cases[caseId]
+
+    def _read(self, case: Case) -> tuple[ReadImage, str]:
+        """The image with its mask, made as the run made it where it is in no file; or without, and why."""
+        from ReplicaDetectionLib.PairMaking import readImage
+
+        try:
+            return readImage(case, self._grid, self._segmenter if case.mask is None else None), ""
+        except (ImportError, ConfigurationError) as error:
+            # The masks came from a network: Slicer has no torch. Or this version would make other masks.
+            problem = f"The masks of this result cannot be made here ({error}); give them as files, or use a server."
+            return readImage(case, self._grid), problem
+
+    @cached_property
+    def _segmenter(self) -> Segmenter | None:
+        """Makes masks as the run did. Raises ConfigurationError where this version would make others."""
+        from replica_detection.segmentation import make_segmenter
+
+        settings = self._index.get("segmenter")
+        if settings is None:
+            return None
+        chosen = {k: v for k, v in settings.items() if k not in ("name", "version")}
+        made = make_segmenter(settings["name"], **chosen)
+        if json.loads(json.dumps(made.settings())) != settings:
+            raise ConfigurationError(f"another version of segmenter '{made.name}' made them")
+        return made
 
     @cached_property
     def _index(self) -> dict:

@@ -82,8 +82,8 @@ class ReplicaDetectionLogic:
         self._images[SECOND].volume.SetAndObserveTransformNodeID(self.placement.node.GetID())
         self._label()
         self.composition.show(self._images, keepPosition=keepPosition)
-        for image in old:
-            removeNode(self.scene, image.volume)
+        for before in old:
+            removeNode(self.scene, before.volume)
         placed = None
         if pair.surfaces is not None:
             placed = PlacedSurfaces(pair, swapped, self.placement.matrices)

@@ -60,18 +60,24 @@ def setVoxels(node: Any, array: np.ndarray) -> None:
     node.SetAndObserveImageData(image)
 
 
-def polyDataOf(mesh: Mesh, distances: np.ndarray | None) -> Any:
-    """vtkPolyData with normals and, at each vertex, the distance in mm."""
+def polyDataOf(mesh: Mesh, distances: np.ndarray, *, mirrored: bool = False) -> Any:
+    """vtkPolyData with normals and, at each vertex, the distance in mm.
+
+    Args:
+        mirrored: it will be shown mirrored. The corners then run the other way, or else the mirrored surface would be
+            lit from inside.
+    """
     import vtk
     from vtk.util.numpy_support import numpy_to_vtk, numpy_to_vtkIdTypeArray
 
     points = vtk.vtkPoints()
     points.SetData(numpy_to_vtk(mesh.points.astype(np.float32), deep=True))
+    triangles = mesh.triangles[:, ::-1] if mirrored else mesh.triangles
     cells = vtk.vtkCellArray()
-    offsets = np.arange(0, 3 * len(mesh.triangles) + 1, 3, dtype=np.int64)
+    offsets = np.arange(0, 3 * len(triangles) + 1, 3, dtype=np.int64)
     cells.SetData(
         numpy_to_vtkIdTypeArray(offsets, deep=True),
-        numpy_to_vtkIdTypeArray(np.ascontiguousarray(mesh.triangles, np.int64).ravel(), deep=True),
+        numpy_to_vtkIdTypeArray(np.ascontiguousarray(triangles, np.int64).ravel(), deep=True),
     )
     data = vtk.vtkPolyData()
     data.SetPoints(points)
@@ -79,20 +85,10 @@ def polyDataOf(mesh: Mesh, distances: np.ndarray | None) -> Any:
     normals = numpy_to_vtk(mesh.normals.astype(np.float32), deep=True)
     normals.SetName("Normals")
     data.GetPointData().SetNormals(normals)
-    if distances is not None:
-        setDistances(data, distances)
-    return data
-
-
-def setDistances(data: Any, distances: np.ndarray) -> None:
-    """The point array that the heat map shows, in place of the one before."""
-    from vtk.util.numpy_support import numpy_to_vtk
-
     values = numpy_to_vtk(np.asarray(distances, np.float32), deep=True)
     values.SetName(DISTANCE)
-    data.GetPointData().AddArray(values)
-    data.GetPointData().SetActiveScalars(DISTANCE)
-    data.GetPointData().Modified()
+    data.GetPointData().SetScalars(values)
+    return data
 
 
 def colorTable(scene: Any, name: str, stops: tuple[tuple[int, int, int], ...]) -> Any:

@@ -14,8 +14,9 @@ from replica_detection.grids import grid_affine
 from replica_detection.mesh import Mesh, mesh_of_mask
 from replica_detection.preprocessing import believable_affine, intensity_limits
 from replica_detection.profiles import PROFILES, Intensity, Native, Preparation
+from replica_detection.segmentation import Segmenter
 from replica_detection.surface import surface_distance
-from replica_detection.volume import Volume, read_mask, read_volume
+from replica_detection.volume import read_mask, read_volume
 from ReplicaDetectionLib.CasePair import CaseImage, PairSurfaces
 
 # For a profile that takes its mapping from the cohort, where nothing says which it took.
@@ -57,20 +58,29 @@ class ReadImage:
     mask: np.ndarray | None
 
 
-def readImage(case: Case, grid: CommonGrid, caseId: str = "") -> ReadImage:
-    """Reads an image and its mask. Raises InputError as reading does, and where 2D and 3D do not go together."""
+def readImage(case: Case, grid: CommonGrid, segmenter: Segmenter | None = None) -> ReadImage:
+    """Reads an image and its mask, which `segmenter` makes where the case has none.
+
+    Raises:
+        InputError: as reading does, and where 2D and 3D do not go together.
+        ImportError: the segmenter is a network, and torch is missing.
+    """
     volume = read_volume(case)
     if volume.array.ndim != len(grid.shape):
-        raise InputError(
-            case.image, f"is {volume.array.ndim}D, its collection {len(grid.shape)}D", "Choose its own file"
-        )
+        found = f"is {volume.array.ndim}D, its collection {len(grid.shape)}D"
+        raise InputError(case.image, found, "Choose an image of the same kind")
     believed = volume.affine if grid.native is None else believable_affine(volume, grid.native)[0]
-    stated = volume.affine @ np.linalg.inv(believed)
-    affine = stated @ grid_affine(volume.array.shape, believed, grid.shape, grid.spacing)
+    affine = (
+        volume.affine @ np.linalg.inv(believed) @ grid_affine(volume.array.shape, believed, grid.shape, grid.spacing)
+    )
     array = volume.array if volume.array.ndim == 3 else volume.array[..., None]
     limits = intensity_limits(volume.array, grid.intensity)
-    mask = None if case.mask is None else _onGrid(read_mask(case.mask, volume), volume.affine, affine, grid)
-    return ReadImage(CaseImage(caseId or case.id, array, volume.affine, limits), affine, mask)
+    mask = None
+    if case.mask is not None:
+        mask = _onGrid(read_mask(case.mask, volume), volume.affine, affine, grid)
+    elif segmenter is not None:
+        mask = _onGrid(segmenter.segment(volume), volume.affine, affine, grid)
+    return ReadImage(CaseImage(case.id, array, volume.affine, limits), affine, mask)
 
 
 def readFile(path: str | Path, grid: CommonGrid, caseId: str, mask: str | Path = "") -> ReadImage:

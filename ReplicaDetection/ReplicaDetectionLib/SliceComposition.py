@@ -102,8 +102,9 @@ class SliceComposition:
         """Swaps first and second image in the overlay; call it by a timer, about twice a second."""
         if self._mode != "fade":
             self.setMode("fade")
-        shown = [self._composite(n).GetForegroundOpacity() for n in self.layout.sliceNodes(OVERLAY)]
-        self._applyOpacity(0.0 if self._blinking and shown and shown[0] > 0.5 else 1.0)
+        composites = filter(None, map(self._composite, self.layout.sliceNodes(OVERLAY)))
+        second = any(c.GetForegroundOpacity() > 0.5 for c in composites)
+        self._applyOpacity(0.0 if self._blinking and second else 1.0)
         self._blinking = True
 
     def stopBlinking(self) -> None:

@@ -16,7 +16,6 @@ from ReplicaDetectionLib.Nodes import (
     colorTable,
     polyDataOf,
     removeNode,
-    setDistances,
 )
 from ReplicaDetectionLib.PlacedSurfaces import Peak, PlacedSurfaces, SurfaceRow
 from ReplicaDetectionLib.ShownImage import ShownImage
@@ -184,6 +183,8 @@ class SurfaceDisplay:
 
     def mark(self, distance: float | None, at: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> None:
         """Puts the marker with a distance in mm to a point (mm RAS+ of the scene); None takes it away."""
+        import vtk
+
         if distance is None:
             removeNode(self.scene, self._marker)
             self._marker = None
@@ -191,7 +192,7 @@ class SurfaceDisplay:
         if self._marker is None:
             self._marker = self._addMarker()
         self._marker.RemoveAllControlPoints()
-        self._marker.AddControlPoint(list(at), f"{distance:.1f} mm")
+        self._marker.AddControlPoint(vtk.vtkVector3d(*at), f"{distance:.1f} mm")
 
     # --------------------------------------------------------------------------------------------------------- inside
 
@@ -201,8 +202,6 @@ class SurfaceDisplay:
         return float(np.ceil(10 * p95) / 10) if np.isfinite(p95) else LEAST_RANGE
 
     def _add(self, row: str, name: str) -> Any:
-        assert self._placed is not None
-        data = polyDataOf(self._placed.own(row), self._placed.distances(self.placement.mode)[row])
         surface, outline = (
             self.scene.AddNewNodeByClass("vtkMRMLModelDisplayNode", f"{row} {role} display")
             for role in ("surface", "outline")
@@ -225,13 +224,19 @@ class SurfaceDisplay:
         model = self.scene.CreateNodeByClass("vtkMRMLModelNode")
         model.UnRegister(None)
         model.SetName(name)
-        model.SetAndObservePolyData(data)
+        model.SetAndObservePolyData(self._data(row))
         # All of this before the views see the model: they draw it anew at every change.
         for display in (surface, outline):
             model.AddAndObserveDisplayNodeID(display.GetID())
         if row == SECOND:
             model.SetAndObserveTransformNodeID(self.placement.node.GetID())
         return self.scene.AddNode(model)
+
+    def _data(self, row: str) -> Any:
+        assert self._placed is not None
+        mirrored = row == SECOND and float(np.linalg.det(self.placement.matrix[:3, :3])) < 0
+        distances = self._placed.distances(self.placement.mode)[row]
+        return polyDataOf(self._placed.own(row), distances, mirrored=mirrored)
 
     def _addMarker(self) -> Any:
         marker = self.scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Difference")
@@ -295,10 +300,8 @@ class SurfaceDisplay:
         if self._placed is None:
             return
         self.mark(None)
-        distances = self._placed.distances(self.placement.mode)
         for row, model in self._models.items():
-            setDistances(model.GetPolyData(), distances[row])
-            model.GetPolyData().Modified()
+            model.SetAndObservePolyData(self._data(row))
         if not self._chosenRange:
             self._range = (0.0, max(LEAST_RANGE, self._ninetyFive()))
         self._dress()

@@ -1,6 +1,6 @@
-"""How long a reader in Slicer waits for the next case: 96^3 voxels, masks and surfaces, drawn in eight off-screen views.
+"""How long a reader in Slicer waits for the next case: 96^3 voxels, masks and surfaces, eight off-screen views.
 
-Wanted: under 1 s where the case was read ahead, under 3 s where it was not. Needs slicer-core; says so where it is missing.
+Wanted: under 1 s where the case was read ahead, under 3 s where it was not. Needs slicer-core, and says so without it.
 """
 
 from __future__ import annotations

@@ -34,9 +34,8 @@ def test_neighbours_carry_the_value_that_their_field_reports(result):
     for measure in found.measures:
         similarity = result.run.definitions[measure.measure].sense == "similarity"
         assert len(measure.neighbors) <= 4
-        for item, n, d in zip(
-            measure.neighbors, near.training[measure.measure][at], near.distance[measure.measure][at]
-        ):
+        tables = near.training[measure.measure][at], near.distance[measure.measure][at]
+        for item, n, d in zip(measure.neighbors, *tables, strict=False):
             assert item.training_id == near.training_ids[n] and item.distance == pytest.approx(float(d))
             assert item.value == pytest.approx(1 - d if similarity else d)
 

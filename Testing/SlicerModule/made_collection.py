@@ -9,6 +9,8 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
+from replica_detection.segmentation import Segmenter
+
 SHAPE = (40, 36, 30)
 TRAINING = np.diag([1.5, 1.5, 2.0, 1.0])
 TRAINING[:3, 3] = (-30, -27, -30)
@@ -49,18 +51,19 @@ def make_files(root: Path, *, training: int = 7, validation: int = 20, synthetic
     return Collection(root)
 
 
-def judge(collection: Collection) -> Collection:
-    """`replica-detection detect` on it, without the report."""
+def judge(collection: Collection, segmenter: Segmenter | None = None) -> Collection:
+    """`replica-detection detect` on it, without the report; with `segmenter` in place of the masks on disk."""
     from replica_detection.cohort import Cohort
     from replica_detection.detection import detect
     from replica_detection.index import TrainingIndex
 
-    cohorts = {
-        name: Cohort.read(collection.folder(name), masks=collection.folder(f"{name}_masks"))
-        for name in ("training", "validation", "synthetic")
-    }
-    index = TrainingIndex.build(cohorts["training"], collection.root / "training.rdindex")
-    masks = collection.folder("synthetic_masks")
+    def masks_of(name: str) -> Path | None:
+        return collection.folder(f"{name}_masks") if segmenter is None else None
+
+    names = ("training", "validation", "synthetic")
+    cohorts = {name: Cohort.read(collection.folder(name), masks=masks_of(name)) for name in names}
+    index = TrainingIndex.build(cohorts["training"], collection.root / "training.rdindex", segmenter=segmenter)
+    masks = masks_of("synthetic")
     found = detect(cohorts["synthetic"], index, validation=cohorts["validation"], masks=masks)
     found.write(collection.result)
     return collection

@@ -15,7 +15,7 @@ from ReplicaDetectionLib.Blinding import Blinding
 from ReplicaDetectionLib.ComparisonLayout import FIRST, ROWS
 from ReplicaDetectionLib.DerivedVolumes import onGridOf
 from ReplicaDetectionLib.MatchTransform import MODES
-from ReplicaDetectionLib.Nodes import arrayOf
+from ReplicaDetectionLib.Nodes import HEAT, arrayOf
 from ReplicaDetectionLib.PlacedSurfaces import PlacedSurfaces
 
 
@@ -159,6 +159,21 @@ def test_resampling_for_the_overlay_agrees_with_scipy(seed: int):
     outside = ((at < -0.51) | (at > upper + 0.51)).any(axis=0).reshape(first.array.shape)
     np.testing.assert_allclose(found[inside], expected[inside], atol=1e-4)
     assert np.isnan(found[outside]).all() and not np.isnan(found[inside]).any()
+
+
+def test_a_mirrored_surface_is_lit_from_outside(logic, layouts):
+    """Its colours are the legend's, mirrored or not."""
+    logic.showPair(made_pairs.pair_of(*made_pairs.mirrored_copies(), made_pairs.mirrored()))
+    logic.composition.setCrosshair(False)
+    for mode in ("aligned", "compared", "aligned"):
+        logic.placement.setMode(mode)
+        logic.surfaces.setRange(0.0, 1000.0)
+        view = layouts.view("ReplicaSecond3D")
+        picture = view.picture()
+        # The front of the ball, seen from the front.
+        found = np.median(around(picture, view.pixel_of((0.0, 14.0, 0.0))), axis=0)
+        np.testing.assert_allclose(found, HEAT[0], atol=14, err_msg=mode)
+    keep(layouts.picture(), "mirrored")
 
 
 def test_a_mirrored_surface_keeps_its_outside(logic):

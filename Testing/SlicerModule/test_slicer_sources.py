@@ -8,17 +8,26 @@ import subprocess
 import sys
 import threading
 import uuid
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import made_collection
 import numpy as np
 import pytest
 
 from replica_detection.errors import InputError, ReplicaDetectionError
+from replica_detection.mesh import mesh_of_mask
+from replica_detection.pairs import loader_of_result
 from replica_detection.ratings import Rating
 from replica_detection.results import DetectionResult
+from replica_detection.segmentation import SEGMENTERS, Segmenter
+from replica_detection.surface import compare_surfaces
+from replica_detection.volume import Volume, write_volume
 from ReplicaDetectionLib.FolderSource import FolderSource
 from ReplicaDetectionLib.Sources import LoadCancelled, PairCache, Source, listed, nextOf
+
+# What Slicer does not bundle, and what sources must not touch.
+ABSENT = ("torch", "monai", "numba", "zarr", "nibabel", "skimage", "matplotlib", "jinja2", "qt", "ctk", "slicer")
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +101,6 @@ def test_a_copy_in_other_coordinates_lies_on_its_original(source):
 
 def test_surfaces_are_those_of_the_tool_itself(source, collection):
     """The same numbers as the report gives, which prepares the images with MONAI."""
-    from replica_detection.pairs import loader_of_result
-    from replica_detection.surface import compare_surfaces
-
     pair = source.pair("synthetic_3", "train_5")
     run = DetectionResult.read(collection.result).run
     prepared = loader_of_result(run.index, run.synthetic.source, run.options["masks"])("synthetic_3", "train_5")
@@ -106,11 +112,71 @@ def test_surfaces_are_those_of_the_tool_itself(source, collection):
     assert found.synthetic.volume == pytest.approx(expected.first.volume)
 
 
-def test_nothing_is_needed_that_slicer_does_not_bundle(collection, tmp_path):
-    absent = ("torch", "monai", "numba", "zarr", "nibabel", "skimage", "matplotlib", "jinja2", "qt", "ctk", "slicer")
+@dataclass(frozen=True)
+class Bright(Segmenter):
+    """Everything above a threshold; registered by the tests that use it."""
+
+    above: float = 850.0
+    name = "bright"
+    version = 1
+    labels: ClassVar[dict[int, str]] = {1: "bright"}
+
+    def segment(self, volume: Volume) -> np.ndarray:
+        return (volume.array > self.above).astype(np.uint8)
+
+
+def test_masks_that_the_run_made_are_made_again(tmp_path, monkeypatch):
+    monkeypatch.setitem(SEGMENTERS, "bright", Bright)
+    files = made_collection.make_files(tmp_path)
+    judged = made_collection.judge(files, Bright(above=860.0))
+    source = FolderSource(judged.result)
+    pair = source.pair("synthetic_0")
+    assert pair.surfaces is not None and pair.surfaces_problem == ""
+    run = source.result.run
+    prepared = loader_of_result(run.index, run.synthetic.source, None)("synthetic_0", "train_2")
+    for found, mask in (
+        (pair.surfaces.synthetic, prepared.synthetic_mask),
+        (pair.surfaces.training, prepared.training_mask),
+    ):
+        expected = mesh_of_mask(mask, np.diag([*prepared.spacing, 1.0]))
+        assert found.volume == pytest.approx(expected.volume) and len(found.points) == len(expected.points) > 100
+    monkeypatch.setattr(Bright, "version", 2)
+    again = FolderSource(judged.result).pair("synthetic_0")
+    assert again.surfaces is None and "another version of segmenter 'bright'" in again.surfaces_problem
+    np.testing.assert_array_equal(again.synthetic.array, pair.synthetic.array)
+
+
+def test_masks_of_a_network_are_missed_in_plain_words(tmp_path, monkeypatch):
+    def no_torch(self, volume: Volume) -> np.ndarray:
+        raise ImportError("No module named 'torch'")
+
+    monkeypatch.setitem(SEGMENTERS, "bright", Bright)
+    judged = made_collection.judge(made_collection.make_files(tmp_path), Bright())
+    monkeypatch.setattr(Bright, "segment", no_torch)
+    pair = FolderSource(judged.result).pair("synthetic_0")
+    assert pair.surfaces is None and "give them as files, or use a server" in pair.surfaces_problem
+
+
+@pytest.mark.parametrize("name", ["vessels", "hemorrhage"])
+def test_the_tools_own_segmenters_run_on_what_slicer_bundles(tmp_path, name: str):
+    shape = (40, 44, 24)
+    r = sum(((i - n / 2) / (0.45 * n)) ** 2 for i, n in zip(np.indices(shape), shape, strict=True))
+    head = np.where(r < 0.75, np.random.default_rng(0).normal(35, 4, shape), np.where(r < 1, 900, -1000))
+    write_volume(tmp_path / "a.nii.gz", head.astype(np.int16), np.diag([4.0, 4.0, 6.0, 1.0]))
     code = f"""
 import sys
-sys.modules.update(dict.fromkeys({absent!r}))
+sys.modules.update(dict.fromkeys({ABSENT!r}))
+from replica_detection.segmentation import make_segmenter
+from replica_detection.volume import read_volume
+make_segmenter({name!r}).segment(read_volume({str(tmp_path / "a.nii.gz")!r}))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_nothing_is_needed_that_slicer_does_not_bundle(collection, tmp_path):
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys({ABSENT!r}))
 from ReplicaDetectionLib.FolderSource import FolderSource
 source = FolderSource({str(collection.result)!r}, ratings={str(tmp_path / "r.sqlite")!r})
 assert source.status().problem == "" and source.worklist().total == 5 and source.histograms()
