@@ -39,8 +39,8 @@ def main() -> None:
     parser.add_argument("demo", type=Path, help="the output folder of `replica-detection demo`")
     parser.add_argument("output", type=Path)
     arguments = parser.parse_args()
-    vessels, heads = (FolderSource(arguments.demo / name / "result") for name in ("tof_mra", "head_ct"))
-    truth = {name: _truth(arguments.demo / name / "data") for name in ("tof_mra", "head_ct")}
+    vessels = FolderSource(arguments.demo / "tof_mra" / "result")
+    truth = _truth(arguments.demo / "tof_mra" / "data")
     with tempfile.TemporaryDirectory() as folder:
         app = BenchApplication(Path(folder))
         layouts = LayoutManager(app, SIZE)
@@ -50,19 +50,12 @@ def main() -> None:
             _save(arguments.output / f"slicer_{name}.jpg", picture, captions or [])
 
         logic.layout.set("rows")
-        logic.showPair(vessels.pair(truth["tof_mra"]["elastic"]))
+        logic.showPair(vessels.pair(truth["elastic"]))
         logic.surfaces.jumpToLargest()
         rows = [(8, 8, "synthetic"), (8, SIZE[1] // 2 + 8, "nearest training scan")]
         save("rows", layouts.picture(), rows)
 
-        logic.layout.set("overlay")
-        logic.showPair(heads.pair(truth["head_ct"]["anatomy"]))
-        logic.composition.setMode("difference")
-        save("difference", layouts.picture(), [(8, 8, "synthetic minus training")])
-
-        logic.composition.setMode("fade")
-        logic.layout.set("rows")
-        pair = _mirrored(vessels.pair(truth["tof_mra"]["noise"]))
+        pair = _mirrored(vessels.pair(truth["noise"]))
         logic.showPair(pair)
         logic.placement.setMode("compared")
         logic.surfaces.fitRange()
