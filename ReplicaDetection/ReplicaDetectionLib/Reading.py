@@ -41,7 +41,7 @@ class Reading:
         self._drafts: dict[Key, Draft] = {}
         self._stored: dict[Key, Rating] = {}
         self._seconds: dict[Key, float] = {}
-        self._ids: dict[Key, str] = {}
+        self._tried: dict[Key, tuple[Draft, str]] = {}
         self._undo: list[Draft] = []
         self._saved: list[Rating] = []
         self._since: float | None = None
@@ -125,9 +125,13 @@ class Reading:
         return None
 
     def rating(self, reader: str, blinded: bool) -> Rating:
-        """The draft as it is to be stored. A second try has the same id, so that it counts once."""
+        """The draft as it is to be stored. A second try has the same id, so that it counts once; another draft has
+        another, for the first try may have been stored although its answer was lost."""
+        tried = self._tried.get(self._key)
+        if tried is None or tried[0] != self.draft:
+            tried = self._tried[self._key] = (self.draft, uuid.uuid4().hex)
         return Rating(
-            rating_id=self._ids.setdefault(self._key, uuid.uuid4().hex),
+            rating_id=tried[1],
             reader=reader,
             synthetic_id=self._key[0],
             training_id=self._key[1],
@@ -143,7 +147,7 @@ class Reading:
         key = (rating.synthetic_id, rating.training_id)
         self._saved.append(rating)
         self._stored[key] = rating
-        self._ids.pop(key, None)
+        self._tried.pop(key, None)
         if self._drafts.get(key) == Draft.of(rating):
             del self._drafts[key]
         if self._key == key:

@@ -61,11 +61,12 @@ class SurfacePanel(Panel):
         self.changed()
 
     def _send(self) -> None:
-        ui, hidden = self.ui, self.session.hidden
+        ui = self.ui
         self.surfaces.setVisible(ui.visibleBox.checked)
         self.surfaces.setOutlines(ui.outlinesBox.checked, ui.bothBox.checked)
-        self.surfaces.setHeat(ui.heatBox.checked and not hidden)
-        self.surfaces.setLegend(ui.legendBox.checked and not hidden)
+        # The legend goes with the colours.
+        self.surfaces.setHeat(ui.heatBox.checked and not self.session.hidden)
+        self.surfaces.setLegend(ui.legendBox.checked)
         ui.bothBox.setEnabled(ui.outlinesBox.checked)
         ui.legendBox.setEnabled(ui.heatBox.checked)
 

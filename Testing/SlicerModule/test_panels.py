@@ -367,6 +367,18 @@ def test_the_next_case_waits_in_memory(reading, source):
     source.hold.clear()
 
 
+def test_a_case_that_is_being_read_ahead_is_not_read_twice(opened, source):
+    source.seconds = 0.3
+    opened.worklist.ui.nextUnratedButton.click()
+    wait(shows(opened, "syn_0000"))
+    wait(lambda: ("syn_0001", "") in opened.session._loader._running)
+    opened.worklist.ui.nextButton.click()
+    wait(shows(opened, "syn_0001"))
+    time.sleep(0.4)
+    slicer.app.processEvents()
+    assert source.read.count(("syn_0001", "")) == 1
+
+
 def test_reading_a_case_shows_how_far_it_is_and_can_be_cancelled(opened, source):
     source.hold.set()
     opened.worklist.ui.nextUnratedButton.click()

@@ -323,6 +323,27 @@ def test_a_rating_that_was_not_stored_stays_and_counts_once(desk):
     assert [r.rating_id for r in source.stored] == [first]
 
 
+def test_a_changed_mind_after_a_lost_answer_is_stored(desk):
+    """The server had stored the first rating although the reader saw an error: the second one is no repetition."""
+    source = open_source(desk, MadeSource())
+    rate_first(desk, 3)
+    store = source.saveRating
+
+    def lose_the_answer(rating):
+        store(rating)
+        raise ReplicaDetectionError("no answer in time")
+
+    source.saveRating = lose_the_answer
+    desk.session.save()
+    desk.transport.finish()
+    source.saveRating = store
+    desk.session.rate(4)
+    desk.session.save()
+    desk.transport.finish()
+    assert [r.rating for r in source.stored] == [3, 4]
+    assert not desk.session.reading.dirty
+
+
 def test_saving_twice_at_once_skips_no_case(desk):
     open_source(desk, MadeSource())
     rate_first(desk)
@@ -337,8 +358,13 @@ def test_a_choice_made_while_the_last_one_is_being_stored_is_not_lost(desk):
     rate_first(desk, 3)
     desk.session.save()
     desk.session.rate(4)
+    desk.session.save()  # the first one is under way: this one would be taken for its repetition
     desk.transport.finish()
     assert desk.session.reading.dirty
+    assert desk.session.reading.draft.rating == 4
+    for step in (1, -1):
+        desk.session.step(step)
+        desk.transport.finish()
     assert desk.session.reading.draft.rating == 4
     desk.session.save()
     desk.transport.finish()
