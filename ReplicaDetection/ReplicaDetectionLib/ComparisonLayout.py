@@ -79,7 +79,7 @@ class ComparisonLayout:
         if plane not in PLANES:
             raise ValueError(f"unknown plane '{plane}'; known: {', '.join(PLANES)}")
         node = self.sliceNode(OVERLAY, LARGE)
-        if node is not None:
+        if node is not None and node.GetOrientation() != plane:
             node.SetOrientation(plane)
 
     def setLabels(self, first: str, second: str) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from replica_detection.cohort import Case, Cohort
 from replica_detection.errors import ConfigurationError, InputError, ReplicaDetectionError
+from replica_detection.profiles import Preparation
 from replica_detection.progress import Progress, silent
 from replica_detection.ratings import Rating
 from replica_detection.result_views import comparison_of, histograms_of, worklist_item
@@ -58,8 +59,9 @@ class FolderSource(Source):
     def status(self) -> Status:
         """A problem names what the result refers to and is gone; the list and the ratings work all the same."""
         run, profile = self.result.run, self.result.run.profile
-        problem = ""
+        problem, preparation = "", None
         try:
+            preparation = self._preparation
             _ = self._training, self._synthetic
         except ReplicaDetectionError as error:
             problem = str(error)
@@ -76,6 +78,7 @@ class FolderSource(Source):
             run.null.size,
             run.alpha,
             run.k,
+            preparation=preparation,
         )
         scored = sum(math.isfinite(row.score) for row in self.result.summary)
         return Status(
@@ -223,11 +226,14 @@ class FolderSource(Source):
         return data
 
     @cached_property
+    def _preparation(self) -> Preparation:
+        return Preparation.from_json(self._index["preparation"])
+
+    @cached_property
     def _grid(self) -> CommonGrid:
-        from replica_detection.profiles import Preparation
         from ReplicaDetectionLib.PairMaking import CommonGrid
 
-        return CommonGrid.of(Preparation.from_json(self._index["preparation"]))
+        return CommonGrid.of(self._preparation)
 
     @cached_property
     def _training(self) -> dict[str, Case]:

@@ -157,7 +157,10 @@ class ServerSource(Source):
             index = self.client.status().index
             if index is None:
                 raise ReplicaDetectionError(f"{self.name}: the server has no training index yet")
-            self._grids[comparison.index_version] = CommonGrid.named(index.profile, index.grid, index.spacing_mm)
+            known = index.preparation
+            self._grids[comparison.index_version] = (
+                CommonGrid.named(index.profile, index.grid, index.spacing_mm) if known is None else CommonGrid.of(known)
+            )
         return self._grids[comparison.index_version]
 
     def _image(

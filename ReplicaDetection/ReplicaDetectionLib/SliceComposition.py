@@ -114,8 +114,10 @@ class SliceComposition:
 
     def setCheckerSize(self, mm: float) -> None:
         """Edge of a field of the checkerboard."""
-        self._checker = max(1.0, float(mm))
-        self._renewDerived("checkerboard")
+        mm = max(1.0, float(mm))
+        if mm != self._checker:
+            self._checker = mm
+            self._renewDerived("checkerboard")
 
     def setDifferenceRange(self, largest: float) -> None:
         """The difference (comparison's scale, up to 1) at which the diverging colours end."""

@@ -125,10 +125,15 @@ class Source(ABC):
 
 
 class PairCache:
-    """Pairs of a source, the last few kept; `get` from any thread."""
+    """Pairs of a source, the last few kept; `get` from any thread.
 
-    def __init__(self, source: Source, size: int = 3):
-        self.source, self.size = source, size
+    Args:
+        size: how many pairs are kept at most, and
+        limit: how many bytes of voxels; the pair that was read last is kept however large.
+    """
+
+    def __init__(self, source: Source, size: int = 3, limit: int = 2**30):
+        self.source, self.size, self.limit = source, size, limit
         self._pairs: OrderedDict[tuple[str, str], CasePair] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -147,9 +152,12 @@ class PairCache:
         with self._lock:
             self._pairs[syntheticId, trainingId] = found
             self._pairs.move_to_end((syntheticId, trainingId))
-            while len(self._pairs) > self.size:
+            while len(self._pairs) > self.size or (len(self._pairs) > 1 and self._bytes() > self.limit):
                 self._pairs.popitem(last=False)
         return found
+
+    def _bytes(self) -> int:
+        return sum(p.synthetic.array.nbytes + p.training.array.nbytes for p in self._pairs.values())
 
 
 class Steps:

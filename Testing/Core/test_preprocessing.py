@@ -1,5 +1,7 @@
 """Orientation, spacing, grid and intensity of prepared images."""
 
+import json
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from replica_detection.errors import ConfigurationError
 from replica_detection.grids import grid_affine, orientation_of
 from replica_detection.preprocessing import intensity_limits, plan, prepare
 from replica_detection.profiles import PROFILES, Intensity, Native, Preparation
+from replica_detection.schema import from_json, to_json
 from replica_detection.volume import Volume
 
 AFFINE = np.diag([1.0, 1.0, 1.2, 1.0])
@@ -209,6 +212,13 @@ def test_affine_leads_from_the_grid_back_to_the_file(generic, case):
     expected = ndimage.map_coordinates(read, there, order=1, mode="nearest")
     error = np.abs(np.clip((expected - low) / (high - low), 0, 1).reshape(generic.grid) - prepared.image)
     assert error[1:-1, 1:-1, 1:-1].max() < 0.02
+
+
+@pytest.mark.parametrize("profile", list(PROFILES))
+def test_a_preparation_travels_to_a_client(profile: str):
+    shape = (20, 24) if PROFILES[profile].dimensions == 2 else (20, 24, 16)
+    made = plan(PROFILES[profile], [of(volume(i, shape)) for i in range(3)])
+    assert from_json(Preparation, json.loads(json.dumps(to_json(made), allow_nan=False))) == made
 
 
 @st.composite

@@ -116,6 +116,13 @@ def test_server_and_folder_show_the_same(source, collection):
     assert set(named) == {h.measure for h in folder.histograms()}
 
 
+def test_the_server_says_how_images_were_put_on_the_grid(source, collection):
+    told = source.status().index.preparation
+    if told is None:
+        pytest.skip("a server that does not say; its images are put by the grid alone")
+    assert told == FolderSource(collection.result).status().index.preparation
+
+
 def test_an_image_of_ones_own_is_compared_and_shown(source, collection, logic):
     image = collection.folder("validation") / "val_3.nii.gz"
     mask = collection.folder("validation_masks") / "val_3.nii.gz"

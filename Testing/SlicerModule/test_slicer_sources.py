@@ -65,6 +65,7 @@ def test_status_tells_what_was_compared(source):
     status = source.status()
     assert (status.studies, status.scored, status.training) == (5, 5, 7)
     assert status.problem == "" and status.authentication == "none"
+    assert status.index.preparation.native.axcodes == "RAS" and status.index.preparation.grid == status.index.grid
     assert status.index.grid == made_collection.SHAPE and "dice" in [m.name for m in status.index.measures]
     assert not source.remote and not source.comparesImages
     with pytest.raises(ReplicaDetectionError, match="connect to a server"):
@@ -313,6 +314,16 @@ def test_pairs_that_were_read_ahead_are_at_hand(source):
     # The one that was used longest ago went: get of 0 came first.
     assert cache.ready("synthetic_0") is None and cache.ready("synthetic_1") is pairs[1]
     assert cache.ready("synthetic_1", "train_0") is None
+
+
+def test_large_pairs_are_not_hoarded(source):
+    bytes_each = source.pair("synthetic_0").synthetic.array.nbytes * 2
+    cache = PairCache(source, size=10, limit=2 * bytes_each)
+    for n in (0, 1, 2):
+        cache.get(f"synthetic_{n}")
+    assert cache.ready("synthetic_0") is None and cache.ready("synthetic_1") is not None
+    tiny = PairCache(source, size=10, limit=1)
+    assert tiny.get("synthetic_0") is tiny.ready("synthetic_0")
 
 
 def test_2d_collections_have_pairs_without_surfaces(tmp_path):

@@ -290,3 +290,13 @@ def test_a_pair_without_surfaces_says_why_and_every_button_is_harmless(logic, fl
     display.setOverlaySurface(SECOND)
     assert display.statistics() == [] and display.peaks() == []
     assert display.jumpToLargest() is None and display.jumpToNext() is None
+
+
+def test_turning_one_3d_view_turns_the_other(logic, layouts):
+    logic.showPair(made_pairs.pair())
+    first, second = (logic.layout.cameraNode(row) for row in ROWS)
+    first.SetInteractionFlags(first.CameraInteractionFlag)
+    first.SetInteracting(True)
+    first.SetPosition(0.0, -300.0, 20.0)
+    first.SetInteracting(False)
+    np.testing.assert_allclose(second.GetPosition(), (0.0, -300.0, 20.0), atol=1e-6)
