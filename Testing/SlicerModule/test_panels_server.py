@@ -39,7 +39,7 @@ def test_nobody_at_the_address(panels):
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     connect(panels, f"http://127.0.0.1:{port}")
-    wait(idle(panels), 60)
+    wait(idle(panels), 180)
     assert f"127.0.0.1:{port}" in message(panels)
     assert panels.session.source is None
     assert panels.source.ui.statusLabel.text == "Not connected"
@@ -80,7 +80,7 @@ def test_another_web_server(panels):
         thread = threading.Thread(target=other.serve_forever, daemon=True)
         thread.start()
         connect(panels, f"http://127.0.0.1:{other.server_port}")
-        wait(idle(panels), 60)
+        wait(idle(panels), 180)
         other.shutdown()
         thread.join()
     assert message(panels)
@@ -89,14 +89,14 @@ def test_another_web_server(panels):
 
 def test_an_address_that_is_none(panels):
     connect(panels, "http://127.0.0.1:not-a-port")
-    wait(idle(panels), 60)
+    wait(idle(panels), 180)
     assert "not-a-port" in message(panels)
     assert panels.session.source is None
 
 
 def test_a_key_is_not_sent_in_the_clear_to_another_computer(panels):
     connect(panels, "http://hospital.invalid:8000", "secret-key-0123456789")
-    wait(idle(panels), 60)
+    wait(idle(panels), 180)
     assert message(panels)
     assert "secret-key" not in message(panels)
     assert panels.session.source is None
@@ -139,31 +139,31 @@ def test_a_reading_on_a_real_server_until_it_is_gone(panels, collection, tmp_pat
         direct = ServerSource(server.url, KEY)
         assert direct.client.wait(direct.client.start_scoring().id).state == "done"
         connect(panels, server.url, "a-wrong-key-0123456789abcdef")
-        wait(idle(panels), 60)
+        wait(idle(panels), 180)
         assert panels.session.source is None
         assert "key" in message(panels).lower()
         connect(panels, server.url, KEY)
-        wait(lambda: panels.session.list is not None and panels.session.list.items and idle(panels)(), 60)
+        wait(lambda: panels.session.list is not None and panels.session.list.items and idle(panels)(), 180)
         assert panels.rating.ui.readerEdit.text == "anna"
         assert not panels.rating.ui.readerEdit.enabled
         panels.worklist.ui.nextUnratedButton.click()
-        wait(lambda: panels.session.pair is not None and idle(panels)(), 120)
+        wait(lambda: panels.session.pair is not None and idle(panels)(), 240)
         first = panels.session.pair.synthetic.id
         assert first == "synthetic_0", "the copy comes first"
         assert panels.session.pair.training.id == "train_2"
         panels.rating.ui.rating4Button.click()
         panels.rating.ui.saveNextButton.click()
-        wait(lambda: panels.session.pair is not None and panels.session.pair.synthetic.id != first, 120)
+        wait(lambda: panels.session.pair is not None and panels.session.pair.synthetic.id != first, 240)
         stored = direct.ratings("anna")
         assert [(r.synthetic_id, r.training_id, r.rating) for r in stored] == [(first, "train_2", 4)]
         assert stored[0].seconds > 0
-        wait(idle(panels), 60)
+        wait(idle(panels), 180)
     panels.session.poll()
-    wait(lambda: not panels.session.reachable, 120)
+    wait(lambda: not panels.session.reachable, 240)
     assert "does not answer" in panels.source.ui.statusLabel.text
     panels.rating.ui.rating1Button.click()
     panels.rating.ui.saveButton.click()
-    wait(idle(panels), 120)
+    wait(idle(panels), 240)
     assert message(panels)
     assert panels.rating.ui.rating1Button.checked, "the rating is kept for another try"
     assert panels.rating.ui.saveButton.enabled
