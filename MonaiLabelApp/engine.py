@@ -166,6 +166,7 @@ class Engine:
             self.configuration.alpha,
             self.configuration.k,
             None if index.segmenter_settings is None else str(index.segmenter_settings["name"]),
+            index.preparation,
         )
 
     # ---------------------------------------------------------------------------------------------------- comparing

@@ -12,8 +12,9 @@ from replica_detection.atomic import atomic_write
 from replica_detection.cohort import Case
 from replica_detection.errors import InputError
 from replica_detection.index_writing import input_files
-from replica_detection.results import CaseSummary, DetectionResult, Match
-from replica_detection.schema import Comparison, Histogram, MeasureResult, NeighborItem, number
+from replica_detection.result_views import comparison_of, histograms_of
+from replica_detection.results import CaseSummary, DetectionResult
+from replica_detection.schema import Comparison, Histogram
 from replica_detection_server.cohorts import Files, state_of
 
 _FILES = "files.json"
@@ -48,18 +49,6 @@ class Scored:
     def rows(self) -> dict[str, CaseSummary]:
         return {row.synthetic_id: row for row in self.result.summary}
 
-    @cached_property
-    def matches(self) -> dict[str, list[Match]]:
-        found: dict[str, list[Match]] = {}
-        for match in self.result.matches:
-            found.setdefault(match.synthetic_id, []).append(match)
-        return found
-
-    @cached_property
-    def positions(self) -> dict[str, int]:
-        """Row of each case in the table of neighbours."""
-        return {id: i for i, id in enumerate(self.result.neighbors.synthetic_ids)}
-
     def is_current(self, case: Case, index_version: str) -> bool:
         """Whether the case was scored as it is now, against this index."""
         known = self.states.get(case.id)
@@ -67,73 +56,8 @@ class Scored:
 
     def comparison(self, synthetic_id: str, k: int) -> Comparison:
         """A case of the result with its k nearest training cases under each measure (fewer where fewer are kept)."""
-        row, run, near = self.rows[synthetic_id], self.result.run, self.result.neighbors
-        at = self.positions[synthetic_id]
-        alignment = self.result.alignment(synthetic_id, row.nearest_training_id)
-
-        def neighbors(match: Match) -> tuple[NeighborItem, ...]:
-            similarity = run.definitions[match.measure].sense == "similarity"
-            found = zip(near.training[match.measure][at, :k], near.distance[match.measure][at, :k], strict=True)
-            return tuple(
-                NeighborItem(
-                    rank, near.training_ids[n], number(1 - float(d) if similarity else float(d)), number(float(d))
-                )
-                for rank, (n, d) in enumerate(found, 1)
-                if n >= 0
-            )
-
-        return Comparison(
-            synthetic_id,
-            row.verdict,
-            number(row.score),
-            row.nearest_training_id,
-            row.levels_flagged,
-            row.levels_differ,
-            tuple(_measure_result(m, neighbors(m)) for m in self.matches[synthetic_id]),
-            self.index_version,
-            run.warnings,
-            alignment,
-            "" if alignment is None else alignment.words,
-        )
+        return comparison_of(self.result, synthetic_id, k, self.index_version)
 
     def histograms(self) -> list[Histogram]:
         """One for each measure, by distance ratio, and one named "" for the overall evidence."""
-        run, ids = self.result.run, tuple(row.synthetic_id for row in self.result.summary)
-        ratios: dict[str, dict[str, float]] = {}
-        for match in self.result.matches:
-            ratios.setdefault(match.measure, {})[match.synthetic_id] = match.ratio
-        overall = Histogram(
-            "", ids, _numbers(run.evidence), _numbers(run.null.evidence), number(run.evidence_threshold)
-        )
-        return [
-            overall,
-            *(
-                Histogram(
-                    m.name,
-                    ids,
-                    _numbers(ratios.get(m.name, {}).get(id) for id in ids),
-                    _numbers(run.null.ratios.get(m.name, ())),
-                    number(m.threshold),
-                )
-                for m in run.measures
-            ),
-        ]
-
-
-def _measure_result(match: Match, neighbors: tuple[NeighborItem, ...]) -> MeasureResult:
-    return MeasureResult(
-        match.measure,
-        match.level,
-        match.nearest_training_id,
-        number(match.value),
-        number(match.distance),
-        number(match.ratio),
-        number(match.p_value),
-        number(match.q_value),
-        match.verdict,
-        neighbors,
-    )
-
-
-def _numbers(values) -> tuple[float | None, ...]:
-    return tuple(number(v) for v in values)
+        return histograms_of(self.result)

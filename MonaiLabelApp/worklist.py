@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from replica_detection.ratings import Rating
+from replica_detection.result_views import worklist_item
 from replica_detection.results import VERDICTS, CaseSummary
-from replica_detection.schema import WorklistItem, number
+from replica_detection.schema import WorklistItem
 
 Sort = Literal["score", "synthetic_id", "verdict", "rating"]
 Rated = Literal["any", "yes", "no"]
@@ -87,14 +88,4 @@ def next_item(found: Iterable[WorklistItem], after: str = "") -> WorklistItem | 
 def _item(id: str, row: CaseSummary | None, rating: int | None, readers: int) -> WorklistItem:
     if row is None:
         return WorklistItem(id, rating=rating, readers=readers)
-    return WorklistItem(
-        id,
-        row.verdict,
-        number(row.score),
-        row.nearest_training_id,
-        row.levels_flagged,
-        row.measures_agreeing,
-        row.levels_differ,
-        rating,
-        readers,
-    )
+    return replace(worklist_item(row), rating=rating, readers=readers)

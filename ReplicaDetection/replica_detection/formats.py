@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from replica_detection.errors import InputError
+from replica_detection.nifti import COLOUR, NiftiHeader, read_header
 
 # A corrupt header can announce any size; no scan has 2^31 voxels, and nothing is allocated before this is checked.
 VOXEL_LIMIT = 2**31
@@ -43,22 +44,22 @@ def read_nifti(path: Path) -> Decoded:
 
     A file with neither (both codes 0) keeps its voxel sizes, its array axes are taken as RAS, and it is not trusted.
     """
-    import nibabel as nib
-
-    data, raw = _nifti_bytes(path)
-    image = (nib.Nifti2Image if raw["sizeof_hdr"] == 540 else nib.Nifti1Image).from_bytes(data)
-    shape = squeezed_shape(path, image.shape)
-    sizes = np.asarray(raw["pixdim"][1:4], np.float64)
-    sizes[len(image.shape) :] = 1
-    trusted = bool(raw["sform_code"] > 0 or raw["qform_code"] > 0)
-    if raw["sform_code"] > 0:
-        affine = np.asarray(raw.get_sform(), np.float64)
+    data, header = _nifti_bytes(path)
+    assert header.dtype is not None
+    shape = squeezed_shape(path, header.shape)
+    sizes = np.where(np.arange(3) < len(header.shape), header.spacing, 1.0)
+    trusted = header.sform_code > 0 or header.qform_code > 0
+    if header.sform_code > 0:
+        affine = header.sform
     else:
         require_spacing(path, sizes)
-        affine = np.asarray(raw.get_qform(), np.float64) if trusted else np.diag([*sizes, 1.0])
-    unit = _nifti_unit(raw)
+        affine = header.qform if trusted else np.diag([*sizes, 1.0])
+    unit = header.unit
     notes = () if unit == 1 else (f"its lengths were converted to mm by a factor of {unit:g}",)
-    array = image.get_fdata(dtype=np.float32, caching="unchanged").reshape(shape)
+    stored = np.frombuffer(data, header.dtype, math.prod(shape), header.offset)
+    slope, intercept = header.scaling
+    values = stored if (slope, intercept) == (1, 0) else stored.astype(np.float64) * slope + intercept
+    array = values.astype(np.float32).reshape(shape, order="F")
     return Decoded(array, np.diag([unit, unit, unit, 1.0]) @ affine, trusted, notes)
 
 
@@ -219,10 +220,10 @@ def looks_like(head: bytes) -> str:
     return f", it looks like {kind}" if kind else ""
 
 
-def _nifti_bytes(path: Path) -> tuple[bytes, Any]:
+def _nifti_bytes(path: Path) -> tuple[bytes, NiftiHeader]:
     """The uncompressed file up to its last voxel, and its header as written.
 
-    Reading to the end of a gzip stream checks its checksum, which nibabel's own reading leaves out.
+    Reading to the end of a gzip stream checks its checksum.
     """
     packed = path.name.lower().endswith(".gz")
     with path.open("rb") as file:
@@ -233,16 +234,16 @@ def _nifti_bytes(path: Path) -> tuple[bytes, Any]:
         )
     with gzip.open(path) if packed else path.open("rb") as file:
         start = file.read(540)
-        header = _nifti_header(path, start)
+        header = read_header(start)
+        if header is None:
+            raise InputError(path, f"has no NIfTI header{looks_like(start)}", _RENAME)
         dtype = _nifti_dtype(path, header)
-        if dtype.fields is not None:
-            raise InputError(path, "has colour voxels (RGB)", "Give one grey value per voxel")
-        if dtype.kind == "c":
-            raise InputError(path, "has complex voxels", "Give the magnitude image")
-        if np.isinf(header["scl_slope"]):
-            raise InputError(path, "states an infinite intensity scale (scl_slope)", DAMAGED)
-        shape = squeezed_shape(path, header.get_data_shape())
-        length = int(header["vox_offset"]) + math.prod(shape) * dtype.itemsize
+        if not header.shape or header.offset < 0:
+            raise InputError(path, "states an impossible number of axes or place of its voxels", DAMAGED)
+        if np.isinf(header.slope) or not np.isfinite(header.scaling).all():
+            raise InputError(path, "states an infinite intensity scale (scl_slope, scl_inter)", DAMAGED)
+        shape = squeezed_shape(path, header.shape)
+        length = header.offset + math.prod(shape) * dtype.itemsize
         room = path.stat().st_size * (_DEFLATE_RATIO if packed else 1)
         data = start + (file.read(length - len(start)) if length <= room else b"")
         if len(data) < length:
@@ -253,32 +254,14 @@ def _nifti_bytes(path: Path) -> tuple[bytes, Any]:
     return data, header
 
 
-def _nifti_header(path: Path, start: bytes) -> Any:
-    import nibabel as nib
-
-    kinds = {348: (nib.Nifti1Header, start[344:348] == b"n+1\0"), 540: (nib.Nifti2Header, start[4:8] == b"n+2\0")}
-    for order in ("little", "big"):
-        kind, magic = kinds.get(int.from_bytes(start[:4], order), (None, False))
-        if kind is not None and magic and len(start) >= kind.sizeof_hdr:
-            return kind(start[: kind.sizeof_hdr], check=False)
-    raise InputError(path, f"has no NIfTI header{looks_like(start)}", _RENAME)
-
-
-def _nifti_dtype(path: Path, header: Any) -> np.dtype:
-    from nibabel.spatialimages import HeaderDataError
-
-    try:
-        return header.get_data_dtype()
-    except (KeyError, HeaderDataError) as error:
-        raise InputError(path, f"has voxels of an unknown type (datatype {header['datatype']})", DAMAGED) from error
-
-
-def _nifti_unit(header: Any) -> float:
-    """Millimetres per unit of length; an unknown code counts as mm."""
-    try:
-        return {"meter": 1000.0, "micron": 0.001}.get(header.get_xyzt_units()[0], 1.0)
-    except KeyError:
-        return 1.0
+def _nifti_dtype(path: Path, header: NiftiHeader) -> np.dtype:
+    if header.datatype in COLOUR:
+        raise InputError(path, "has colour voxels (RGB)", "Give one grey value per voxel")
+    if header.dtype is None:
+        raise InputError(path, f"has voxels of an unknown type (datatype {header.datatype})", DAMAGED)
+    if header.dtype.kind == "c":
+        raise InputError(path, "has complex voxels", "Give the magnitude image")
+    return header.dtype
 
 
 def _itk_affine(direction: Sequence[float], spacing: Sequence[float], origin: Sequence[float]) -> np.ndarray:

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from replica_detection.errors import ConfigurationError
+from replica_detection.grids import SAME_SPACING, orientation_of
 from replica_detection.profiles import Intensity, Native, Preparation, Profile
 from replica_detection.volume import Volume
 
-# Spacings that differ by less count as equal: resampling would only blur.
-SAME_SPACING = 0.02
 # A field of view off by more than this factor says that the file's spacing was made up.
 IMPLAUSIBLE_EXTENT = 2.0
 # Percentiles that span less than this share of an image's range would clip what a mostly empty image shows.
@@ -103,7 +102,7 @@ def prepare(
     """
     if volume.array.ndim != preparation.dimensions:
         raise ConfigurationError(f"a {volume.array.ndim}D image where the training cohort is {preparation.dimensions}D")
-    affine, note = _believable_affine(volume, preparation.native)
+    affine, note = believable_affine(volume, preparation.native)
     low, high = intensity_limits(volume.array, preparation.intensity)
     image, grid_affine = _on_grid(volume.array, affine, preparation, labels=False)
     scaled = np.clip((image - np.float32(low)) / np.float32(high - low), 0, 1)
@@ -157,11 +156,7 @@ def _native(volumes: Sequence[_Glimpse]) -> Native:
 
 def _ras_order(affine: np.ndarray, dimensions: int) -> np.ndarray:
     """Which array axis runs along R, A, S; a 2D image keeps its own two axes."""
-    import nibabel as nib
-
-    if dimensions == 2:
-        return np.arange(2)
-    return np.argsort(nib.orientations.io_orientation(affine)[:, 0])
+    return np.arange(2) if dimensions == 2 else np.argsort(orientation_of(affine)[:, 0])
 
 
 def _spacing(profile: Profile, native: Native) -> tuple[float, ...]:
@@ -188,10 +183,8 @@ def _intensity(levels: Sequence[dict[float, float]]) -> Intensity:
     return Intensity(percentiles=(low, high))
 
 
-def _believable_affine(volume: Volume, native: Native) -> tuple[np.ndarray, tuple[str, ...]]:
+def believable_affine(volume: Volume, native: Native) -> tuple[np.ndarray, tuple[str, ...]]:
     """The volume's affine, or that of the training cohort's typical field of view where the volume's own cannot be."""
-    import nibabel as nib
-
     shape, dimensions = np.array(volume.array.shape), volume.array.ndim
     if volume.trusted:
         factor = (shape * np.array(volume.spacing))[_ras_order(volume.affine, dimensions)] / np.array(native.extent)
@@ -201,12 +194,11 @@ def _believable_affine(volume: Volume, native: Native) -> tuple[np.ndarray, tupl
     else:
         reason = "it states no geometry"
     # Generators store arrays in the order in which they read them: the training cohort's.
-    orientation = nib.orientations.axcodes2ornt(tuple(native.axcodes if dimensions == 3 else "RAS"))
-    axis = orientation[:dimensions, 0].astype(int)
     affine = np.eye(4)
     affine[:dimensions, :dimensions] = 0
-    for i in range(dimensions):
-        affine[axis[i], i] = orientation[i, 1] * native.extent[axis[i]] / shape[i]
+    for i, code in enumerate((native.axcodes if dimensions == 3 else "RAS")[:dimensions]):
+        axis = "RLAPSI".index(code) // 2
+        affine[axis, i] = (1 if code in "RAS" else -1) * native.extent[axis] / shape[i]
     note = f"{reason}: taken to show the same field of view as the training images"
     # A 2D image keeps its own axes, so only its pixel size can differ.
     a, b = (np.abs(m) if dimensions == 2 else m for m in (affine, volume.affine))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from replica_detection.alignment import Alignment
+from replica_detection.profiles import Preparation
 
 API_VERSION = 1
 T = TypeVar("T")
@@ -33,7 +34,11 @@ class MeasureDescription:
 
 @dataclass(frozen=True)
 class IndexDescription:
-    """The training cohort that cases are compared with; `version` changes whenever a distance could."""
+    """The training cohort that cases are compared with; `version` changes whenever a distance could.
+
+    `preparation` says how an image is brought onto the grid, so that a client can put two images where they were
+    compared; None from a server that does not say.
+    """
 
     version: str
     cases: int
@@ -46,6 +51,7 @@ class IndexDescription:
     alpha: float
     k: int
     segmenter: str | None = None
+    preparation: Preparation | None = None
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,21 @@
 """Orientation, spacing, grid and intensity of prepared images."""
 
+import json
+
 import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from Core.made_up import volume
 from replica_detection.errors import ConfigurationError
+from replica_detection.grids import grid_affine, orientation_of
 from replica_detection.preprocessing import intensity_limits, plan, prepare
-from replica_detection.profiles import PROFILES, Intensity, Preparation
+from replica_detection.profiles import PROFILES, Intensity, Native, Preparation
+from replica_detection.schema import from_json, to_json
 from replica_detection.volume import Volume
 
 AFFINE = np.diag([1.0, 1.0, 1.2, 1.0])
@@ -207,3 +212,36 @@ def test_affine_leads_from_the_grid_back_to_the_file(generic, case):
     expected = ndimage.map_coordinates(read, there, order=1, mode="nearest")
     error = np.abs(np.clip((expected - low) / (high - low), 0, 1).reshape(generic.grid) - prepared.image)
     assert error[1:-1, 1:-1, 1:-1].max() < 0.02
+
+
+@pytest.mark.parametrize("profile", list(PROFILES))
+def test_a_preparation_travels_to_a_client(profile: str):
+    shape = (20, 24) if PROFILES[profile].dimensions == 2 else (20, 24, 16)
+    made = plan(PROFILES[profile], [of(volume(i, shape)) for i in range(3)])
+    assert from_json(Preparation, json.loads(json.dumps(to_json(made), allow_nan=False))) == made
+
+
+@st.composite
+def geometries(draw: st.DrawFn) -> tuple[tuple[int, ...], np.ndarray]:
+    """Shapes and affines of any orientation and spacing, oblique ones too."""
+    turn = Rotation.from_euler("xyz", [draw(st.floats(-0.6, 0.6)) for _ in range(3)]).as_matrix()
+    turn = turn[:, draw(st.permutations(range(3)))] * draw(st.tuples(*[st.sampled_from([-1, 1])] * 3))
+    affine = np.eye(4)
+    affine[:3, :3] = turn * draw(st.tuples(*[st.floats(0.7, 3)] * 3))
+    affine[:3, 3] = draw(st.tuples(*[st.floats(-90, 90)] * 3))
+    return draw(st.tuples(*[st.integers(5, 16)] * 3)), affine
+
+
+@settings(max_examples=60, deadline=None)
+@given(geometries(), st.tuples(*[st.integers(5, 16)] * 3), st.tuples(*[st.floats(0.8, 3)] * 3), st.booleans())
+def test_the_place_of_the_grid_is_known_without_preparing(geometry, grid, spacing, same_spacing: bool):
+    shape, affine = geometry
+    if same_spacing:
+        order = np.argsort(orientation_of(affine)[:, 0])
+        spacing = tuple(np.linalg.norm(affine[:3, :3], axis=0)[order])
+    native = Native((10, 10, 10), (1.0, 1.0, 1.0), (10.0, 10.0, 10.0), "RAS")
+    preparation = Preparation("generic", 3, spacing, grid, Intensity(percentiles=(0, 100)), native)
+    array = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    prepared = prepare(Volume(array, affine, True), preparation)
+    np.testing.assert_allclose(grid_affine(shape, affine, grid, spacing), prepared.affine, atol=1e-4)
+    np.testing.assert_array_equal(orientation_of(affine), nib.orientations.io_orientation(affine))

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from replica_detection.errors import ConfigurationError
+from replica_detection.grids import orientation_of
 from replica_detection.volume import Volume
 
 S = TypeVar("S", bound=Callable[..., Any])
@@ -131,9 +132,7 @@ class WorkingGrid:
 
         A volume whose geometry cannot be trusted is taken as it is stored, its last axis as the slices.
         """
-        import nibabel as nib
-
-        turn = nib.orientations.io_orientation(volume.affine) if volume.trusted else np.array([[0, 1], [1, 1], [2, 1]])
+        turn = orientation_of(volume.affine) if volume.trusted else np.array([[0, 1], [1, 1], [2, 1]])
         order = tuple(int(np.flatnonzero(turn[:, 0] == axis)[0]) for axis in range(3))
         spacing = volume.spacing[list(order)]
         factors = tuple(max(1, int(voxel_mm / s + 0.5)) for s in spacing)

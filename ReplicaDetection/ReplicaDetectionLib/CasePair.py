@@ -1,0 +1,66 @@
+"""CasePair: a synthetic image and one training image, as plain arrays that a thread may read and hand over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from replica_detection.alignment import Alignment
+from replica_detection.mesh import Mesh
+from replica_detection.schema import Comparison
+
+
+@dataclass(frozen=True)
+class CaseImage:
+    """One image as its own file states it.
+
+    `array` is (X, Y, Z), a 2D image with Z = 1, any real dtype; `affine` (4, 4) takes a voxel to mm RAS+. `limits` are
+    the two intensities that the comparison maps to 0 and 1.
+    """
+
+    id: str
+    array: np.ndarray
+    affine: np.ndarray
+    limits: tuple[float, float]
+
+    @property
+    def flat(self) -> bool:
+        """Whether it is a 2D image."""
+        return self.array.shape[2] == 1
+
+
+@dataclass(frozen=True)
+class PairSurfaces:
+    """Both surfaces, each in mm RAS+ of its own image's file, and at each vertex the distance in mm to the other one.
+
+    `compared` are the distances (of the synthetic, of the training surface) for the images as they were compared
+    (`CasePair.placement`), `aligned` those with the training image moved by the alignment; None without one.
+    """
+
+    synthetic: Mesh
+    training: Mesh
+    compared: tuple[np.ndarray, np.ndarray]
+    aligned: tuple[np.ndarray, np.ndarray] | None = None
+
+
+@dataclass(frozen=True)
+class CasePair:
+    """What is shown of a case: its comparison and both images.
+
+    `placement` (4, 4) takes a point of the training file to the point of the synthetic file that it was compared with
+    (RAS mm): the identity where both files share their geometry. `surfaces` is None where there are none, and
+    `surfaces_problem` says why. `alignment` is the transform that was found, if one was looked for.
+    """
+
+    comparison: Comparison
+    synthetic: CaseImage
+    training: CaseImage
+    placement: np.ndarray = field(default_factory=lambda: np.eye(4))
+    surfaces: PairSurfaces | None = None
+    surfaces_problem: str = ""
+    alignment: Alignment | None = None
+
+    @property
+    def flat(self) -> bool:
+        return self.synthetic.flat

@@ -1,0 +1,262 @@
+"""FolderSource: a finished result folder on disk, read without a server and without torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from replica_detection.cohort import Case, Cohort
+from replica_detection.errors import ConfigurationError, InputError, ReplicaDetectionError
+from replica_detection.profiles import Preparation
+from replica_detection.progress import Progress, silent
+from replica_detection.ratings import Rating
+from replica_detection.result_views import comparison_of, histograms_of, worklist_item
+from replica_detection.results import DetectionResult
+from replica_detection.schema import (
+    API_VERSION,
+    AgreementReport,
+    Comparison,
+    Histogram,
+    IndexDescription,
+    MeasureDescription,
+    RatingReceipt,
+    Status,
+    Worklist,
+    WorklistItem,
+    number,
+)
+from replica_detection.version import __version__
+from ReplicaDetectionLib.CasePair import CasePair
+from ReplicaDetectionLib.Sources import Cancelled, Source, Steps, listed, never, nextOf, withRatings
+
+if TYPE_CHECKING:
+    from replica_detection.segmentation import Segmenter
+    from ReplicaDetectionLib.PairMaking import CommonGrid, ReadImage
+
+RATINGS = "ratings.sqlite"
+_MOVED = "Put it back, or run `replica-detection detect` again where the images are now"
+
+
+class FolderSource(Source):
+    """Args:
+        folder: what `replica-detection detect --output` wrote.
+        ratings: the file that ratings go to; None: `ratings.sqlite` in the folder. It is made with the first rating.
+
+    Raises:
+        InputError: the folder holds no finished result.
+    """
+
+    def __init__(self, folder: str | Path, ratings: str | Path | None = None):
+        self.folder = Path(folder)
+        self.name = str(folder)
+        self.result = DetectionResult.read(self.folder)
+        self.ratingsFile = self.folder / RATINGS if ratings is None else Path(ratings)
+
+    def status(self) -> Status:
+        """A problem names what the result refers to and is gone; the list and the ratings work all the same."""
+        run, profile = self.result.run, self.result.run.profile
+        problem, preparation = "", None
+        try:
+            preparation = self._preparation
+            _ = self._training, self._synthetic
+        except ReplicaDetectionError as error:
+            problem = str(error)
+        index = IndexDescription(
+            self.version,
+            run.training.cases,
+            str(profile.get("profile", "")),
+            tuple(profile.get("grid", ())),
+            tuple(profile.get("spacing", ())),
+            tuple(
+                MeasureDescription(m.name, m.level, m.sense, m.definition, number(m.threshold)) for m in run.measures
+            ),
+            run.null.kind,
+            run.null.size,
+            run.alpha,
+            run.k,
+            preparation=preparation,
+        )
+        scored = sum(math.isfinite(row.score) for row in self.result.summary)
+        return Status(
+            API_VERSION,
+            __version__,
+            len(self.result.summary),
+            scored,
+            run.training.cases,
+            "none",
+            "",
+            0,
+            index,
+            problem=problem,
+        )
+
+    @property
+    def version(self) -> str:
+        """What a rating notes as its index: the run that made the result."""
+        return self.result.run.created
+
+    def worklist(
+        self,
+        *,
+        offset: int = 0,
+        limit: int = 50,
+        sort: str = "score",
+        descending: bool = True,
+        verdicts: Sequence[str] = (),
+        rated: str = "any",
+        reader: str = "",
+        search: str = "",
+    ) -> Worklist:
+        found = listed(self._items(reader), sort, descending, verdicts, rated, reader, search)
+        return Worklist(len(found), offset, tuple(found[offset : offset + limit]), self.version)
+
+    def next(self, reader: str = "", after: str = "") -> WorklistItem | None:
+        return nextOf(listed(self._items(reader), "score", True, (), "any", reader, ""), reader, after)
+
+    def comparison(self, syntheticId: str, k: int = 10) -> Comparison:
+        try:
+            return comparison_of(self.result, syntheticId, k, self.version)
+        except KeyError:
+            raise InputError(self.folder, f"holds no case '{syntheticId}'", "Read the list again") from None
+
+    def pair(
+        self, syntheticId: str, trainingId: str = "", *, progress: Progress = silent, cancelled: Cancelled = never
+    ) -> CasePair:
+        from ReplicaDetectionLib.PairMaking import placementOf, surfacesOf
+
+        step = Steps(4, progress, cancelled)
+        comparison = self.comparison(syntheticId)
+        trainingId = trainingId or comparison.nearest_training_id
+        step("Reading the synthetic image")
+        synthetic, problem = self._read(self._case(self._synthetic, syntheticId))
+        step("Reading the training image")
+        training, other = self._read(self._case(self._training, trainingId))
+        step("Measuring surfaces")
+        alignment = comparison.alignment if trainingId == comparison.nearest_training_id else None
+        surfaces, missing = surfacesOf(synthetic, training, alignment)
+        step("Done")
+        return CasePair(
+            comparison,
+            synthetic.image,
+            training.image,
+            placementOf(synthetic, training),
+            surfaces,
+            problem or other or missing,
+            alignment,
+        )
+
+    def histograms(self) -> list[Histogram]:
+        return histograms_of(self.result)
+
+    def saveRating(self, rating: Rating) -> RatingReceipt:
+        from replica_detection.ratings import RatingStore
+
+        RatingStore(self.ratingsFile).add(rating)
+        stored = next(r for r in RatingStore(self.ratingsFile).all() if r.rating_id == rating.rating_id)
+        return RatingReceipt(stored.rating_id, stored.reader, stored.created)
+
+    def ratings(self, reader: str = "", syntheticId: str = "") -> list[Rating]:
+        from replica_detection.ratings import RatingStore
+
+        if not self.ratingsFile.exists():
+            return []
+        return [
+            r
+            for r in RatingStore(self.ratingsFile).latest()
+            if reader in ("", r.reader) and syntheticId in ("", r.synthetic_id)
+        ]
+
+    def agreement(self) -> AgreementReport:
+        from replica_detection.agreement import agreement_report
+
+        return agreement_report(self.ratings(), self.result)
+
+    # --------------------------------------------------------------------------------------------------------- inside
+
+    def _items(self, reader: str) -> list[WorklistItem]:
+        return withRatings([worklist_item(row) for row in self.result.summary], self.ratings(), reader)
+
+    def _case(self, cases: dict[str, Case], caseId: str) -> Case:
+        if caseId not in cases:
+            raise InputError(self.folder, f"names the case '{caseId}', whose file is gone", _MOVED)
+        return cases[caseId]
+
+    def _read(self, case: Case) -> tuple[ReadImage, str]:
+        """The image with its mask, made as the run made it where it is in no file; or without, and why."""
+        from ReplicaDetectionLib.PairMaking import readImage
+
+        try:
+            return readImage(case, self._grid, self._segmenter if case.mask is None else None), ""
+        except (ImportError, ConfigurationError) as error:
+            # The masks came from a network: Slicer has no torch. Or this version would make other masks.
+            problem = f"The masks of this result cannot be made here ({error}); give them as files, or use a server."
+            return readImage(case, self._grid), problem
+
+    @cached_property
+    def _segmenter(self) -> Segmenter | None:
+        """Makes masks as the run did. Raises ConfigurationError where this version would make others."""
+        from replica_detection.segmentation import make_segmenter
+
+        settings = self._index.get("segmenter")
+        if settings is None:
+            return None
+        chosen = {k: v for k, v in settings.items() if k not in ("name", "version")}
+        made = make_segmenter(settings["name"], **chosen)
+        if json.loads(json.dumps(made.settings())) != settings:
+            raise ConfigurationError(f"another version of segmenter '{made.name}' made them")
+        return made
+
+    @cached_property
+    def _index(self) -> dict:
+        """`index.json`: which files the training cases are, and the grid."""
+        from replica_detection.index_writing import SCHEMA_VERSION
+
+        path = self._found(self.result.run.index, "index") / "index.json"
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(path, f"cannot be read ({error})", _MOVED) from error
+        if data.get("schema_version") != SCHEMA_VERSION:
+            found = f"has schema version {data.get('schema_version')}, this program reads {SCHEMA_VERSION}"
+            raise InputError(path, found, "Build the index again with this version")
+        return data
+
+    @cached_property
+    def _preparation(self) -> Preparation:
+        return Preparation.from_json(self._index["preparation"])
+
+    @cached_property
+    def _grid(self) -> CommonGrid:
+        from ReplicaDetectionLib.PairMaking import CommonGrid
+
+        return CommonGrid.of(self._preparation)
+
+    @cached_property
+    def _training(self) -> dict[str, Case]:
+        cases = {}
+        for entry in self._index["entries"]:
+            files = [Path(f) for f in entry["files"]]
+            mask = files.pop() if entry.get("mask") == "file" else None
+            cases[entry["id"]] = Case(entry["id"], tuple(files), mask)
+        return cases
+
+    @cached_property
+    def _synthetic(self) -> dict[str, Case]:
+        run = self.result.run
+        masks = run.options.get("masks")
+        folder = None if masks is None else self._found(masks, "masks")
+        cohort = Cohort.read(self._found(run.synthetic.source, "synthetic images"), masks=folder)
+        return {case.id: case for case in cohort.cases}
+
+    def _found(self, stated: str, what: str) -> Path:
+        """A path of the result: as it stands, else from the result's folder upwards, for it may have been relative."""
+        path = Path(stated)
+        places = [path, self.folder / path.name, *(base / path for base in self.folder.resolve().parents)]
+        for place in places:
+            if place.exists():
+                return place
+        raise InputError(path, f"does not exist any more; it is where the {what} of this result were", _MOVED)

@@ -1,0 +1,72 @@
+"""A result in the words of the schema: nothing is lost, and what is undefined stays undefined."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from made_up_result import make_result
+
+from replica_detection.result_views import comparison_of, histograms_of, worklist_item
+from replica_detection.schema import Comparison, from_json, to_json
+
+
+@pytest.fixture(scope="module")
+def result():
+    return make_result(cases=40, training=30)
+
+
+def test_a_comparison_says_what_the_tables_say(result):
+    for row in result.summary:
+        found = comparison_of(result, row.synthetic_id, 5, "v1")
+        assert (found.verdict, found.nearest_training_id) == (row.verdict, row.nearest_training_id)
+        assert (found.score is None) == math.isnan(row.score) and found.index_version == "v1"
+        for measure, match in zip(found.measures, result.matches_of(row.synthetic_id), strict=True):
+            assert measure.measure == match.measure and measure.verdict == match.verdict
+            for name in ("value", "distance", "ratio", "p_value", "q_value"):
+                stated, kept = getattr(measure, name), getattr(match, name)
+                assert stated == kept if math.isfinite(kept) else stated is None
+
+
+def test_neighbours_carry_the_value_that_their_field_reports(result):
+    near, at = result.neighbors, 3
+    found = comparison_of(result, near.synthetic_ids[at], 4, "")
+    for measure in found.measures:
+        similarity = result.run.definitions[measure.measure].sense == "similarity"
+        assert len(measure.neighbors) <= 4
+        tables = near.training[measure.measure][at], near.distance[measure.measure][at]
+        for item, n, d in zip(measure.neighbors, *tables, strict=False):
+            assert item.training_id == near.training_ids[n] and item.distance == pytest.approx(float(d))
+            assert item.value == pytest.approx(1 - d if similarity else d)
+
+
+def test_an_unknown_case_is_a_key_error(result):
+    with pytest.raises(KeyError):
+        comparison_of(result, "nobody", 5, "")
+
+
+def test_it_travels_as_json(result):
+    found = comparison_of(result, result.summary[-1].synthetic_id, 5, "v1")
+    assert from_json(Comparison, json.loads(json.dumps(to_json(found), allow_nan=False))) == found
+
+
+def test_histograms_have_one_value_for_each_case(result):
+    overall, *measures = histograms_of(result)
+    assert overall.measure == "" and overall.synthetic_ids == tuple(c.synthetic_id for c in result.summary)
+    assert [h.measure for h in measures] == [m.name for m in result.run.measures]
+    ratios = {(m.measure, m.synthetic_id): m.ratio for m in result.matches}
+    for histogram in measures:
+        stated = np.array([np.nan if v is None else v for v in histogram.synthetic])
+        expected = [ratios.get((histogram.measure, id), np.nan) for id in histogram.synthetic_ids]
+        np.testing.assert_array_equal(stated, expected)
+
+
+def test_rows_of_the_list_are_rows_of_the_summary(result):
+    for row in result.summary:
+        item = worklist_item(row)
+        assert (item.synthetic_id, item.verdict, item.levels_flagged) == (
+            row.synthetic_id,
+            row.verdict,
+            row.levels_flagged,
+        )
+        assert item.rating is None and item.readers == 0
