@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -12,7 +12,7 @@ import numpy as np
 from replica_detection.cohort import Cohort, Problem
 from replica_detection.index import BLOCK_BYTES, TrainingIndex
 from replica_detection.loading import load_prepared
-from replica_detection.measures import Block, Measure, SearchingMeasure, features_of, needed_features
+from replica_detection.measures import AligningMeasure, Block, Measure, features_of, needed_features
 from replica_detection.progress import Progress, silent
 from replica_detection.registration import Placement
 
@@ -144,39 +144,34 @@ def compare(
     training_patients = np.array([e.patient or "" for e in index.entries], dtype=object)
     own = {id: i for i, id in enumerate(index.ids)} if isinstance(queries, IndexQueries) else {}
     parts: dict[str, list[np.ndarray]] = {m.name: [] for m in measures}
-    placements: dict[str, list[list[Placement]]] = {m.name: [] for m in measures if isinstance(m, SearchingMeasure)}
-    streamed = [m for m in measures if not isinstance(m, SearchingMeasure)]
-    names = needed_features(streamed)
+    aligning = [m for m in measures if isinstance(m, AligningMeasure)]
+    streamed = [m for m in measures if m not in aligning]
+    placements: dict[str, list[list[Placement]]] = {m.name: [] for m in aligning}
     ids: list[str] = []
     problems: list[Problem] = []
     warnings: list[tuple[str, str]] = []
     affines: list[np.ndarray] = []
     total = len(queries) * len(index) * len(measures)
-    done, aligning = 0, 0.0
+    done, seconds_aligning = 0, 0.0
     progress(stage, 0, total)
+
+    def advance(pairs: int) -> None:
+        nonlocal done
+        done += pairs
+        progress(stage, min(done, total), total)
+
     for queried in queries.blocks(measures):
         if isinstance(queried, Problem):
             problems.append(queried)
             done += len(index) * len(measures)
             continue
         never = _left_out(queried, training_patients, own)
-        rows = {m.name: np.empty(never.shape) for m in measures}
-        for start, block in index.blocks(names) if names else ():
-            count = len(block[names[0]])
-            for m in streamed:
-                rows[m.name][:, start : start + count] = m.distances(queried.features, block)
-                done += count * len(queried.ids)
-                progress(stage, min(done, total), total)
-        start_aligning = time.perf_counter()
-        for m in measures:
-            if isinstance(m, SearchingMeasure):
-                for i in range(len(queried.ids)):
-                    one = {name: values[i : i + 1] for name, values in queried.features.items()}
-                    rows[m.name][i : i + 1], found = m.search(one, index, never[i : i + 1])
-                    placements[m.name] += found
-                    done += len(index)
-                    progress(stage, min(done, total), total)
-        aligning += time.perf_counter() - start_aligning
+        rows = _streamed(queried, index, streamed, advance)
+        start = time.perf_counter()
+        for m in aligning:
+            rows[m.name], placed = _aligned(queried, index, m, never, advance)
+            placements[m.name] += placed
+        seconds_aligning += time.perf_counter() - start
         for name, distances in rows.items():
             distances[never] = np.inf
             parts[name].append(distances)
@@ -192,8 +187,39 @@ def compare(
         kind,
         placements,
         tuple(affines),
-        aligning,
+        seconds_aligning,
     )
+
+
+def _streamed(
+    queried: QueryBlock, index: TrainingIndex, measures: Sequence[Measure], advance: Callable[[int], None]
+) -> dict[str, np.ndarray]:
+    """Distances (Q, N) of measures that take the index block by block."""
+    rows = {m.name: np.empty((len(queried.ids), len(index))) for m in measures}
+    names = needed_features(measures)
+    for start, block in index.blocks(names) if names else ():
+        count = len(block[names[0]])
+        for m in measures:
+            rows[m.name][:, start : start + count] = m.distances(queried.features, block)
+            advance(count * len(queried.ids))
+    return rows
+
+
+def _aligned(
+    queried: QueryBlock,
+    index: TrainingIndex,
+    measure: AligningMeasure,
+    never: np.ndarray,
+    advance: Callable[[int], None],
+) -> tuple[np.ndarray, list[list[Placement]]]:
+    """Distances (Q, N) and placements of a measure that aligns, one query after the other."""
+    rows, placements = np.empty(never.shape), []
+    for i in range(len(queried.ids)):
+        one = {name: values[i : i + 1] for name, values in queried.features.items()}
+        rows[i : i + 1], placed = measure.align(one, index, never[i : i + 1])
+        placements += placed
+        advance(len(index))
+    return rows, placements
 
 
 def _left_out(queried: QueryBlock, training_patients: np.ndarray, own: dict[str, int]) -> np.ndarray:

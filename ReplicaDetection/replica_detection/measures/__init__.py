@@ -4,9 +4,9 @@ from replica_detection.measures import aligned, segmentation, voxel
 from replica_detection.measures.base import (
     LEVELS,
     MEASURES,
+    AligningMeasure,
     Block,
     Measure,
-    SearchingMeasure,
     features_of,
     make_measures,
     needed_features,
@@ -16,9 +16,9 @@ from replica_detection.measures.base import (
 __all__ = [
     "LEVELS",
     "MEASURES",
+    "AligningMeasure",
     "Block",
     "Measure",
-    "SearchingMeasure",
     "aligned",
     "features_of",
     "make_measures",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from replica_detection.measures.base import Block, SearchingMeasure, register
+from replica_detection.measures.base import AligningMeasure, Block, register
 from replica_detection.measures.segmentation import NO_MASK, has_mask
 from replica_detection.preprocessing import Prepared
 from replica_detection.registration.pyramid import levels, pyramid
@@ -25,12 +25,11 @@ if TYPE_CHECKING:
 _EXACT = 1e-6
 
 
-class AlignedMeasure(SearchingMeasure):
+class AlignedMeasure(AligningMeasure):
     """Lays training cases on the query by what `source` shows; a subclass says how the pair is then compared."""
 
     source: ClassVar[str]
     candidates = CANDIDATES
-    stage = "aligned"
 
     @property
     def pyramid_names(self) -> tuple[str, str, str]:
@@ -48,7 +47,7 @@ class AlignedMeasure(SearchingMeasure):
         shown = self._shown(case)
         return [np.zeros(level.shape, np.float32) for level in chain] if shown is None else pyramid(shown, chain)
 
-    def search(
+    def align(
         self, queries: Block, index: TrainingIndex, never: np.ndarray
     ) -> tuple[np.ndarray, list[list[Placement]]]:
         """Distances (Q, N), +inf but for the candidates, and the placements of each query, nearest first."""

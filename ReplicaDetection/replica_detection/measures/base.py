@@ -77,14 +77,19 @@ class Measure(ABC):
         return None
 
 
-class SearchingMeasure(Measure):
-    """Looks for the few training cases worth comparing in the whole index, instead of taking it block by block."""
+class AligningMeasure(Measure):
+    """Lays the few training cases that fit best on each query and compares these alone.
+
+    It looks for them in the whole index, instead of taking it block by block.
+    """
+
+    stage = "aligned"
 
     def distances(self, queries: Block, training: Block) -> np.ndarray:
-        raise NotImplementedError("a searching measure compares with the whole index")
+        raise NotImplementedError("an aligning measure looks for its pairs itself")
 
     @abstractmethod
-    def search(
+    def align(
         self, queries: Block, index: TrainingIndex, never: np.ndarray
     ) -> tuple[np.ndarray, list[list[Placement]]]:
         """Distances (Q, N) float64, +inf for every pair that was not compared or is in `never` (Q, N) bool, and how
