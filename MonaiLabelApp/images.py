@@ -21,6 +21,7 @@ from monailabel.datastore.local import LocalDatastore
 
 from replica_detection.errors import ReplicaDetectionError
 from replica_detection_server.cohorts import SUFFIXES, TRAINING, is_study_name, study_id, suffix_of
+from replica_detection_server.hardening import names
 from replica_detection_server.refusals import refusal
 
 if TYPE_CHECKING:
@@ -30,8 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # What a client may name a new image or label; images that lie in the folder already may be named otherwise.
-NEW_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+NEW_ID, TAG = re.compile(names.NEW_ID), re.compile(names.TAG)
 
 
 def _alone(method: Callable[..., Any]) -> Callable[..., Any]:

@@ -13,6 +13,7 @@ from replica_detection.errors import ReplicaDetectionError
 from replica_detection_server.hardening.logs import where
 from replica_detection_server.hardening.replies import FAILED
 from replica_detection_server.refusals import refusal
+from replica_detection_server.routes.guarded import in_words
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +43,7 @@ def register(app: FastAPI) -> None:
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        faults = [f"{' '.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors()]
-        return JSONResponse({"detail": "; ".join(faults[:5]) + "."}, 422)
+        return JSONResponse({"detail": in_words(error)}, 422)
 
     app.add_exception_handler(RequestValidationError, invalid)
     for kind in (ReplicaDetectionError, MONAILabelException, Exception):

@@ -27,9 +27,8 @@ NONE = Literal[""]
 # Windows opens a device under these names, whatever the extension.
 DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
 
-IMAGES = (".nii.gz", ".nii", ".nrrd", ".png", ".jpg")
 LABELS = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".png")
-QUERIES = (*IMAGES, ".mha", ".jpeg", ".dcm")
+QUERIES = (".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".jpg", ".jpeg", ".dcm")
 ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar")
 
 MAX_JSON = 64 * 1024

@@ -7,7 +7,7 @@ import sys
 DOORS = (
     "no authentication unless MONAI_LABEL_AUTH_ENABLE is set, and with it every valid token is refused",
     "any web page that is open in a browser of this machine can send requests and read the answers",
-    "ids, tags and archives in a request can read and write files anywhere that this user can",
+    "an uploaded archive can write files anywhere that this user can, a request for training can run code",
     "/reload, /logs, /proxy and PUT /model are open to everyone who reaches the port",
     "one running inference stops every other request, and file sizes have no limit",
     "the log and the replies name images, patients' files and folders of this machine",

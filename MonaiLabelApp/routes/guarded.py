@@ -37,14 +37,14 @@ class Guarded(APIRoute):
             try:
                 return await handler(request)
             except RequestValidationError as error:
-                raise HTTPException(422, _words(error)) from error
+                raise HTTPException(422, in_words(error)) from error
             except ReplicaDetectionError as error:
                 raise refusal(error) from error
 
         return guarded
 
 
-def _words(error: RequestValidationError) -> str:
+def in_words(error: RequestValidationError) -> str:
     """What is wrong with which part of the request; never its value, which may be a name."""
     faults = []
     for fault in error.errors():

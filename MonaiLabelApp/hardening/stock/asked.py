@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import Depends, HTTPException
 from monailabel.interfaces.app import MONAILabelApp
@@ -14,8 +14,6 @@ from monailabel.interfaces.utils.app import app_instance
 
 from replica_detection_server.hardening.identity import having
 from replica_detection_server.hardening.names import LABELS, TAG
-
-T = TypeVar("T")
 
 USER, ANNOTATOR, ADMIN = (Depends(having(role)) for role in ("user", "annotator", "admin"))
 
@@ -41,17 +39,6 @@ def app() -> MONAILabelApp:
     return instance
 
 
-def steady(read: Callable[[], T]) -> T:
-    """Reads MONAI Label's table of images, which another thread may change in the middle of it."""
-    for _ in range(20):
-        try:
-            return read()
-        except RuntimeError as error:
-            if "changed size" not in str(error):
-                raise
-    return read()
-
-
 def known_image(image: str) -> Path:
     """File (or folder) of a known image.
 
@@ -74,7 +61,7 @@ def known_label(image: str, tag: str) -> Path:
 
 def known_task(kind: str, name: str) -> Mapping[str, Any]:
     """Description of a task as /info/ gives it. `kind`: models, trainers, strategies or scoring."""
-    found: Mapping[str, Any] | None = steady(app().info)[kind].get(name)
+    found: Mapping[str, Any] | None = app().info()[kind].get(name)
     if found is None:
         raise HTTPException(404, f"There is no {name!r} among the {kind}.")
     return found

@@ -27,7 +27,6 @@ from replica_detection_server.hardening.stock.asked import (
     known_image,
     known_label,
     plain,
-    steady,
 )
 from replica_detection_server.routes.files import received
 
@@ -44,10 +43,10 @@ class Listing(StrEnum):
 def listing(who: Annotated[Identity, USER], output: Listing = Listing.stats) -> Any:
     store = app().datastore()
     if output is Listing.all:
-        return plain(steady(store.json))
+        return plain(store.json())
     if output is Listing.train:
-        return [{key: Path(path).name for key, path in pair.items()} for pair in steady(store.datalist)]
-    return plain(steady(store.status))
+        return [{key: Path(path).name for key, path in pair.items()} for pair in store.datalist()]
+    return plain(store.status())
 
 
 @router.put("/", include_in_schema=False)
@@ -149,7 +148,7 @@ def add_label_info(
 
 @router.get("/dataset", summary="All labelled images as a ZIP file", dependencies=[heavy], response_class=FileResponse)
 def dataset(who: Annotated[Identity, ANNOTATOR], limit_cases: int | None = None) -> FileResponse:
-    if not steady(app().datastore().datalist):
+    if not app().datastore().datalist():
         raise HTTPException(404, "No image has a final label yet.")
     path = Path(app().datastore().get_dataset_archive(limit_cases))
     return FileResponse(

@@ -12,7 +12,7 @@ from fastapi.security import OAuth2PasswordRequestForm
 from replica_detection_server.hardening.identity import ROLES, Identity
 from replica_detection_server.hardening.names import TaskName
 from replica_detection_server.hardening.oauth import Realm, RealmUnreachableError
-from replica_detection_server.hardening.stock.asked import USER, app, known_task, options, plain, steady
+from replica_detection_server.hardening.stock.asked import USER, app, known_task, options, plain
 
 router = APIRouter()
 
@@ -34,7 +34,7 @@ def routes(request: Request) -> HTMLResponse:
 
 @router.get("/info/", tags=["MONAI Label"], summary="Models, strategies, scoring methods and trainers")
 def info(who: Annotated[Identity, USER]) -> dict[str, Any]:
-    return dict(plain(steady(app().info)))
+    return dict(plain(app().info()))
 
 
 @router.post("/activelearning/{strategy}", tags=["MONAI Label"], summary="The next image by a strategy")
