@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from replica_detection.cohort import Cohort, Problem
 from replica_detection.index import BLOCK_BYTES, TrainingIndex
 from replica_detection.loading import load_prepared
-from replica_detection.measures import Block, Measure, features_of, needed_features
+from replica_detection.measures import Block, Described, Measure, SearchingMeasure, features_of, needed_features
 from replica_detection.progress import Progress, silent
 
 
@@ -20,7 +20,7 @@ class Distances:
     """`by_measure[name]` is (Q, N) float64 over the cases of an index; +inf where a pair is left out.
 
     `problems` are query files that could not be read; `warnings` are (case id, text); `kind` is what the queries are
-    when they serve as a null.
+    when they serve as a null. `details[name]` are further numbers of each pair, (Q, N) each, of measures that have any.
     """
 
     ids: tuple[str, ...]
@@ -28,6 +28,7 @@ class Distances:
     problems: tuple[Problem, ...] = ()
     warnings: tuple[tuple[str, str], ...] = ()
     kind: str = ""
+    details: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -122,52 +123,96 @@ def compare(
     index: TrainingIndex,
     measures: Sequence[Measure],
     *,
+    left_out: np.ndarray | None = None,
     stage: str = "comparing",
     kind: str = "",
     progress: Progress = silent,
 ) -> Distances:
     """Distances of all queries to all cases of the index, under each measure.
 
-    Pairs of one patient are +inf, and so is a case of the index with itself. Only one block of queries and two blocks
-    of training cases are in memory at a time.
+    Pairs of one patient are +inf, and so is a case of the index with itself, and every pair with a training case in
+    `left_out` ((N,) bool). Only one block of queries and two blocks of training cases are in memory at a time.
     """
-    names = needed_features(measures)
     training_patients = np.array([e.patient or "" for e in index.entries], dtype=object)
     own = {id: i for i, id in enumerate(index.ids)} if isinstance(queries, IndexQueries) else {}
-    parts: dict[str, list[np.ndarray]] = {m.name: [] for m in measures}
+    parts: dict[str, list[Described]] = {m.name: [] for m in measures}
     ids: list[str] = []
     problems: list[Problem] = []
     warnings: list[tuple[str, str]] = []
     total = len(queries) * len(index) * len(measures)
     done = 0
     progress(stage, 0, total)
+
+    def advance(pairs: int) -> None:
+        nonlocal done
+        done += pairs
+        progress(stage, min(done, total), total)
+
     for queried in queries.blocks(measures):
         if isinstance(queried, Problem):
             problems.append(queried)
             done += len(index) * len(measures)
             continue
-        rows = {m.name: np.empty((len(queried.ids), len(index))) for m in measures}
-        for start, block in index.blocks(names):
-            count = len(block[names[0]])
-            for m in measures:
-                rows[m.name][:, start : start + count] = m.distances(queried.features, block)
-                done += count * len(queried.ids)
-                progress(stage, min(done, total), total)
+        never = (
+            np.zeros((len(queried.ids), len(index)), bool)
+            if left_out is None
+            else np.tile(left_out, (len(queried.ids), 1))
+        )
         for i, patient in enumerate(queried.patients):
-            left_out = np.zeros(len(index), bool) if patient is None else training_patients == patient
+            if patient is not None:
+                never[i] |= training_patients == patient
             if queried.ids[i] in own:
-                left_out[own[queried.ids[i]]] = True
-            for distances in rows.values():
-                distances[i, left_out] = np.inf
-        for name, distances in rows.items():
-            parts[name].append(distances)
+                never[i, own[queried.ids[i]]] = True
+        for name, described in _against_all(queried, index, measures, never, advance).items():
+            parts[name].append(described)
         ids += queried.ids
         warnings += queried.warnings
-    empty = np.empty((0, len(index)))
     return Distances(
         tuple(ids),
-        {name: np.concatenate(part) if part else empty for name, part in parts.items()},
+        {m.name: _stacked([d.distances for d in parts[m.name]], len(index)) for m in measures},
         tuple(problems),
         tuple(warnings),
         kind,
+        {
+            m.name: {
+                key: _stacked([d.details[key] for d in parts[m.name]], len(index)) for key in parts[m.name][0].details
+            }
+            for m in measures
+            if parts[m.name] and parts[m.name][0].details
+        },
     )
+
+
+def _against_all(
+    queried: QueryBlock,
+    index: TrainingIndex,
+    measures: Sequence[Measure],
+    never: np.ndarray,
+    advance: Callable[[int], None],
+) -> dict[str, Described]:
+    """One block of queries against the whole index; pairs in `never` (Q, N) are +inf."""
+    found: dict[str, Described] = {}
+    streamed = []
+    for m in measures:
+        if isinstance(m, SearchingMeasure):
+            found[m.name] = m.search(queried.features, never)
+            advance(never.size)
+        else:
+            streamed.append(m)
+            found[m.name] = Described(np.empty(never.shape), {})
+    names = needed_features(streamed)
+    for start, block in index.blocks(names) if names else ():
+        count = len(block[names[0]])
+        for m in streamed:
+            distances, details = found[m.name].distances, found[m.name].details
+            distances[:, start : start + count] = m.distances(queried.features, block)
+            for key, values in m.details(queried.features, block).items():
+                details.setdefault(key, np.empty(never.shape, np.float32))[:, start : start + count] = values
+            advance(count * len(queried.ids))
+    for described in found.values():
+        described.distances[never] = np.inf
+    return found
+
+
+def _stacked(parts: Sequence[np.ndarray], width: int) -> np.ndarray:
+    return np.concatenate(parts) if parts else np.empty((0, width))

@@ -13,13 +13,16 @@ from replica_detection.cli.options import (
     COHORT_HELP,
     Alpha,
     Device,
+    Embedding,
     K,
     Masks,
     Measures,
     Patients,
     Profile,
     Segment,
+    SliceEmbedding,
     Strict,
+    encoders_named,
     names,
     read_cohort,
     segmenter_named,
@@ -28,6 +31,7 @@ from replica_detection.console import Bars, console, print_problems, print_resul
 
 if TYPE_CHECKING:
     from replica_detection.cohort import Cohort
+    from replica_detection.embedding import Encoders
     from replica_detection.index import TrainingIndex
     from replica_detection.results import DetectionResult
     from replica_detection.segmentation import Segmenter
@@ -41,6 +45,8 @@ def index(
     measures: Measures = None,
     masks: Masks = None,
     segment: Segment = None,
+    embedding: Embedding = None,
+    slice_embedding: SliceEmbedding = None,
     patients: Patients = None,
     append: Annotated[bool, typer.Option("--append", help="Add new cases to the index that is there.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Afterwards, read everything back and compare.")] = False,
@@ -66,6 +72,7 @@ def index(
                 profile=profile,
                 measures=names(measures),
                 segmenter=segmenter_named(segment),
+                encoders=encoders_named(embedding, slice_embedding),
                 strict=strict,
                 progress=progress,
             )
@@ -102,6 +109,8 @@ def detect(
     training_masks: Annotated[Path | None, typer.Option(help="The same for --training.")] = None,
     validation_masks: Annotated[Path | None, typer.Option(help="The same for --validation.")] = None,
     segment: Segment = None,
+    embedding: Embedding = None,
+    slice_embedding: SliceEmbedding = None,
     patients: Patients = None,
     device: Device = "auto",
     null_size: Annotated[
@@ -127,6 +136,8 @@ def detect(
         raise typer.BadParameter("give either --index or --training")
     if index is not None and (segment is not None or training_masks is not None):
         raise typer.BadParameter("--segment and --training-masks are for --training; an index has its own masks")
+    if index is not None and (embedding is not None or slice_embedding is not None):
+        raise typer.BadParameter("--embedding and --slice-embedding are for --training; an index has its own")
     segmenter = segmenter_named(segment)
     options = Options(names(measures), k, alpha, device, null_size, strict)
     queries = read_cohort(synthetic, masks, None, strict)
@@ -134,8 +145,9 @@ def detect(
     with Bars() as progress:
         if training is not None:
             cohort = read_cohort(training, training_masks, patients, strict)
+            encoders = encoders_named(embedding, slice_embedding)
             opened = _index_for(
-                cohort, result_folder_index(output), profile, options.measures, segmenter, strict, progress
+                cohort, result_folder_index(output), profile, options.measures, segmenter, encoders, strict, progress
             )
         else:
             assert index is not None
@@ -185,6 +197,7 @@ def duplicates(
     measures: Measures = None,
     k: K = 50,
     alpha: Alpha = 0.05,
+    embedding: Embedding = None,
     patients: Patients = None,
     device: Device = "auto",
     strict: Strict = False,
@@ -202,7 +215,10 @@ def duplicates(
     first = read_cohort(cohort, None, patients, strict)
     second = None if other is None else read_cohort(other, None, patients, strict)
     with Bars() as progress:
-        opened = _index_for(first, result_folder_index(output), profile, options.measures, None, strict, progress)
+        encoders = encoders_named(embedding, None)
+        opened = _index_for(
+            first, result_folder_index(output), profile, options.measures, None, encoders, strict, progress
+        )
         pairs, found, judged = find_duplicates(opened, second, options=options, progress=progress)
         loader = PairLoader(opened, second)
 
@@ -226,6 +242,7 @@ def _index_for(
     profile: str,
     measures: tuple[str, ...] | None,
     segmenter: Segmenter | None,
+    encoders: Encoders,
     strict: bool,
     progress: Callable[[str, int, int], None],
 ) -> TrainingIndex:
@@ -236,7 +253,7 @@ def _index_for(
     if (folder / "index.json").is_file():
         try:
             kept = TrainingIndex.open(folder)
-            if kept.serves(cohort, profile, measures, segmenter):
+            if kept.serves(cohort, profile, measures, segmenter, encoders):
                 return kept.append(cohort, strict=strict, progress=progress)
         except IndexFormatError:
             pass  # damaged or of another version: built again
@@ -246,6 +263,7 @@ def _index_for(
         profile=profile,
         measures=measures,
         segmenter=segmenter,
+        encoders=encoders,
         strict=strict,
         progress=progress,
     )

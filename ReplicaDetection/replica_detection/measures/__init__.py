@@ -1,11 +1,14 @@
 """One class per measure. A new one is a class with `@register` in one of these files."""
 
-from replica_detection.measures import segmentation, voxel
+from replica_detection.measures import feature, segmentation, voxel
 from replica_detection.measures.base import (
     LEVELS,
     MEASURES,
     Block,
+    Described,
+    FittedMeasure,
     Measure,
+    SearchingMeasure,
     features_of,
     make_measures,
     needed_features,
@@ -16,7 +19,11 @@ __all__ = [
     "LEVELS",
     "MEASURES",
     "Block",
+    "Described",
+    "FittedMeasure",
     "Measure",
+    "SearchingMeasure",
+    "feature",
     "features_of",
     "make_measures",
     "needed_features",
