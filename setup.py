@@ -20,6 +20,8 @@ setup(
     packages=find_packages("ReplicaDetection", include=["replica_detection", "replica_detection.*"]),
     package_data={"replica_detection": ["py.typed", "report/*.html", "report/*.css", "report/*.js"]},
     install_requires=[
+        # Searches slices by similarity: wheels for Linux, macOS and Windows, MIT.
+        "faiss-cpu>=1.9",
         "filelock>=3.12",
         "jinja2>=3.1",
         "matplotlib>=3.8",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from replica_detection.embedding import invariants
+from replica_detection.embedding import dino, invariants, medicalnet, network
 from replica_detection.embedding.base import EMBEDDERS, Embedder, make_embedder, register, restore_embedder
 
 
@@ -18,8 +18,11 @@ __all__ = [
     "EMBEDDERS",
     "Embedder",
     "Encoders",
+    "dino",
     "invariants",
     "make_embedder",
+    "medicalnet",
+    "network",
     "register",
     "restore_embedder",
 ]

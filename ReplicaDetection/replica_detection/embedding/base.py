@@ -124,10 +124,15 @@ def restore_embedder(settings: dict[str, Any], state: bytes | None, folder: Path
         InputError: its weights are gone or others, or this version of the program would make other vectors.
     """
     embedder = _known(str(settings["name"])).restore(settings, state, folder)
-    if json.loads(json.dumps(embedder.settings())) != settings:
+    if without_path(embedder.settings()) != without_path(settings):
         found = f"holds vectors of another version or other weights of the embedding '{embedder.name}'"
         raise IndexFormatError(folder, found, "Build the index again, or put its weights back")
     return embedder
+
+
+def without_path(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as they read back from JSON, without where the weights lie: their checksum says which they are."""
+    return {k: v for k, v in json.loads(json.dumps(settings)).items() if k != "path"}
 
 
 def no_file(kind: str, argument: str) -> None:

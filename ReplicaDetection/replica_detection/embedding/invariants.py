@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from replica_detection.embedding.base import Embedder, no_file, register
+from replica_detection.embedding.resampling import resampled
 from replica_detection.embedding.views import Views
 from replica_detection.errors import ConfigurationError, IndexFormatError
 from replica_detection.progress import Progress, silent
@@ -172,20 +173,13 @@ def isotropic(image: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
 
     Voxels are never made smaller than the smallest spacing. An image that is so already stays as it is.
     """
-    from scipy import ndimage
-
     shape, spacing = np.array(image.shape), np.array(spacing_mm, float)
     volume = float(np.prod(shape * spacing))
     step = max(float(spacing.min()), (volume / WORKING_VOXELS[image.ndim]) ** (1 / image.ndim))
     wanted = np.maximum(np.rint(shape * spacing / step), LEAST_SIZE).astype(int)
-    image = np.asarray(image, np.float32)
     if np.all(np.abs(wanted - shape) <= 0.02 * shape):
-        return image
-    ratio = shape / wanted
-    smooth = ndimage.gaussian_filter(image, np.where(ratio > 1.5, (ratio - 1) / 2, 0), mode="nearest", truncate=3)
-    return ndimage.affine_transform(
-        smooth, ratio, (ratio - 1) / 2, output_shape=tuple(wanted), order=1, mode="nearest", output=np.float32
-    )
+        return np.asarray(image, np.float32)
+    return resampled(image, wanted.tolist())
 
 
 def normalized_contrast(image: np.ndarray) -> np.ndarray:

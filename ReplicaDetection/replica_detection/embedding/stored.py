@@ -13,6 +13,7 @@ import numpy as np
 from replica_detection.atomic import atomic_write
 from replica_detection.cohort import Cohort
 from replica_detection.embedding import Embedder, Encoders, make_embedder, restore_embedder
+from replica_detection.embedding.base import without_path
 from replica_detection.errors import IndexFormatError
 from replica_detection.loading import load_prepared
 from replica_detection.preprocessing import Prepared
@@ -24,7 +25,7 @@ DEFAULT = "invariants"
 PARTS = ("images", "slices")
 FIT_SAMPLE = 125
 # Features that an embedder makes: of whole images, and of slices.
-OF_IMAGES, OF_SLICES = ("embedding", "layers"), ("slices",)
+OF_IMAGES, OF_SLICES = ("embedding", "layers", "layer_sizes"), ("slices",)
 ENCODED = OF_IMAGES + OF_SLICES
 
 
@@ -95,10 +96,10 @@ def same_encoders(settings: dict[str, Any], encoders: Encoders) -> bool:
         stored, wanted = settings.get(part), getattr(encoders, part)
         if stored is None or wanted is None:
             continue
-        expected = json.loads(json.dumps(wanted.settings()))
+        pair = [without_path(stored), without_path(wanted.settings())]
         if not wanted.fitted:
-            stored, expected = ({**s, "sha256": ""} for s in (stored, expected))
-        if stored != expected:
+            pair = [{**settings, "sha256": ""} for settings in pair]
+        if pair[0] != pair[1]:
             return False
     return True
 

@@ -1,6 +1,6 @@
 """One class per measure. A new one is a class with `@register` in one of these files."""
 
-from replica_detection.measures import feature, segmentation, voxel
+from replica_detection.measures import feature, memorization_index, segmentation, slice_votes, voxel
 from replica_detection.measures.base import (
     LEVELS,
     MEASURES,
@@ -26,8 +26,10 @@ __all__ = [
     "feature",
     "features_of",
     "make_measures",
+    "memorization_index",
     "needed_features",
     "register",
     "segmentation",
+    "slice_votes",
     "voxel",
 ]
