@@ -29,6 +29,8 @@ setup(
         SERVER: ["py.typed"],
     },
     install_requires=[
+        # Searches slices by similarity: wheels for Linux, macOS and Windows, MIT.
+        "faiss-cpu>=1.9",
         "filelock>=3.12",
         "jinja2>=3.1",
         "matplotlib>=3.8",

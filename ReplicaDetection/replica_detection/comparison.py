@@ -12,7 +12,15 @@ import numpy as np
 from replica_detection.cohort import Cohort, Problem
 from replica_detection.index import BLOCK_BYTES, TrainingIndex
 from replica_detection.loading import load_prepared
-from replica_detection.measures import AligningMeasure, Block, Measure, features_of, needed_features
+from replica_detection.measures import (
+    AligningMeasure,
+    Block,
+    Described,
+    Measure,
+    SearchingMeasure,
+    features_of,
+    needed_features,
+)
 from replica_detection.progress import Progress, silent
 from replica_detection.registration import Placement
 
@@ -23,7 +31,8 @@ class Distances:
 
     `problems` are query files that could not be read; `warnings` are (case id, text); `kind` is what the queries are
     when they serve as a null. `placements[name]` holds for each query how its candidates were laid upon it, nearest
-    first, under a measure that aligns; `affines` (4, 4) lead from the grid to each query's file.
+    first, under a measure that aligns; `affines` (4, 4) lead from the grid to each query's file. `details[name]` are
+    further numbers of each pair, (Q, N) each, of measures that have any.
     """
 
     ids: tuple[str, ...]
@@ -34,6 +43,7 @@ class Distances:
     placements: dict[str, list[list[Placement]]] = field(default_factory=dict)
     affines: tuple[np.ndarray, ...] = ()
     seconds_aligning: float = 0.0
+    details: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -132,21 +142,20 @@ def compare(
     index: TrainingIndex,
     measures: Sequence[Measure],
     *,
+    left_out: np.ndarray | None = None,
     stage: str = "comparing",
     kind: str = "",
     progress: Progress = silent,
 ) -> Distances:
     """Distances of all queries to all cases of the index, under each measure.
 
-    Pairs of one patient are +inf, and so is a case of the index with itself. Only one block of queries and two blocks
-    of training cases are in memory at a time.
+    Pairs of one patient are +inf, and so is a case of the index with itself, and every pair with a training case in
+    `left_out` ((N,) bool). Only one block of queries and two blocks of training cases are in memory at a time.
     """
     training_patients = np.array([e.patient or "" for e in index.entries], dtype=object)
     own = {id: i for i, id in enumerate(index.ids)} if isinstance(queries, IndexQueries) else {}
-    parts: dict[str, list[np.ndarray]] = {m.name: [] for m in measures}
-    aligning = [m for m in measures if isinstance(m, AligningMeasure)]
-    streamed = [m for m in measures if m not in aligning]
-    placements: dict[str, list[list[Placement]]] = {m.name: [] for m in aligning}
+    parts: dict[str, list[Described]] = {m.name: [] for m in measures}
+    placements: dict[str, list[list[Placement]]] = {m.name: [] for m in measures if isinstance(m, AligningMeasure)}
     ids: list[str] = []
     problems: list[Problem] = []
     warnings: list[tuple[str, str]] = []
@@ -166,43 +175,60 @@ def compare(
             done += len(index) * len(measures)
             continue
         never = _left_out(queried, training_patients, own)
-        rows = _streamed(queried, index, streamed, advance)
-        start = time.perf_counter()
-        for m in aligning:
-            rows[m.name], placed = _aligned(queried, index, m, never, advance)
-            placements[m.name] += placed
-        seconds_aligning += time.perf_counter() - start
-        for name, distances in rows.items():
-            distances[never] = np.inf
-            parts[name].append(distances)
+        if left_out is not None:
+            never |= left_out
+        found = _streamed(queried, index, measures, advance)
+        for m in measures:
+            if isinstance(m, SearchingMeasure):
+                found[m.name] = m.search(queried.features, never)
+                advance(never.size)
+            elif isinstance(m, AligningMeasure):
+                start = time.perf_counter()
+                found[m.name], placed = _aligned(queried, index, m, never, advance)
+                placements[m.name] += placed
+                seconds_aligning += time.perf_counter() - start
+        for name, described in found.items():
+            described.distances[never] = np.inf
+            parts[name].append(described)
         ids += queried.ids
         warnings += queried.warnings
         affines += queried.affines
-    empty = np.empty((0, len(index)))
     return Distances(
         tuple(ids),
-        {name: np.concatenate(part) if part else empty for name, part in parts.items()},
+        {m.name: _stacked([d.distances for d in parts[m.name]], len(index)) for m in measures},
         tuple(problems),
         tuple(warnings),
         kind,
         placements,
         tuple(affines),
         seconds_aligning,
+        {
+            m.name: {
+                key: _stacked([d.details[key] for d in parts[m.name]], len(index)) for key in parts[m.name][0].details
+            }
+            for m in measures
+            if parts[m.name] and parts[m.name][0].details
+        },
     )
 
 
 def _streamed(
     queried: QueryBlock, index: TrainingIndex, measures: Sequence[Measure], advance: Callable[[int], None]
-) -> dict[str, np.ndarray]:
-    """Distances (Q, N) of measures that take the index block by block."""
-    rows = {m.name: np.empty((len(queried.ids), len(index))) for m in measures}
-    names = needed_features(measures)
+) -> dict[str, Described]:
+    """Those of the measures that take the index block by block."""
+    chosen = [m for m in measures if not isinstance(m, (SearchingMeasure, AligningMeasure))]
+    shape = (len(queried.ids), len(index))
+    found = {m.name: Described(np.empty(shape), {}) for m in chosen}
+    names = needed_features(chosen)
     for start, block in index.blocks(names) if names else ():
         count = len(block[names[0]])
-        for m in measures:
-            rows[m.name][:, start : start + count] = m.distances(queried.features, block)
+        for m in chosen:
+            distances, details = found[m.name].distances, found[m.name].details
+            distances[:, start : start + count] = m.distances(queried.features, block)
+            for key, values in m.details(queried.features, block).items():
+                details.setdefault(key, np.empty(shape, np.float32))[:, start : start + count] = values
             advance(count * len(queried.ids))
-    return rows
+    return found
 
 
 def _aligned(
@@ -211,15 +237,15 @@ def _aligned(
     measure: AligningMeasure,
     never: np.ndarray,
     advance: Callable[[int], None],
-) -> tuple[np.ndarray, list[list[Placement]]]:
-    """Distances (Q, N) and placements of a measure that aligns, one query after the other."""
+) -> tuple[Described, list[list[Placement]]]:
+    """A measure that aligns, one query after the other, and how each query's candidates were placed."""
     rows, placements = np.empty(never.shape), []
     for i in range(len(queried.ids)):
         one = {name: values[i : i + 1] for name, values in queried.features.items()}
         rows[i : i + 1], placed = measure.align(one, index, never[i : i + 1])
         placements += placed
         advance(len(index))
-    return rows, placements
+    return Described(rows, {}), placements
 
 
 def _left_out(queried: QueryBlock, training_patients: np.ndarray, own: dict[str, int]) -> np.ndarray:
@@ -231,3 +257,7 @@ def _left_out(queried: QueryBlock, training_patients: np.ndarray, own: dict[str,
         if id in own:
             never[i, own[id]] = True
     return never
+
+
+def _stacked(parts: Sequence[np.ndarray], width: int) -> np.ndarray:
+    return np.concatenate(parts) if parts else np.empty((0, width))

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from replica_detection.errors import ConfigurationError
 from replica_detection.index import TrainingIndex
 from replica_detection.judgement import judge
 from replica_detection.loading import nothing_usable
-from replica_detection.measures import Measure
+from replica_detection.measures import Described, Measure
 from replica_detection.nulls import cross_fitted_distances, validation_distances
 from replica_detection.progress import Progress, silent
 from replica_detection.reader_calibration import Calibration, applied
@@ -137,6 +138,7 @@ class Detector:
                 *collected(null.warnings if self.validation is not None else (), "validation image"),
                 *collected(found.warnings, "synthetic image"),
             ),
+            details=self._details(found, judged.null.removed),
             options={
                 "null_size": options.null_size,
                 "strict": options.strict,
@@ -148,6 +150,15 @@ class Detector:
         )
         alignments = tuple(_alignments(found, index))
         return DetectionResult(judged.summary, judged.matches, judged.neighbors, run, alignments)
+
+    def _details(self, found: Distances, removed: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
+        """What measures have to say beyond distances, by measure and column."""
+        kept = [i for i, id in enumerate(self.null.ids) if id not in set(removed)]
+        described = {}
+        for m in self.measures:
+            distances = Described(found.by_measure[m.name], found.details.get(m.name, {}))
+            described[m.name] = m.describe(distances, self.null.by_measure[m.name][kept], self.index.ids)
+        return {name: columns for name, columns in described.items() if columns}
 
 
 def detect(

@@ -1,7 +1,8 @@
 """TrainingIndex: the prepared training cohort on disk, built once and used by every later run.
 
 A folder `*.rdindex` with `index.json` (what it holds and how it was made), `features.zarr` (one array for each feature,
-first axis = case, one chunk a case, each chunk with a CRC-32C) and `nulls/` (distances of null cases, a cache).
+first axis = case, one chunk a case, each chunk with a CRC-32C), `encoder_*.safetensors` (what embedders learnt from the
+cohort), and two caches: `nulls/` (distances of null cases) and `fits/` (what measures learnt from the cohort).
 """
 
 from __future__ import annotations
@@ -11,12 +12,24 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from replica_detection.atomic import atomic_write
 from replica_detection.cohort import Cohort, Problem
+from replica_detection.embedding import Encoders
+from replica_detection.embedding.stored import (
+    ENCODED,
+    fit_encoders,
+    make_encoders,
+    restore_encoders,
+    same_encoders,
+    settings_of,
+)
 from replica_detection.errors import ConfigurationError, IndexFormatError, InputError
 from replica_detection.index_writing import (
     SCHEMA_VERSION,
@@ -30,7 +43,7 @@ from replica_detection.index_writing import (
     write_rows,
 )
 from replica_detection.loading import nothing_usable, sample_volumes
-from replica_detection.measures import MEASURES, Block, Measure, make_measures, needed_features
+from replica_detection.measures import MEASURES, Block, FittedMeasure, Measure, make_measures, needed_features
 from replica_detection.preprocessing import plan
 from replica_detection.profiles import Preparation, profile_named
 from replica_detection.progress import Progress, silent
@@ -50,6 +63,7 @@ class TrainingIndex:
         self.measure_names: tuple[str, ...] = tuple(data["measures"])
         self.requested: tuple[str, ...] | None = None if data["requested"] is None else tuple(data["requested"])
         self.segmenter_settings: dict[str, Any] | None = data["segmenter"]
+        self.encoder_settings: dict[str, Any] = data["encoders"]
         self.source: str = data["source"]
         self.entries = tuple(entry_from_json(e) for e in data["entries"])
         self.problems = tuple(Problem(**p) for p in data["problems"])
@@ -67,6 +81,7 @@ class TrainingIndex:
         profile: str = "generic",
         measures: Sequence[str] | None = None,
         segmenter: Segmenter | None = None,
+        encoders: Encoders | None = None,
         strict: bool = False,
         progress: Progress = silent,
     ) -> TrainingIndex:
@@ -82,6 +97,7 @@ class TrainingIndex:
             measures: which measures it shall serve; None: all that can be used on the grid and, where the cohort has
                 no masks and no segmenter is given, need none.
             segmenter: makes the masks of cases that have none, here and of every later query.
+            encoders: make the vectors of images (and of slices) for the measures that need them; None: the default.
         """
         folder = Path(folder)
         work = folder.with_name(folder.name + ".partial")
@@ -93,20 +109,26 @@ class TrainingIndex:
             requested = None if measures is None else list(measures)
             settings = _settings(segmenter)
             masks = segmenter is not None or any(c.mask is not None for c in cohort.cases)
+            encoders = encoders or make_encoders()
             options = {
                 "schema": SCHEMA_VERSION,
                 "profile": profile,
                 "measures": requested,
                 "segmenter": settings,
                 "masks": masks,
+                "encoders": settings_of(encoders),
             }
             preparation, done = resume_build(work, options)
             if preparation is None:
                 volumes = sample_volumes(cohort, strict=strict)
                 preparation = plan(profile_named(profile), volumes)
                 start_build(work, options, preparation)
-            chosen = make_measures(measures, preparation, masks=masks)
-            data = _header(preparation, [m.name for m in chosen], requested, settings, str(cohort.source))
+            chosen = make_measures(measures, preparation, masks=masks, encoders=encoders)
+            encoders = fit_encoders(encoders, needed_features(chosen), work, cohort, preparation, progress)
+            chosen = make_measures([m.name for m in chosen], preparation, masks=masks, encoders=encoders)
+            data = _header(
+                preparation, [m.name for m in chosen], requested, settings, settings_of(encoders), str(cohort.source)
+            )
             entries, problems = write_rows(
                 work,
                 cohort,
@@ -123,7 +145,9 @@ class TrainingIndex:
                 raise nothing_usable(cohort.source, (*cohort.problems, *problems))
             write_index(work, data, entries, (*cohort.problems, *problems))
         move_into_place(work, folder)
-        return cls.open(folder)
+        built = cls.open(folder)
+        built.measures(None)  # what they learn from the cohort is learnt and stored now
+        return built
 
     @classmethod
     def open(cls, folder: Path) -> TrainingIndex:
@@ -167,7 +191,7 @@ class TrainingIndex:
         if not fresh:
             return self
         with Lock(self.folder):
-            measures = make_measures(self.measure_names, self.preparation)
+            measures = make_measures(self.measure_names, self.preparation, encoders=self.encoders)
             first = max(e.row for e in self.entries) + 1
             entries, problems = write_rows(
                 self.folder,
@@ -180,9 +204,17 @@ class TrainingIndex:
                 strict=strict,
                 progress=progress,
             )
-            data = _header(self.preparation, self.measure_names, self.requested, self.segmenter_settings, self.source)
+            data = _header(
+                self.preparation,
+                self.measure_names,
+                self.requested,
+                self.segmenter_settings,
+                self.encoder_settings,
+                self.source,
+            )
             write_index(self.folder, data, [*self.entries, *entries], (*self.problems, *cohort.problems, *problems))
-            shutil.rmtree(self.folder / "nulls", ignore_errors=True)
+            for cache in ("nulls", "fits"):
+                shutil.rmtree(self.folder / cache, ignore_errors=True)
         return TrainingIndex.open(self.folder)
 
     # ------------------------------------------------------------------------------------------------------ reading
@@ -209,6 +241,14 @@ class TrainingIndex:
             raise IndexFormatError(self.folder, found, "Build the index again")
         return made
 
+    @cached_property
+    def encoders(self) -> Encoders:
+        """Make the vectors of queries as they made those of the index.
+
+        Raises InputError where their weights are gone or others.
+        """
+        return restore_encoders(self.folder, self.encoder_settings)
+
     @property
     def feature_names(self) -> tuple[str, ...]:
         return tuple(needed_features(MEASURES[name] for name in self.measure_names))
@@ -231,7 +271,7 @@ class TrainingIndex:
             self.measure_names,
             [(e.id, e.patient, e.sha256) for e in self.entries],
         ]
-        parts.append(self.segmenter_settings)
+        parts += [self.segmenter_settings, self.encoder_settings]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def features(self, positions: Sequence[int], names: Iterable[str]) -> Block:
@@ -295,10 +335,17 @@ class TrainingIndex:
         return faults
 
     def serves(
-        self, cohort: Cohort, profile: str, measures: Sequence[str] | None, segmenter: Segmenter | None = None
+        self,
+        cohort: Cohort,
+        profile: str,
+        measures: Sequence[str] | None,
+        segmenter: Segmenter | None = None,
+        encoders: Encoders | None = None,
     ) -> bool:
         """Whether a run on this cohort with these options may use this index as it is, or after an append."""
         if self.preparation.profile != profile or self.segmenter_settings != _settings(segmenter):
+            return False
+        if not same_encoders(self.encoder_settings, encoders or make_encoders()):
             return False
         wanted = self.requested is None if measures is None else set(measures) <= set(self.measure_names)
         if not wanted:
@@ -318,7 +365,31 @@ class TrainingIndex:
                     f"the index {self.folder} was not built for measure '{name}' "
                     f"(it serves {', '.join(self.measure_names)}); build it again with --measures"
                 )
-        return make_measures(names or self.measure_names, self.preparation, device)
+        chosen = names or self.measure_names
+        known = [MEASURES[name] for name in chosen if name in MEASURES]
+        # An index whose weights are gone still serves the measures that need none.
+        encoders = self.encoders if set(needed_features(known)) & set(ENCODED) else None
+        made = make_measures(chosen, self.preparation, device, encoders=encoders)
+        for measure in made:
+            if isinstance(measure, FittedMeasure):
+                measure.use(self._fit_of(measure))
+        return made
+
+    def _fit_of(self, measure: FittedMeasure) -> dict[str, np.ndarray]:
+        """What the measure learns from this cohort, learnt once."""
+        key = hashlib.sha256(f"{self.content_id} {measure.definition}".encode()).hexdigest()[:24]
+        path = self.folder / "fits" / f"{measure.name}-{key}.npz"
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                return dict(stored)
+        except (OSError, ValueError, KeyError):
+            fit = dict(measure.fit(self))
+        # An index that cannot be written to (a shared, read-only one) still serves.
+        with suppress(OSError):
+            path.parent.mkdir(exist_ok=True)
+            with atomic_write(path, "wb") as f:
+                np.savez(f, allow_pickle=False, **fit)
+        return fit
 
 
 def index_for(
@@ -327,19 +398,28 @@ def index_for(
     profile: str = "generic",
     measures: Sequence[str] | None = None,
     segmenter: Segmenter | None = None,
+    encoders: Encoders | None = None,
     strict: bool = False,
     progress: Progress = silent,
 ) -> TrainingIndex:
     """The index that is there, where it still fits the cohort, with new cases appended; else a new one."""
+    encoders = encoders or make_encoders()
     if (folder / "index.json").is_file():
         try:
             kept = TrainingIndex.open(folder)
-            if kept.serves(cohort, profile, measures, segmenter):
+            if kept.serves(cohort, profile, measures, segmenter, encoders):
                 return kept.append(cohort, strict=strict, progress=progress)
         except IndexFormatError:
             pass  # damaged or of another version: built again
     return TrainingIndex.build(
-        cohort, folder, profile=profile, measures=measures, segmenter=segmenter, strict=strict, progress=progress
+        cohort,
+        folder,
+        profile=profile,
+        measures=measures,
+        segmenter=segmenter,
+        encoders=encoders,
+        strict=strict,
+        progress=progress,
     )
 
 
@@ -348,6 +428,7 @@ def _header(
     measures: Sequence[str],
     requested: Sequence[str] | None,
     segmenter: dict[str, Any] | None,
+    encoders: dict[str, Any],
     source: str,
 ) -> dict[str, Any]:
     """What `index.json` says of the whole index, as the constructor reads it."""
@@ -356,6 +437,7 @@ def _header(
         "measures": list(measures),
         "requested": None if requested is None else list(requested),
         "segmenter": segmenter,
+        "encoders": encoders,
         "source": source,
     }
 

@@ -24,7 +24,7 @@ from replica_detection.progress import Progress
 from replica_detection.segmentation import Segmenter
 from replica_detection.versions import package_versions
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +14,13 @@ import numpy as np
 
 from replica_detection.atomic import atomic_write
 from replica_detection.cohort import Cohort
-from replica_detection.comparison import CohortQueries, Distances, IndexQueries, Queries, compare
+from replica_detection.comparison import CohortQueries, Distances, IndexQueries, compare
 from replica_detection.index import TrainingIndex
 from replica_detection.index_writing import checksum, input_files
-from replica_detection.measures import Measure
+from replica_detection.measures import FittedMeasure, Measure, SearchingMeasure
 from replica_detection.progress import Progress, silent
+
+FOLDS = 10
 
 
 def validation_distances(
@@ -36,7 +39,11 @@ def validation_distances(
         except OSError:  # reported when the case is read
             files.append([case.id, case.patient, "unreadable"])
     queries = CohortQueries(validation, index, strict=strict)
-    return _cached(["validation", files], "validation", queries, index, measures, progress)
+
+    def of(wanted: Sequence[Measure]) -> Distances:
+        return compare(queries, index, wanted, stage="null", kind="validation", progress=progress)
+
+    return _cached(["validation", files], of, index, measures)
 
 
 def cross_fitted_distances(
@@ -45,21 +52,51 @@ def cross_fitted_distances(
     """Training cases against the training cases of other patients: each patient is its own fold.
 
     Leaving out one patient keeps the pool almost as large as the one that synthetic cases are compared with, so the
-    nearest distances are comparable. At most `size` cases, spread evenly, bound the cost on large cohorts.
+    nearest distances are comparable. A measure that learnt from the training cohort knows its cases too well
+    (whitened by themselves, fewer cases than features are all
+    equally far apart), so it learns again from nine tenths of the patients and is asked
+    about the others. At most `size` cases, spread evenly, bound the cost on large cohorts.
     """
     count = min(size, len(index))
     positions = np.unique(np.linspace(0, len(index) - 1, count).round().astype(int)).tolist() if count else []
-    queries = IndexQueries(index, positions)
-    return _cached(["cross-fitted", positions], "cross-fitted", queries, index, measures, progress)
+
+    def of(wanted: Sequence[Measure]) -> Distances:
+        knowing = [m for m in wanted if isinstance(m, FittedMeasure) and not isinstance(m, SearchingMeasure)]
+        others = [m for m in wanted if m not in knowing]
+        queries = IndexQueries(index, positions)
+        found = compare(queries, index, others, stage="null", kind="cross-fitted", progress=progress)
+        if not knowing:
+            return found
+        learnt = _learnt_again(index, knowing, np.array(positions), progress)
+        return replace(found, by_measure={**found.by_measure, **learnt})
+
+    return _cached(["cross-fitted", positions], of, index, measures)
+
+
+def _learnt_again(
+    index: TrainingIndex, measures: Sequence[FittedMeasure], positions: np.ndarray, progress: Progress
+) -> dict[str, np.ndarray]:
+    """Distances (n, N) of training cases under measures that never saw their patient, nor the others of their fold."""
+    fold = index.patients % min(FOLDS, len(np.unique(index.patients)))
+    found = {m.name: np.full((len(positions), len(index)), np.inf) for m in measures}
+    for number in np.unique(fold[positions]):
+        left_out = fold == number
+        again = [copy(m) for m in measures]
+        for m in again:
+            m.use(m.fit(index, left_out))
+        rows = np.flatnonzero(left_out[positions])
+        queries = IndexQueries(index, positions[rows].tolist())
+        part = compare(queries, index, again, left_out=left_out, stage="null", progress=progress)
+        for m in measures:
+            found[m.name][rows] = part.by_measure[m.name]
+    return found
 
 
 def _cached(
     key: list[object],
-    kind: str,
-    queries: Queries,
+    compare_with: Callable[[Sequence[Measure]], Distances],
     index: TrainingIndex,
     measures: Sequence[Measure],
-    progress: Progress,
 ) -> Distances:
     digest = hashlib.sha256(json.dumps([index.content_id, key]).encode()).hexdigest()[:24]
     found: dict[str, np.ndarray] = {}
@@ -70,18 +107,18 @@ def _cached(
             ids, found[m.name] = stored
     missing = [m for m in measures if m.name not in found]
     if not missing and ids is not None:
-        return Distances(ids, found, kind=kind)
+        return Distances(ids, found, kind=str(key[0]))
     # All measures again where only some are stored: their rows must belong to the same cases.
-    fresh = compare(queries, index, missing, stage="null", kind=kind, progress=progress)
+    fresh = compare_with(missing)
     if ids is not None and fresh.ids != ids:
-        fresh, found = compare(queries, index, measures, stage="null", kind=kind, progress=progress), {}
+        fresh, found = compare_with(measures), {}
     if not fresh.problems:
         # An index that cannot be written to (a shared, read-only one) still serves.
         with suppress(OSError):
             for name, distances in fresh.by_measure.items():
                 measure = next(m for m in measures if m.name == name)
                 _write(_path(index, digest, measure), fresh.ids, distances)
-    return replace(fresh, by_measure={**found, **fresh.by_measure})
+    return replace(fresh, by_measure={**found, **fresh.by_measure}, details={})
 
 
 def _path(index: TrainingIndex, digest: str, measure: Measure) -> Path:

@@ -124,6 +124,8 @@ class RunInfo:
 
     `evidence` is the combined statistic of each synthetic case (order of the summary; larger = more replica-like; the
     scale is that of a z score among the null cases) and `evidence_threshold` its smallest value with p <= alpha.
+    `details[measure][column]` is what a measure says of each synthetic case beyond its match, in the same order:
+    numbers or texts, None for what is undefined.
     """
 
     created: str
@@ -144,6 +146,7 @@ class RunInfo:
     warnings: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
     options: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
 
     @property
     def definitions(self) -> dict[str, MeasureInfo]:
@@ -192,6 +195,11 @@ class DetectionResult:
         for pair in self.alignments:
             pairs.setdefault((pair.synthetic_id, pair.training_id), []).append(pair)
         return pairs
+
+    def details_of(self, synthetic_id: str) -> dict[str, dict[str, Any]]:
+        """What measures say of one case beyond its match, by measure and column."""
+        row = [c.synthetic_id for c in self.summary].index(synthetic_id)
+        return {m: {key: values[row] for key, values in of.items()} for m, of in self.run.details.items()}
 
     def count(self, verdict: str) -> int:
         return sum(c.verdict == verdict for c in self.summary)

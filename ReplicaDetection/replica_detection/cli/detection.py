@@ -13,13 +13,16 @@ from replica_detection.cli.options import (
     Align,
     Alpha,
     Device,
+    Embedding,
     K,
     Masks,
     Measures,
     Patients,
     Profile,
     Segment,
+    SliceEmbedding,
     Strict,
+    encoders_named,
     names,
     read_cohort,
     segmenter_named,
@@ -40,6 +43,8 @@ def index(
     measures: Measures = None,
     masks: Masks = None,
     segment: Segment = None,
+    embedding: Embedding = None,
+    slice_embedding: SliceEmbedding = None,
     patients: Patients = None,
     append: Annotated[bool, typer.Option("--append", help="Add new cases to the index that is there.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Afterwards, read everything back and compare.")] = False,
@@ -65,6 +70,7 @@ def index(
                 profile=profile,
                 measures=names(measures),
                 segmenter=segmenter_named(segment),
+                encoders=encoders_named(embedding, slice_embedding),
                 strict=strict,
                 progress=progress,
             )
@@ -101,6 +107,8 @@ def detect(
     training_masks: Annotated[Path | None, typer.Option(help="The same for --training.")] = None,
     validation_masks: Annotated[Path | None, typer.Option(help="The same for --validation.")] = None,
     segment: Segment = None,
+    embedding: Embedding = None,
+    slice_embedding: SliceEmbedding = None,
     patients: Patients = None,
     device: Device = "auto",
     null_size: Annotated[
@@ -134,6 +142,8 @@ def detect(
         raise typer.BadParameter("give either --index or --training")
     if index is not None and (segment is not None or training_masks is not None):
         raise typer.BadParameter("--segment and --training-masks are for --training; an index has its own masks")
+    if index is not None and (embedding is not None or slice_embedding is not None):
+        raise typer.BadParameter("--embedding and --slice-embedding are for --training; an index has its own")
     segmenter = segmenter_named(segment)
     thresholds = None if calibration is None else Calibration.read(calibration)
     options = Options(names(measures), k, alpha, device, null_size, strict, align, thresholds)
@@ -142,8 +152,9 @@ def detect(
     with Bars() as progress:
         if training is not None:
             cohort = read_cohort(training, training_masks, patients, strict)
+            encoders = encoders_named(embedding, slice_embedding)
             opened = index_for(
-                cohort, result_folder_index(output), profile, options.measures, segmenter, strict, progress
+                cohort, result_folder_index(output), profile, options.measures, segmenter, encoders, strict, progress
             )
         else:
             assert index is not None
@@ -193,6 +204,7 @@ def duplicates(
     measures: Measures = None,
     k: K = 50,
     alpha: Alpha = 0.05,
+    embedding: Embedding = None,
     patients: Patients = None,
     device: Device = "auto",
     align: Align = True,
@@ -212,7 +224,10 @@ def duplicates(
     first = read_cohort(cohort, None, patients, strict)
     second = None if other is None else read_cohort(other, None, patients, strict)
     with Bars() as progress:
-        opened = index_for(first, result_folder_index(output), profile, options.measures, None, strict, progress)
+        encoders = encoders_named(embedding, None)
+        opened = index_for(
+            first, result_folder_index(output), profile, options.measures, None, encoders, strict, progress
+        )
         pairs, found, judged = find_duplicates(opened, second, options=options, progress=progress)
         loader = PairLoader(opened, second)
 

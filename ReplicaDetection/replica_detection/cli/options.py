@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from replica_detection.cohort import Cohort
+    from replica_detection.embedding import Encoders
     from replica_detection.segmentation import Segmenter
 
 PROFILES_HELP = "generic, head-ct, tof-mra, brain-mr, knee-mr or chest-xray. Fixes grid and intensity mapping."
@@ -28,6 +29,16 @@ Masks = Annotated[
 Segment = Annotated[
     str | None,
     typer.Option(help="Make masks where none are given: hemorrhage, vessels, or network:FILE. Your own masks win."),
+]
+Embedding = Annotated[
+    str | None,
+    typer.Option(
+        help="What the feature level compares: invariants (default; no file needed), medicalnet_grid:FILE, "
+        "medicalnet_gap:FILE, contrastive:FOLDER, deepssim:FOLDER, dino:FILE (2D), or network:FILE."
+    ),
+]
+SliceEmbedding = Annotated[
+    str | None, typer.Option(help="The same for single slices of a volume, for slice_votes: a 2D embedding.")
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first file that cannot be used; else skip it.")]
 K = Annotated[int, typer.Option("--k", help="Neighbourhood of the distance ratio.", min=1)]
@@ -50,6 +61,12 @@ def segmenter_named(name: str | None) -> Segmenter | None:
     from replica_detection.segmentation import make_segmenter
 
     return None if name is None else make_segmenter(name)
+
+
+def encoders_named(embedding: str | None, slice_embedding: str | None) -> Encoders:
+    from replica_detection.embedding.stored import make_encoders
+
+    return make_encoders(embedding, slice_embedding)
 
 
 def read_cohort(source: Path, masks: Path | None, patients: Path | None, strict: bool) -> Cohort:

@@ -1,12 +1,15 @@
 """One class per measure. A new one is a class with `@register` in one of these files."""
 
-from replica_detection.measures import aligned, segmentation, voxel
+from replica_detection.measures import aligned, feature, memorization_index, segmentation, slice_votes, voxel
 from replica_detection.measures.base import (
     LEVELS,
     MEASURES,
     AligningMeasure,
     Block,
+    Described,
+    FittedMeasure,
     Measure,
+    SearchingMeasure,
     features_of,
     make_measures,
     needed_features,
@@ -18,12 +21,18 @@ __all__ = [
     "MEASURES",
     "AligningMeasure",
     "Block",
+    "Described",
+    "FittedMeasure",
     "Measure",
+    "SearchingMeasure",
     "aligned",
+    "feature",
     "features_of",
     "make_measures",
+    "memorization_index",
     "needed_features",
     "register",
     "segmentation",
+    "slice_votes",
     "voxel",
 ]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
+from replica_detection.embedding import Encoders
 from replica_detection.errors import ConfigurationError
 from replica_detection.preprocessing import Prepared
 from replica_detection.profiles import Preparation
@@ -31,6 +33,7 @@ class Measure(ABC):
     Args:
         preparation: how the images were prepared; fixes data range and grid.
         device: `cpu` or a torch device such as `cuda`.
+        encoders: what turns images into vectors, for the measures that need one.
     """
 
     name: ClassVar[str]
@@ -39,9 +42,11 @@ class Measure(ABC):
     needs: ClassVar[tuple[str, ...]]
     # "aligned" where pairs are laid upon each other first.
     stage: ClassVar[str] = "in place"
+    # Whether it is used where the user names no measures.
+    by_default: ClassVar[bool] = True
 
-    def __init__(self, preparation: Preparation, device: str = "cpu"):
-        self.preparation, self.device = preparation, device
+    def __init__(self, preparation: Preparation, device: str = "cpu", encoders: Encoders | None = None):
+        self.preparation, self.device, self.encoders = preparation, device, encoders or Encoders()
 
     @property
     def group(self) -> str:
@@ -76,6 +81,62 @@ class Measure(ABC):
         """Why this measure cannot be used on the prepared grid, or None."""
         return None
 
+    def details(self, queries: Block, training: Block) -> dict[str, np.ndarray]:
+        """Further numbers of each pair, (Q, N) by name, for `describe`."""
+        return {}
+
+    def describe(self, found: Described, null: np.ndarray, ids: Sequence[str]) -> dict[str, list[Any]]:
+        """What else there is to say about each query: columns of Q numbers or texts, None for what is undefined.
+
+        Args:
+            found: the queries' distances and details.
+            null: (n, N) distances of the null cases, near-duplicates left out.
+            ids: of the N training cases.
+        """
+        return {}
+
+
+class FittedMeasure(Measure):
+    """A measure that learns something from the training cohort before it compares; the index keeps what was learnt."""
+
+    @abstractmethod
+    def fit(self, training: TrainingRows, left_out: np.ndarray | None = None) -> Mapping[str, np.ndarray]:
+        """What is learnt from the training cohort, without the cases in `left_out` ((N,) bool)."""
+
+    @abstractmethod
+    def use(self, fit: Mapping[str, np.ndarray]) -> None:
+        """Takes what `fit` learnt, perhaps in an earlier run."""
+
+
+class SearchingMeasure(FittedMeasure):
+    """A measure that looks for its matches in the whole training cohort at once, by an index of its own."""
+
+    @abstractmethod
+    def search(self, queries: Block, left_out: np.ndarray) -> Described:
+        """Distances (and details) of all queries to all training cases; `left_out` (Q, N) pairs are never a match."""
+
+    def distances(self, queries: Block, training: Block) -> np.ndarray:
+        raise NotImplementedError("this measure compares by `search`")
+
+
+@dataclass(frozen=True)
+class Described:
+    """`distances` (Q, N) as of `Measure.distances`, and `details` by name, (Q, N) each."""
+
+    distances: np.ndarray
+    details: dict[str, np.ndarray]
+
+
+class TrainingRows(Protocol):
+    """The stored features of a training cohort, as `Measure.fit` reads them; a `TrainingIndex` is one."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def patients(self) -> np.ndarray: ...
+
+    def blocks(self, names: Sequence[str]) -> Iterator[tuple[int, Block]]: ...
+
 
 class AligningMeasure(Measure):
     """Lays the few training cases that fit best on each query and compares these alone.
@@ -101,13 +162,14 @@ def needed_features(measures: Iterable[Measure | type[Measure]]) -> list[str]:
     return list(dict.fromkeys(name for m in measures for name in m.needs))
 
 
-def features_of(case: Prepared, measures: Iterable[Measure]) -> dict[str, np.ndarray]:
+def features_of(case: Prepared, measures: Sequence[Measure]) -> dict[str, np.ndarray]:
     """The features of one case that the measures need, each made once."""
     features: dict[str, np.ndarray] = {}
     for measure in measures:
         if not set(measure.needs) <= set(features):
             features.update(measure.features(case))
-    return features
+    wanted = set(needed_features(measures))
+    return {name: array for name, array in features.items() if name in wanted}
 
 
 MEASURES: dict[str, type[Measure]] = {}
@@ -120,25 +182,31 @@ def register(measure: type[Measure]) -> type[Measure]:
 
 
 def make_measures(
-    names: Iterable[str] | None, preparation: Preparation, device: str = "cpu", *, masks: bool = True
+    names: Iterable[str] | None,
+    preparation: Preparation,
+    device: str = "cpu",
+    *,
+    masks: bool = True,
+    encoders: Encoders | None = None,
 ) -> list[Measure]:
     """The measures of the given names, or all that can be used on this grid.
 
     Args:
         masks: whether the cohort has masks; without them the measures that need one cannot be used.
+        encoders: what turns images into vectors; without one the measures that need it cannot be used.
 
     Raises:
         ConfigurationError: an unknown name, or a named measure that cannot be used here.
     """
     if names is None:
         in_order = sorted(MEASURES.values(), key=lambda measure: LEVELS.index(measure.level))
-        every = [measure(preparation, device) for measure in in_order]
+        every = [measure(preparation, device, encoders) for measure in in_order if measure.by_default]
         return [m for m in every if m.problem() is None and (masks or not m.needs_mask)]
     chosen = []
     for name in dict.fromkeys(names):
         if name not in MEASURES:
             raise ConfigurationError(f"unknown measure '{name}'; known: {', '.join(MEASURES)}")
-        measure = MEASURES[name](preparation, device)
+        measure = MEASURES[name](preparation, device, encoders)
         problem = measure.problem()
         if measure.needs_mask and not masks:
             problem = "the training cohort has no masks; give --masks or --segment"

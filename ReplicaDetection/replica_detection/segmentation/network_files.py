@@ -7,7 +7,8 @@ import io
 import json
 import math
 import zipfile
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -204,23 +205,36 @@ def _numbers(value: Any, count: int) -> bool:
 @lru_cache(maxsize=4)
 def load_network(file: str, sha256: str, architecture: str, channels: int, device: str) -> torch.nn.Module:
     """The network ready to be used, kept between volumes; what is loaded has the checksum that was looked at."""
-    import torch
-
     data = read_bytes(Path(file))
     if hashlib.sha256(data).hexdigest() != sha256:
         raise InputError(file, "changed while it was being used", "Start again")
     if architecture:
-        model = _with_weights(Path(file), data, json.loads(architecture), channels)
+        model = with_weights(Path(file), data, json.loads(architecture), partial(build, channels=channels))
     else:
-        try:
-            model = torch.jit.load(io.BytesIO(data), map_location="cpu")
-        except (RuntimeError, ValueError, EOFError) as error:
-            found = f"is TorchScript that cannot be loaded ({last_line(error)})"
-            raise InputError(file, found, "Copy or export it again") from error
+        model = torchscript(Path(file), data)
     return model.to(device).eval()
 
 
-def _with_weights(file: Path, data: bytes, architecture: dict[str, Any], channels: int) -> torch.nn.Module:
+def torchscript(file: Path, data: bytes) -> torch.nn.Module:
+    """The program in a TorchScript file, on the CPU. Raises InputError where it cannot be loaded."""
+    import torch
+
+    try:
+        return torch.jit.load(io.BytesIO(data), map_location="cpu")
+    except (RuntimeError, ValueError, EOFError) as error:
+        found = f"is TorchScript that cannot be loaded ({last_line(error)})"
+        raise InputError(file, found, "Copy or export it again") from error
+
+
+def with_weights(
+    file: Path, data: bytes, architecture: dict[str, Any], make: Callable[[dict[str, Any]], torch.nn.Module]
+) -> torch.nn.Module:
+    """What `make` builds of a description, with the weights of a safetensors file.
+
+    Raises:
+        InputError: a damaged file, a description that cannot be built, or weights of other names or shapes, or that are
+            NaN or infinite.
+    """
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -232,7 +246,7 @@ def _with_weights(file: Path, data: bytes, architecture: dict[str, Any], channel
     try:
         # Shapes are compared before any memory is taken for what a description asks.
         with torch.device("meta"):
-            model = build(architecture, channels)
+            model = make(architecture)
     except ReplicaDetectionError as error:
         raise InputError(file, str(error), "Correct the description of the network") from error
     twins: dict[int, list[str]] = {}

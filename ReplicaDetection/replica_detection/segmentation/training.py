@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from replica_detection.atomic import atomic_write
 from replica_detection.cohort import Cohort, Problem
-from replica_detection.errors import ConfigurationError, InputError
+from replica_detection.errors import ConfigurationError
 from replica_detection.index_writing import Lock
 from replica_detection.progress import Progress, silent
 from replica_detection.segmentation.network import pick_device, slide
-from replica_detection.segmentation.network_files import HEADER, SIDECAR, WEIGHTS, build, last_line
+from replica_detection.segmentation.network_files import build
 from replica_detection.segmentation.training_data import TrainingData, augmentation, batches, prepare_data
+from replica_detection.training_runs import Names, Schedule, State, files_of, read_state, train
 
 if TYPE_CHECKING:
     import torch
 
-LAST, HISTORY, CURVE = "last.pt", "history.csv", "history.png"
+NAMES = Names("validation_dice", "validation Dice", "Dice + cross-entropy")
 # Class and arguments of each network by name, and the number that its patch must be a multiple of.
 NETWORKS: dict[str, tuple[str, dict[str, Any], int]] = {
     "unet": ("UNet", {"channels": [16, 32, 64, 128], "strides": [2, 2, 2], "num_res_units": 2}, 8),
@@ -104,46 +103,18 @@ class _Options:
         if not 0 < self.learning_rate < 1 or self.seed < 0 or not set(self.flips) <= {0, 1, 2}:
             raise ConfigurationError("learning_rate must be between 0 and 1, seed 0 or more, flips axes from 0 to 2")
 
+    @property
+    def schedule(self) -> Schedule:
+        def learning_rate(epoch: int) -> float:
+            return self.learning_rate * (1 - (epoch - 1) / self.epochs) ** 0.9
+
+        return Schedule(self.epochs, self.patience, self.validate_every, self.seed, learning_rate)
+
     def same_run(self) -> dict[str, Any]:
         """What may not change when a run goes on: everything but how long it is."""
         return {
             k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items() if k not in ("epochs", "patience")
         }
-
-
-@dataclass
-class _State:
-    """Everything that a run needs to go on; plain values and tensors, so that it loads without unpickling objects."""
-
-    run: str
-    description: dict[str, Any]
-    training: list[str]
-    validation: list[str]
-    history: list[tuple[int, float, float]]
-    best: tuple[int, float, dict[str, float]]
-    model: dict[str, torch.Tensor] | None = None
-    optimizer: dict[str, Any] | None = None
-
-    def finished(self, options: _Options) -> bool:
-        return len(self.history) >= options.epochs or self.stopped_early(options)
-
-    def stopped_early(self, options: _Options) -> bool:
-        since = [dice for epoch, _, dice in self.history if epoch > self.best[0] and not math.isnan(dice)]
-        return bool(self.history) and len(since) >= options.patience
-
-    def report(self, output: Path, options: _Options, problems: Sequence[Problem], before: int) -> TrainingReport:
-        return TrainingReport(
-            output,
-            tuple(Epoch(*row) for row in self.history),
-            self.best[0],
-            self.best[1],
-            dict(self.best[2]),
-            tuple(self.training),
-            tuple(self.validation),
-            tuple(problems),
-            before,
-            self.stopped_early(options) and len(self.history) < options.epochs,
-        )
 
 
 def train_segmentation(
@@ -216,11 +187,11 @@ def train_segmentation(
     options.check()
     output, target = Path(output), pick_device(device)
     recipe = [profile, sorted(labels.items()) if labels else None, spacing_mm]
-    run = json.dumps([options.same_run(), *recipe, _files(cohort), _files(validation)])
-    state = _stored(output / LAST, run) if resume else None
+    run = json.dumps([options.same_run(), *recipe, files_of(cohort), files_of(validation)])
+    state = read_state(output, run) if resume else None
     before = len(state.history) if state else 0
-    if state is not None and state.finished(options):
-        return state.report(output, options, (), before)
+    if state is not None and state.finished(options.schedule):
+        return _report(state, output, options, (), before)
     data = prepare_data(cohort, validation, profile, labels, spacing_mm, seed, cache_mb, progress)
     if state is None:
         state = _begin(run, data, options)
@@ -229,20 +200,25 @@ def train_segmentation(
     output.mkdir(parents=True, exist_ok=True)
     with Lock(output), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         _train(state, data, options, output, target, progress)
-    _draw(output / CURVE, state)
-    return state.report(output, options, data.problems, before)
+    return _report(state, output, options, data.problems, before)
 
 
-def _files(cohort: Cohort | None) -> list[Any]:
-    """Names and sizes, by which another cohort is told from the one that a training began with."""
-    sizes = []
-    for case in () if cohort is None else cohort.cases:
-        files = [f for f in (*case.files, case.mask) if f is not None and f.is_file()]
-        sizes.append([case.id, case.patient, sum(f.stat().st_size for f in files)])
-    return sizes
+def _report(state: State, output: Path, options: _Options, problems: Sequence[Problem], before: int) -> TrainingReport:
+    return TrainingReport(
+        output,
+        tuple(Epoch(*row) for row in state.history),
+        state.best[0],
+        state.best[1],
+        dict(state.best[2]),
+        tuple(state.training),
+        tuple(state.validation),
+        tuple(problems),
+        before,
+        state.stopped_early(options.schedule) and len(state.history) < options.epochs,
+    )
 
 
-def _begin(run: str, data: TrainingData, options: _Options) -> _State:
+def _begin(run: str, data: TrainingData, options: _Options) -> State:
     kind, arguments, divisor = NETWORKS[options.network]
     largest = [max(2, math.ceil(n / divisor)) * divisor for n in data.largest]
     shape = {"spatial_dims": 3, "in_channels": 1, "out_channels": len(data.labels) + 1}
@@ -257,76 +233,31 @@ def _begin(run: str, data: TrainingData, options: _Options) -> _State:
         "threshold": 0.0,
     }
     training, validation = [c.id for c in data.training], [c.id for c in data.validation]
-    return _State(run, description, training, validation, [], (0, -1.0, {}))
+    return State(run, description, training, validation, [], (0, -1.0, {}))
 
 
 def _train(
-    state: _State, data: TrainingData, options: _Options, output: Path, device: torch.device, progress: Progress
+    state: State, data: TrainingData, options: _Options, output: Path, device: torch.device, progress: Progress
 ) -> None:
     import torch
     from monai.losses.dice import DiceCELoss
 
     torch.manual_seed(options.seed)
-    model = build(state.description["architecture"], len(data.labels) + 1)
-    if state.model is not None:
-        model.load_state_dict(state.model)
-    model.to(device)
+    model = build(state.description["architecture"], len(data.labels) + 1).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), options.learning_rate, weight_decay=1e-4)
-    if state.optimizer is not None:
-        optimizer.load_state_dict(state.optimizer)
     loss_of = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
     crop = augmentation(state.description["patch"], len(data.labels) + 1, options.flips)
-    steps = math.ceil(len(data.training) * options.crops / options.batch)
-    while not state.finished(options):
-        epoch = len(state.history) + 1
-        # Every random number follows from seed and epoch, so that nothing random needs to be stored.
-        rng = np.random.default_rng([options.seed, epoch])
-        torch.manual_seed(int(rng.integers(2**31)))
-        for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * (1 - (epoch - 1) / options.epochs) ** 0.9
-        model.train()
-        losses = []
+
+    def losses(rng: np.random.Generator) -> Iterator[torch.Tensor]:
         for images, truth in batches(data, crop, options.crops, options.batch, rng):
-            optimizer.zero_grad()
-            loss = loss_of(model(images.to(device)), truth.to(device))
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-            optimizer.step()
-            losses.append(float(loss.detach()))
-            progress("training", (epoch - 1) * steps + len(losses), options.epochs * steps)
-        if not np.isfinite(losses).all():
-            raise ConfigurationError(f"the training diverged in epoch {epoch}: use a smaller learning_rate")
-        _end_epoch(state, data, options, output, model, optimizer, float(np.mean(losses)))
-    progress("training", options.epochs * steps, options.epochs * steps)
+            yield loss_of(model(images.to(device)), truth.to(device))
 
-
-def _end_epoch(
-    state: _State,
-    data: TrainingData,
-    options: _Options,
-    output: Path,
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    loss: float,
-) -> None:
-    """Validates where it is time, and stores everything; the best weights first, so that `last.pt` never lies."""
-    import torch
-
-    epoch, dice = len(state.history) + 1, math.nan
-    if epoch % options.validate_every == 0 or epoch == options.epochs:
+    def validate() -> tuple[float, dict[str, float]]:
         by_label = _validate(model, data, state.description)
-        dice = float(np.mean(list(by_label.values())))
-        if dice > state.best[1]:
-            state.best = (epoch, dice, by_label)
-            _store_best(output, model, {**state.description, "epoch": epoch, "validation_dice": by_label})
-    state.history.append((epoch, loss, dice))
-    state.model, state.optimizer = model.state_dict(), optimizer.state_dict()
-    with atomic_write(output / LAST, "wb") as f:
-        torch.save(vars(state), f)
-    with atomic_write(output / HISTORY) as f:
-        writer = csv.writer(f, lineterminator="\n")
-        writer.writerow(("epoch", "loss", "validation_dice"))
-        writer.writerows((n, f"{a:.6f}", "" if math.isnan(b) else f"{b:.6f}") for n, a, b in state.history)
+        return float(np.mean(list(by_label.values()))), by_label
+
+    steps = math.ceil(len(data.training) * options.crops / options.batch)
+    train(state, options.schedule, output, model, optimizer, losses, validate, NAMES, steps=steps, progress=progress)
 
 
 def _validate(model: torch.nn.Module, data: TrainingData, description: dict[str, Any]) -> dict[str, float]:
@@ -346,51 +277,3 @@ def _validate(model: torch.nn.Module, data: TrainingData, description: dict[str,
             if total:
                 found[name].append(2 * np.count_nonzero(a & b) / total)
     return {name: float(np.mean(values)) for name, values in found.items() if values}
-
-
-def _store_best(output: Path, model: torch.nn.Module, description: dict[str, Any]) -> None:
-    from safetensors.torch import save
-
-    # DynUNet names its tensors twice; once is enough in a file.
-    once = {id(value): (name, value) for name, value in model.state_dict(keep_vars=True).items()}
-    weights = {name: value.detach().cpu().contiguous() for name, value in once.values()}
-    with atomic_write(output / WEIGHTS, "wb") as f:
-        f.write(save(weights, metadata={HEADER: json.dumps(description)}))
-    with atomic_write(output / SIDECAR) as f:
-        json.dump(description, f, indent=1)
-
-
-def _stored(file: Path, run: str) -> _State | None:
-    """The state of an earlier call; None where there is none."""
-    import torch
-
-    if not file.is_file():
-        return None
-    try:
-        state = _State(**torch.load(file, map_location="cpu", weights_only=True))
-    except Exception as error:  # zip, unpickling and type errors, whatever the damage makes of the file
-        advice = "Delete the folder, or start again without resume"
-        raise InputError(file, f"is no training that can go on ({last_line(error)})", advice) from error
-    if state.run != run:
-        raise ConfigurationError(
-            f"{file.parent} holds a training with other options or other files; give them again, use another folder, "
-            "or start again without resume"
-        )
-    return state
-
-
-def _draw(file: Path, state: _State) -> None:
-    """Loss and validation Dice over the epochs."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    left = figure.subplots()
-    left.plot([n for n, _, _ in state.history], [loss for _, loss, _ in state.history], color="#777777", label="loss")
-    left.set(xlabel="epoch", ylabel="training loss (Dice + cross-entropy)")
-    right = left.twinx()
-    seen = [(n, dice) for n, _, dice in state.history if not math.isnan(dice)]
-    right.plot([n for n, _ in seen], [d for _, d in seen], "o-", color="#1f77b4", markersize=3)
-    right.set(ylabel="validation Dice", ylim=(0, 1))
-    right.yaxis.label.set_color("#1f77b4")
-    with atomic_write(file, "wb") as f:
-        figure.savefig(f, format="png", dpi=120)

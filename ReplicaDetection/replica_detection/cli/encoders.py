@@ -1,0 +1,81 @@
+"""`train-encoder`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from replica_detection.cli.application import app
+from replica_detection.cli.options import COHORT_HELP, Device, Patients, Profile, Strict, read_cohort
+from replica_detection.console import Bars, console, print_problems
+
+
+@app.command("train-encoder")
+def train_encoder(
+    cohort: Annotated[Path, typer.Argument(help="The generator's training images. " + COHORT_HELP)],
+    output: Annotated[Path, typer.Option(help="Folder for the encoder, its history and its curve.")],
+    kind: Annotated[str, typer.Option(help="contrastive (Dar et al.) or deepssim (Scardace et al.).")] = "contrastive",
+    validation: Annotated[
+        Path | None, typer.Option(help="Other images for validation; else a fifth of the patients.")
+    ] = None,
+    patients: Patients = None,
+    profile: Profile = "generic",
+    network: Annotated[str, typer.Option(help="dar, resnet18 or resnet50.")] = "dar",
+    epochs: Annotated[int, typer.Option(help="Passes over the images, at most.", min=1)] = 200,
+    batch: Annotated[int, typer.Option(help="Images compared with each other in a step.", min=2)] = 10,
+    patience: Annotated[int, typer.Option(help="Ends after so many validations without a gain.", min=1)] = 30,
+    rotation: Annotated[
+        float | None, typer.Option(help="Degrees about each axis, either way. Default: 5, for deepssim 10.", min=0)
+    ] = None,
+    flips: Annotated[str, typer.Option(help="Axes to mirror: 0 (left-right), 1, 2; empty for none.")] = "0,1,2",
+    contrast: Annotated[float, typer.Option(help="How far the contrast is changed; 0 for not at all.", min=0)] = 0.5,
+    size: Annotated[int, typer.Option(help="Voxels along an axis, at most.", min=8)] = 64,
+    seed: Annotated[int, typer.Option(help="Same seed, same encoder (on the CPU).", min=0)] = 0,
+    device: Device = "auto",
+    strict: Strict = False,
+) -> None:
+    """Train an encoder on the training cohort, for use as --embedding contrastive:OUTPUT or deepssim:OUTPUT.
+
+    The encoder with the smallest validation loss is kept. An interrupted training goes on when the same command is
+    given again.
+
+    Example: replica-detection train-encoder training/ --output my_encoder --profile brain-mr
+    """
+    from replica_detection.embedding.training import train_encoder as train
+
+    axes = _axes(flips)
+    images = read_cohort(cohort, None, patients, strict)
+    unseen = None if validation is None else read_cohort(validation, None, patients, strict)
+    with Bars() as progress:
+        trained = train(
+            images,
+            output,
+            kind=kind,
+            profile=profile,
+            network=network,
+            epochs=epochs,
+            validation=unseen,
+            batch=batch,
+            patience=patience,
+            seed=seed,
+            rotation_degrees=rotation,
+            flips=axes,
+            contrast=contrast,
+            most=size,
+            device=device,
+            progress=progress,
+        )
+    print_problems([*images.problems, *trained.problems])
+    console.print(
+        f"Smallest validation loss {trained.best_loss:.4f} after epoch {trained.best_epoch} of {len(trained.history)}. "
+        f"History and curve lie in {output}; use the encoder with --embedding {kind}:{output}"
+    )
+
+
+def _axes(flips: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(axis) for axis in flips.split(",") if axis.strip())
+    except ValueError:
+        raise typer.BadParameter(f"--flips is '{flips}': it must be axes such as 0,2") from None

@@ -1,0 +1,242 @@
+"""The default embedder: statistics of rotation-invariant local structure, made blind to what a copy may have undergone.
+
+Nothing is downloaded and no network is trained; the fit takes about half a minute on the training cohort.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from replica_detection.embedding.base import Embedder, no_file, register
+from replica_detection.embedding.resampling import resampled
+from replica_detection.embedding.views import Views
+from replica_detection.errors import ConfigurationError, IndexFormatError
+from replica_detection.progress import Progress, silent
+
+# Sigmas of the Gaussian derivatives, in voxels of the working grid, and of the local contrast normalization.
+SCALES = (1.2, 2.0, 3.0, 4.5)
+CONTRAST_SIGMA = 4.0
+# Contrast below this share of the intensity range counts as noise of an empty background and is not raised to 1.
+LEAST_CONTRAST = 0.05
+# Soft shells about the centre: radius and width as a share of the mean half length.
+SHELLS, SHELL_WIDTH = (0.0, 0.5, 1.0), 0.3
+# Voxels of the working grid, by the number of dimensions.
+WORKING_VOXELS = {2: 2**14, 3: 2**16}
+LEAST_SIZE = 8
+# What the whitening adds to each variance, as a share of the mean variance.
+SHRINKAGE = 1e-4
+VIEWS_WANTED, LEAST_VIEWS, CASES_AT_MOST = 1000, 8, 125
+WHAT_A_COPY_MAY_UNDERGO = Views(
+    rotation_degrees=15,
+    shift=0.12,
+    zoom=0.15,
+    flips=(0, 1, 2),
+    elastic=0.1,
+    blur=2.0,
+    noise=0.15,
+    gamma=0.8,
+    bias=0.6,
+    lost=0.25,
+)
+
+
+@register
+@dataclass(frozen=True)
+class Invariants(Embedder):
+    """Moments of Gaussian derivative invariants, whitened by the scatter of altered copies.
+
+    1. The image is brought to an isotropic working grid of at most 65,536 voxels (2D: 16,384 pixels), and its contrast
+       normalized locally.
+    2. At four scales: the smoothed value L, |grad L|, the Laplacian, the Frobenius norm of the Hessian H, and
+       g'Hg / |g|^2, each times its scale's power. None of them changes when the image is rotated or mirrored (ter Haar
+       Romeny, Front-End Vision, chapter 6).
+    3. Their means and covariances inside three soft shells about the centre and over the whole: 920 numbers.
+    4. These are centred and whitened by the within-class scatter of random views of training images (rotated, shifted,
+       mirrored, zoomed, warped, blurred, noisy, of other contrast, with a part lost): within-class covariance
+       normalization (Hatch and Stolcke, ICASSP 2006). Directions in which a copy may move count little, others much.
+       Differences *between* training images do not enter the fit, so that training images lie no farther from each
+       other than from unseen ones.
+
+    Layers for `memorization_index`: the moments of each scale, fine to coarse, before step 4.
+    """
+
+    weights: dict[str, np.ndarray] = field(default_factory=dict)
+    kind = "invariants"
+    version = 1
+
+    @classmethod
+    def make(cls, argument: str) -> Invariants:
+        no_file(cls.kind, argument)
+        return cls()
+
+    @classmethod
+    def restore(cls, settings: dict[str, Any], state: bytes | None, folder: Path) -> Invariants:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        try:
+            return cls({name: np.asarray(value) for name, value in load(state or b"").items()})
+        except (SafetensorError, ValueError) as error:
+            found = f"holds a damaged fit of embedding 'invariants' ({error})"
+            raise IndexFormatError(folder, found, "Build the index again") from error
+
+    @property
+    def fitted(self) -> bool:
+        return bool(self.weights)
+
+    @property
+    def state(self) -> bytes | None:
+        from safetensors.numpy import save
+
+        return save(self.weights) if self.weights else None
+
+    def embed(self, images: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+        if not self.fitted:
+            raise ConfigurationError("embedding 'invariants' must be fitted to a training cohort first")
+        return np.stack([self._whitened(moments(image, spacing_mm)) for image in images])
+
+    def layers(self, images: np.ndarray, spacing_mm: Sequence[float]) -> tuple[np.ndarray, ...]:
+        found = np.stack([moments(image, spacing_mm) for image in images])
+        return tuple(found[:, columns] for columns in _columns_by_scale())
+
+    def fit(
+        self, images: Callable[[], Iterator[np.ndarray]], spacing_mm: Sequence[float], progress: Progress = silent
+    ) -> Invariants:
+        """Raises ConfigurationError where there is no image."""
+        cases = list(images())[:CASES_AT_MOST]
+        if not cases:
+            raise ConfigurationError("embedding 'invariants' cannot be fitted without a training image")
+        count = max(LEAST_VIEWS, -(-VIEWS_WANTED // len(cases)))
+
+        def views_of(i: int) -> np.ndarray:
+            small = isotropic(cases[i], spacing_mm)
+            made = (WHAT_A_COPY_MAY_UNDERGO.of(small, np.random.default_rng([i, n])) for n in range(count))
+            return np.stack([moments(view, (1.0,) * view.ndim) for view in made])
+
+        views = []
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for found in pool.map(views_of, range(len(cases))):
+                views.append(found)
+                progress("fitting", len(views), len(cases))
+        return Invariants(whitening(np.stack(views).astype(np.float64)))
+
+    def _whitened(self, found: np.ndarray) -> np.ndarray:
+        scaled = (found - self.weights["centre"]) * self.weights["scale"]
+        # Summed by numpy, not by BLAS, so that the number of threads changes no bit.
+        return (self.weights["whitening"] * scaled[:, None]).sum(0, dtype=np.float64).astype(np.float32)
+
+
+def whitening(views: np.ndarray) -> dict[str, np.ndarray]:
+    """`centre` (D,), `scale` (D,) and `whitening` (D, D) float32 from the moments of views, (cases, views, D).
+
+    The vector of moments m is ((m - centre) * scale) @ whitening; the scatter of views about their case is then the
+    identity, as far as the views determine it, and the mean of the cases 0.
+    """
+    flat = views.reshape(-1, views.shape[-1])
+    scale = 1 / np.maximum(flat.std(0), 1e-9)
+    centre = views.mean((0, 1))
+    within = ((views - views.mean(1, keepdims=True)) * scale).reshape(flat.shape)
+    scatter = within.T @ within / (len(flat) - len(views))
+    values, vectors = np.linalg.eigh(scatter)
+    values = np.maximum(values, 0)
+    whitened = vectors / np.sqrt(values + SHRINKAGE * values.mean() + 1e-12)
+    return {
+        "centre": centre.astype(np.float32),
+        "scale": scale.astype(np.float32),
+        "whitening": whitened.astype(np.float32),
+    }
+
+
+def moments(image: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    """(920,) float32: means and covariances of the invariants of (X, Y[, Z]) inside each window."""
+    small = normalized_contrast(isotropic(image, spacing_mm))
+    channels = np.stack([c.ravel() for scale in SCALES for c in derivative_invariants(small, scale)])
+    upper = np.triu_indices(len(channels))
+    parts = []
+    for window in windows(small.shape):
+        mean = channels @ window
+        centred = channels - mean[:, None]
+        parts += [mean, ((centred * window) @ centred.T)[upper]]
+    return np.concatenate(parts)
+
+
+def isotropic(image: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    """(X, Y[, Z]) float32 with voxels of one length along all axes, at most WORKING_VOXELS of them, at least 8 an axis.
+
+    Voxels are never made smaller than the smallest spacing. An image that is so already stays as it is.
+    """
+    shape, spacing = np.array(image.shape), np.array(spacing_mm, float)
+    volume = float(np.prod(shape * spacing))
+    step = max(float(spacing.min()), (volume / WORKING_VOXELS[image.ndim]) ** (1 / image.ndim))
+    wanted = np.maximum(np.rint(shape * spacing / step), LEAST_SIZE).astype(int)
+    if np.all(np.abs(wanted - shape) <= 0.02 * shape):
+        return np.asarray(image, np.float32)
+    return resampled(image, wanted.tolist())
+
+
+def normalized_contrast(image: np.ndarray) -> np.ndarray:
+    """Difference to the local mean over the local standard deviation (but at least LEAST_CONTRAST), float32."""
+    from scipy import ndimage
+
+    centred = image - ndimage.gaussian_filter(image, CONTRAST_SIGMA, mode="nearest")
+    spread = np.sqrt(np.maximum(ndimage.gaussian_filter(centred**2, CONTRAST_SIGMA, mode="nearest"), 0))
+    return centred / (spread + np.float32(LEAST_CONTRAST))
+
+
+def derivative_invariants(image: np.ndarray, scale: float) -> list[np.ndarray]:
+    """L, |grad L|, trace H, Frobenius norm of H, and g'Hg / |g|^2 at one scale, each (X, Y[, Z]) float32."""
+    from scipy import ndimage
+
+    smooth = ndimage.gaussian_filter(image, scale, mode="nearest", truncate=3)
+    gradient = np.gradient(smooth)
+    axes = range(image.ndim)
+    hessian = {}
+    for i in axes:
+        second = np.gradient(gradient[i], axis=tuple(range(i, image.ndim)))
+        for j, derivative in zip(
+            range(i, image.ndim), second if isinstance(second, (list, tuple)) else [second], strict=True
+        ):
+            hessian[i, j] = hessian[j, i] = derivative
+    steepness = sum(g * g for g in gradient)
+    frobenius = sum(hessian[i, j] ** 2 for i in axes for j in axes)
+    along = sum(gradient[i] * hessian[i, j] * gradient[j] for i in axes for j in axes)
+    return [
+        smooth,
+        np.sqrt(steepness) * np.float32(scale),
+        sum(hessian[i, i] for i in axes) * np.float32(scale**2),
+        np.sqrt(frobenius) * np.float32(scale**2),
+        along / (steepness + np.float32(1e-8)) * np.float32(scale**2),
+    ]
+
+
+@lru_cache(maxsize=8)
+def windows(shape: tuple[int, ...]) -> np.ndarray:
+    """(4, voxels) float32 weights, each with sum 1: three shells about the centre, and the whole without its rim."""
+    offsets = np.meshgrid(*[np.arange(n) - (n - 1) / 2 for n in shape], indexing="ij")
+    radius = np.sqrt(sum(o * o for o in offsets)) / (np.prod(shape) ** (1 / len(shape)) / 2)
+    shells = [np.exp(-0.5 * ((radius - r) / SHELL_WIDTH) ** 2) for r in SHELLS]
+    ellipsoid = np.sqrt(sum((o / max((n - 1) / 2, 0.5)) ** 2 for o, n in zip(offsets, shape, strict=True)))
+    stacked = np.stack([*shells, np.clip((1.2 - ellipsoid) / 0.5, 0, 1)]).reshape(len(SHELLS) + 1, -1)
+    return (stacked / stacked.sum(1, keepdims=True)).astype(np.float32)
+
+
+def _positions() -> list[tuple[int, int]]:
+    """For each entry of `moments`, the channels that it is of: (c, c) for a mean as well."""
+    channels = 5 * len(SCALES)
+    first, second = np.triu_indices(channels)
+    one_window = [(c, c) for c in range(channels)] + list(zip(first.tolist(), second.tolist(), strict=True))
+    return one_window * (len(SHELLS) + 1)
+
+
+def _columns_by_scale() -> list[np.ndarray]:
+    """Entries of `moments` that are of one scale alone, for each scale."""
+    scale = np.array(_positions()) // 5
+    return [np.flatnonzero((scale == s).all(1)) for s in range(len(SCALES))]

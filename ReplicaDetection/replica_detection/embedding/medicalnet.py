@@ -1,0 +1,134 @@
+"""MedicalNet (Chen, Ma and Zheng, arXiv 1904.00625): a 3D ResNet-50 of many tasks, as RELICT compares by it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from replica_detection.embedding.base import register
+from replica_detection.embedding.torch_embedder import (
+    TorchEmbedder,
+    file_of,
+    load_checkpoint,
+    pooled,
+    require_weights,
+    sha256_of,
+)
+from replica_detection.errors import InputError
+from replica_detection.segmentation.network import pick_device
+from replica_detection.segmentation.network_files import read_bytes
+
+if TYPE_CHECKING:
+    import torch
+
+SIDE = 128
+STAGES = ("layer1", "layer2", "layer3", "layer4")
+# What the published files hold beside the encoder, for their own tasks.
+OTHER_HEADS = ("fc.", "conv_seg.")
+
+
+@dataclass(frozen=True)
+class MedicalNet(TorchEmbedder):
+    """The last stage of MedicalNet's ResNet-50 over the whole image, resized to a cube of 128 voxels.
+
+    Weights: `resnet_50.pth` or `resnet_50_23dataset.pth` as published, or the same tensors as safetensors. The network
+    is MONAI's, with the stride of 2 in its first convolution that it was trained with, so that 128^3 gives the grid
+    2048 x 4 x 4 x 4 that RELICT names. Intensities: z-score over the voxels above 0, the others 0.
+
+    Layers for `memorization_index`: the mean over space after each of the four stages.
+    """
+
+    path: str
+    weights_sha256: str
+    pooling: ClassVar[str]
+    version = 1
+
+    @classmethod
+    def make(cls, argument: str) -> MedicalNet:
+        file = require_weights(argument, cls.kind)
+        made = cls(str(file.resolve()), sha256_of(read_bytes(file)))
+        made.network  # noqa: B018  what cannot be loaded is told now
+        return made
+
+    @classmethod
+    def restore(cls, settings: dict[str, Any], state: bytes | None, folder: Path) -> MedicalNet:
+        file = file_of(settings, folder)
+        return cls(str(file), sha256_of(read_bytes(file)))
+
+    @property
+    def sha256(self) -> str:
+        return self.weights_sha256
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        return (SIDE, SIDE, SIDE)
+
+    @property
+    def intensity(self) -> str:
+        return "z-score"
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "path": self.path}
+
+    @cached_property
+    def network(self) -> torch.nn.Module:
+        return _with_weights(Path(self.path), self.sha256).to(pick_device("auto")).eval()
+
+    def outputs(self, image: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        network: Any = self.network
+        x = network.maxpool(network.act(network.bn1(network.conv1(image))))
+        layers = []
+        for stage in STAGES:
+            x = getattr(network, stage)(x)
+            layers.append(pooled(x, "gap"))
+        return pooled(x, self.pooling), layers
+
+
+@register
+class MedicalNetGrid(MedicalNet):
+    """The grid 2048 x 4 x 4 x 4 as it is (RELICT): sensitive to where things are, so a shifted copy lies farther."""
+
+    kind = "medicalnet_grid"
+    pooling = "flatten"
+
+
+@register
+class MedicalNetGap(MedicalNet):
+    """The mean over the grid, 2048 numbers: tolerant of shifts, less specific."""
+
+    kind = "medicalnet_gap"
+    pooling = "gap"
+
+
+def _with_weights(file: Path, sha256: str) -> torch.nn.Module:
+    """The encoder with its weights; raises InputError where the file does not hold them."""
+    import torch
+
+    data = read_bytes(file)
+    if sha256_of(data) != sha256:
+        raise InputError(file, "is not the file that the embedding was made with", "Put that one back")
+    with torch.device("meta"):
+        model = encoder()
+    weights = {n: v for n, v in load_checkpoint(file, data).items() if not n.startswith(OTHER_HEADS)}
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    for name, shape in wanted.items():
+        if name not in weights and name.endswith("num_batches_tracked"):
+            weights[name] = torch.tensor(0)  # older PyTorch did not store it; nothing reads it here
+        found = tuple(weights[name].shape) if name in weights else None
+        if found != shape:
+            text = f"holds {name} of shape {found}, MedicalNet's ResNet-50 has {shape}"
+            raise InputError(file, text, "Give resnet_50_23dataset.pth or resnet_50.pth as published")
+    if unknown := sorted(set(weights) - set(wanted)):
+        raise InputError(file, f"holds {unknown[0]}, which MedicalNet's ResNet-50 has not", "Give its published file")
+    model.load_state_dict(weights, assign=True)
+    return model.float()
+
+
+def encoder() -> torch.nn.Module:
+    """The ResNet-50 in MedicalNet's variant, weights at random."""
+    from monai.networks.nets.resnet import resnet50
+
+    variant: dict[str, Any] = {"shortcut_type": "B", "bias_downsample": False, "conv1_t_stride": 2}
+    return resnet50(pretrained=False, spatial_dims=3, n_input_channels=1, feed_forward=False, **variant)

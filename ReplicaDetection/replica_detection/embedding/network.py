@@ -1,0 +1,226 @@
+"""Any encoder by its file: TorchScript, or safetensors of one of MONAI's networks; and encoders trained here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from replica_detection.embedding.architectures import ENCODERS, build_encoder
+from replica_detection.embedding.base import register
+from replica_detection.embedding.torch_embedder import (
+    INTENSITIES,
+    TorchEmbedder,
+    file_of,
+    pooled,
+    require_weights,
+    sha256_of,
+)
+from replica_detection.errors import ConfigurationError, IndexFormatError, InputError
+from replica_detection.segmentation.network import pick_device
+from replica_detection.segmentation.network_files import (
+    SIDECAR,
+    description_of,
+    kind_of,
+    last_line,
+    read_bytes,
+    torchscript,
+    weights_file,
+    with_weights,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+POOLINGS = ("gap", "flatten")
+
+
+@dataclass(frozen=True)
+class Description:
+    """What an encoder's file says of it, beside its weights.
+
+    Args:
+        size: voxels along each axis that images are resized to; 2 or 3 numbers.
+        intensity: `zero-one`, `minus-one-one`, `z-score` (over the voxels above 0) or `imagenet` (three channels).
+        pooling: `gap` (mean over space) or `flatten`, where the encoder gives feature maps.
+        architecture: `{"class": ..., "arguments": {...}}` for safetensors; None for TorchScript.
+        training: how the encoder was trained, where this program did it: `contrastive` or `deepssim`.
+    """
+
+    size: tuple[int, ...]
+    intensity: str = "zero-one"
+    pooling: str = "gap"
+    architecture: dict[str, Any] | None = None
+    training: str = ""
+
+    @classmethod
+    def of(cls, file: Path, kind: str, described: dict[str, Any]) -> Description:
+        """Checked; raises InputError for what is missing or cannot be."""
+        advice = f"Correct the file's header, or the description in {SIDECAR} beside it"
+        size = described.get("size")
+        if not isinstance(size, list) or len(size) not in (2, 3) or not all(isinstance(n, int) and n > 0 for n in size):
+            raise InputError(file, f"says that its encoder takes size {size!r}, expected 2 or 3 whole numbers", advice)
+        intensity, pooling = described.get("intensity", "zero-one"), described.get("pooling", "gap")
+        if intensity not in INTENSITIES or pooling not in POOLINGS:
+            known = f"known: {', '.join(INTENSITIES)}; {', '.join(POOLINGS)}"
+            raise InputError(file, f"asks for intensity {intensity!r}, pooling {pooling!r} ({known})", advice)
+        architecture = described.get("architecture")
+        if kind == "safetensors" and not isinstance(architecture, dict):
+            raise InputError(
+                file,
+                "holds weights, but not of which encoder",
+                f"Name class and arguments in {SIDECAR} beside it, class one of {', '.join(ENCODERS)}",
+            )
+        wanted = architecture if kind == "safetensors" else None
+        return cls(tuple(size), intensity, pooling, wanted, str(described.get("training", "")))
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "size": list(self.size)}
+
+
+@register
+@dataclass(frozen=True)
+class NetworkEmbedder(TorchEmbedder):
+    """An encoder that somebody trained, 2D or 3D, so that newer foundation models plug in.
+
+    The file is TorchScript (**a program, which runs**: use files whose origin is known) or safetensors. The latter's
+    header (`network`), or a JSON file beside either (same name with .json, or `network.json`), is a `Description`.
+    Pickled checkpoints are refused.
+
+    The encoder sees (1, C, size) float32 and gives a vector (1, D), feature maps (1, C, grid) or tokens (1, N, D),
+    which are pooled, or several of them: then the last is the vector and all are layers for `memorization_index`.
+    """
+
+    path: str
+    weights_sha256: str
+    description: Description
+    kind = "network"
+    version = 1
+
+    @classmethod
+    def make(cls, argument: str) -> NetworkEmbedder:
+        if not argument:
+            require_weights(argument, cls.kind)
+        return cls._from(Path(argument))
+
+    @classmethod
+    def restore(cls, settings: dict[str, Any], state: bytes | None, folder: Path) -> NetworkEmbedder:
+        return cls._from(file_of(settings, folder))
+
+    @classmethod
+    def _from(cls, path: Path) -> NetworkEmbedder:
+        file = weights_file(path)
+        data = read_bytes(file)
+        kind = kind_of(file, data)
+        description = Description.of(file, kind, description_of(path, file, data))
+        made = cls(str(path.resolve()), sha256_of(data), description)
+        made.network  # noqa: B018  what cannot be loaded is told now
+        return made
+
+    @property
+    def sha256(self) -> str:
+        return self.weights_sha256
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        return self.description.size
+
+    @property
+    def intensity(self) -> str:
+        return self.description.intensity
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "path": self.path, **self.description.to_json()}
+
+    @cached_property
+    def network(self) -> torch.nn.Module:
+        return self._built(weights_file(Path(self.path)), read_bytes(weights_file(Path(self.path))))
+
+    def _built(self, file: Path, data: bytes) -> torch.nn.Module:
+        if sha256_of(data) != self.sha256:
+            raise InputError(file, "is not the file that the embedding was made with", "Put that one back")
+        architecture = self.description.architecture
+        model = with_weights(file, data, architecture, build_encoder) if architecture else torchscript(file, data)
+        return model.to(pick_device("auto")).eval()
+
+    def outputs(self, image: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        try:
+            given = tensors(self.network(image))
+        except Exception as error:  # a foreign program may raise anything
+            text = f"the encoder does not take an image of shape {tuple(image.shape)} ({last_line(error)})"
+            raise ConfigurationError(f"{self.path}: {text}; correct its description") from error
+        if not given or any(g.ndim < 2 or g.shape[0] != 1 for g in given):
+            shapes = [tuple(g.shape) for g in given]
+            raise ConfigurationError(f"{self.path}: the encoder gives {shapes}, expected tensors (1, ...)")
+        vector = pooled(given[-1], self.description.pooling)
+        return vector, [pooled(g, "gap") for g in given] if len(given) > 1 else [vector]
+
+
+@dataclass(frozen=True)
+class TrainedEmbedder(NetworkEmbedder):
+    """An encoder that `train-encoder` trained on the training cohort; the index keeps a copy of it."""
+
+    path: str = ""
+    weights_sha256: str = ""
+    description: Description = field(default_factory=lambda: Description((8, 8, 8)))
+    data: bytes = field(default=b"", repr=False, compare=False)
+
+    @classmethod
+    def _from(cls, path: Path) -> TrainedEmbedder:
+        file = weights_file(path)
+        return cls._of(file, read_bytes(file))
+
+    @classmethod
+    def restore(cls, settings: dict[str, Any], state: bytes | None, folder: Path) -> TrainedEmbedder:
+        if state is None:
+            raise IndexFormatError(folder, f"lacks the encoder of embedding '{cls.kind}'", "Build the index again")
+        return cls._of(folder, state)
+
+    @classmethod
+    def _of(cls, file: Path, data: bytes) -> TrainedEmbedder:
+        kind = kind_of(file, data)
+        description = Description.of(file, kind, description_of(file, file, data))
+        if description.training != cls.kind:
+            trained = f"an encoder trained as '{description.training}'" if description.training else "an encoder"
+            found = f"holds {trained}, not one of embedding '{cls.kind}'"
+            raise InputError(file, found, f"Give the output of `replica-detection train-encoder --kind {cls.kind}`")
+        made = cls("", sha256_of(data), description, data)
+        made.network  # noqa: B018  what cannot be loaded is told now
+        return made
+
+    @property
+    def state(self) -> bytes | None:
+        return self.data
+
+    def settings(self) -> dict[str, Any]:
+        return {k: v for k, v in super().settings().items() if k != "path"}
+
+    @cached_property
+    def network(self) -> torch.nn.Module:
+        return self._built(Path(self.kind), self.data)
+
+
+@register
+class Contrastive(TrainedEmbedder):
+    """Dar et al.: views of one image are drawn together, those of different images apart."""
+
+    kind = "contrastive"
+
+
+@register
+class DeepSsim(TrainedEmbedder):
+    """Scardace et al. (DeepSSIM, arXiv 2509.16582): cosines of altered images give the SSIM of the aligned pair."""
+
+    kind = "deepssim"
+
+
+def tensors(output: Any) -> list[torch.Tensor]:
+    """All tensors in what a network gives, in order."""
+    import torch
+
+    if isinstance(output, torch.Tensor):
+        return [output]
+    if isinstance(output, dict):
+        output = list(output.values())
+    return [t for part in output for t in tensors(part)] if isinstance(output, (list, tuple)) else []

@@ -1,0 +1,384 @@
+"""Trains an encoder on the user's own training cohort, contrastively (Dar et al.) or after SSIM (Scardace et al.)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from replica_detection.cohort import Cohort, Problem
+from replica_detection.embedding.architectures import build_encoder, dar_size
+from replica_detection.embedding.network import tensors
+from replica_detection.embedding.resampling import resampled
+from replica_detection.embedding.torch_embedder import with_intensity
+from replica_detection.embedding.views import Views
+from replica_detection.errors import ConfigurationError, InputError
+from replica_detection.index_writing import Lock
+from replica_detection.loading import load_prepared, nothing_usable, sample_volumes
+from replica_detection.preprocessing import plan
+from replica_detection.profiles import profile_named
+from replica_detection.progress import Progress, silent
+from replica_detection.segmentation.network import pick_device
+from replica_detection.training_runs import Names, Schedule, State, files_of, read_state, train
+
+if TYPE_CHECKING:
+    import torch
+
+KINDS = ("contrastive", "deepssim")
+NETWORKS = ("dar", "resnet18", "resnet50")
+INTENSITY = "minus-one-one"
+# Of the published code: numbers of the vector, temperature of NT-Xent, start of Adam and AdamW.
+DIMENSIONS = {"contrastive": 32, "deepssim": 256}
+TEMPERATURE = 0.07
+LEARNING_RATE = {"contrastive": 1e-4, "deepssim": 1e-3}
+NAMES = {
+    "contrastive": Names("validation_loss", "validation NT-Xent", "NT-Xent", smaller_is_better=True),
+    "deepssim": Names("validation_loss", "validation squared error", "squared error to SSIM", smaller_is_better=True),
+}
+VALIDATION_VIEWS = 4
+
+
+@dataclass(frozen=True)
+class EncoderReport:
+    """What a training came to: see `TrainingReport` of the segmentation for the fields; `history` holds
+    (epoch, loss, validation loss), the last NaN where the epoch was not validated."""
+
+    output: Path
+    kind: str
+    history: tuple[tuple[int, float, float], ...]
+    best_epoch: int
+    best_loss: float
+    training: tuple[str, ...]
+    validation: tuple[str, ...]
+    problems: tuple[Problem, ...]
+    resumed_from: int
+    stopped_early: bool
+
+    @property
+    def finished_before(self) -> bool:
+        return self.resumed_from == len(self.history)
+
+
+@dataclass(frozen=True)
+class _Options:
+    kind: str
+    network: str
+    epochs: int
+    batch: int
+    learning_rate: float
+    validate_every: int
+    patience: int
+    seed: int
+    rotation_degrees: float
+    flips: tuple[int, ...]
+    contrast: float
+    most: int
+
+    def check(self) -> None:
+        for name, known in (("kind", KINDS), ("network", NETWORKS)):
+            if getattr(self, name) not in known:
+                raise ConfigurationError(f"unknown {name} '{getattr(self, name)}'; known: {', '.join(known)}")
+        for name in ("epochs", "validate_every", "patience"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ConfigurationError(f"{name} must be a whole number from 1, found {getattr(self, name)!r}")
+        if self.batch < 2:
+            raise ConfigurationError(f"batch must be at least 2, found {self.batch}: images are compared in it")
+        if not 0 < self.learning_rate < 1 or self.seed < 0 or self.rotation_degrees < 0 or self.contrast < 0:
+            raise ConfigurationError("learning_rate must be between 0 and 1; seed, rotation and contrast 0 or more")
+        if self.most < 8:
+            raise ConfigurationError(f"the largest size must be at least 8 voxels, found {self.most}")
+        if not set(self.flips) <= {0, 1, 2}:
+            raise ConfigurationError(f"flips must be axes from 0 to 2, found {self.flips}")
+
+    @property
+    def views(self) -> Views:
+        return Views(rotation_degrees=self.rotation_degrees, flips=self.flips, gamma=self.contrast)
+
+    @property
+    def schedule(self) -> Schedule:
+        def learning_rate(epoch: int) -> float:
+            # From the whole to the half along a cosine (Dar et al.).
+            return self.learning_rate * (0.75 + 0.25 * math.cos(math.pi * (epoch - 1) / self.epochs))
+
+        return Schedule(self.epochs, self.patience, self.validate_every, self.seed, learning_rate)
+
+    def same_run(self) -> dict[str, Any]:
+        """What may not change when a run goes on: everything but how long it is."""
+        return {
+            k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items() if k not in ("epochs", "patience")
+        }
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Prepared images at the encoder's size, (N, size) float16 in [0, 1], with the ids of their cases."""
+
+    ids: tuple[str, ...]
+    arrays: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def train_encoder(
+    cohort: Cohort,
+    output: Path,
+    *,
+    kind: str = "contrastive",
+    profile: str = "generic",
+    network: str = "dar",
+    epochs: int = 200,
+    validation: Cohort | None = None,
+    batch: int = 10,
+    learning_rate: float | None = None,
+    validate_every: int = 1,
+    patience: int = 30,
+    seed: int = 0,
+    rotation_degrees: float | None = None,
+    flips: tuple[int, ...] = (0, 1, 2),
+    contrast: float = 0.5,
+    most: int = 64,
+    device: str = "auto",
+    resume: bool = True,
+    progress: Progress = silent,
+) -> EncoderReport:
+    """Trains an encoder that `--embedding contrastive:OUTPUT` or `deepssim:OUTPUT` then uses.
+
+    `contrastive` (Dar et al., Nat. Biomed. Eng. 2025): NT-Xent with temperature 0.07 between an image and one altered
+    view of it, all other images of the batch apart. The paper alters by rotation and flips and names contrast, which
+    its code leaves out; here all three are altered, and flips go along every axis unless told otherwise.
+    `deepssim` (Scardace et al., arXiv 2509.16582): the cosine of two altered images is drawn to the SSIM of the
+    unaltered pair, by squared error, for all pairs of a batch.
+
+    `output` then holds `best.safetensors` (of the epoch with the smallest validation loss, description in its header),
+    `network.json`, `history.csv`, `history.png`, and `last.pt`, from which the same call goes on where it was stopped,
+    after the last full epoch. On the CPU, with the same number of threads, a resumed run gives the same numbers as one
+    that was never stopped, and the same seed gives the same weights. All images are in memory at the encoder's size.
+
+    Args:
+        cohort: the generator's training images, at least 4.
+        output: a folder, made where it is missing.
+        profile: as for the index that the encoder is for.
+        network: `dar` (the 3D encoder of the paper, made for 2D as well), `resnet18` or `resnet50` (of MONAI).
+        epochs: at most.
+        validation: other images of other patients; None: a fifth of the cohort's patients.
+        batch: images per step.
+        learning_rate: None: 1e-4 (`contrastive`) or 1e-3 (`deepssim`); falls to its half.
+        validate_every: epochs between validations.
+        patience: validations without a smaller loss after which the training ends.
+        seed: of weights, split, order and views.
+        rotation_degrees: about each axis; None: 5 (`contrastive`) or 10 (`deepssim`).
+        flips: axes (0 R-L, 1 A-P, 2 S-I) along which views are mirrored at random; in 2D, those of 0 and 1.
+        contrast: power of the grey values, from 1 / (1 + contrast) to 1 + contrast.
+        most: voxels along an axis at most; images are resized to 4 times a power of 2.
+        device: `auto`, `cpu` or `cuda`.
+        resume: go on with an unfinished training in `output`; False starts again.
+        progress: `preparing` per image, `training` per step.
+
+    Raises:
+        InputError: too few images or patients, or `output` holds a damaged training or is being written by another
+            process.
+        ConfigurationError: options that cannot be, or `output` holds a training of other options or files.
+    """
+    import torch
+
+    if kind not in KINDS:
+        raise ConfigurationError(f"unknown kind '{kind}'; known: {', '.join(KINDS)}")
+    rate = LEARNING_RATE[kind] if learning_rate is None else learning_rate
+    rotation = {"contrastive": 5.0, "deepssim": 10.0}[kind] if rotation_degrees is None else rotation_degrees
+    options = _Options(
+        kind, network, epochs, batch, rate, validate_every, patience, seed, rotation, tuple(flips), contrast, most
+    )
+    options.check()
+    output, target = Path(output), pick_device(device)
+    run = json.dumps([options.same_run(), profile, files_of(cohort), files_of(validation)])
+    state = read_state(output, run) if resume else None
+    before = len(state.history) if state else 0
+    if state is not None and state.finished(options.schedule):
+        return _report(state, output, options, (), before)
+    training, unseen, problems = _images(cohort, validation, profile, options, progress)
+    if state is None:
+        state = _begin(run, training, unseen, options)
+    if list(training.ids) != state.training or list(unseen.ids) != state.validation:
+        raise ConfigurationError(f"{output} holds a training on other cases; start again without resume")
+    output.mkdir(parents=True, exist_ok=True)
+    with Lock(output), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        _train(state, training, unseen, options, output, target, progress)
+    return _report(state, output, options, problems, before)
+
+
+def nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float = TEMPERATURE) -> torch.Tensor:
+    """NT-Xent of K pairs, (K, D) each: for every vector, cross-entropy of its partner among the 2K - 1 others.
+
+    Chen et al. 2020, equation 1; Dar et al., section "contrastive learning". Similarity is the cosine.
+    """
+    import torch
+
+    vectors = torch.nn.functional.normalize(torch.cat([first, second]), dim=1)
+    similarity = vectors @ vectors.T / temperature
+    similarity = similarity.masked_fill(torch.eye(len(vectors), dtype=torch.bool, device=vectors.device), -torch.inf)
+    partner = torch.arange(len(vectors), device=vectors.device).roll(len(first))
+    return torch.nn.functional.cross_entropy(similarity, partner)
+
+
+def similarity_error(first: torch.Tensor, second: torch.Tensor, ssim: torch.Tensor) -> torch.Tensor:
+    """Mean squared difference of the cosines of all pairs (K, K) of two altered sides to the SSIM of the unaltered."""
+    import torch
+
+    a, b = (torch.nn.functional.normalize(side, dim=1) for side in (first, second))
+    return ((a @ b.T - ssim) ** 2).mean()
+
+
+def _images(
+    cohort: Cohort, validation: Cohort | None, profile: str, options: _Options, progress: Progress
+) -> tuple[_Images, _Images, list[Problem]]:
+    preparation = plan(profile_named(profile), sample_volumes(cohort))
+    size = dar_size(preparation.grid, options.most)
+    problems: list[Problem] = []
+    read: list[dict[str, np.ndarray]] = []
+    cohorts = [c for c in (cohort, validation) if c is not None]
+    total = sum(len(c.cases) for c in cohorts)
+    for part in cohorts:
+        read.append({})
+        for case, prepared in load_prepared(part.cases, preparation, with_masks=False):
+            if isinstance(prepared, Problem):
+                problems.append(prepared)
+            else:
+                read[-1][case.id] = resampled(prepared.image, size).astype(np.float16)
+            progress("preparing", sum(map(len, read)) + len(problems), total)
+    if not read[0]:
+        raise nothing_usable(cohort.source, (*cohort.problems, *problems))
+    if validation is None:
+        held_out = _held_out(cohort, list(read[0]), options.seed)
+        read.append({id: read[0].pop(id) for id in held_out})
+    for use, images in zip(("training", "validation"), read, strict=True):
+        if len(images) < 2:
+            raise InputError(cohort.source, f"leaves {len(images)} images for {use}", "Give at least 4 patients")
+    sets = [_Images(tuple(images), np.stack(list(images.values()))) for images in read]
+    return sets[0], sets[1], problems
+
+
+def _held_out(cohort: Cohort, usable: Sequence[str], seed: int) -> list[str]:
+    """The images of a fifth of the patients, of at least two."""
+    patients: dict[str, list[str]] = {}
+    for case in cohort.cases:
+        if case.id in usable:
+            patients.setdefault(case.patient or f"case {case.id}", []).append(case.id)
+    names = sorted(patients)
+    order = np.random.default_rng([seed, 0]).permutation(len(names))
+    chosen = {id for i in order[: max(2, round(len(names) / 5))] for id in patients[names[i]]}
+    return [id for id in usable if id in chosen]
+
+
+def _begin(run: str, training: _Images, unseen: _Images, options: _Options) -> State:
+    size, dimensions = list(training.arrays.shape[1:]), DIMENSIONS[options.kind]
+    if options.network == "dar":
+        architecture = {"class": "DarEncoder", "arguments": {"size": size, "dimensions": dimensions}}
+    else:
+        shape = {"spatial_dims": len(size), "n_input_channels": 1, "num_classes": dimensions}
+        architecture = {"class": options.network, "arguments": shape}
+    description = {
+        "architecture": architecture,
+        "size": size,
+        "intensity": INTENSITY,
+        "pooling": "gap",
+        "training": options.kind,
+    }
+    return State(run, description, list(training.ids), list(unseen.ids), [], (0, math.nan, {}))
+
+
+def _train(
+    state: State,
+    training: _Images,
+    unseen: _Images,
+    options: _Options,
+    output: Path,
+    device: torch.device,
+    progress: Progress,
+) -> None:
+    import torch
+
+    torch.manual_seed(options.seed)
+    model = build_encoder(state.description["architecture"]).to(device)
+    optimizer: torch.optim.Optimizer
+    if options.kind == "deepssim":
+        optimizer = torch.optim.AdamW(model.parameters(), options.learning_rate, weight_decay=1e-3)
+    else:
+        optimizer = torch.optim.Adam(model.parameters(), options.learning_rate)
+    loss_of = _contrast if options.kind == "contrastive" else _similarity
+
+    def losses(rng: np.random.Generator) -> Iterator[torch.Tensor]:
+        for chosen in _batches(rng.permutation(len(training)), options.batch):
+            yield loss_of(model, training.arrays[chosen].astype(np.float32), options.views, rng, device)
+
+    def validate() -> tuple[float, dict[str, float]]:
+        # The same views each time, so that only the encoder makes a difference.
+        rng = np.random.default_rng([options.seed, 0, 1])
+        found = []
+        with torch.no_grad():
+            for _ in range(VALIDATION_VIEWS):
+                for chosen in _batches(np.arange(len(unseen)), options.batch):
+                    images = unseen.arrays[chosen].astype(np.float32)
+                    found.append(float(loss_of(model, images, options.views, rng, device)))
+        return float(np.mean(found)), {}
+
+    steps = len(_batches(np.arange(len(training)), options.batch))
+    names = NAMES[options.kind]
+    train(state, options.schedule, output, model, optimizer, losses, validate, names, steps=steps, progress=progress)
+
+
+def _batches(order: np.ndarray, size: int) -> list[np.ndarray]:
+    """Parts of `size`; a rest of one image, which has nothing to be compared with, joins the part before."""
+    parts = [order[start : start + size] for start in range(0, len(order), size)]
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [np.concatenate(parts[-2:])]
+    return parts
+
+
+def _contrast(
+    model: Callable[[torch.Tensor], Any], images: np.ndarray, views: Views, rng: np.random.Generator, device: Any
+) -> torch.Tensor:
+    """Of the images as they are and one view of each: as the paper's code, whose other side is not altered."""
+    altered = np.stack([views.of(image, rng) for image in images])
+    first, second = _vectors(model, np.concatenate([images, altered]), device).chunk(2)
+    return nt_xent(first, second)
+
+
+def _similarity(
+    model: Callable[[torch.Tensor], Any], images: np.ndarray, views: Views, rng: np.random.Generator, device: Any
+) -> torch.Tensor:
+    import torch
+
+    from replica_detection import kernels
+
+    altered = np.stack([views.of(image, rng) for _ in range(2) for image in images])
+    first, second = _vectors(model, altered, device).chunk(2)
+    target = torch.from_numpy(kernels.ssim(images, images).astype(np.float32)).to(device)
+    return similarity_error(first, second, target)
+
+
+def _vectors(model: Callable[[torch.Tensor], Any], images: np.ndarray, device: Any) -> torch.Tensor:
+    import torch
+
+    data = torch.from_numpy(with_intensity(images, INTENSITY))[:, None].to(device)
+    return tensors(model(data))[-1]
+
+
+def _report(state: State, output: Path, options: _Options, problems: Sequence[Problem], before: int) -> EncoderReport:
+    return EncoderReport(
+        output,
+        options.kind,
+        tuple(state.history),
+        state.best[0],
+        state.best[1],
+        tuple(state.training),
+        tuple(state.validation),
+        tuple(problems),
+        before,
+        state.stopped_early(options.schedule) and len(state.history) < options.epochs,
+    )

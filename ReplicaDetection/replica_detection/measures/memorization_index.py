@@ -1,0 +1,271 @@
+"""Calibrated Memorization Index (Deo et al., arXiv 2602.13066): similarity in several whitened layers at once.
+
+`memorization_index` is the method with its faults repaired, `memorization_index_as_published` the method as its paper
+states it. Both compare the layers of the index's embedding.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from replica_detection.measures.base import Block, Described, FittedMeasure, TrainingRows, register
+from replica_detection.measures.feature import EmbeddingMeasure, cosine_distances, unit
+from replica_detection.preprocessing import Prepared
+
+# What a cosine counts at least, because a geometric mean needs values above 0.
+FLOOR = 1e-6
+# Of the paper, sections 2.2 to 2.4.
+EPSILON, SPREAD_EPSILON, REPEATS = 1e-6, 1e-8, 10
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """`mean` (D,) and symmetric `matrix` (D, D): (x - mean) @ matrix has the covariance I, as far as it was shrunk."""
+
+    mean: np.ndarray
+    matrix: np.ndarray
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """(B, D) float64 of length 1."""
+        return unit((np.asarray(features, np.float64) - self.mean) @ self.matrix)
+
+
+class _Layered(EmbeddingMeasure, FittedMeasure):
+    """Cosines of whitened features in each layer, and their geometric mean."""
+
+    sense = "similarity"
+    needs: ClassVar[tuple[str, ...]] = ("layers", "layer_sizes")
+    by_default = False
+    whitenings: tuple[Whitening, ...] = ()
+
+    @abstractmethod
+    def whitening(self, moments: Moments) -> Whitening:
+        """From the training features of one layer."""
+
+    def features(self, case: Prepared) -> dict[str, np.ndarray]:
+        """`layers` (sum of D_l,) float32, one after the other, and `layer_sizes` (layers,) int32, their D_l."""
+        layers = self.embedder.layers(case.image[None], self.preparation.spacing)
+        return {
+            "layers": np.concatenate([layer[0] for layer in layers]).astype(np.float32),
+            "layer_sizes": np.array([layer.shape[1] for layer in layers], np.int32),
+        }
+
+    def fit(self, training: TrainingRows, left_out: np.ndarray | None = None) -> Mapping[str, np.ndarray]:
+        """`mean_<l>` and `matrix_<l>` of each layer."""
+        fitted: dict[str, np.ndarray] = {}
+        for layer, moments in enumerate(layer_moments(training, self.needs, left_out)):
+            whitening = self.whitening(moments)
+            fitted[f"mean_{layer}"], fitted[f"matrix_{layer}"] = whitening.mean, whitening.matrix
+        return fitted
+
+    def use(self, fit: Mapping[str, np.ndarray]) -> None:
+        count = sum(name.startswith("mean_") for name in fit)
+        self.whitenings = tuple(Whitening(fit[f"mean_{n}"], fit[f"matrix_{n}"]) for n in range(count))
+
+    def distances(self, queries: Block, training: Block) -> np.ndarray:
+        logs = [np.log(np.maximum(c, FLOOR)) for c in self._cosines(queries, training)]
+        return np.maximum(1 - np.exp(np.mean(logs, 0)), 0)
+
+    def details(self, queries: Block, training: Block) -> dict[str, np.ndarray]:
+        """The cosine in each layer."""
+        return {f"layer_{n}": c for n, c in enumerate(self._cosines(queries, training), 1)}
+
+    def _cosines(self, queries: Block, training: Block) -> list[np.ndarray]:
+        pairs = zip(self.whitenings, split(queries), split(training), strict=True)
+        return [1 - cosine_distances(whiten(q), whiten(n)) for whiten, q, n in pairs]
+
+
+@register
+class MemorizationIndex(_Layered):
+    """Geometric mean of whitened cosines over layers, of one training case (Deo et al., 2.2 and 2.3, repaired).
+
+    Repaired: each layer's covariance is shrunk (Ledoit and Wolf, J. Multivariate Anal. 2004), so that it exists with
+    fewer training cases than features; cosines below 0 count as 0 instead of making the mean undefined; all layers
+    speak of the same training case; and the null comes from cases that the whitening never saw (validation scans, or
+    training cases of other patients than those it was fitted to).
+
+    `describe` gives the similarity s, MI = (s - mean of the null) / its standard deviation, ONI = -tanh(MI), the
+    difference to the second nearest case, and in how many layers the match is the nearest case. MI and ONI are for
+    reading: the null of a nearest neighbour is skewed, so the p value is the empirical one.
+    """
+
+    name = "memorization_index"
+
+    @property
+    def definition(self) -> str:
+        return (
+            "geometric mean of the cosines of whitened features (covariance shrunk by Ledoit and Wolf) over the layers "
+            f"of embedding {self.embedder.definition}"
+        )
+
+    def whitening(self, moments: Moments) -> Whitening:
+        share, dimensions = moments.ledoit_wolf, len(moments.mean)
+        target = float(np.trace(moments.covariance)) / dimensions
+        shrunk = (1 - share) * moments.covariance + share * target * np.eye(dimensions)
+        return Whitening(moments.mean, inverse_root(shrunk, 1e-12 * target))
+
+    def describe(self, found: Described, null: np.ndarray, ids: Sequence[str]) -> dict[str, list[Any]]:
+        best = np.sort(1 - found.distances, axis=1)[:, ::-1]
+        similarity = best[:, 0]
+        nearest = found.distances.argmin(1)
+        known = np.isfinite(null).any(1)
+        of_null = 1 - null[known].min(1) if known.any() else np.full(1, np.nan)
+        index, novelty = memorization_index(similarity, of_null)
+        names = list(found.details)
+        by_layer = [np.where(np.isfinite(found.distances), found.details[n], -np.inf).argmax(1) for n in names]
+        consensus = np.sum([choice == nearest for choice in by_layer], 0)
+        return {
+            "similarity": similarity.tolist(),
+            "MI": index.tolist(),
+            "ONI": novelty.tolist(),
+            "margin": (best[:, 0] - best[:, 1]).tolist() if best.shape[1] > 1 else [None] * len(best),
+            "layers_agreeing": [f"{n} of {len(names)}" for n in consensus],
+            **{f"nearest_{n}": [ids[i] for i in choice] for n, choice in zip(names, by_layer, strict=True)},
+        }
+
+
+@register
+class MemorizationIndexAsPublished(_Layered):
+    """The same as the paper has it: no shrinkage, each layer its own neighbour, null of halves of the training set.
+
+    `describe` gives s, MI and ONI by the paper's formulas, None where they take the logarithm of a negative number:
+    with fewer training cases than features every pair of whitened training features has the cosine -1 / (n - 1), and
+    nothing can be said. Ratio, p and verdict are those of every measure here, the paper having none.
+    """
+
+    name = "memorization_index_as_published"
+    null_mean = null_spread = float("nan")
+
+    @property
+    def definition(self) -> str:
+        return (
+            "geometric mean of the cosines of whitened features (ZCA, epsilon 1e-6, no shrinkage) over the layers of "
+            f"embedding {self.embedder.definition}; MI and ONI against random halves of the training set"
+        )
+
+    def whitening(self, moments: Moments) -> Whitening:
+        unbiased = moments.covariance * moments.count / max(moments.count - 1, 1)
+        return Whitening(moments.mean, inverse_root(unbiased + EPSILON * np.eye(len(moments.mean)), EPSILON))
+
+    def fit(self, training: TrainingRows, left_out: np.ndarray | None = None) -> Mapping[str, np.ndarray]:
+        fitted = dict(super().fit(training, left_out))
+        self.use(fitted)
+        kept = np.ones(len(training), bool) if left_out is None else ~left_out
+        parts = [split(block) for _, block in training.blocks(self.needs)]
+        layers = [np.concatenate([part[n] for part in parts])[kept] for n in range(len(self.whitenings))]
+        whitened = [whiten(layer) for whiten, layer in zip(self.whitenings, layers, strict=True)]
+        fitted["null"] = np.array(published_null(whitened, np.random.default_rng(0)))
+        return fitted
+
+    def use(self, fit: Mapping[str, np.ndarray]) -> None:
+        super().use(fit)
+        if "null" in fit:
+            self.null_mean, self.null_spread = (float(v) for v in fit["null"])
+
+    def describe(self, found: Described, null: np.ndarray, ids: Sequence[str]) -> dict[str, list[Any]]:
+        nearest = [np.where(np.isfinite(found.distances), c, -np.inf) for c in found.details.values()]
+        similarity = published_similarity([c.max(1) for c in nearest])
+        index = (similarity - self.null_mean) / self.null_spread
+        columns = {"similarity": similarity, "MI": index, "ONI": -np.tanh(index)}
+        return {
+            **{name: [v if np.isfinite(v) else None for v in values.tolist()] for name, values in columns.items()},
+            **{
+                f"nearest_{name}": [ids[i] for i in c.argmax(1)] for name, c in zip(found.details, nearest, strict=True)
+            },
+        }
+
+
+def memorization_index(similarity: np.ndarray, null: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """MI and ONI (section 2.4): standard deviations above the null's mean, and minus the hyperbolic tangent of that."""
+    index = (np.asarray(similarity) - np.mean(null)) / np.sqrt(np.var(null) + SPREAD_EPSILON)
+    return index, -np.tanh(index)
+
+
+def published_similarity(by_layer: Sequence[np.ndarray]) -> np.ndarray:
+    """exp(mean over layers of log(s + epsilon)), section 2.3; NaN where s + epsilon is not above 0."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = np.exp(np.mean([np.log(np.asarray(s, np.float64) + EPSILON) for s in by_layer], 0))
+    return np.where(np.all([np.asarray(s) + EPSILON > 0 for s in by_layer], 0), found, np.nan)
+
+
+def published_null(whitened: Sequence[np.ndarray], rng: np.random.Generator) -> tuple[float, float]:
+    """Mean and spread of s from one random half of the training set to the other, 10 times (section 2.4).
+
+    Args:
+        whitened: for each layer (N, D_l), rows of length 1.
+    """
+    count = len(whitened[0])
+    values = []
+    for _ in range(REPEATS):
+        order = rng.permutation(count)
+        first, second = order[: count // 2], order[count // 2 :]
+        values.append(published_similarity([(layer[first] @ layer[second].T).max(1) for layer in whitened]))
+    pooled = np.concatenate(values)
+    return float(np.mean(pooled)), float(np.sqrt(np.var(pooled) + SPREAD_EPSILON))
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean (D,), covariance (D, D, with 1 / n) and the sum of fourth powers of lengths of n centred features."""
+
+    count: int
+    mean: np.ndarray
+    covariance: np.ndarray
+    fourth: float
+
+    @property
+    def ledoit_wolf(self) -> float:
+        """The share of trace / D times the identity that brings the covariance nearest to the true one, in [0, 1].
+
+        Ledoit and Wolf 2004, lemma 3.1 and section 3.3.
+        """
+        dimensions = len(self.mean)
+        target = np.trace(self.covariance) / dimensions
+        away = float(((self.covariance - target * np.eye(dimensions)) ** 2).sum())
+        scatter = (self.fourth / self.count - float((self.covariance**2).sum())) / self.count
+        return 1.0 if away <= 0 else float(np.clip(scatter / away, 0, 1))
+
+
+def layer_moments(training: TrainingRows, names: Sequence[str], left_out: np.ndarray | None) -> list[Moments]:
+    """Of each layer, over the training cases that are not left out; block by block, twice."""
+
+    def kept() -> Iterator[list[np.ndarray]]:
+        for start, block in training.blocks(names):
+            layers = split(block)
+            use = slice(None) if left_out is None else ~left_out[start : start + len(layers[0])]
+            yield [layer[use].astype(np.float64) for layer in layers]
+
+    sums: list[np.ndarray] = []
+    count = 0
+    for layers in kept():
+        count += len(layers[0])
+        sums = [layer.sum(0) + (sums[n] if sums else 0) for n, layer in enumerate(layers)]
+    means = [total / max(count, 1) for total in sums]
+    products = [np.zeros((len(mean), len(mean))) for mean in means]
+    fourth = [0.0] * len(means)
+    for layers in kept():
+        for n, layer in enumerate(layers):
+            centred = layer - means[n]
+            products[n] += centred.T @ centred
+            fourth[n] += float(((centred**2).sum(1) ** 2).sum())
+    return [
+        Moments(count, mean, product / max(count, 1), power)
+        for mean, product, power in zip(means, products, fourth, strict=True)
+    ]
+
+
+def split(block: Block) -> list[np.ndarray]:
+    """The layers of a block, (B, D_l) each."""
+    sizes = block["layer_sizes"][0]
+    return np.split(block["layers"], np.cumsum(sizes)[:-1], axis=1)
+
+
+def inverse_root(covariance: np.ndarray, least: float) -> np.ndarray:
+    """The symmetric C^(-1/2) (ZCA), eigenvalues taken as `least` where they are smaller."""
+    values, vectors = np.linalg.eigh(covariance)
+    return (vectors / np.sqrt(np.maximum(values, max(least, 1e-300)))) @ vectors.T
