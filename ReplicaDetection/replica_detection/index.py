@@ -310,15 +310,23 @@ class TrainingIndex:
             for id, entry in known.items()
         )
 
-    def measures(self, names: Sequence[str] | None, device: str = "cpu") -> list[Measure]:
-        """The named measures, or all that this index serves. Raises ConfigurationError for one that it does not."""
+    def measures(self, names: Sequence[str] | None, device: str = "cpu", *, aligning: bool = True) -> list[Measure]:
+        """The named measures, or all that this index serves; without `aligning` only those that compare cases as they
+        lie, pair by pair.
+
+        Raises ConfigurationError for one that it does not serve, or where none is left.
+        """
         for name in names or ():
             if name in MEASURES and name not in self.measure_names:
                 raise ConfigurationError(
                     f"the index {self.folder} was not built for measure '{name}' "
                     f"(it serves {', '.join(self.measure_names)}); build it again with --measures"
                 )
-        return make_measures(names or self.measure_names, self.preparation, device)
+        made = make_measures(names or self.measure_names, self.preparation, device)
+        chosen = [m for m in made if aligning or m.stage == "in place"]
+        if not chosen:
+            raise ConfigurationError("only measures that align were named; name one that compares cases as they lie")
+        return chosen
 
 
 def index_for(

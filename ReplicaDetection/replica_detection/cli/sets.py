@@ -197,7 +197,7 @@ def filter_set(
         stays = {d.synthetic_id for d in decisions if d.kept}
         rest = Cohort(cohort.source, tuple(c for c in cohort.cases if c.id in stays))
         index = TrainingIndex.open(Path(run.index))
-        measures = index.measures([m.name for m in run.measures], resolve_device(device))
+        measures = index.measures([m.name for m in run.measures], resolve_device(device), aligning=False)
         with Bars() as progress:
             groups = near_duplicate_groups(rest, index, measures, alpha=run.alpha, progress=progress)
         decisions = decide(read, cohort, groups, without_suspicious=without_suspicious)
