@@ -18,7 +18,7 @@ from replica_detection.errors import ConfigurationError
 from replica_detection.index import TrainingIndex
 from replica_detection.judgement import judge
 from replica_detection.loading import nothing_usable
-from replica_detection.measures import Described, Measure
+from replica_detection.measures import Described
 from replica_detection.nulls import cross_fitted_distances, validation_distances
 from replica_detection.progress import Progress, silent
 from replica_detection.reader_calibration import Calibration, applied
@@ -81,7 +81,7 @@ class Detector:
     ):
         self.index, self.validation, self.options = index, validation, options or Options()
         self.device = resolve_device(self.options.device)
-        self.measures = chosen_measures(index, self.options, self.device)
+        self.measures = index.measures(self.options.measures, self.device, aligning=self.options.align)
         self._clock = _Clock()
         with self._clock.stage("null"):
             self.null = (
@@ -173,14 +173,6 @@ def detect(
     """The whole pipeline in one call: see `Detector` and `Detector.detect` for arguments and errors."""
     detector = Detector(index, validation=validation, options=options, progress=progress)
     return detector.detect(synthetic, masks=masks, progress=progress)
-
-
-def chosen_measures(index: TrainingIndex, options: Options, device: str) -> list[Measure]:
-    """Those that were named, else all that the index serves; without alignment only those that need none."""
-    measures = index.measures(options.measures, device)
-    if options.measures is None and not options.align:
-        measures = [m for m in measures if m.stage == "in place"]
-    return measures
 
 
 def _alignments(found: Distances, index: TrainingIndex) -> Iterator[AlignedPair]:

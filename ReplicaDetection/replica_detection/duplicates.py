@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from replica_detection.atomic import atomic_write
 from replica_detection.cohort import Cohort
 from replica_detection.comparison import CohortQueries, Distances, IndexQueries, compare
-from replica_detection.detection import Options, chosen_measures, resolve_device
+from replica_detection.detection import Options, resolve_device
 from replica_detection.index import TrainingIndex
 from replica_detection.judgement import Judged, judge
 from replica_detection.nulls import cross_fitted_distances
@@ -49,7 +50,7 @@ def find_duplicates(
     against itself, without its outliers: it needs no other data, and most cases are taken to have no duplicate.
     """
     options = options or Options()
-    measures = chosen_measures(index, options, resolve_device(options.device))
+    measures = index.measures(options.measures, resolve_device(options.device), aligning=options.align)
     if other is None:
         queries = IndexQueries(index, range(len(index)))
         found = null = compare(queries, index, measures, kind="cross-fitted", progress=progress)
@@ -72,7 +73,8 @@ def find_duplicates(
         found_out = other is None and case.synthetic_id in judged.null.removed
         verdict = "near-duplicate" if found_out else VERDICTS[case.verdict]
         verdict = verdict if any(distances.values()) else "identical"
-        pair = DuplicatePair(first, second, verdict, case.score, {n: value[n](d) for n, d in distances.items()})
+        values = {n: value[n](d) if math.isfinite(d) else math.nan for n, d in distances.items()}
+        pair = DuplicatePair(first, second, verdict, case.score, values)
         if (first, second) not in pairs or pairs[first, second].score < pair.score:
             pairs[first, second] = pair
     return sorted(pairs.values(), key=lambda p: (p.verdict != "identical", -p.score)), found, judged

@@ -357,8 +357,12 @@ class TrainingIndex:
             for id, entry in known.items()
         )
 
-    def measures(self, names: Sequence[str] | None, device: str = "cpu") -> list[Measure]:
-        """The named measures, or all that this index serves. Raises ConfigurationError for one that it does not."""
+    def measures(self, names: Sequence[str] | None, device: str = "cpu", *, aligning: bool = True) -> list[Measure]:
+        """The named measures, or all that this index serves; without `aligning` only those that compare cases as they
+        lie, pair by pair.
+
+        Raises ConfigurationError for one that it does not serve, or where none is left.
+        """
         for name in names or ():
             if name in MEASURES and name not in self.measure_names:
                 raise ConfigurationError(
@@ -369,7 +373,10 @@ class TrainingIndex:
         known = [MEASURES[name] for name in chosen if name in MEASURES]
         # An index whose weights are gone still serves the measures that need none.
         encoders = self.encoders if set(needed_features(known)) & set(ENCODED) else None
-        made = make_measures(chosen, self.preparation, device, encoders=encoders)
+        every = make_measures(chosen, self.preparation, device, encoders=encoders)
+        made = [m for m in every if aligning or m.stage == "in place"]
+        if not made:
+            raise ConfigurationError("only measures that align were named; name one that compares cases as they lie")
         for measure in made:
             if isinstance(measure, FittedMeasure):
                 measure.use(self._fit_of(measure))

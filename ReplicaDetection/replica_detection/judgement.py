@@ -48,7 +48,8 @@ def judge(
     near, values = _near(found, measures, index, k)
     _, null_values = _near(null, measures, index, k)
     groups = tuple(m.group for m in measures)
-    leaked = calibration.near_duplicates(null_values, groups)
+    # By level: an aligned measure alone must not take a case out of the null.
+    leaked = calibration.near_duplicates(null_values, tuple(m.level for m in measures))
     null_values = null_values[~leaked]
     with_tail = calibration.tail_needed(len(null_values), len(values), alpha)
     single = _judge_measures(values, null_values, with_tail, alpha)

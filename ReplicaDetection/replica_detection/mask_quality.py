@@ -116,7 +116,7 @@ def mask_quality(
     Raises:
         ConfigurationError: the run has no measure of the segmentation level.
     """
-    measures = [m for m in index.measures(None) if m.needs_mask and m.name in result.run.definitions]
+    measures = [m for m in index.measures(None, aligning=False) if m.needs_mask and m.name in result.run.definitions]
     if not measures:
         raise ConfigurationError("this run has no measure of masks; run detect with --masks or --segment first")
     if replicas is None:

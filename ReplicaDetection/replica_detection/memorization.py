@@ -98,7 +98,7 @@ def set_level(
 
 
 def _chosen(index: TrainingIndex, names: Sequence[str] | None, device: str) -> list[Measure]:
-    served = index.measures(names, device)
+    served = index.measures(names, device, aligning=False)
     if names is not None:
         return served
     for level in ("feature", "voxel"):

@@ -1,7 +1,7 @@
 """How well the configured pipeline finds copies of the user's own training images, and how often it is wrong there.
 
-Three questions of an audit (Koeken et al., arXiv 2510.01793) on local data: are planted copies found, are real unseen
-patients left alone, does a small change of an image change the verdict?
+Two questions of an audit (Koeken et al., arXiv 2510.01793) on local data: are planted copies found, are real unseen
+patients left alone?
 """
 
 from __future__ import annotations

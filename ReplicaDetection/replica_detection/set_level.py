@@ -7,6 +7,7 @@ Every function takes distances that were computed elsewhere, +inf marking pairs 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,8 +69,9 @@ def copies(synthetic: np.ndarray, holdout: np.ndarray, *, seed: int = 0) -> Figu
 def memorized(synthetic: np.ndarray, holdout: np.ndarray, *, seed: int = 0) -> Figure:
     """N_mem with pools of equal size: training cases to which a synthetic case lies nearer than unseen ones do.
 
-    As many synthetic as hold-out cases are drawn, DRAWS times, and the shares averaged; the interval is that of these
-    draws with the training cases drawn anew each time.
+    As many synthetic as hold-out cases are drawn, DRAWS times, and the shares averaged. One synthetic case in the
+    middle of the population is near to many training cases, so that the share varies far more from set to set than
+    a share of independent cases; the interval (see `_intervals`) knows that.
 
     Args:
         synthetic: (Q, N) distances of synthetic to training cases.
@@ -81,14 +83,22 @@ def memorized(synthetic: np.ndarray, holdout: np.ndarray, *, seed: int = 0) -> F
     if not size or not training:
         return Figure("N_mem", Estimate(), SIZE_MATCHED, note="no hold-out case can be compared")
     rng = np.random.default_rng(seed)
-    shares, drawn = np.empty(DRAWS), np.empty(DRAWS)
-    for i in range(DRAWS):
-        near_unseen = holdout[rng.choice(len(holdout), size, replace=False)].min(0)
-        near_synthetic = synthetic[rng.choice(len(synthetic), size, replace=False)].min(0)
-        shares[i] = _share_below(near_synthetic, near_unseen)
-        again = rng.integers(0, training, training)
-        drawn[i] = _share_below(near_synthetic[again], near_unseen[again])
-    return Figure("N_mem", Estimate(float(shares.mean()), *percentile_interval(drawn)), SIZE_MATCHED, SHARE, training)
+    equal = len(synthetic) == len(holdout)
+    value = float(
+        np.mean(
+            [
+                _share_below(_some(synthetic, size, rng).min(0), _some(holdout, size, rng).min(0))
+                for _ in range(1 if equal else DRAWS)
+            ]
+        )
+    )
+
+    def of_halves(made: np.ndarray, real: np.ndarray) -> tuple[float, ...]:
+        half = min(len(made), len(real))
+        return (_share_below(made[:half].min(0), real[:half].min(0)),)
+
+    (interval,) = _intervals((value,), of_halves, synthetic, holdout, seed)
+    return Figure("N_mem", Estimate(value, *interval), SIZE_MATCHED, SHARE, training)
 
 
 def as_published(synthetic: np.ndarray, holdout: np.ndarray, *, seed: int = 0) -> tuple[Figure, Figure]:
@@ -108,25 +118,46 @@ def as_published(synthetic: np.ndarray, holdout: np.ndarray, *, seed: int = 0) -
             Figure("N_mem", Estimate(), AS_PUBLISHED, note=nothing),
             Figure("N_copies", Estimate(), AS_PUBLISHED, note=nothing),
         )
-    near_unseen, threshold = holdout.min(0), float(np.quantile(holdout.min(0), SHARE))
-    near_synthetic, near_training = synthetic.min(0), synthetic.min(1)
-    figures = []
-    for name, values, pool, stream in (
-        ("N_mem", near_synthetic, len(synthetic), seed),
-        ("N_copies", near_training, synthetic.shape[1], seed + 1),
-    ):
-        thresholds = np.quantile(near_unseen[resamples(len(near_unseen), seed=seed)], SHARE, axis=1)
-        drawn = values[resamples(len(values), seed=stream + 2)] < thresholds[:, None]
-        figures.append(
-            Figure(
-                name,
-                Estimate(float((values < threshold).mean()), *percentile_interval(drawn.mean(1))),
-                AS_PUBLISHED,
-                1 - (1 - SHARE) ** (pool / len(holdout)),
-                len(values),
-            )
+
+    def shares(made: np.ndarray, real: np.ndarray) -> tuple[float, ...]:
+        null = real.min(0)
+        return _share_below(made.min(0), null), _share_below(made.min(1), null)
+
+    values = shares(synthetic, holdout)
+    intervals = _intervals(values, shares, synthetic, holdout, seed)
+    pools, counts = (len(synthetic), synthetic.shape[1]), (synthetic.shape[1], len(synthetic))
+    n_mem, n_copies = (
+        Figure(name, Estimate(value, *interval), AS_PUBLISHED, 1 - (1 - SHARE) ** (pool / len(holdout)), count)
+        for name, value, interval, pool, count in zip(
+            ("N_mem", "N_copies"), values, intervals, pools, counts, strict=True
         )
-    return figures[0], figures[1]
+    )
+    return n_mem, n_copies
+
+
+Shares = Callable[[np.ndarray, np.ndarray], tuple[float, ...]]
+
+
+def _intervals(
+    values: tuple[float, ...], shares: Shares, synthetic: np.ndarray, holdout: np.ndarray, seed: int
+) -> list[tuple[float, float]]:
+    """Each value plus and minus 1.96 standard deviations, kept in [0, 1].
+
+    The standard deviation is that of random halves of both sets, training cases drawn anew: half-samples vary as much
+    as whole sets do (Hartigan 1969), and unlike a bootstrap they hold no case twice, which would thin out the nearest.
+    """
+    rng = np.random.default_rng([seed, 1])
+    drawn = []
+    for _ in range(DRAWS):
+        again = rng.integers(0, synthetic.shape[1], synthetic.shape[1])
+        made = _some(synthetic, max(len(synthetic) // 2, 1), rng)[:, again]
+        drawn.append(shares(made, _some(holdout, max(len(holdout) // 2, 1), rng)[:, again]))
+    spread = 1.96 * np.std(drawn, axis=0, ddof=1)
+    return [(max(v - s, 0.0), min(v + s, 1.0)) for v, s in zip(values, spread.tolist(), strict=True)]
+
+
+def _some(rows: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    return rows[rng.choice(len(rows), size, replace=False)]
 
 
 def _share_below(values: np.ndarray, null: np.ndarray) -> float:

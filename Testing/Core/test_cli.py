@@ -27,7 +27,7 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
     cohort(folder / "training", 24)
     cohort(folder / "unseen", 20, 500, "unseen")
-    cohort(folder / "synthetic", 3, 900, "new")
+    cohort(folder / "synthetic", 3, 902, "new")
     noise = np.random.default_rng(0).normal(0, 30, volume(5).shape).astype("f4")
     write(folder / "synthetic" / "copy.nii.gz", volume(5) + noise)
     return folder
@@ -41,7 +41,15 @@ def test_detect_from_folders_to_tables_and_report(data, tmp_path):
     assert "1 replicas" in done.stdout
     assert "Traceback" not in done.stderr
     names = {p.name for p in output.iterdir()}
-    assert names == {"summary.csv", "matches.csv", "neighbors.npz", "detection.json", "report", "index.rdindex"}
+    assert names == {
+        "summary.csv",
+        "matches.csv",
+        "neighbors.npz",
+        "alignments.json",
+        "detection.json",
+        "report",
+        "index.rdindex",
+    }
     with (output / "summary.csv").open(encoding="utf-8") as f:
         rows = {r["synthetic_id"]: r for r in csv.DictReader(f)}
     assert rows["copy"]["verdict"] == "replica"

@@ -50,7 +50,7 @@ def test_copies_are_found_and_new_cases_are_not(planted, validation):
         assert case.verdict == "replica", case
         assert case.nearest_training_id == f"case_{number}"
         assert case.levels_flagged == ("voxel",)
-        assert case.measures_agreeing == 3
+        assert case.measures_agreeing == 4
     flagged = [c for c in result.summary if c.synthetic_id.startswith("new") and c.verdict != "novel"]
     assert len(flagged) <= 2
 
@@ -58,7 +58,7 @@ def test_copies_are_found_and_new_cases_are_not(planted, validation):
 def test_exact_copies_have_distance_zero_under_every_measure(planted):
     result = run(planted)
     exact = [m for m in result.matches if m.synthetic_id.startswith("exact")]
-    assert len(exact) == 12
+    assert len(exact) == 16
     assert all(m.distance == 0 and m.ratio == 0 for m in exact)
     assert all(m.value == (1 if m.measure == "ssim" else 0) for m in exact)
 
@@ -89,7 +89,7 @@ def test_result_folder_round_trip(planted, tmp_path):
     result = run(planted)
     result.write(tmp_path / "résultat")
     names = sorted(p.name for p in (tmp_path / "résultat").iterdir())
-    assert names == ["detection.json", "matches.csv", "neighbors.npz", "summary.csv"]
+    assert names == ["alignments.json", "detection.json", "matches.csv", "neighbors.npz", "summary.csv"]
     again = DetectionResult.read(tmp_path / "résultat")
     assert again.summary == result.summary
     assert again.matches == result.matches

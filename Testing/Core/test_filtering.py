@@ -17,7 +17,7 @@ from replica_detection.errors import InputError
 from replica_detection.filtering import MANIFEST, decide, write_filtered
 from replica_detection.formats import voxel_files
 from replica_detection.index import TrainingIndex
-from replica_detection.synthetic_duplicates import Group, near_duplicate_groups
+from replica_detection.synthetic_duplicates import Group, _near, near_duplicate_groups
 from Report.made_up_result import make_result
 
 
@@ -125,16 +125,50 @@ def test_near_duplicates_and_repeated_images_are_grouped_and_fresh_ones_are_not(
     assert false <= 2
 
 
-def test_fresh_images_are_rarely_called_near_duplicates_even_in_large_sets(run, tmp_path):
+def test_blends_of_one_image_stand_out_by_their_ratio(run, tmp_path):
+    """Two images that share 62 % of a third: far from equal, yet nearer than two patients ever are."""
     folder, _ = run
     index = TrainingIndex.open(folder / "result" / "index.rdindex")
-    taken = 0
-    for batch in range(3):
-        part = tmp_path / str(batch)
-        for n in range(60):
-            write(part / f"{n:03d}.nii.gz", volume(90_000 + 100 * batch + n))
-        taken += sum(len(g.ids) - 1 for g in near_duplicate_groups(Cohort.read(part), index, index.measures(VOXELS)))
-    assert taken <= 5  # of 180
+    for pair in range(10):
+        for n in range(2):
+            image = 0.62 * volume(80_000 + pair) + 0.38 * volume(81_000 + 2 * pair + n)
+            write(tmp_path / f"pair{pair}_{n}.nii.gz", image)
+    for n in range(30):
+        write(tmp_path / f"fresh_{n:02d}.nii.gz", volume(85_000 + n))
+    groups = near_duplicate_groups(Cohort.read(tmp_path), index, index.measures(VOXELS))
+    assert {g.ids for g in groups} == {(f"pair{pair}_0", f"pair{pair}_1") for pair in range(10)}
+
+
+def test_fresh_images_are_rarely_called_near_duplicates_even_in_large_sets(run, tmp_path):
+    """Six times the training cohort: many a nearest distance is smaller than any among training images."""
+    folder, _ = run
+    index = TrainingIndex.open(folder / "result" / "index.rdindex")
+    for n in range(150):
+        write(tmp_path / f"{n:03d}.nii.gz", volume(70_000 + n))
+    groups = near_duplicate_groups(Cohort.read(tmp_path), index, index.measures(VOXELS))
+    assert sum(len(g.ids) - 1 for g in groups) <= 3
+
+
+def test_images_of_one_kind_are_no_near_duplicates(run):
+    """Kinds of four images each: ordinary distances inside a kind, three times as large between kinds."""
+    folder, _ = run
+    index = TrainingIndex.open(folder / "result" / "index.rdindex")
+    rng = np.random.default_rng(0)
+    kinds = np.repeat(np.arange(12), 4)
+    measures = index.measures(VOXELS)
+    null = {m.name: 1 + 0.05 * rng.random((len(index), len(index))) for m in measures}
+    for table in null.values():
+        np.fill_diagonal(table, np.inf)
+    inside = kinds[:, None] == kinds
+    distances = {m.name: np.where(inside, 1.02, 3) + 0.05 * rng.random((48, 48)) for m in measures}
+    for table in distances.values():
+        table[:] = (table + table.T) / 2
+        np.fill_diagonal(table, np.inf)
+    assert not _near(distances, null, index, measures, 0.05)[1].any()
+    for table in distances.values():
+        table[5, 9] = table[9, 5] = 0.7  # nearer than any two training images
+    partner, near = _near(distances, null, index, measures, 0.05)
+    assert np.flatnonzero(near).tolist() == [5, 9] and partner[[5, 9]].tolist() == [9, 5]
 
 
 def test_one_image_or_none_has_no_near_duplicate(run, tmp_path):

@@ -67,7 +67,7 @@ def read(folder, part, masks=True):
 
 def test_same_structures_in_another_background_are_found_by_the_segmentation_level(cohorts, tmp_path):
     index = TrainingIndex.build(read(cohorts, "training"), tmp_path / "x.rdindex")
-    assert index.measure_names == ("mae", "rmse", "ssim", *SEGMENTATION)
+    assert index.measure_names == ("mae", "rmse", "ssim", "ncc_aligned", *SEGMENTATION, "dice_aligned")
     assert {e.mask for e in index.entries} == {"file"}
     result = detect(read(cohorts, "synthetic"), index, validation=read(cohorts, "validation"))
     for case in result.summary:
@@ -146,7 +146,7 @@ def test_interrupted_build_without_masks_is_not_resumed_with_them(cohorts, tmp_p
 
 def test_segmentation_measures_need_masks(cohorts, tmp_path):
     plain = read(cohorts, "training", masks=False)
-    assert TrainingIndex.build(plain, tmp_path / "x.rdindex").measure_names == ("mae", "rmse", "ssim")
+    assert TrainingIndex.build(plain, tmp_path / "x.rdindex").measure_names == ("mae", "rmse", "ssim", "ncc_aligned")
     with pytest.raises(ConfigurationError, match="--segment"):
         TrainingIndex.build(plain, tmp_path / "y.rdindex", measures=["dice"])
 

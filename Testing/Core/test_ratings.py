@@ -177,6 +177,14 @@ def test_processes_that_make_the_same_file_at_once_all_store_their_ratings(tmp_p
     assert len(RatingStore(path).all()) == 100
 
 
+def test_the_store_writes_ahead_and_waits_for_the_disk(tmp_path):
+    """What a test cannot kill: the power. SQLite's own promise for it holds with these two settings."""
+    store = RatingStore(tmp_path / "ratings.sqlite")
+    with store._connection() as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 here")
 def test_every_acknowledged_rating_survives_a_killed_process(tmp_path):
     path = tmp_path / "ratings.sqlite"

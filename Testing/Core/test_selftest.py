@@ -196,6 +196,8 @@ def test_another_seed_plants_other_copies_and_the_same_seed_the_same(run, tmp_pa
     again = selftest(index, validation, tmp_path / "again", options=options, copies=6)
     other = selftest(index, validation, tmp_path / "other", options=options, copies=6, seed=1)
     assert again.truth == found.truth != other.truth
+    held_out = [{i for i, (kind, _) in t.truth.items() if kind == UNSEEN} for t in (found, other)]
+    assert held_out[0] != held_out[1] and len(held_out[0]) == len(held_out[1])
     first, second = (
         read_volume(where / "images" / "selftest_0007.nii.gz").array
         for where in (folder / "planted", tmp_path / "again")

@@ -57,6 +57,18 @@ def test_intervals_cover_what_fresh_draws_are_expected_to_give():
     assert np.mean(covered) >= 0.85
 
 
+def test_n_mem_intervals_know_that_one_case_can_be_near_to_many():
+    """A share of 77 independent cases would have an interval of 0.05 in width; this one varies by more than that."""
+    covered, widths = [], []
+    for seed in range(50):
+        train, val, syn = draws(7000 + seed, 77, 27, 24)
+        matched = memorized(cdist(syn, train), cdist(val, train), seed=seed).estimate
+        published = as_published(cdist(syn, train), cdist(val, train), seed=seed)[0]
+        covered.append([matched.low <= 0.05 <= matched.high, published.estimate.low <= published.expected])
+        widths.append(matched.high - matched.low)
+    assert np.mean(covered, 0).min() >= 0.9 and np.mean(widths) > 0.1
+
+
 def test_copies_are_counted_in_the_right_direction():
     train, val, syn = draws(3, 200, 60, 90)
     syn[:45] = train[7] + np.random.default_rng(0).normal(0, 1e-3, (45, 6))  # half of the set copies one patient

@@ -60,10 +60,12 @@ def calibrate(
         ),
     ] = None,
 ) -> None:
-    """Turn readers' ratings into thresholds, and say how far readers agree and how much a threshold is worth.
+    """Turn readers' ratings into thresholds, and say how far readers agree and how
+    much a threshold is worth.
 
-    A reader looks at a synthetic image beside its nearest training case and rates 1 (different), 2 (similar, but
-    another anatomy), 3 (nearly the same anatomy) or 4 (the same scan). 50 images are few, 100 are better, and both
+    A reader looks at a synthetic image beside its nearest training case and
+    rates 1 (different), 2 (similar, but another anatomy), 3 (nearly the same
+    anatomy) or 4 (the same scan). 50 images are few, 100 are better, and both
     kinds must be among them; two readers or more tell how far anyone can agree.
 
     The smallest table that works, made by hand or in a spreadsheet:
@@ -74,8 +76,8 @@ def calibrate(
 
         synthetic_0002,1
 
-    Every figure has an interval. Read the cross-validated ones: the apparent ones, which papers print, are of the very
-    images that chose the threshold.
+    Every figure has an interval. Read the cross-validated ones: the apparent
+    ones, which papers print, are of the very images that chose the threshold.
 
     Examples:
 
@@ -148,9 +150,10 @@ def mask_quality(
 ) -> None:
     """Show how much the segmentation level depends on good masks.
 
-    The synthetic images of a finished run are compared once more with their masks eroded, dilated and made noisy; the
-    training masks stay. What is to be found are the readers' replicas, or without --ratings the images that the run
-    itself flagged.
+    The synthetic images of a finished run are compared once more with their
+    masks eroded, dilated and made noisy; the training masks stay. What is to be
+    found are the readers' replicas, or without --ratings the images that the
+    run itself flagged.
 
     Example: replica-detection mask-quality result --output mask_quality
     """

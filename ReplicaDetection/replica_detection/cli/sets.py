@@ -61,19 +61,25 @@ def memorization(
     device: Device = "auto",
     seed: Annotated[int, typer.Option(help="Of bootstraps and random draws.")] = 0,
 ) -> None:
-    """Say how much whole synthetic sets repeat the training set; several results make a curve over training.
+    """Say how much whole synthetic sets repeat the training set; several results
+    make a curve over training.
 
-    N_copies: share of synthetic images that lie nearer to a training image than unseen images do (Dar et al.).
+    N_copies: share of synthetic images that lie nearer to a training image than
+    unseen images do (Dar et al.).
 
-    N_mem: share of training images that some synthetic image lies nearer to than unseen images do (Dar et al.).
+    N_mem: share of training images that some synthetic image lies nearer to
+    than unseen images do (Dar et al.).
 
-    AuthPct: percentage of synthetic images farther from their nearest training image than that one is from its own
-    (Alaa et al.). CT: below 0 where synthetic images lie nearer to training than unseen ones (Meehan et al.). MI, ONI:
-    means of the memorization index and of the overfit/novelty index (Deo et al.). FID and MS-SSIM are there because
-    people ask for them: they do not show memorization, FID even rewards it.
+    AuthPct: percentage of synthetic images farther from their nearest training
+    image than that one is from its own (Alaa et al.). CT: below 0 where
+    synthetic images lie nearer to training than unseen ones (Meehan et al.).
+    MI, ONI: means of the memorization index and of the overfit/novelty index
+    (Deo et al.). FID and MS-SSIM are there because people ask for them: they do
+    not show memorization, FID even rewards it.
 
-    Every figure has a 95 % interval, and where it is known the value that entirely new images would give. The
-    comparison is done again from the training index and the images, which must be where they were.
+    Every figure has a 95 % interval, and where it is known the value that
+    entirely new images would give. The comparison is done again from the
+    training index and the images, which must be where they were.
 
     Examples:
 
@@ -171,13 +177,15 @@ def filter_set(
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Copy a synthetic set without its replicas, and without near-duplicates among the synthetic images themselves.
+    """Copy a synthetic set without its replicas, and without near-duplicates among
+    the synthetic images themselves.
 
-    The source is only read. The manifest says of every image whether it stays, and if not, why: replica of which
-    training case, near-duplicate of which image that stays. Of near-duplicates the one with the lowest score stays.
+    The source is only read. The manifest says of every image whether it stays,
+    and if not, why: replica of which training case, near-duplicate of which
+    image that stays. Of near-duplicates the one with the lowest score stays.
 
-    What stays is not proved to be unlike the training images: the run's error rates, and everything that it cannot see,
-    apply to it.
+    What stays is not proved to be unlike the training images: the run's error
+    rates, and everything that it cannot see, apply to it.
 
     Example: replica-detection filter result --output synthetic_filtered
     """
@@ -197,7 +205,7 @@ def filter_set(
         stays = {d.synthetic_id for d in decisions if d.kept}
         rest = Cohort(cohort.source, tuple(c for c in cohort.cases if c.id in stays))
         index = TrainingIndex.open(Path(run.index))
-        measures = index.measures([m.name for m in run.measures], resolve_device(device))
+        measures = index.measures([m.name for m in run.measures], resolve_device(device), aligning=False)
         with Bars() as progress:
             groups = near_duplicate_groups(rest, index, measures, alpha=run.alpha, progress=progress)
         decisions = decide(read, cohort, groups, without_suspicious=without_suspicious)
@@ -241,14 +249,17 @@ def selftest(
 ) -> None:
     """Measure on your own images what would be found, before you trust a result.
 
-    Copies of training images are planted: exact, noisy, brighter or darker, compressed, cropped, rotated by 3 and 5
-    degrees, flipped, blended with another image. They are judged together with half of the validation images, while the
-    other half is the null. The table says for each change how many were found, and for the held-out images how
-    many were flagged by mistake.
+    Copies of training images are planted: exact, noisy, brighter or darker,
+    compressed, cropped, rotated by 3 and 5 degrees, flipped, blended with
+    another image. They are judged together with half of the validation images,
+    while the other half is the null. The table says for each change how many
+    were found, and for the held-out images how many were flagged by mistake.
 
-    A change that is not found here will not be found in synthetic images either.
+    A change that is not found here will not be found in synthetic images
+    either.
 
-    Example: replica-detection selftest --training training/ --validation unseen/ --output selftest
+    Example: replica-detection selftest --training training/ --validation
+    unseen/ --output selftest
     """
     import tempfile
 

@@ -16,7 +16,7 @@ from replica_detection.measures.base import AligningMeasure, Block, register
 from replica_detection.measures.segmentation import NO_MASK, has_mask
 from replica_detection.preprocessing import Prepared
 from replica_detection.registration.pyramid import levels, pyramid
-from replica_detection.registration.retrieval import CANDIDATES, Placement, TrainingPyramids
+from replica_detection.registration.retrieval import CANDIDATES, VERSION, Placement, TrainingPyramids
 
 if TYPE_CHECKING:
     from replica_detection.index import TrainingIndex
@@ -95,7 +95,8 @@ class AlignedCorrelation(AlignedMeasure):
     needs = ("image_coarse", "image_middle", "image_fine")
     definition = (
         f"correlation of the locally normalized images over their overlap, the training image mirrored, turned, scaled "
-        f"and moved onto the query, times the overlap to the power 0.25; of the {CANDIDATES} best candidates"
+        f"and moved onto the query, times the overlap to the power 0.25; of the {CANDIDATES} best candidates, "
+        f"search version {VERSION}"
     )
 
     def features(self, case: Prepared) -> dict[str, np.ndarray]:
@@ -120,7 +121,7 @@ class AlignedDice(AlignedMeasure):
     needs = ("mask", "mask_coarse", "mask_middle", "mask_fine")
     definition = (
         f"Dice coefficient of the masks' foreground, the training mask mirrored, turned, scaled and moved onto the "
-        f"query's; of the {CANDIDATES} best candidates"
+        f"query's; of the {CANDIDATES} best candidates, search version {VERSION}"
     )
 
     def features(self, case: Prepared) -> dict[str, np.ndarray]:

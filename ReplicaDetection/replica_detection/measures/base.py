@@ -199,7 +199,7 @@ def make_measures(
         ConfigurationError: an unknown name, or a named measure that cannot be used here.
     """
     if names is None:
-        in_order = sorted(MEASURES.values(), key=lambda measure: LEVELS.index(measure.level))
+        in_order = sorted(MEASURES.values(), key=lambda m: (LEVELS.index(m.level), m.stage == "aligned"))
         every = [measure(preparation, device, encoders) for measure in in_order if measure.by_default]
         return [m for m in every if m.problem() is None and (masks or not m.needs_mask)]
     chosen = []
