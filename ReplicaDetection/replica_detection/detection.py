@@ -134,6 +134,7 @@ class Detector:
             versions=package_versions(),
             warnings=(
                 *judged.warnings,
+                *self._biased(),
                 *collected(index.warnings, "training image"),
                 *collected(null.warnings if self.validation is not None else (), "validation image"),
                 *collected(found.warnings, "synthetic image"),
@@ -150,6 +151,14 @@ class Detector:
         )
         alignments = tuple(_alignments(found, index))
         return DetectionResult(judged.summary, judged.matches, judged.neighbors, run, alignments)
+
+    def _biased(self) -> Iterator[str]:
+        names = [m.name for m in self.measures if m.biased]
+        if names and self.validation is None:
+            yield (
+                f"{', '.join(names)}: the embedding was trained on the training cohort, so that training images are no "
+                "fair null for it; give unseen real images with --validation"
+            )
 
     def _details(self, found: Distances, removed: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
         """What measures have to say beyond distances, by measure and column."""

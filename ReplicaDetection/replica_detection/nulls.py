@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from replica_detection.cohort import Cohort
 from replica_detection.comparison import CohortQueries, Distances, IndexQueries, compare
 from replica_detection.index import TrainingIndex
 from replica_detection.index_writing import checksum, input_files
-from replica_detection.measures import FittedMeasure, Measure, SearchingMeasure
+from replica_detection.measures import Measure
 from replica_detection.progress import Progress, silent
 
 FOLDS = 10
@@ -52,38 +51,35 @@ def cross_fitted_distances(
     """Training cases against the training cases of other patients: each patient is its own fold.
 
     Leaving out one patient keeps the pool almost as large as the one that synthetic cases are compared with, so the
-    nearest distances are comparable. A measure that learnt from the training cohort knows its cases too well
-    (whitened by themselves, fewer cases than features are all
-    equally far apart), so it learns again from nine tenths of the patients and is asked
-    about the others. At most `size` cases, spread evenly, bound the cost on large cohorts.
+    nearest distances are comparable. A measure that learnt from the training cohort knows its cases too well (whitened
+    by themselves, fewer cases than features are all equally far apart), so it learns again from nine tenths of the
+    patients and is asked about the others. At most `size` cases, spread evenly, bound the cost on large cohorts.
     """
     count = min(size, len(index))
     positions = np.unique(np.linspace(0, len(index) - 1, count).round().astype(int)).tolist() if count else []
 
     def of(wanted: Sequence[Measure]) -> Distances:
-        knowing = [m for m in wanted if isinstance(m, FittedMeasure) and not isinstance(m, SearchingMeasure)]
-        others = [m for m in wanted if m not in knowing]
+        learning = [m for m in wanted if m.learns]
+        others = [m for m in wanted if m not in learning]
         queries = IndexQueries(index, positions)
         found = compare(queries, index, others, stage="null", kind="cross-fitted", progress=progress)
-        if not knowing:
-            return found
-        learnt = _learnt_again(index, knowing, np.array(positions), progress)
+        learnt = _learnt_again(index, learning, np.array(positions, int), progress) if learning else {}
         return replace(found, by_measure={**found.by_measure, **learnt})
 
     return _cached(["cross-fitted", positions], of, index, measures)
 
 
 def _learnt_again(
-    index: TrainingIndex, measures: Sequence[FittedMeasure], positions: np.ndarray, progress: Progress
+    index: TrainingIndex, measures: Sequence[Measure], positions: np.ndarray, progress: Progress
 ) -> dict[str, np.ndarray]:
     """Distances (n, N) of training cases under measures that never saw their patient, nor the others of their fold."""
     fold = index.patients % min(FOLDS, len(np.unique(index.patients)))
     found = {m.name: np.full((len(positions), len(index)), np.inf) for m in measures}
     for number in np.unique(fold[positions]):
         left_out = fold == number
-        again = [copy(m) for m in measures]
-        for m in again:
-            m.use(m.fit(index, left_out))
+        if left_out.all():
+            continue
+        again = [m.without(index, left_out) for m in measures]
         rows = np.flatnonzero(left_out[positions])
         queries = IndexQueries(index, positions[rows].tolist())
         part = compare(queries, index, again, left_out=left_out, stage="null", progress=progress)

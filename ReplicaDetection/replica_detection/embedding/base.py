@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -45,16 +45,39 @@ class Embedder(ABC):
         return None
 
     @abstractmethod
-    def embed(self, images: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
-        """(B, D) float32 for (B, grid) images with voxels of `spacing_mm`.
+    def describe(self, images: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+        """(B, F) float32: what the index stores of (B, grid) images with voxels of `spacing_mm`.
 
         Raises:
             ConfigurationError: images that this embedder does not take.
         """
 
+    def project(self, described: np.ndarray) -> np.ndarray:
+        """(B, D): the vectors, from what `describe` gave; the same unless the embedder learnt a projection."""
+        return described
+
+    def embed(self, images: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+        """(B, D): the vectors of (B, grid) images."""
+        return self.project(self.describe(images, spacing_mm))
+
+    @property
+    def learns(self) -> bool:
+        """Whether it learns its projection from the training cohort, and can do so `without` some cases."""
+        return False
+
+    def without(self, cases: Collection[str]) -> Embedder:
+        """The embedder as it were had it not learnt from these cases."""
+        return self
+
+    @property
+    def biased(self) -> bool:
+        """Whether it learnt from the training cohort and cannot tell how it were without a case. Training images are
+        then apart as unseen ones are not, and a null made of them errs."""
+        return False
+
     def layers(self, images: np.ndarray, spacing_mm: Sequence[float]) -> tuple[np.ndarray, ...]:
         """Features of several depths, each (B, D_l) float32, for `memorization_index`; by default the vector alone."""
-        return (self.embed(images, spacing_mm),)
+        return (self.describe(images, spacing_mm),)
 
     @property
     def fitted(self) -> bool:
@@ -62,12 +85,12 @@ class Embedder(ABC):
         return True
 
     def fit(
-        self, images: Callable[[], Iterator[np.ndarray]], spacing_mm: Sequence[float], progress: Progress = silent
+        self, images: Iterable[tuple[str, np.ndarray]], spacing_mm: Sequence[float], progress: Progress = silent
     ) -> Embedder:
         """A copy that was fitted to images of the training cohort; itself where there is nothing to fit.
 
         Args:
-            images: gives prepared images (grid), the same ones in the same order whenever it is called.
+            images: some cases' ids and prepared images (grid).
             spacing_mm: of their voxels.
             progress: `fitting` per image.
         """

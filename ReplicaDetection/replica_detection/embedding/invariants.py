@@ -5,11 +5,12 @@ Nothing is downloaded and no network is trained; the fit takes about half a minu
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,10 @@ WHAT_A_COPY_MAY_UNDERGO = Views(
 class Invariants(Embedder):
     """Moments of Gaussian derivative invariants, whitened by the scatter of altered copies.
 
+    Args:
+        views: (cases, views, 920) float32, the moments of altered copies of training images; None: not fitted yet.
+        cases: the ids of these training images.
+
     1. The image is brought to an isotropic working grid of at most 65,536 voxels (2D: 16,384 pixels), and its contrast
        normalized locally.
     2. At four scales: the smoothed value L, |grad L|, the Laplacian, the Frobenius norm of the Hessian H, and
@@ -62,13 +67,14 @@ class Invariants(Embedder):
     4. These are centred and whitened by the within-class scatter of random views of training images (rotated, shifted,
        mirrored, zoomed, warped, blurred, noisy, of other contrast, with a part lost): within-class covariance
        normalization (Hatch and Stolcke, ICASSP 2006). Directions in which a copy may move count little, others much.
-       Differences *between* training images do not enter the fit, so that training images lie no farther from each
-       other than from unseen ones.
+       Differences *between* training images do not enter. Still, the fit suits the images that it saw, so a null
+       made of training images whitens each by the views of other patients (`without`).
 
     Layers for `memorization_index`: the moments of each scale, fine to coarse, before step 4.
     """
 
-    weights: dict[str, np.ndarray] = field(default_factory=dict)
+    views: np.ndarray | None = field(default=None, repr=False, compare=False)
+    cases: tuple[str, ...] = ()
     kind = "invariants"
     version = 1
 
@@ -83,41 +89,55 @@ class Invariants(Embedder):
         from safetensors.numpy import load
 
         try:
-            return cls({name: np.asarray(value) for name, value in load(state or b"").items()})
-        except (SafetensorError, ValueError) as error:
+            stored = load(state or b"")
+            return cls(stored["views"], tuple(json.loads(bytes(stored["cases"]))))
+        except (SafetensorError, ValueError, KeyError) as error:
             found = f"holds a damaged fit of embedding 'invariants' ({error})"
             raise IndexFormatError(folder, found, "Build the index again") from error
 
     @property
     def fitted(self) -> bool:
-        return bool(self.weights)
+        return self.views is not None
 
-    @property
+    @cached_property
     def state(self) -> bytes | None:
         from safetensors.numpy import save
 
-        return save(self.weights) if self.weights else None
+        if self.views is None:
+            return None
+        return save({"views": self.views, "cases": np.frombuffer(json.dumps(self.cases).encode(), np.uint8)})
 
-    def embed(self, images: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
-        if not self.fitted:
-            raise ConfigurationError("embedding 'invariants' must be fitted to a training cohort first")
-        return np.stack([self._whitened(moments(image, spacing_mm)) for image in images])
+    def describe(self, images: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+        return np.stack([moments(image, spacing_mm) for image in images])
+
+    def project(self, described: np.ndarray) -> np.ndarray:
+        centre, matrix = self._whitening
+        return (np.asarray(described, np.float64) - centre) @ matrix
 
     def layers(self, images: np.ndarray, spacing_mm: Sequence[float]) -> tuple[np.ndarray, ...]:
-        found = np.stack([moments(image, spacing_mm) for image in images])
+        found = self.describe(images, spacing_mm)
         return tuple(found[:, columns] for columns in _columns_by_scale())
 
+    @property
+    def learns(self) -> bool:
+        return True
+
+    def without(self, cases: Collection[str]) -> Invariants:
+        assert self.views is not None
+        kept = np.array([case not in cases for case in self.cases])
+        return Invariants(self.views[kept], tuple(c for c, k in zip(self.cases, kept, strict=True) if k))
+
     def fit(
-        self, images: Callable[[], Iterator[np.ndarray]], spacing_mm: Sequence[float], progress: Progress = silent
+        self, images: Iterable[tuple[str, np.ndarray]], spacing_mm: Sequence[float], progress: Progress = silent
     ) -> Invariants:
         """Raises ConfigurationError where there is no image."""
-        cases = list(images())[:CASES_AT_MOST]
+        cases = list(images)[:CASES_AT_MOST]
         if not cases:
             raise ConfigurationError("embedding 'invariants' cannot be fitted without a training image")
         count = max(LEAST_VIEWS, -(-VIEWS_WANTED // len(cases)))
 
         def views_of(i: int) -> np.ndarray:
-            small = isotropic(cases[i], spacing_mm)
+            small = isotropic(cases[i][1], spacing_mm)
             made = (WHAT_A_COPY_MAY_UNDERGO.of(small, np.random.default_rng([i, n])) for n in range(count))
             return np.stack([moments(view, (1.0,) * view.ndim) for view in made])
 
@@ -126,33 +146,29 @@ class Invariants(Embedder):
             for found in pool.map(views_of, range(len(cases))):
                 views.append(found)
                 progress("fitting", len(views), len(cases))
-        return Invariants(whitening(np.stack(views).astype(np.float64)))
+        return Invariants(np.stack(views), tuple(id for id, _ in cases))
 
-    def _whitened(self, found: np.ndarray) -> np.ndarray:
-        scaled = (found - self.weights["centre"]) * self.weights["scale"]
-        # Summed by numpy, not by BLAS, so that the number of threads changes no bit.
-        return (self.weights["whitening"] * scaled[:, None]).sum(0, dtype=np.float64).astype(np.float32)
+    @cached_property
+    def _whitening(self) -> tuple[np.ndarray, np.ndarray]:
+        if self.views is None or not len(self.views):
+            raise ConfigurationError("embedding 'invariants' must be fitted to a training cohort first")
+        return whitening(self.views.astype(np.float64))
 
 
-def whitening(views: np.ndarray) -> dict[str, np.ndarray]:
-    """`centre` (D,), `scale` (D,) and `whitening` (D, D) float32 from the moments of views, (cases, views, D).
+def whitening(views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`centre` (F,) and `matrix` (F, F) from the moments of views, (cases, views, F), so that a vector is
+    (moments - centre) @ matrix.
 
-    The vector of moments m is ((m - centre) * scale) @ whitening; the scatter of views about their case is then the
-    identity, as far as the views determine it, and the mean of the cases 0.
+    The scatter of the views about their case is then the identity, as far as the views determine it, and the mean of
+    the cases 0.
     """
     flat = views.reshape(-1, views.shape[-1])
     scale = 1 / np.maximum(flat.std(0), 1e-9)
-    centre = views.mean((0, 1))
     within = ((views - views.mean(1, keepdims=True)) * scale).reshape(flat.shape)
     scatter = within.T @ within / (len(flat) - len(views))
     values, vectors = np.linalg.eigh(scatter)
     values = np.maximum(values, 0)
-    whitened = vectors / np.sqrt(values + SHRINKAGE * values.mean() + 1e-12)
-    return {
-        "centre": centre.astype(np.float32),
-        "scale": scale.astype(np.float32),
-        "whitening": whitened.astype(np.float32),
-    }
+    return flat.mean(0), scale[:, None] * vectors / np.sqrt(values + SHRINKAGE * values.mean() + 1e-12)
 
 
 def moments(image: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:

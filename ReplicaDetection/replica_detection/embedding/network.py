@@ -193,6 +193,10 @@ class TrainedEmbedder(NetworkEmbedder):
     def state(self) -> bytes | None:
         return self.data
 
+    @property
+    def biased(self) -> bool:
+        return True
+
     def settings(self) -> dict[str, Any]:
         return {k: v for k, v in super().settings().items() if k != "path"}
 

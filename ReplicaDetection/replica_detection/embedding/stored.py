@@ -47,14 +47,14 @@ def fit_encoders(
     What is fitted is written into `folder` at once, so that a build that was interrupted goes on with the same.
     """
 
-    def images() -> Iterator[np.ndarray]:
+    def images() -> Iterator[tuple[str, np.ndarray]]:
         return _sample(cohort, preparation)
 
-    def slices() -> Iterator[np.ndarray]:
-        for number, image in enumerate(_sample(cohort, preparation)):
+    def slices() -> Iterator[tuple[str, np.ndarray]]:
+        for number, (case, image) in enumerate(_sample(cohort, preparation)):
             stack = slices_of(image, preparation)
             # Another depth from case to case, the ends left out.
-            yield stack[round(len(stack) * (0.2 + 0.6 * (number * 0.618 % 1)))]
+            yield case, stack[round(len(stack) * (0.2 + 0.6 * (number * 0.618 % 1)))]
 
     spacing = preparation.spacing
     return Encoders(
@@ -120,18 +120,18 @@ def slices_of(image: np.ndarray, preparation: Preparation) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(image, slice_axis(preparation), 0))
 
 
-def _sample(cohort: Cohort, preparation: Preparation) -> Iterator[np.ndarray]:
-    """Prepared images spread evenly over the cohort, at most FIT_SAMPLE; those that cannot be read are passed over."""
+def _sample(cohort: Cohort, preparation: Preparation) -> Iterator[tuple[str, np.ndarray]]:
+    """Ids and prepared images spread evenly over the cohort, at most FIT_SAMPLE; unreadable ones are passed over."""
     step = max(1, -(-len(cohort.cases) // FIT_SAMPLE))
     loaded = load_prepared(cohort.cases[::step], preparation, with_masks=False)
-    return (prepared.image for _, prepared in loaded if isinstance(prepared, Prepared))
+    return ((case.id, prepared.image) for case, prepared in loaded if isinstance(prepared, Prepared))
 
 
 def _fitted(
     embedder: Embedder | None,
     part: str,
     folder: Path,
-    images: Callable[[], Iterator[np.ndarray]],
+    images: Callable[[], Iterator[tuple[str, np.ndarray]]],
     spacing_mm: Sequence[float],
     progress: Progress,
 ) -> Embedder | None:
@@ -141,7 +141,7 @@ def _fitted(
     if not embedder.fitted:
         if path.is_file():
             return type(embedder).restore(embedder.settings(), path.read_bytes(), folder)
-        embedder = embedder.fit(images, spacing_mm, progress)
+        embedder = embedder.fit(images(), spacing_mm, progress)
     if embedder.state is not None:
         with atomic_write(path, "wb") as f:
             f.write(embedder.state)

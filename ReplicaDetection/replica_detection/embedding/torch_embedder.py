@@ -52,7 +52,7 @@ class TorchEmbedder(Embedder):
     def outputs(self, image: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """For one (1, C, size) image the vector (D,), and the features of several depths, (D_l,) each."""
 
-    def embed(self, images: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    def describe(self, images: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
         return np.stack([self._one(image)[0] for image in images])
 
     def layers(self, images: np.ndarray, spacing_mm: Sequence[float]) -> tuple[np.ndarray, ...]:

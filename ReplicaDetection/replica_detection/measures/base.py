@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -81,6 +82,20 @@ class Measure(ABC):
         """Why this measure cannot be used on the prepared grid, or None."""
         return None
 
+    @property
+    def biased(self) -> bool:
+        """Whether it learnt from the training cohort for good: a null made of training cases then errs."""
+        return False
+
+    @property
+    def learns(self) -> bool:
+        """Whether it learnt something from the training cohort and can be had `without` some cases."""
+        return False
+
+    def without(self, training: TrainingRows, left_out: np.ndarray) -> Measure:
+        """The measure as it were had the training cases in `left_out` ((N,) bool) not been there."""
+        return self
+
     def details(self, queries: Block, training: Block) -> dict[str, np.ndarray]:
         """Further numbers of each pair, (Q, N) by name, for `describe`."""
         return {}
@@ -107,9 +122,22 @@ class FittedMeasure(Measure):
     def use(self, fit: Mapping[str, np.ndarray]) -> None:
         """Takes what `fit` learnt, perhaps in an earlier run."""
 
+    @property
+    def learns(self) -> bool:
+        return True
+
+    def without(self, training: TrainingRows, left_out: np.ndarray) -> Measure:
+        again = copy(self)
+        again.use(self.fit(training, left_out))
+        return again
+
 
 class SearchingMeasure(FittedMeasure):
     """A measure that looks for its matches in the whole training cohort at once, by an index of its own."""
+
+    @property
+    def learns(self) -> bool:
+        return False  # `search` itself leaves out what it is told to
 
     @abstractmethod
     def search(self, queries: Block, left_out: np.ndarray) -> Described:
@@ -131,6 +159,9 @@ class TrainingRows(Protocol):
     """The stored features of a training cohort, as `Measure.fit` reads them; a `TrainingIndex` is one."""
 
     def __len__(self) -> int: ...
+
+    @property
+    def ids(self) -> tuple[str, ...]: ...
 
     @property
     def patients(self) -> np.ndarray: ...

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
 
 from replica_detection.embedding import Embedder
 from replica_detection.errors import ConfigurationError
-from replica_detection.measures.base import Block, Measure, register
+from replica_detection.measures.base import Block, Measure, TrainingRows, register
 from replica_detection.preprocessing import Prepared
-
-# Below this distance rounding decides; such pairs are computed again without it.
-NEARLY_EQUAL = 1e-9
 
 
 class EmbeddingMeasure(Measure):
-    """A measure of two vectors; the images' vectors are what the index stores."""
+    """A measure of embedded images. The index stores the embedder's description, of which it makes the vector."""
 
     level = "feature"
     needs: ClassVar[tuple[str, ...]] = ("embedding",)
@@ -27,16 +26,42 @@ class EmbeddingMeasure(Measure):
             raise ConfigurationError(f"measure '{self.name}' needs an embedding: give --embedding")
         return self.encoders.images
 
+    @property
+    def biased(self) -> bool:
+        return self.embedder.biased
+
     def features(self, case: Prepared) -> dict[str, np.ndarray]:
-        """`embedding`: (D,) float32. One image at a time, so that no bit depends on what else is embedded."""
-        return {"embedding": self.embedder.embed(case.image[None], self.preparation.spacing)[0]}
+        """`embedding`: (F,) float32. One image at a time, so that no bit depends on what else is embedded."""
+        return {"embedding": self.embedder.describe(case.image[None], self.preparation.spacing)[0]}
 
     def problem(self) -> str | None:
         return "no embedding was chosen; give --embedding" if self.encoders.images is None else None
 
+    @property
+    def learns(self) -> bool:
+        return self.embedder.learns
+
+    def without(self, training: TrainingRows, left_out: np.ndarray) -> Measure:
+        again = self.embedder.without({id for id, out in zip(training.ids, left_out, strict=True) if out})
+        return type(self)(self.preparation, self.device, replace(self.encoders, images=again))
+
+
+class VectorMeasure(EmbeddingMeasure):
+    """A subclass says how vectors compare (`of_vectors`)."""
+
+    @staticmethod
+    @abstractmethod
+    def of_vectors(queries: np.ndarray, training: np.ndarray) -> np.ndarray:
+        """(Q, N) distances of (Q, D) to (N, D) float64, right to about 1e-12."""
+
+    def distances(self, queries: Block, training: Block) -> np.ndarray:
+        q, n = queries["embedding"], training["embedding"]
+        distances = self.of_vectors(*(np.asarray(self.embedder.project(side), np.float64) for side in (q, n)))
+        return zero_where_equal(distances, q, n)
+
 
 @register
-class EmbeddingCosine(EmbeddingMeasure):
+class EmbeddingCosine(VectorMeasure):
     """Cosine of the vectors (RELICT, feature level); ranked as 1 - cosine."""
 
     name = "embedding_cosine"
@@ -46,12 +71,13 @@ class EmbeddingCosine(EmbeddingMeasure):
     def definition(self) -> str:
         return f"cosine of the vectors of embedding {self.embedder.definition}"
 
-    def distances(self, queries: Block, training: Block) -> np.ndarray:
-        return cosine_distances(queries["embedding"], training["embedding"])
+    @staticmethod
+    def of_vectors(queries: np.ndarray, training: np.ndarray) -> np.ndarray:
+        return cosine_distances(queries, training)
 
 
 @register
-class EmbeddingRmse(EmbeddingMeasure):
+class EmbeddingRmse(VectorMeasure):
     """Root mean squared difference of the vectors (RELICT, feature level)."""
 
     name = "embedding_rmse"
@@ -61,12 +87,14 @@ class EmbeddingRmse(EmbeddingMeasure):
     def definition(self) -> str:
         return f"root mean squared difference of the vectors of embedding {self.embedder.definition}"
 
-    def distances(self, queries: Block, training: Block) -> np.ndarray:
-        return rmse_distances(queries["embedding"], training["embedding"])
+    @staticmethod
+    def of_vectors(queries: np.ndarray, training: np.ndarray) -> np.ndarray:
+        squares = (queries**2).sum(1)[:, None] + (training**2).sum(1)[None]
+        return np.sqrt(np.maximum(squares - 2 * (queries @ training.T), 0) / max(queries.shape[1], 1))
 
 
 @register
-class EmbeddingPearson(EmbeddingMeasure):
+class EmbeddingPearson(VectorMeasure):
     """Pearson correlation of the vectors (Dar et al., Nat. Biomed. Eng. 2025, Algorithm 1); ranked as 1 - rho."""
 
     name = "embedding_pearson"
@@ -76,30 +104,24 @@ class EmbeddingPearson(EmbeddingMeasure):
     def definition(self) -> str:
         return f"Pearson correlation of the vectors of embedding {self.embedder.definition}"
 
-    def distances(self, queries: Block, training: Block) -> np.ndarray:
-        q, n = (np.asarray(b["embedding"], np.float64) for b in (queries, training))
-        return cosine_distances(q - q.mean(1, keepdims=True), n - n.mean(1, keepdims=True))
+    @staticmethod
+    def of_vectors(queries: np.ndarray, training: np.ndarray) -> np.ndarray:
+        return cosine_distances(*(side - side.mean(1, keepdims=True) for side in (queries, training)))
 
 
 def cosine_distances(queries: np.ndarray, training: np.ndarray) -> np.ndarray:
-    """1 - cosine of (Q, D) with (N, D), float64 in [0, 2]: exactly 0 for equal vectors, 1 with a vector of zeros."""
-    q, n = unit(queries), unit(training)
-    distances = np.clip(1 - q @ n.T, 0, 2)
-    for i, j in zip(*np.nonzero(distances < NEARLY_EQUAL), strict=True):
-        distances[i, j] = 0.5 * float(((q[i] - n[j]) ** 2).sum())
-    # Two vectors of zeros point nowhere, but they are equal.
-    distances[np.ix_(~q.any(1), ~n.any(1))] = 0
+    """1 - cosine of (Q, D) with (N, D), float64 in [0, 2]; 1 with a vector of zeros, which points nowhere."""
+    return np.clip(1 - unit(queries) @ unit(training).T, 0, 2)
+
+
+def zero_where_equal(distances: np.ndarray, queries: np.ndarray, training: np.ndarray) -> np.ndarray:
+    """(Q, N) distances, exactly 0 where the rows of (Q, F) and (N, F) are the same, whatever rounding made of it."""
+    first: dict[bytes, list[int]] = {}
+    for j, row in enumerate(training):
+        first.setdefault(row.tobytes(), []).append(j)
+    for i, row in enumerate(queries):
+        distances[i, first.get(row.tobytes(), [])] = 0
     return distances
-
-
-def rmse_distances(queries: np.ndarray, training: np.ndarray) -> np.ndarray:
-    """Root mean squared difference of (Q, D) to (N, D), float64; exactly 0 for equal vectors."""
-    q, n = np.asarray(queries, np.float64), np.asarray(training, np.float64)
-    squares = (q**2).sum(1)[:, None] + (n**2).sum(1)[None]
-    differences = np.maximum(squares - 2 * (q @ n.T), 0)
-    for i, j in zip(*np.nonzero(differences <= NEARLY_EQUAL * squares), strict=True):
-        differences[i, j] = ((q[i] - n[j]) ** 2).sum()
-    return np.sqrt(differences / max(q.shape[1], 1))
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

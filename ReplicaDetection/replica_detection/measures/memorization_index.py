@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from replica_detection.measures.base import Block, Described, FittedMeasure, TrainingRows, register
-from replica_detection.measures.feature import EmbeddingMeasure, cosine_distances, unit
+from replica_detection.measures.feature import EmbeddingMeasure, cosine_distances, unit, zero_where_equal
 from replica_detection.preprocessing import Prepared
 
 # What a cosine counts at least, because a geometric mean needs values above 0.
@@ -35,7 +35,7 @@ class Whitening:
         return unit((np.asarray(features, np.float64) - self.mean) @ self.matrix)
 
 
-class _Layered(EmbeddingMeasure, FittedMeasure):
+class _Layered(FittedMeasure, EmbeddingMeasure):
     """Cosines of whitened features in each layer, and their geometric mean."""
 
     sense = "similarity"
@@ -69,7 +69,7 @@ class _Layered(EmbeddingMeasure, FittedMeasure):
 
     def distances(self, queries: Block, training: Block) -> np.ndarray:
         logs = [np.log(np.maximum(c, FLOOR)) for c in self._cosines(queries, training)]
-        return np.maximum(1 - np.exp(np.mean(logs, 0)), 0)
+        return zero_where_equal(np.maximum(1 - np.exp(np.mean(logs, 0)), 0), queries["layers"], training["layers"])
 
     def details(self, queries: Block, training: Block) -> dict[str, np.ndarray]:
         """The cosine in each layer."""
