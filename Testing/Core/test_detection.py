@@ -60,7 +60,7 @@ def test_exact_copies_have_distance_zero_under_every_measure(planted):
     exact = [m for m in result.matches if m.synthetic_id.startswith("exact")]
     assert len(exact) == 16
     assert all(m.distance == 0 and m.ratio == 0 for m in exact)
-    assert all(m.value == (1 if m.measure == "ssim" else 0) for m in exact)
+    assert all(m.value == (1 if m.measure in ("ssim", "ncc_aligned") else 0) for m in exact)
 
 
 def test_p_values_are_valid_fractions_and_q_follow(planted):
