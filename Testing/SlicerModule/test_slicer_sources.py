@@ -244,7 +244,7 @@ def test_agreement_of_two_readers(source):
 def test_what_has_moved_is_named_and_the_list_works_all_the_same(collection, tmp_path):
     shutil.copytree(collection.result, tmp_path / "result")
     path = tmp_path / "result" / "detection.json"
-    data = json.loads(path.read_text())
+    data = json.loads(path.read_text(encoding="utf-8"))
     data["synthetic"]["source"] = str(tmp_path / "gone")
     path.write_text(json.dumps(data))
     source = FolderSource(tmp_path / "result")
@@ -258,7 +258,7 @@ def test_a_result_that_was_made_with_relative_paths_is_found_from_its_own_place(
     root = tmp_path / "moved"
     shutil.copytree(collection.root, root)
     path = root / "result" / "detection.json"
-    data = json.loads(path.read_text())
+    data = json.loads(path.read_text(encoding="utf-8"))
     data["synthetic"]["source"], data["options"]["masks"], data["index"] = (
         "synthetic",
         "synthetic_masks",
@@ -280,7 +280,7 @@ def test_a_damaged_image_is_named(collection, tmp_path):
     root = tmp_path / "damaged"
     shutil.copytree(collection.root, root)
     path = root / "result" / "detection.json"
-    data = json.loads(path.read_text())
+    data = json.loads(path.read_text(encoding="utf-8"))
     data["synthetic"]["source"], data["options"]["masks"] = str(root / "synthetic"), None
     path.write_text(json.dumps(data))
     (root / "synthetic" / "synthetic_0.nii.gz").write_bytes(b"\x1f\x8bnonsense")
