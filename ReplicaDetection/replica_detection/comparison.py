@@ -14,7 +14,7 @@ from replica_detection.index import BLOCK_BYTES, TrainingIndex
 from replica_detection.loading import load_prepared
 from replica_detection.measures import AligningMeasure, Block, Measure, features_of, needed_features
 from replica_detection.progress import Progress, silent
-from replica_detection.registration import Placement
+from replica_detection.registration.retrieval import Placement
 
 
 @dataclass(frozen=True)
