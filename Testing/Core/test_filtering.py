@@ -33,7 +33,7 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def manifest(folder: Path) -> dict[str, dict[str, str]]:
-    return {row["synthetic_id"]: row for row in csv.DictReader((folder / MANIFEST).open())}
+    return {row["synthetic_id"]: row for row in csv.DictReader((folder / MANIFEST).open(encoding="utf-8"))}
 
 
 def invoke(monkeypatch, *arguments):
