@@ -9,6 +9,7 @@ import sys
 import threading
 import uuid
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
 import made_collection
@@ -26,6 +27,7 @@ from replica_detection.volume import Volume, write_volume
 from ReplicaDetectionLib.FolderSource import FolderSource
 from ReplicaDetectionLib.Sources import LoadCancelled, PairCache, Source, listed, nextOf
 
+MODULE = Path(__file__).resolve().parents[2] / "ReplicaDetection"
 # What Slicer does not bundle, and what sources must not touch.
 ABSENT = ("torch", "monai", "numba", "zarr", "nibabel", "skimage", "matplotlib", "jinja2", "qt", "ctk", "slicer")
 
@@ -177,6 +179,7 @@ make_segmenter({name!r}).segment(read_volume({str(tmp_path / "a.nii.gz")!r}))
 def test_nothing_is_needed_that_slicer_does_not_bundle(collection, tmp_path):
     code = f"""
 import sys
+sys.path.insert(0, {str(MODULE)!r})
 sys.modules.update(dict.fromkeys({ABSENT!r}))
 from ReplicaDetectionLib.FolderSource import FolderSource
 source = FolderSource({str(collection.result)!r}, ratings={str(tmp_path / "r.sqlite")!r})
