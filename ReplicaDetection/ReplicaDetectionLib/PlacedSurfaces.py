@@ -12,6 +12,8 @@ from ReplicaDetectionLib.CasePair import CasePair, PairSurfaces
 from ReplicaDetectionLib.ComparisonLayout import FIRST, SECOND
 
 # Peaks nearer to a larger one than this are the same difference seen from the other surface (mm, plus its distance).
+# What rounding leaves between surfaces that coincide.
+_NOTHING_MM = 1e-3
 _APART = 3.0
 _MOST_PEAKS = 50
 
@@ -97,7 +99,7 @@ class PlacedSurfaces:
         )
         every: list[Peak] = []
         for row, mesh, distances, statistics in parts:
-            floor = threshold if threshold > 0 else statistics.percentile_95
+            floor = threshold if threshold > 0 else max(statistics.percentile_95, _NOTHING_MM)
             every += [_peak(mesh, distances, i, row) for i in _tops(mesh, distances, floor)]
         every.sort(key=lambda p: -p.distance)
         kept: list[Peak] = []

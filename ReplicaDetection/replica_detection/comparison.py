@@ -22,7 +22,7 @@ from replica_detection.measures import (
     needed_features,
 )
 from replica_detection.progress import Progress, silent
-from replica_detection.registration import Placement
+from replica_detection.registration.retrieval import Placement
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from replica_detection.measures import Described
 from replica_detection.nulls import cross_fitted_distances, validation_distances
 from replica_detection.progress import Progress, silent
 from replica_detection.reader_calibration import Calibration, applied
-from replica_detection.registration import alignment_of
+from replica_detection.registration.alignment import alignment_of
 from replica_detection.results import (
     AlignedPair,
     CohortInfo,

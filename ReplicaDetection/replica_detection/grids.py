@@ -19,7 +19,8 @@ def orientation_of(affine: np.ndarray) -> np.ndarray:
     left, _, right = np.linalg.svd(directions)
     rotation = left @ right
     found = np.zeros((3, 2))
-    for axis in range(3):
+    # From the axis that is surest to the one that takes what is left.
+    for axis in np.argsort(-(rotation**2).max(0), kind="stable"):
         nearest = int(np.argmax(np.abs(rotation[:, axis])))
         found[axis] = nearest, -1 if rotation[nearest, axis] < 0 else 1
         rotation[nearest] = 0

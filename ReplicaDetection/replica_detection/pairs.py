@@ -49,7 +49,7 @@ class PairLoader:
 
     def moved(self, training: Prepared, alignment: Alignment, query_affine: np.ndarray) -> Prepared:
         """A training case moved onto a query on the common grid; `query_affine` is the query's."""
-        from replica_detection.registration import moved, to_training
+        from replica_detection.registration.alignment import moved, to_training
 
         preparation = self.index.preparation
         matrix = to_training(alignment, preparation, query_affine, training.affine)

@@ -60,7 +60,7 @@ def test_exact_copies_have_distance_zero_under_every_measure(planted):
     exact = [m for m in result.matches if m.synthetic_id.startswith("exact")]
     assert len(exact) == 16
     assert all(m.distance == 0 and m.ratio == 0 for m in exact)
-    assert all(m.value == (1 if m.measure == "ssim" else 0) for m in exact)
+    assert all(m.value == (1 if m.measure in ("ssim", "ncc_aligned") else 0) for m in exact)
 
 
 def test_p_values_are_valid_fractions_and_q_follow(planted):
@@ -95,9 +95,9 @@ def test_result_folder_round_trip(planted, tmp_path):
     assert again.matches == result.matches
     assert json.dumps(again.run.__dict__, default=str) == json.dumps(result.run.__dict__, default=str)
     np.testing.assert_array_equal(again.neighbors.training["ssim"], result.neighbors.training["ssim"])
-    header = (tmp_path / "résultat" / "summary.csv").read_text().splitlines()[0]
+    header = (tmp_path / "résultat" / "summary.csv").read_text(encoding="utf-8").splitlines()[0]
     assert header == "synthetic_id,verdict,score,nearest_training_id,levels_flagged,measures_agreeing,levels_differ"
-    header = (tmp_path / "résultat" / "matches.csv").read_text().splitlines()[0]
+    header = (tmp_path / "résultat" / "matches.csv").read_text(encoding="utf-8").splitlines()[0]
     assert header == ("synthetic_id,measure,level,nearest_training_id,value,distance,ratio,p_value,q_value,verdict")
 
 
@@ -108,7 +108,7 @@ def test_damaged_or_missing_results_are_refused(planted, tmp_path):
     (tmp_path / "neighbors.npz").write_bytes(b"PK broken")
     with pytest.raises(InputError, match=r"neighbors\.npz"):
         DetectionResult.read(tmp_path)
-    data = json.loads((tmp_path / "detection.json").read_text())
+    data = json.loads((tmp_path / "detection.json").read_text(encoding="utf-8"))
     (tmp_path / "detection.json").write_text(json.dumps({**data, "schema_version": 0}))
     with pytest.raises(InputError, match="schema version 0"):
         DetectionResult.read(tmp_path)

@@ -33,7 +33,7 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def manifest(folder: Path) -> dict[str, dict[str, str]]:
-    return {row["synthetic_id"]: row for row in csv.DictReader((folder / MANIFEST).open())}
+    return {row["synthetic_id"]: row for row in csv.DictReader((folder / MANIFEST).open(encoding="utf-8"))}
 
 
 def invoke(monkeypatch, *arguments):
@@ -191,7 +191,10 @@ def test_places_that_cannot_be_written_to_are_refused(run, tmp_path):
     (tmp_path / "full" / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match="exists already"):
         write_filtered(decisions, folder / "synthetic", tmp_path / "full")
-    assert contents(folder / "synthetic") == before and (tmp_path / "full" / "mine.txt").read_text() == "mine"
+    assert (
+        contents(folder / "synthetic") == before
+        and (tmp_path / "full" / "mine.txt").read_text(encoding="utf-8") == "mine"
+    )
     (tmp_path / "empty").mkdir()
     write_filtered(decisions, folder / "synthetic", tmp_path / "empty")
     assert len(list((tmp_path / "empty").iterdir())) == NEW + 1

@@ -73,7 +73,7 @@ def test_killed_build_leaves_no_index_and_is_resumed(tmp_path):
     assert not folder.exists()
     with pytest.raises(IndexFormatError, match="interrupted build"):
         TrainingIndex.open(folder)
-    journal = (tmp_path / "x.rdindex.partial" / "entries.jsonl").read_text().splitlines()
+    journal = (tmp_path / "x.rdindex.partial" / "entries.jsonl").read_text(encoding="utf-8").splitlines()
     assert 5 <= len(journal) < 14
 
     seen = []
@@ -182,7 +182,7 @@ def test_verify_names_a_changed_input_and_a_damaged_row(small, tmp_path):
 def test_other_schema_version_and_garbage_are_refused(small, tmp_path):
     index = TrainingIndex.build(small, tmp_path / "x.rdindex")
     path = index.folder / "index.json"
-    data = json.loads(path.read_text())
+    data = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**data, "schema_version": 99}))
     with pytest.raises(IndexFormatError, match="schema version 99"):
         TrainingIndex.open(index.folder)

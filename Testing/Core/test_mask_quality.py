@@ -79,7 +79,7 @@ def test_a_mask_that_vanishes_has_no_surface_and_no_overlap(run):
 def test_table_and_plot(run, tmp_path):
     rows = run[-1]
     write_mask_quality(rows, tmp_path / "new")
-    table = list(csv.DictReader((tmp_path / "new" / "mask_quality.csv").open()))
+    table = list(csv.DictReader((tmp_path / "new" / "mask_quality.csv").open(encoding="utf-8")))
     assert len(table) == len(rows) == len(DEGRADATIONS) * 5
     assert (tmp_path / "new" / "mask_quality.png").read_bytes()[:4] == b"\x89PNG"
 

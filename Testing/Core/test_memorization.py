@@ -138,7 +138,7 @@ def test_2d_images_and_curves_on_the_command_line(tmp_path, monkeypatch, capsys)
     assert invoke(result, result, "--at", "20,10", "--output", tmp_path / "out") == 0
     shown = capsys.readouterr().out
     assert "N_copies" in shown and "1 - 0" not in shown
-    rows = list(csv.DictReader((tmp_path / "out" / "memorization.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "out" / "memorization.csv").open(encoding="utf-8")))
     assert {r["at"] for r in rows} == {"20", "10"} and {r["variant"] for r in rows} == {
         "",
         "size-matched",

@@ -208,7 +208,7 @@ def test_csv_reads_back_as_it_was_written(tmp_path):
         rating(1, value=1, reader="Ben Müller", created=""),
     ]
     write_ratings(ratings, tmp_path / "ratings.csv")
-    assert (tmp_path / "ratings.csv").read_text().splitlines()[0] == ",".join(COLUMNS)
+    assert (tmp_path / "ratings.csv").read_text(encoding="utf-8").splitlines()[0] == ",".join(COLUMNS)
     assert read_ratings(tmp_path / "ratings.csv") == ratings
 
 

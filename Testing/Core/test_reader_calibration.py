@@ -54,7 +54,7 @@ def invoke(monkeypatch, *arguments):
 def test_a_calibration_reads_back_as_it_was_written(calibration, tmp_path):
     calibration.write(tmp_path / "c.json")
     assert Calibration.read(tmp_path / "c.json") == calibration
-    content = json.loads((tmp_path / "c.json").read_text())
+    content = json.loads((tmp_path / "c.json").read_text(encoding="utf-8"))
     first = content["thresholds"][0]
     assert content["made_from"]["readers"] == 2 and content["made_from"]["replicas"] == 8
     assert first["apparent"]["sensitivity"][0] == 1.0 and first["apparent"]["true_positive"] == 8
@@ -170,7 +170,7 @@ def test_a_file_that_is_no_calibration_is_named(tmp_path, text, says):
 def test_a_damaged_calibration_is_named(calibration, tmp_path, damage):
     path = tmp_path / "c.json"
     calibration.write(path)
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     if damage in content:
         content[damage] = {"wrong": 1}
     else:
@@ -260,7 +260,7 @@ def test_calibrate_and_detect_on_the_command_line(run, tmp_path, monkeypatch, ca
     shown = capsys.readouterr()
     assert "8 of 18 rated images are replicas" in shown.out and "100%" in shown.out
     assert "1 rated images are not in this result" in shown.err
-    tables = {p.name: list(csv.DictReader(p.open())) for p in (tmp_path / "tables").iterdir()}
+    tables = {p.name: list(csv.DictReader(p.open(encoding="utf-8"))) for p in (tmp_path / "tables").iterdir()}
     assert set(tables) == {
         "agreement.csv",
         "consensus.csv",
@@ -276,7 +276,7 @@ def test_calibrate_and_detect_on_the_command_line(run, tmp_path, monkeypatch, ca
     arguments = ("--index", folder / "result" / "index.rdindex", "--calibration", out)
     code = invoke(monkeypatch, "detect", folder / "synthetic", *arguments, "--output", tmp_path / "result")
     assert code == 0 and "verdicts come from readers" in capsys.readouterr().err
-    page = (tmp_path / "result" / "report" / "index.html").read_text()
+    page = (tmp_path / "result" / "report" / "index.html").read_text(encoding="utf-8")
     assert "Readers rated images of a run" in page and "best parted what readers called replicas" in page
     assert "p ≤" not in page[: page.index("Worklist")]
 
@@ -290,5 +290,5 @@ def test_calibrate_and_detect_on_the_command_line(run, tmp_path, monkeypatch, ca
 
 def test_a_report_by_the_null_says_nothing_of_readers(tmp_path):
     result = make_result(cases=5)
-    page = write_report(result, tmp_path, lambda *_: None).read_text()
+    page = write_report(result, tmp_path, lambda *_: None).read_text(encoding="utf-8")
     assert "Readers" not in page and "p ≤ 0.05" in page

@@ -12,8 +12,9 @@ from replica_detection.detection import Options, detect
 from replica_detection.index import TrainingIndex
 from replica_detection.preprocessing import plan
 from replica_detection.profiles import PROFILES
-from replica_detection.registration import TrainingPyramids, alignment_of, moved, to_training
+from replica_detection.registration.alignment import alignment_of, moved, to_training
 from replica_detection.registration.pyramid import levels, pyramid
+from replica_detection.registration.retrieval import TrainingPyramids
 from replica_detection.volume import Volume
 
 SHAPE, SPACING = (40, 44, 36), (1.0, 1.0, 1.5)

@@ -232,14 +232,14 @@ def test_selftest_of_2d_pictures_on_the_command_line(tmp_path, monkeypatch, caps
     assert {p.name for p in out.iterdir()} == {
         "index.rdindex", "result", "selftest.csv", "selftest_by_measure.csv", "selftest.png", "examples.png",
     }  # fmt: skip
-    rows = {r["kind"]: r for r in csv.DictReader((out / "selftest.csv").open())}
+    rows = {r["kind"]: r for r in csv.DictReader((out / "selftest.csv").open(encoding="utf-8"))}
     assert rows["exact"]["flagged"] == rows["exact"]["right_case"] == "1" and rows["exact"]["images"] == "3"
     assert float(rows["exact"]["flagged_low"]) == pytest.approx(0.025 ** (1 / 3))
-    by_measure = list(csv.DictReader((out / "selftest_by_measure.csv").open()))
+    by_measure = list(csv.DictReader((out / "selftest_by_measure.csv").open(encoding="utf-8")))
     assert {r["measure"] for r in by_measure} == {"mae", "ssim"} and len(by_measure) == 2 * len(rows)
     exact = [m for m in DetectionResult.read(out / "result").matches if m.distance == 0]
     assert len(exact) == 6  # 3 copies x 2 measures
-    assert json.loads((out / "result" / "detection.json").read_text())["null"]["size"] <= 10
+    assert json.loads((out / "result" / "detection.json").read_text(encoding="utf-8"))["null"]["size"] <= 10
 
     assert invoke("--index", out / "index.rdindex", *where, "--output", tmp_path / "two", "--keep-images") == 0
     assert len(list((tmp_path / "two" / "planted" / "images").iterdir())) == 3 * len(changes(2))

@@ -61,6 +61,6 @@ def test_xrays_go_through_every_command(kind, tmp_path, monkeypatch, capsys):
     assert kept == ["manifest.csv", *(f"new_{n}.{kind}" for n in range(7))]
     options = (*unseen, "--index", result / "index.rdindex", "--copies", "4")
     assert "false-positive rate" in run("selftest", *options, "--output", tmp_path / "selftest")
-    rows = {r["kind"]: r for r in csv.DictReader((tmp_path / "selftest" / "selftest.csv").open())}
+    rows = {r["kind"]: r for r in csv.DictReader((tmp_path / "selftest" / "selftest.csv").open(encoding="utf-8"))}
     assert rows["exact"]["flagged"] == rows["noise_0.02"]["flagged"] == rows["jpeg"]["flagged"] == "1"
     assert rows["exact"]["right_case"] == "1"

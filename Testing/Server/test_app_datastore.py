@@ -134,7 +134,7 @@ def test_notes_of_several_threads_are_all_kept(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    stored = json.loads((folder / "datastore_v2.json").read_text())["objects"]["s"]["image"]["info"]
+    stored = json.loads((folder / "datastore_v2.json").read_text(encoding="utf-8"))["objects"]["s"]["image"]["info"]
     assert {f"{n}-{i}" for n in range(4) for i in range(20)} <= set(stored)
 
 
@@ -172,7 +172,7 @@ def test_two_processes_do_not_undo_each_other(tmp_path):
         server, job = make(folder), make(folder)
         server.update_image_info("s", {"rating": 4})
         job.update_image_info("t", {"score": 0.9})
-        stored = json.loads((folder / "datastore_v2.json").read_text())["objects"]
+        stored = json.loads((folder / "datastore_v2.json").read_text(encoding="utf-8"))["objects"]
         kept = "rating" in stored["s"]["image"]["info"]
         assert kept == (name == "ours"), "the trap is gone" if name == "stock" else "the rating is lost"
 

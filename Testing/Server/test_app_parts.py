@@ -135,7 +135,7 @@ def test_what_is_kept_is_read_again_only_after_a_change(tmp_path):
     mark, reads = tmp_path / "mark", []
 
     def read() -> str:
-        reads.append(mark.read_text())
+        reads.append(mark.read_text(encoding="utf-8"))
         if reads[-1] == "broken":
             raise InputError(mark, "is broken", "Mend it")
         return reads[-1]
@@ -157,7 +157,7 @@ def test_what_is_replaced_while_it_is_read_is_read_again(tmp_path):
     mark = _written(tmp_path / "mark", "old")
 
     def read() -> str:
-        text = mark.read_text()
+        text = mark.read_text(encoding="utf-8")
         if text == "old":
             _written(tmp_path / "new", "newer").replace(mark)
         return text
@@ -262,7 +262,7 @@ def test_a_job_that_waits_can_be_cancelled_and_only_the_last_ones_are_kept(folde
     for _ in range(5):
         jobs.cancel(jobs.start("index").id)
     assert len(jobs.all()) == 3
-    assert [j["id"] for j in json.loads((tmp_path / "data" / "jobs" / "jobs.json").read_text())] == [
+    assert [j["id"] for j in json.loads((tmp_path / "data" / "jobs" / "jobs.json").read_text(encoding="utf-8"))] == [
         j.id for j in jobs.all()
     ]
 

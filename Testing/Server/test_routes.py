@@ -259,13 +259,24 @@ def test_difference_is_that_of_the_prepared_images_in_the_space_of_the_synthetic
     assert -1 <= array.min() < 0 < array.max() <= 1
 
 
+def test_the_training_image_is_moved_onto_its_copy(served, index):
+    """An exact copy: nothing has to be moved, and the comparison says so."""
+    comparison = schema.from_json(schema.Comparison, served.json(f"/replica/cases/{COPY}/comparison"))
+    assert comparison.alignment is not None and comparison.alignment_words == "in place"
+    reply = served("GET", f"/replica/aligned/{COPY}/{COPIED}")
+    found = nib.Nifti1Image.from_bytes(gzip.decompress(reply.content))
+    pair = PairLoader(index, Cohort.read(served.collections.studies))(COPY, COPIED)
+    assert pair is not None and np.allclose(np.asarray(found.dataobj), pair.synthetic, atol=0.02)
+
+
 def test_pairs_that_are_not_there_are_refused(served):
     refused(served("GET", f"/replica/surfaces/unknown/{COPIED}"), 404, "unknown")
     refused(served("GET", "/replica/difference/syn_000/unknown"), 404, "unknown")
     refused(served("GET", "/replica/masks/unknown"), 404)
     refused(served("GET", "/replica/masks/train:unknown"), 404)
     refused(served("GET", f"/replica/surfaces/syn_000/{COPIED}?of=both"), 422)
-    refused(served("GET", f"/replica/aligned/syn_000/{COPIED}"), 404, "alignment")
+    refused(served("GET", "/replica/aligned/syn_000/unknown"), 404, "unknown")
+    refused(served("GET", f"/replica/aligned/unknown/{COPIED}"), 404, "unknown")
     refused(served("GET", "/replica/cases/..%2f..%2fetc/comparison"), 404)
     refused(served("GET", "/replica/cases/train:" + COPIED + "/comparison"), 404)
 

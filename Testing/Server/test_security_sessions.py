@@ -30,7 +30,7 @@ def _add(sessions, tmp_path, expiry=0) -> str:
 def _age(sessions, id, seconds):
     """Makes a session look as if it had last been used long ago, on the disk alone."""
     folder = Path(sessions.store_path) / id
-    notes = json.loads((folder / "meta.info").read_text())
+    notes = json.loads((folder / "meta.info").read_text(encoding="utf-8"))
     notes["last_access_ts"] -= seconds
     (folder / "meta.info").write_text(json.dumps(notes))
     os.utime(folder, (time.time() - seconds,) * 2)

@@ -388,7 +388,7 @@ def test_images_in_the_log(at):
     assert (str(at.server.studies) in text) != at.ours
     if at.ours:
         assert "POST /infer/{model} 200" in text
-        assert "syn_000" not in "".join(p.read_text() for p in (at.server.data / "logs").iterdir())
+        assert "syn_000" not in "".join(p.read_text(encoding="utf-8") for p in (at.server.data / "logs").iterdir())
 
 
 def test_leftovers_of_failing_requests(at):

@@ -163,10 +163,10 @@ def _started(studies: Path, cohorts: Path, data: Path, log: Path, *arguments: st
 def _url(process: subprocess.Popen, log: Path) -> str:
     end = time.monotonic() + 90
     while time.monotonic() < end and process.poll() is None:
-        if found := re.search(r"serves (http\S+)", log.read_text()):
+        if found := re.search(r"serves (http\S+)", log.read_text(encoding="utf-8")):
             return found[1]
         time.sleep(0.1)
-    raise AssertionError(log.read_text())
+    raise AssertionError(log.read_text(encoding="utf-8"))
 
 
 @pytest.mark.slow
@@ -177,7 +177,7 @@ def test_a_server_from_start_to_end(cohorts, studies, tmp_path, number):
     process = _started(studies, cohorts, data, log)
     try:
         url = _url(process, log)
-        said = log.read_text()
+        said = log.read_text(encoding="utf-8")
         for words in ("this machine only", "nobody needs a key", "/reload", "1024 MiB", "Ctrl-C", str(data)):
             assert words in said
         assert requests.get(url + "/info/", timeout=20).status_code == 200
@@ -186,14 +186,14 @@ def test_a_server_from_start_to_end(cohorts, studies, tmp_path, number):
 
         second = _started(studies, cohorts, data, tmp_path / "second")
         assert second.wait(60) == 1
-        assert "another server uses" in (tmp_path / "second").read_text()
+        assert "another server uses" in (tmp_path / "second").read_text(encoding="utf-8")
 
         children = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(number)
-        assert process.wait(30) == 0, log.read_text()
+        assert process.wait(30) == 0, log.read_text(encoding="utf-8")
         assert not any(child.is_running() and child.status() != "zombie" for child in children)
         assert not (data / "tmp").exists()
-        assert "Traceback" not in log.read_text() and "ERROR" not in log.read_text()
+        assert "Traceback" not in log.read_text(encoding="utf-8") and "ERROR" not in log.read_text(encoding="utf-8")
     finally:
         if process.poll() is None:
             stop(process)

@@ -56,12 +56,12 @@ add_subdirectory({MODULE} {work}/module)
     )
     done = subprocess.run(["cmake", "-S", work, "-B", work / "build"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    name, scripts, resources = (work / "found.txt").read_text().split("\n")
+    name, scripts, resources = (work / "found.txt").read_text(encoding="utf-8").split("\n")
     return {
         "name": [name],
         "scripts": scripts.split(";"),
         "resources": resources.split(";"),
-        "test": (work / "test.txt").read_text().split(";"),
+        "test": (work / "test.txt").read_text(encoding="utf-8").split(";"),
     }
 
 
@@ -92,7 +92,7 @@ def test_no_folder_is_named_as_slicer_s_own_package():
 
 
 def test_extension_metadata_is_read_by_pattern():
-    text = (PROJECT / "CMakeLists.txt").read_text()
+    text = (PROJECT / "CMakeLists.txt").read_text(encoding="utf-8")
     found = dict(re.findall(r'^set\(EXTENSION_(\w+) "([^"\n]*)"\)$', text, re.M))
     assert set(found) == {"HOMEPAGE", "CONTRIBUTORS", "DESCRIPTION", "ICONURL", "SCREENSHOTURLS", "DEPENDS"}
     assert re.search(r"^project\((\w+)", text, re.M).group(1) == "ReplicaDetection"
@@ -107,7 +107,7 @@ def test_catalogue_entry_keeps_to_the_schema():
     """Keys, types and tiers of the catalogue entry schema v1.0.1."""
     path = PROJECT / "ReplicaDetection.json"
     assert b"\r" not in path.read_bytes()
-    entry = json.loads(path.read_text())
+    entry = json.loads(path.read_text(encoding="utf-8"))
     required = {"$schema": str, "category": str, "scm_url": str}
     optional = {
         "scm_revision": str,
@@ -140,7 +140,7 @@ def test_icon_is_128_by_128_with_transparency():
 @pytest.mark.parametrize("path", sources(), ids=lambda p: p.name)
 def test_nothing_but_slicer_s_own_is_imported(path):
     """At file scope only what is light; anywhere only what Slicer brings."""
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     top = {name for node in tree.body for name in imported(node)}
     every = {name for node in ast.walk(tree) for name in imported(node)}
     standard = set(sys.stdlib_module_names)
@@ -159,7 +159,7 @@ def imported(node: ast.AST) -> set[str]:
 @pytest.mark.parametrize("path", sources(), ids=lambda p: p.name)
 def test_nothing_runs_at_import(path):
     """Definitions, constants and imports; no calls but those that make constants."""
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     allowed = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign, ast.If, ast.Try)
     for node in tree.body:
         docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
@@ -170,7 +170,7 @@ def test_nothing_runs_at_import(path):
 
 @pytest.mark.parametrize("path", sources(), ids=lambda p: p.name)
 def test_nothing_that_one_of_the_two_qt_versions_lacks(path):
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     for gone in ("exec_(", "QRegExp", "QTextCodec", "QDesktopWidget", "QStringList", "import imp\n"):
         assert gone not in text, gone
 
@@ -178,7 +178,7 @@ def test_nothing_that_one_of_the_two_qt_versions_lacks(path):
 @pytest.mark.parametrize("path", sources(), ids=lambda p: p.name)
 def test_no_signal_s_argument_lands_in_a_default(path):
     """`lambda x=x: ...` connected to a signal with an argument would be given that argument as x under PythonQt."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "connect":
             for argument in node.args:
                 assert not (isinstance(argument, ast.Lambda) and argument.args.defaults), f"{path.name}:{node.lineno}"
@@ -187,7 +187,7 @@ def test_no_signal_s_argument_lands_in_a_default(path):
 @pytest.mark.parametrize("path", sources(), ids=lambda p: p.name)
 def test_translated_texts_are_plain(path):
     """Translators see the literal: a formatted text would never be found in their tables."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "_":
             assert len(node.args) == 1
             text = node.args[0]
@@ -217,7 +217,7 @@ def test_ui_file(path):
 @pytest.mark.parametrize("path", UI, ids=lambda p: p.stem)
 def test_every_named_widget_is_used_and_every_used_one_exists(path):
     source = LIB / f"{'Widget' if path.stem == 'ReplicaDetection' else path.stem}.py"
-    text = source.read_text()
+    text = source.read_text(encoding="utf-8")
     used = set(re.findall(r"(?<!connection\.)\bui\.(\w+)", text))
     used |= {f"rating{i}Button" for i in range(1, 5)} if "rating{point}Button" in text else set()
     root = ElementTree.parse(path).getroot()

@@ -161,7 +161,7 @@ def test_connecting_remembers_the_address_and_forgets_the_key(panels, servers, s
     assert panels.session.reachable
     assert ui.urlBox.itemText(0) == "http://hospital:8000"
     slicer_app.settings().sync()
-    text = Path(slicer_app.settings().fileName()).read_text()
+    text = Path(slicer_app.settings().fileName()).read_text(encoding="utf-8")
     assert "hospital" in text
     assert "secret-key" not in text
 
@@ -181,7 +181,7 @@ def test_a_key_is_kept_only_where_the_box_is_ticked_and_only_for_its_address(pan
     assert ui.rememberBox.checked
     ui.rememberBox.click()
     slicer_app.settings().sync()
-    assert "secret-key" not in Path(slicer_app.settings().fileName()).read_text()
+    assert "secret-key" not in Path(slicer_app.settings().fileName()).read_text(encoding="utf-8")
 
 
 def test_a_server_that_is_gone_is_said_and_leaves_the_panel_usable(panels, servers, source):

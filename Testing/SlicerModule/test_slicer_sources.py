@@ -9,6 +9,7 @@ import sys
 import threading
 import uuid
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
 import made_collection
@@ -26,6 +27,7 @@ from replica_detection.volume import Volume, write_volume
 from ReplicaDetectionLib.FolderSource import FolderSource
 from ReplicaDetectionLib.Sources import LoadCancelled, PairCache, Source, listed, nextOf
 
+MODULE = Path(__file__).resolve().parents[2] / "ReplicaDetection"
 # What Slicer does not bundle, and what sources must not touch.
 ABSENT = ("torch", "monai", "numba", "zarr", "nibabel", "skimage", "matplotlib", "jinja2", "qt", "ctk", "slicer")
 
@@ -177,6 +179,7 @@ make_segmenter({name!r}).segment(read_volume({str(tmp_path / "a.nii.gz")!r}))
 def test_nothing_is_needed_that_slicer_does_not_bundle(collection, tmp_path):
     code = f"""
 import sys
+sys.path.insert(0, {str(MODULE)!r})
 sys.modules.update(dict.fromkeys({ABSENT!r}))
 from ReplicaDetectionLib.FolderSource import FolderSource
 source = FolderSource({str(collection.result)!r}, ratings={str(tmp_path / "r.sqlite")!r})
@@ -244,7 +247,7 @@ def test_agreement_of_two_readers(source):
 def test_what_has_moved_is_named_and_the_list_works_all_the_same(collection, tmp_path):
     shutil.copytree(collection.result, tmp_path / "result")
     path = tmp_path / "result" / "detection.json"
-    data = json.loads(path.read_text())
+    data = json.loads(path.read_text(encoding="utf-8"))
     data["synthetic"]["source"] = str(tmp_path / "gone")
     path.write_text(json.dumps(data))
     source = FolderSource(tmp_path / "result")
@@ -258,7 +261,7 @@ def test_a_result_that_was_made_with_relative_paths_is_found_from_its_own_place(
     root = tmp_path / "moved"
     shutil.copytree(collection.root, root)
     path = root / "result" / "detection.json"
-    data = json.loads(path.read_text())
+    data = json.loads(path.read_text(encoding="utf-8"))
     data["synthetic"]["source"], data["options"]["masks"], data["index"] = (
         "synthetic",
         "synthetic_masks",
@@ -280,7 +283,7 @@ def test_a_damaged_image_is_named(collection, tmp_path):
     root = tmp_path / "damaged"
     shutil.copytree(collection.root, root)
     path = root / "result" / "detection.json"
-    data = json.loads(path.read_text())
+    data = json.loads(path.read_text(encoding="utf-8"))
     data["synthetic"]["source"], data["options"]["masks"] = str(root / "synthetic"), None
     path.write_text(json.dumps(data))
     (root / "synthetic" / "synthetic_0.nii.gz").write_bytes(b"\x1f\x8bnonsense")

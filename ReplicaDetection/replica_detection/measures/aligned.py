@@ -15,11 +15,12 @@ import numpy as np
 from replica_detection.measures.base import AligningMeasure, Block, register
 from replica_detection.measures.segmentation import NO_MASK, has_mask
 from replica_detection.preprocessing import Prepared
+from replica_detection.registration import CANDIDATES, VERSION
 from replica_detection.registration.pyramid import levels, pyramid
-from replica_detection.registration.retrieval import CANDIDATES, VERSION, Placement, TrainingPyramids
 
 if TYPE_CHECKING:
     from replica_detection.index import TrainingIndex
+    from replica_detection.registration.retrieval import Placement, TrainingPyramids
 
 # Rounding leaves the correlation of an exact copy a hair below 1.
 _EXACT = 1e-6
@@ -64,6 +65,8 @@ class AlignedMeasure(AligningMeasure):
         return distances, found
 
     def _cohort(self, index: TrainingIndex) -> TrainingPyramids:
+        from replica_detection.registration.retrieval import TrainingPyramids
+
         if self._held is None or self._held[0] is not index:
             coarse, middle, fine = self.pyramid_names
             everything = range(len(index))

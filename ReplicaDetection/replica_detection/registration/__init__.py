@@ -1,6 +1,6 @@
 """Copies that moved: how each training case of a short list has to be turned and shifted to lie on a query."""
 
-from replica_detection.registration.alignment import alignment_of, moved, to_training
-from replica_detection.registration.retrieval import Placement, TrainingPyramids
-
-__all__ = ["Placement", "TrainingPyramids", "alignment_of", "moved", "to_training"]
+# Training cases that each query is laid upon, at most.
+CANDIDATES = 10
+# Stands in the measures' definitions: raise it when the search or any of its numbers changes.
+VERSION = 2

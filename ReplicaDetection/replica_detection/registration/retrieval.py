@@ -13,16 +13,14 @@ from functools import cached_property
 
 import numpy as np
 
+from replica_detection.registration import CANDIDATES
 from replica_detection.registration.optimization import Limits, merit, register, template
 from replica_detection.registration.pyramid import Level, structure
 from replica_detection.registration.search import Searched, mirrorings
 
-CANDIDATES = 10
 # A turned copy ranks far down before it is registered: only in cohorts of thousands is any start left out.
 STARTS, KEPT, KEPT_BY_SEARCH = 32_768, 64, 16
 ITERATIONS = (8, 12, 12)
-# Stands in the measures' definitions: raise it when any of these numbers, or the search itself, changes.
-VERSION = 2
 
 
 @dataclass(frozen=True)
