@@ -19,6 +19,7 @@ from replica_detection.index import TrainingIndex
 from replica_detection.measures import make_measures
 from replica_detection.measures.feature import EmbeddingCosine, EmbeddingPearson, EmbeddingRmse
 from replica_detection.profiles import Intensity, Native, Preparation
+from replica_detection.report import words, write_report
 from replica_detection.results import DetectionResult
 
 PREPARATION = Preparation(
@@ -234,6 +235,10 @@ def test_details_are_kept_with_the_result(moved: tuple[Path, TrainingIndex], tmp
     assert said["slice_votes"] == {"votes": 1, "offset_slices": 0}
     exact = [m for m in result.matches if m.synthetic_id.startswith("exact")]
     assert all(m.distance == 0 for m in exact)
+    page = write_report(again, tmp_path / "report", lambda *_: None).read_text("utf-8")
+    mi = words.number(said["memorization_index"]["MI"])
+    assert f"<strong>memorization_index</strong>: similarity 1, MI {mi}, ONI" in page
+    assert "layers agreeing 4 of 4" in page
 
 
 # -------------------------------------------------------------------------------------------- p values of clean sets

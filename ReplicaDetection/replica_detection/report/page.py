@@ -30,6 +30,7 @@ class Section:
     """A flagged case with its nearest training case; `picture` is None where it could not be made.
 
     `surfaces` is None where the two masks are not both there; `no_surfaces` then says which one is empty, if one is.
+    `details` is what measures say of the case beyond their match.
     """
 
     anchor: str
@@ -42,6 +43,7 @@ class Section:
     surfaces: SurfacePicture | None
     no_surfaces: str
     rows: list[tables.MatchRow]
+    details: list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ def _sections(
                 surfaces.surface_picture(images, _share(_SURFACES_BYTES, cases)) if images is not None else None,
                 words.no_surfaces(images) if images is not None else "",
                 tables.match_rows(matches, case.nearest_training_id),
+                tables.detail_rows(result, case.synthetic_id),
             )
         )
         if progress:
