@@ -55,7 +55,7 @@ class _Rows:
         return len(self.layers)
 
     def block(self) -> dict[str, np.ndarray]:
-        return {"layers": self.layers, "layer_sizes": np.full((len(self), LAYERS), NUMBERS, np.int32)}
+        return {"layers": self.layers}
 
     def blocks(self, names):
         yield 0, self.block()
@@ -109,7 +109,7 @@ def _same_as_faiss(name: str, neighbors: np.ndarray, training: np.ndarray, queri
 
 
 def _memorization(table: Table, rng: np.random.Generator) -> None:
-    training, queries = (rng.standard_normal((CASES, LAYERS * NUMBERS)).astype(np.float32) for _ in range(2))
+    training, queries = (rng.standard_normal((CASES, LAYERS, NUMBERS)).astype(np.float32) for _ in range(2))
     measure = MemorizationIndex(PREPARATION, encoders=Encoders(_Given()))
     start = time.perf_counter()
     measure.use(measure.fit(_Rows(training)))

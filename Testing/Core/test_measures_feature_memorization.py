@@ -36,9 +36,9 @@ class Rows:
         return len(self.layers[0])
 
     def block(self, rows: slice = slice(None)) -> dict[str, np.ndarray]:
-        sizes = np.array([layer.shape[1] for layer in self.layers], np.int32)
-        stacked = np.concatenate(self.layers, 1)[rows]
-        return {"layers": stacked, "layer_sizes": np.tile(sizes, (len(stacked), 1))}
+        width = max(layer.shape[1] for layer in self.layers)
+        padded = [np.pad(layer, ((0, 0), (0, width - layer.shape[1]))) for layer in self.layers]
+        return {"layers": np.stack(padded, 1)[rows]}
 
     def blocks(self, names):
         for start in range(0, len(self), 7):
@@ -70,6 +70,7 @@ def test_moments_are_those_of_all_blocks_together() -> None:
         for layer, found in zip(layers, layer_moments(Rows(*layers), ("layers",), left_out), strict=True):
             layer = layer.astype(np.float32)[kept]
             assert found.count == kept.sum()
+            assert found.columns.tolist() == list(range(layer.shape[1])), "without what fills the shorter layer"
             np.testing.assert_allclose(found.mean, layer.mean(0), atol=1e-6)
             np.testing.assert_allclose(found.covariance, np.cov(layer.T, bias=True), atol=1e-6)
 
