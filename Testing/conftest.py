@@ -1,9 +1,12 @@
 """Fixtures shared by all tests."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from replica_detection.embedding import invariants
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -15,3 +18,11 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no real volumes: set REPLICA_DETECTION_TEST_DATA")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_views() -> Iterator[None]:
+    """The default embedding is fitted in a second; how good a whole fit is, the benchmark says."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(invariants, "VIEWS_WANTED", 100)
+        yield

@@ -14,12 +14,11 @@ import numpy as np
 from replica_detection.atomic import atomic_write
 from replica_detection.cohort import Cohort
 from replica_detection.comparison import CohortQueries, Distances, IndexQueries, compare
+from replica_detection.embedding.invariants import FOLDS
 from replica_detection.index import TrainingIndex
 from replica_detection.index_writing import checksum, input_files
 from replica_detection.measures import Measure
 from replica_detection.progress import Progress, silent
-
-FOLDS = 10
 
 
 def validation_distances(

@@ -122,6 +122,14 @@ class NeighborItem:
 
 
 @dataclass(frozen=True)
+class Detail:
+    """Something that a measure says of a case beyond its match, such as the memorization index MI."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
 class MeasureResult:
     """The query under one measure, with its nearest training cases."""
 
@@ -135,6 +143,7 @@ class MeasureResult:
     q_value: float | None
     verdict: str
     neighbors: tuple[NeighborItem, ...] = ()
+    details: tuple[Detail, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.index import TrainingIndex
 from replica_detection.results import DetectionResult
 
+VOXEL = ("mae", "rmse", "ssim")
+
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
@@ -29,7 +31,7 @@ def planted(tmp_path_factory):
         write(folder / "synthetic" / f"exact_{n:03d}.nii.gz", array)
         write(folder / "synthetic" / f"noisy_{n:03d}.nii.gz", array + rng.normal(0, 60, array.shape).astype("f4"))
         write(folder / "synthetic" / f"dark_{n:03d}.nii.gz", 0.4 * array - 30)
-    index = TrainingIndex.build(Cohort.read(folder / "training"), folder / "x.rdindex")
+    index = TrainingIndex.build(Cohort.read(folder / "training"), folder / "x.rdindex", measures=VOXEL)
     return folder, index
 
 

@@ -32,6 +32,9 @@ def train_encoder(
     flips: Annotated[str, typer.Option(help="Axes to mirror: 0 (left-right), 1, 2; empty for none.")] = "0,1,2",
     contrast: Annotated[float, typer.Option(help="How far the contrast is changed; 0 for not at all.", min=0)] = 0.5,
     size: Annotated[int, typer.Option(help="Voxels along an axis, at most.", min=8)] = 64,
+    as_published: Annotated[
+        bool, typer.Option("--as-published", help="Head and learning rate of the paper, for thousands of images.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Same seed, same encoder (on the CPU).", min=0)] = 0,
     device: Device = "auto",
     strict: Strict = False,
@@ -64,6 +67,7 @@ def train_encoder(
             flips=axes,
             contrast=contrast,
             most=size,
+            as_published=as_published,
             device=device,
             progress=progress,
         )

@@ -58,12 +58,19 @@ def dar_size(grid: Sequence[int], most: int) -> tuple[int, ...]:
     return tuple(min(most, LAST_GRID * 2 ** max(1, round(math.log2(max(n, 1) / LAST_GRID)))) for n in grid)
 
 
-def dar_encoder(size: Sequence[int], dimensions: int, first_channels: int = FIRST_CHANNELS) -> torch.nn.Module:
+def dar_encoder(
+    size: Sequence[int],
+    dimensions: int,
+    dropout: float = 0.5,
+    normalized: bool = False,
+    first_channels: int = FIRST_CHANNELS,
+) -> torch.nn.Module:
     """The encoder of Dar et al. (Nat. Biomed. Eng. 2025; code of its VQ-GAN encoder) for images of `size`, 2D or 3D.
 
     A 3-wide convolution, then stages of a 4-wide one that halves the axes still above 4 voxels and a residual block,
     channels doubling from `first_channels` to 1024 at most, all with GroupNorm and replicated borders; on the 4^n grid
-    a 1-wide convolution to 8 channels, then 128 numbers, ReLU, dropout 0.5, and `dimensions` numbers.
+    a 1-wide convolution to 8 channels, then 128 numbers, ReLU, dropout, and `dimensions` numbers. The published one has
+    a dropout of 0.5 and ends there; with `normalized` each number has mean 0 and variance 1 over the images trained on.
     """
     from torch import nn
 
@@ -110,8 +117,9 @@ def dar_encoder(size: Sequence[int], dimensions: int, first_channels: int = FIRS
                 nn.Flatten(),
                 nn.Linear(8 * LAST_GRID**spatial, 128),
                 nn.ReLU(),
-                nn.Dropout(0.5),
+                nn.Dropout(dropout),
                 nn.Linear(128, dimensions),
+                nn.BatchNorm1d(dimensions, affine=False) if normalized else nn.Identity(),
             )
 
         def forward(self, x: torch.Tensor) -> list[torch.Tensor]:

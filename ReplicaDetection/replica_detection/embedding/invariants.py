@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ LEAST_SIZE = 8
 # What the whitening adds to each variance, as a share of the mean variance.
 SHRINKAGE = 1e-4
 VIEWS_WANTED, LEAST_VIEWS, CASES_AT_MOST = 1000, 8, 125
+# A null of training cases leaves out one in so many at a time.
+FOLDS = 10
 WHAT_A_COPY_MAY_UNDERGO = Views(
     rotation_degrees=15,
     shift=0.12,
@@ -57,6 +60,7 @@ class Invariants(Embedder):
     Args:
         views: (cases, views, 920) float32, the moments of altered copies of training images; None: not fitted yet.
         cases: the ids of these training images.
+        used: how many views of each case the whitening is made of; the others stand in for cases that are left out.
 
     1. The image is brought to an isotropic working grid of at most 65,536 voxels (2D: 16,384 pixels), and its contrast
        normalized locally.
@@ -75,6 +79,7 @@ class Invariants(Embedder):
 
     views: np.ndarray | None = field(default=None, repr=False, compare=False)
     cases: tuple[str, ...] = ()
+    used: int = 0
     kind = "invariants"
     version = 1
 
@@ -90,7 +95,7 @@ class Invariants(Embedder):
 
         try:
             stored = load(state or b"")
-            return cls(stored["views"], tuple(json.loads(bytes(stored["cases"]))))
+            return cls(stored["views"], tuple(json.loads(bytes(stored["cases"]))), int(stored["used"][0]))
         except (SafetensorError, ValueError, KeyError) as error:
             found = f"holds a damaged fit of embedding 'invariants' ({error})"
             raise IndexFormatError(folder, found, "Build the index again") from error
@@ -105,7 +110,8 @@ class Invariants(Embedder):
 
         if self.views is None:
             return None
-        return save({"views": self.views, "cases": np.frombuffer(json.dumps(self.cases).encode(), np.uint8)})
+        cases = np.frombuffer(json.dumps(self.cases).encode(), np.uint8)
+        return save({"views": self.views, "cases": cases, "used": np.array([self.used], np.int32)})
 
     def describe(self, images: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
         return np.stack([moments(image, spacing_mm) for image in images])
@@ -125,7 +131,10 @@ class Invariants(Embedder):
     def without(self, cases: Collection[str]) -> Invariants:
         assert self.views is not None
         kept = np.array([case not in cases for case in self.cases])
-        return Invariants(self.views[kept], tuple(c for c, k in zip(self.cases, kept, strict=True) if k))
+        # Fewer views whiten less well, and images would lie otherwise than in the whole fit.
+        return Invariants(
+            self.views[kept], tuple(c for c, k in zip(self.cases, kept, strict=True) if k), self.views.shape[1]
+        )
 
     def fit(
         self, images: Iterable[tuple[str, np.ndarray]], spacing_mm: Sequence[float], progress: Progress = silent
@@ -134,11 +143,14 @@ class Invariants(Embedder):
         cases = list(images)[:CASES_AT_MOST]
         if not cases:
             raise ConfigurationError("embedding 'invariants' cannot be fitted without a training image")
-        count = max(LEAST_VIEWS, -(-VIEWS_WANTED // len(cases)))
+        used = max(LEAST_VIEWS, -(-VIEWS_WANTED // len(cases)))
+        count = used + -(-used // (FOLDS - 1))
 
         def views_of(i: int) -> np.ndarray:
             small = isotropic(cases[i][1], spacing_mm)
-            made = (WHAT_A_COPY_MAY_UNDERGO.of(small, np.random.default_rng([i, n])) for n in range(count))
+            # By what it shows, so that neither names nor order of the cohort matter.
+            seed = zlib.crc32(small.tobytes())
+            made = (WHAT_A_COPY_MAY_UNDERGO.of(small, np.random.default_rng([seed, n])) for n in range(count))
             return np.stack([moments(view, (1.0,) * view.ndim) for view in made])
 
         views = []
@@ -146,13 +158,13 @@ class Invariants(Embedder):
             for found in pool.map(views_of, range(len(cases))):
                 views.append(found)
                 progress("fitting", len(views), len(cases))
-        return Invariants(np.stack(views), tuple(id for id, _ in cases))
+        return Invariants(np.stack(views), tuple(id for id, _ in cases), used)
 
     @cached_property
     def _whitening(self) -> tuple[np.ndarray, np.ndarray]:
         if self.views is None or not len(self.views):
             raise ConfigurationError("embedding 'invariants' must be fitted to a training cohort first")
-        return whitening(self.views.astype(np.float64))
+        return whitening(self.views[:, : self.used].astype(np.float64))
 
 
 def whitening(views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -168,7 +180,9 @@ def whitening(views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scatter = within.T @ within / (len(flat) - len(views))
     values, vectors = np.linalg.eigh(scatter)
     values = np.maximum(values, 0)
-    return flat.mean(0), scale[:, None] * vectors / np.sqrt(values + SHRINKAGE * values.mean() + 1e-12)
+    # The symmetric root: eigenvectors are known up to their sign, and a correlation of coordinates would depend on it.
+    root = (vectors / np.sqrt(values + SHRINKAGE * values.mean() + 1e-12)) @ vectors.T
+    return flat.mean(0), scale[:, None] * root
 
 
 def moments(image: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:

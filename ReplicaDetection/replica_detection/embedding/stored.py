@@ -25,7 +25,7 @@ DEFAULT = "invariants"
 PARTS = ("images", "slices")
 FIT_SAMPLE = 125
 # Features that an embedder makes: of whole images, and of slices.
-OF_IMAGES, OF_SLICES = ("embedding", "layers", "layer_sizes"), ("slices",)
+OF_IMAGES, OF_SLICES = ("embedding", "layers"), ("slices",)
 ENCODED = OF_IMAGES + OF_SLICES
 
 

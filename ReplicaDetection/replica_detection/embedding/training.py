@@ -32,10 +32,12 @@ if TYPE_CHECKING:
 KINDS = ("contrastive", "deepssim")
 NETWORKS = ("dar", "resnet18", "resnet50")
 INTENSITY = "minus-one-one"
-# Of the published code: numbers of the vector, temperature of NT-Xent, start of Adam and AdamW.
+# Of the published codes: numbers of the vector, and temperature of NT-Xent.
 DIMENSIONS = {"contrastive": 32, "deepssim": 256}
 TEMPERATURE = 0.07
-LEARNING_RATE = {"contrastive": 1e-4, "deepssim": 1e-3}
+LEARNING_RATE, DROPOUT = 1e-3, 0.1
+# As published, tens of images never leave the state in which all vectors are the same; see `train_encoder`.
+PUBLISHED_LEARNING_RATE, PUBLISHED_DROPOUT = {"contrastive": 1e-4, "deepssim": 1e-3}, 0.5
 NAMES = {
     "contrastive": Names("validation_loss", "validation NT-Xent", "NT-Xent", smaller_is_better=True),
     "deepssim": Names("validation_loss", "validation squared error", "squared error to SSIM", smaller_is_better=True),
@@ -78,6 +80,7 @@ class _Options:
     flips: tuple[int, ...]
     contrast: float
     most: int
+    as_published: bool
 
     def check(self) -> None:
         for name, known in (("kind", KINDS), ("network", NETWORKS)):
@@ -143,6 +146,7 @@ def train_encoder(
     flips: tuple[int, ...] = (0, 1, 2),
     contrast: float = 0.5,
     most: int = 64,
+    as_published: bool = False,
     device: str = "auto",
     resume: bool = True,
     progress: Progress = silent,
@@ -168,7 +172,7 @@ def train_encoder(
         epochs: at most.
         validation: other images of other patients; None: a fifth of the cohort's patients.
         batch: images per step.
-        learning_rate: None: 1e-4 (`contrastive`) or 1e-3 (`deepssim`); falls to its half.
+        learning_rate: None: 1e-3, or as published 1e-4 (`contrastive`); falls to its half.
         validate_every: epochs between validations.
         patience: validations without a smaller loss after which the training ends.
         seed: of weights, split, order and views.
@@ -176,6 +180,9 @@ def train_encoder(
         flips: axes (0 R-L, 1 A-P, 2 S-I) along which views are mirrored at random; in 2D, those of 0 and 1.
         contrast: power of the grey values, from 1 / (1 + contrast) to 1 + contrast.
         most: voxels along an axis at most; images are resized to 4 times a power of 2.
+        as_published: the `dar` encoder with a dropout of 0.5 and nothing after its last layer, for thousands of images.
+            With tens of them it needs hundreds of epochs before anything is learnt; by default dropout is 0.1 and the
+            contrastive vector is normalized over the batch.
         device: `auto`, `cpu` or `cuda`.
         resume: go on with an unfinished training in `output`; False starts again.
         progress: `preparing` per image, `training` per step.
@@ -189,10 +196,23 @@ def train_encoder(
 
     if kind not in KINDS:
         raise ConfigurationError(f"unknown kind '{kind}'; known: {', '.join(KINDS)}")
-    rate = LEARNING_RATE[kind] if learning_rate is None else learning_rate
+    usual = PUBLISHED_LEARNING_RATE[kind] if as_published else LEARNING_RATE
+    rate = usual if learning_rate is None else learning_rate
     rotation = {"contrastive": 5.0, "deepssim": 10.0}[kind] if rotation_degrees is None else rotation_degrees
     options = _Options(
-        kind, network, epochs, batch, rate, validate_every, patience, seed, rotation, tuple(flips), contrast, most
+        kind,
+        network,
+        epochs,
+        batch,
+        rate,
+        validate_every,
+        patience,
+        seed,
+        rotation,
+        tuple(flips),
+        contrast,
+        most,
+        as_published,
     )
     options.check()
     output, target = Path(output), pick_device(device)
@@ -278,7 +298,12 @@ def _held_out(cohort: Cohort, usable: Sequence[str], seed: int) -> list[str]:
 def _begin(run: str, training: _Images, unseen: _Images, options: _Options) -> State:
     size, dimensions = list(training.arrays.shape[1:]), DIMENSIONS[options.kind]
     if options.network == "dar":
-        architecture = {"class": "DarEncoder", "arguments": {"size": size, "dimensions": dimensions}}
+        head = {
+            "dropout": PUBLISHED_DROPOUT if options.as_published else DROPOUT,
+            # The cosine of two images' SSIM is never negative, as that of centred vectors must be on average.
+            "normalized": options.kind == "contrastive" and not options.as_published,
+        }
+        architecture = {"class": "DarEncoder", "arguments": {"size": size, "dimensions": dimensions, **head}}
     else:
         shape = {"spatial_dims": len(size), "n_input_channels": 1, "num_classes": dimensions}
         architecture = {"class": options.network, "arguments": shape}

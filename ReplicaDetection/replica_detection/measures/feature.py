@@ -56,10 +56,13 @@ class VectorMeasure(EmbeddingMeasure):
     def of_vectors(queries: np.ndarray, training: np.ndarray) -> np.ndarray:
         """(Q, N) distances of (Q, D) to (N, D) float64, right to about 1e-12."""
 
+    def vectors(self, block: Block) -> np.ndarray:
+        """(B, D) float64, what is compared."""
+        return np.asarray(self.embedder.project(block["embedding"]), np.float64)
+
     def distances(self, queries: Block, training: Block) -> np.ndarray:
-        q, n = queries["embedding"], training["embedding"]
-        distances = self.of_vectors(*(np.asarray(self.embedder.project(side), np.float64) for side in (q, n)))
-        return zero_where_equal(distances, q, n)
+        distances = self.of_vectors(self.vectors(queries), self.vectors(training))
+        return zero_where_equal(distances, queries["embedding"], training["embedding"])
 
 
 @register

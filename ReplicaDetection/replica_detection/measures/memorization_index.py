@@ -25,47 +25,49 @@ EPSILON, SPREAD_EPSILON, REPEATS = 1e-6, 1e-8, 10
 
 @dataclass(frozen=True)
 class Whitening:
-    """`mean` (D,) and symmetric `matrix` (D, D): (x - mean) @ matrix has the covariance I, as far as it was shrunk."""
+    """`mean` (D,) and symmetric `matrix` (D, D) for the columns (D,) that vary: (x - mean) @ matrix has the covariance
+    I, as far as it was shrunk."""
 
     mean: np.ndarray
     matrix: np.ndarray
+    columns: np.ndarray
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        """(B, D) float64 of length 1."""
-        return unit((np.asarray(features, np.float64) - self.mean) @ self.matrix)
+        """(B, D) float64 of length 1, of (B, F)."""
+        return unit((np.asarray(features[:, self.columns], np.float64) - self.mean) @ self.matrix)
 
 
 class _Layered(FittedMeasure, EmbeddingMeasure):
     """Cosines of whitened features in each layer, and their geometric mean."""
 
     sense = "similarity"
-    needs: ClassVar[tuple[str, ...]] = ("layers", "layer_sizes")
+    needs: ClassVar[tuple[str, ...]] = ("layers",)
     by_default = False
     whitenings: tuple[Whitening, ...] = ()
 
     @abstractmethod
-    def whitening(self, moments: Moments) -> Whitening:
-        """From the training features of one layer."""
+    def root(self, moments: Moments) -> np.ndarray:
+        """(D, D) that whitens the training features of one layer."""
 
     def features(self, case: Prepared) -> dict[str, np.ndarray]:
-        """`layers` (sum of D_l,) float32, one after the other, and `layer_sizes` (layers,) int32, their D_l."""
-        layers = self.embedder.layers(case.image[None], self.preparation.spacing)
-        return {
-            "layers": np.concatenate([layer[0] for layer in layers]).astype(np.float32),
-            "layer_sizes": np.array([layer.shape[1] for layer in layers], np.int32),
-        }
+        """`layers` (L, F) float32, the shorter ones continued by zeros."""
+        layers = [layer[0] for layer in self.embedder.layers(case.image[None], self.preparation.spacing)]
+        width = max(len(layer) for layer in layers)
+        return {"layers": np.stack([np.pad(layer, (0, width - len(layer))) for layer in layers]).astype(np.float32)}
 
     def fit(self, training: TrainingRows, left_out: np.ndarray | None = None) -> Mapping[str, np.ndarray]:
-        """`mean_<l>` and `matrix_<l>` of each layer."""
+        """`mean_<l>`, `matrix_<l>` and `columns_<l>` of each layer."""
         fitted: dict[str, np.ndarray] = {}
         for layer, moments in enumerate(layer_moments(training, self.needs, left_out)):
-            whitening = self.whitening(moments)
-            fitted[f"mean_{layer}"], fitted[f"matrix_{layer}"] = whitening.mean, whitening.matrix
+            fitted[f"mean_{layer}"], fitted[f"matrix_{layer}"] = moments.mean, self.root(moments)
+            fitted[f"columns_{layer}"] = moments.columns
         return fitted
 
     def use(self, fit: Mapping[str, np.ndarray]) -> None:
         count = sum(name.startswith("mean_") for name in fit)
-        self.whitenings = tuple(Whitening(fit[f"mean_{n}"], fit[f"matrix_{n}"]) for n in range(count))
+        self.whitenings = tuple(
+            Whitening(fit[f"mean_{n}"], fit[f"matrix_{n}"], fit[f"columns_{n}"]) for n in range(count)
+        )
 
     def distances(self, queries: Block, training: Block) -> np.ndarray:
         logs = [np.log(np.maximum(c, FLOOR)) for c in self._cosines(queries, training)]
@@ -103,11 +105,11 @@ class MemorizationIndex(_Layered):
             f"of embedding {self.embedder.definition}"
         )
 
-    def whitening(self, moments: Moments) -> Whitening:
+    def root(self, moments: Moments) -> np.ndarray:
         share, dimensions = moments.ledoit_wolf, len(moments.mean)
         target = float(np.trace(moments.covariance)) / dimensions
         shrunk = (1 - share) * moments.covariance + share * target * np.eye(dimensions)
-        return Whitening(moments.mean, inverse_root(shrunk, 1e-12 * target))
+        return inverse_root(shrunk, 1e-12 * target)
 
     def describe(self, found: Described, null: np.ndarray, ids: Sequence[str]) -> dict[str, list[Any]]:
         best = np.sort(1 - found.distances, axis=1)[:, ::-1]
@@ -148,9 +150,9 @@ class MemorizationIndexAsPublished(_Layered):
             f"embedding {self.embedder.definition}; MI and ONI against random halves of the training set"
         )
 
-    def whitening(self, moments: Moments) -> Whitening:
+    def root(self, moments: Moments) -> np.ndarray:
         unbiased = moments.covariance * moments.count / max(moments.count - 1, 1)
-        return Whitening(moments.mean, inverse_root(unbiased + EPSILON * np.eye(len(moments.mean)), EPSILON))
+        return inverse_root(unbiased + EPSILON * np.eye(len(moments.mean)), EPSILON)
 
     def fit(self, training: TrainingRows, left_out: np.ndarray | None = None) -> Mapping[str, np.ndarray]:
         fitted = dict(super().fit(training, left_out))
@@ -211,12 +213,14 @@ def published_null(whitened: Sequence[np.ndarray], rng: np.random.Generator) -> 
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean (D,), covariance (D, D, with 1 / n) and the sum of fourth powers of lengths of n centred features."""
+    """Mean (D,), covariance (D, D, with 1 / n) and the sum of fourth powers of lengths of n centred features, and which
+    columns (D,) of the stored ones they are: those that vary (the first where none does)."""
 
     count: int
     mean: np.ndarray
     covariance: np.ndarray
     fourth: float
+    columns: np.ndarray
 
     @property
     def ledoit_wolf(self) -> float:
@@ -253,16 +257,17 @@ def layer_moments(training: TrainingRows, names: Sequence[str], left_out: np.nda
             centred = layer - means[n]
             products[n] += centred.T @ centred
             fourth[n] += float(((centred**2).sum(1) ** 2).sum())
-    return [
-        Moments(count, mean, product / max(count, 1), power)
-        for mean, product, power in zip(means, products, fourth, strict=True)
-    ]
+    found = []
+    for mean, product, power in zip(means, products, fourth, strict=True):
+        columns = np.flatnonzero(np.diag(product) > 0) if product.any() else np.arange(1)
+        covariance = product[np.ix_(columns, columns)] / max(count, 1)
+        found.append(Moments(count, mean[columns], covariance, power, columns))
+    return found
 
 
 def split(block: Block) -> list[np.ndarray]:
-    """The layers of a block, (B, D_l) each."""
-    sizes = block["layer_sizes"][0]
-    return np.split(block["layers"], np.cumsum(sizes)[:-1], axis=1)
+    """The layers of a block, (B, F) each."""
+    return list(block["layers"].swapaxes(0, 1))
 
 
 def inverse_root(covariance: np.ndarray, least: float) -> np.ndarray:

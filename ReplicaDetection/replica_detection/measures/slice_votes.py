@@ -184,7 +184,7 @@ class SliceVotesHnsw(SliceVotes):
         fitted = dict(super().fit(training, left_out))
         index = hnsw_index(fitted["vectors"])
         fitted["hnsw"] = faiss.serialize_index(index)
-        fitted["recall"] = np.array([recall(index, fitted["vectors"], fitted["cases"])])
+        fitted["recall"] = np.array([recall(index, fitted["vectors"])])
         return fitted
 
     def use(self, fit: Mapping[str, np.ndarray]) -> None:
@@ -227,7 +227,7 @@ def hnsw_index(vectors: np.ndarray) -> faiss.Index:
     return index
 
 
-def recall(index: faiss.Index, vectors: np.ndarray, cases: np.ndarray) -> float:
+def recall(index: faiss.Index, vectors: np.ndarray) -> float:
     """Share of sampled slices for which `index` finds the same nearest other slice as exact search."""
     sample = np.unique(np.linspace(0, len(vectors) - 1, min(len(vectors), RECALL_SAMPLE)).round().astype(int))
     exact, found = (i.search(vectors[sample], 2)[1] for i in (flat_index(vectors), index))

@@ -31,7 +31,7 @@ class Section:
 
     `moved` says how the training image was laid on the synthetic one, "" where the pair was not aligned; `aligned`
     shows the pair so, None where nothing had to be moved. `surfaces` is None where the two masks are not both there;
-    `no_surfaces` then says which one is empty, if one is.
+    `no_surfaces` then says which one is empty, if one is. `details` is what measures say of the case beyond their match.
     """
 
     anchor: str
@@ -46,6 +46,7 @@ class Section:
     surfaces: SurfacePicture | None
     no_surfaces: str
     rows: list[tables.MatchRow]
+    details: list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ def _sections(
                 surfaces.surface_picture(images, _share(_SURFACES_BYTES, cases)) if images is not None else None,
                 words.no_surfaces(images) if images is not None else "",
                 tables.match_rows(matches, case.nearest_training_id),
+                tables.detail_rows(result, case.synthetic_id),
             )
         )
         if progress:

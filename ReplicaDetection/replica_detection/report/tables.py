@@ -108,6 +108,14 @@ def matches_by_case(result: DetectionResult) -> dict[str, dict[str, Match]]:
     return found
 
 
+def detail_rows(result: DetectionResult, synthetic_id: str) -> list[tuple[str, str]]:
+    """(measure, "MI 4.2, ONI −1, ...") for each measure that says more of a case than its match."""
+    return [
+        (measure, ", ".join(f"{name.replace('_', ' ')} {words.plain_number(value)}" for name, value in columns.items()))
+        for measure, columns in result.details_of(synthetic_id).items()
+    ]
+
+
 def most_copied(result: DetectionResult) -> list[Copied]:
     """Training cases by the number of flagged synthetic images nearest to them; in a tie more replicas come first."""
     nearest: dict[str, list[CaseSummary]] = {}

@@ -13,7 +13,7 @@ MISSING = "–"
 SYMBOLS = {"replica": "■", "suspicious": "▲", "novel": "○", "undefined": "–"}
 LEVELS = {
     "voxel": "grey values, point by point",
-    "feature": "what a neural network sees in the image",
+    "feature": "vectors that describe the image's structure, by an embedding",
     "segmentation": "shape of a segmented structure",
 }
 READERS_FLAG = (
@@ -44,6 +44,13 @@ def number(value: float, digits: int = 4) -> str:
         decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
         return f"{value:.{min(decimals, digits)}f}".replace("-", "−")
     return _scientific(value)
+
+
+def plain_number(value: Any) -> str:
+    """A number as `number` writes it, a text as it is, None as a dash."""
+    if value is None:
+        return MISSING
+    return number(float(value)) if isinstance(value, (int, float)) else str(value)
 
 
 def probability(p: float) -> str:
