@@ -45,6 +45,7 @@ setup(
         "scikit-image>=0.24",
         "scipy>=1.12",
         "SimpleITK>=2.4",
+        "threadpoolctl>=3.5",
         "torch>=2.4",
         "typer>=0.12",
         "zarr>=3.0,<4",

@@ -15,6 +15,7 @@ from replica_detection.pairs import PairLoader
 from replica_detection.segmentation import SEGMENTERS, Segmenter, make_segmenter, register
 from replica_detection.volume import Volume, read_volume
 
+VOXEL = ("mae", "rmse", "ssim", "ncc_aligned")
 FEATURE = ("embedding_cosine", "embedding_rmse", "embedding_pearson")
 SEGMENTATION = ["dice", "asd", "asd_surfel", "hd95", "cldice"]
 
@@ -68,7 +69,7 @@ def read(folder, part, masks=True):
 
 def test_same_structures_in_another_background_are_found_by_the_segmentation_level(cohorts, tmp_path):
     index = TrainingIndex.build(read(cohorts, "training"), tmp_path / "x.rdindex")
-    assert index.measure_names == ("mae", "rmse", "ssim", "ncc_aligned", *SEGMENTATION, "dice_aligned")
+    assert index.measure_names == (*VOXEL, *FEATURE, *SEGMENTATION, "dice_aligned")
     assert {e.mask for e in index.entries} == {"file"}
     result = detect(read(cohorts, "synthetic"), index, validation=read(cohorts, "validation"))
     for case in result.summary:
@@ -147,7 +148,7 @@ def test_interrupted_build_without_masks_is_not_resumed_with_them(cohorts, tmp_p
 
 def test_segmentation_measures_need_masks(cohorts, tmp_path):
     plain = read(cohorts, "training", masks=False)
-    assert TrainingIndex.build(plain, tmp_path / "x.rdindex").measure_names == ("mae", "rmse", "ssim", "ncc_aligned")
+    assert TrainingIndex.build(plain, tmp_path / "x.rdindex").measure_names == (*VOXEL, *FEATURE)
     with pytest.raises(ConfigurationError, match="--segment"):
         TrainingIndex.build(plain, tmp_path / "y.rdindex", measures=["dice"])
 

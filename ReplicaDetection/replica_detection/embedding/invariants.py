@@ -1,6 +1,6 @@
 """The default embedder: statistics of rotation-invariant local structure, made blind to what a copy may have undergone.
 
-Nothing is downloaded and no network is trained; the fit takes about half a minute on the training cohort.
+Nothing is downloaded and no network is trained; the fit takes some ten seconds on the training cohort.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LEAST_CONTRAST = 0.05
 # Soft shells about the centre: radius and width as a share of the mean half length.
 SHELLS, SHELL_WIDTH = (0.0, 0.5, 1.0), 0.3
 # Voxels of the working grid, by the number of dimensions.
-WORKING_VOXELS = {2: 2**14, 3: 2**16}
+WORKING_VOXELS = {2: 2**14, 3: 2**15}
 LEAST_SIZE = 8
 # What the whitening adds to each variance, as a share of the mean variance.
 SHRINKAGE = 1e-4
@@ -62,7 +62,7 @@ class Invariants(Embedder):
         cases: the ids of these training images.
         used: how many views of each case the whitening is made of; the others stand in for cases that are left out.
 
-    1. The image is brought to an isotropic working grid of at most 65,536 voxels (2D: 16,384 pixels), and its contrast
+    1. The image is brought to an isotropic working grid of at most 32,768 voxels (2D: 16,384 pixels), and its contrast
        normalized locally.
     2. At four scales: the smoothed value L, |grad L|, the Laplacian, the Frobenius norm of the Hessian H, and
        g'Hg / |g|^2, each times its scale's power. None of them changes when the image is rotated or mirrored (ter Haar
@@ -140,6 +140,8 @@ class Invariants(Embedder):
         self, images: Iterable[tuple[str, np.ndarray]], spacing_mm: Sequence[float], progress: Progress = silent
     ) -> Invariants:
         """Raises ConfigurationError where there is no image."""
+        from threadpoolctl import threadpool_limits
+
         cases = list(images)[:CASES_AT_MOST]
         if not cases:
             raise ConfigurationError("embedding 'invariants' cannot be fitted without a training image")
@@ -154,7 +156,8 @@ class Invariants(Embedder):
             return np.stack([moments(view, (1.0,) * view.ndim) for view in made])
 
         views = []
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        # Threads of the matrix products would only stand in the way of those here.
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             for found in pool.map(views_of, range(len(cases))):
                 views.append(found)
                 progress("fitting", len(views), len(cases))

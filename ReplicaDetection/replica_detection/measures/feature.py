@@ -18,8 +18,6 @@ class EmbeddingMeasure(Measure):
     """A measure of embedded images. The index stores the embedder's description, of which it makes the vector."""
 
     level = "feature"
-    # What the default embedder learns from the cohort takes minutes: only for those who ask.
-    by_default = False
     needs: ClassVar[tuple[str, ...]] = ("embedding",)
 
     @property
