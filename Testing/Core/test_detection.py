@@ -15,7 +15,7 @@ from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.index import TrainingIndex
 from replica_detection.results import DetectionResult
 
-VOXEL = ("mae", "rmse", "ssim")
+VOXEL = ("mae", "rmse", "ssim", "ncc_aligned")
 
 
 @pytest.fixture(scope="module")

@@ -170,7 +170,8 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def results(data):
-    index = TrainingIndex.build(Cohort.read(data / "training"), data / "t.rdindex")
+    measures = ("mae", "rmse", "ssim", "ncc_aligned")
+    index = TrainingIndex.build(Cohort.read(data / "training"), data / "t.rdindex", measures=measures)
     unseen, synthetic = Cohort.read(data / "unseen"), Cohort.read(data / "synthetic")
     return {align: detect(synthetic, index, validation=unseen, options=Options(align=align)) for align in (True, False)}
 
