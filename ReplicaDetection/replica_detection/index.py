@@ -251,7 +251,8 @@ class TrainingIndex:
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        return tuple(needed_features(MEASURES[name] for name in self.measure_names))
+        """What the measures need, and the images themselves, which pictures show."""
+        return tuple(dict.fromkeys(["image", *needed_features(MEASURES[name] for name in self.measure_names)]))
 
     @property
     def warnings(self) -> tuple[tuple[str, str], ...]:

@@ -178,7 +178,7 @@ def write_rows(
                 problems.append(prepared)
                 progress("preparing", len(entries) + len(problems), len(cohort.cases))
                 continue
-            for name, array in features_of(prepared, measures).items():
+            for name, array in {"image": prepared.image, **features_of(prepared, measures)}.items():
                 _row_array(store, name, array, row + 1)[row] = array
             entry = Entry.of(case, row, prepared)
             journal.write(json.dumps(asdict(entry)) + "\n")

@@ -20,7 +20,8 @@ from replica_detection.errors import ConfigurationError
 from replica_detection.index import TrainingIndex
 from replica_detection.intervals import Estimate
 from replica_detection.loading import load_prepared, nothing_usable
-from replica_detection.measures import Measure
+from replica_detection.measures import Block, Measure
+from replica_detection.measures.feature import VectorMeasure
 from replica_detection.nulls import cross_fitted_distances, validation_distances
 from replica_detection.preprocessing import Prepared
 from replica_detection.progress import Progress, silent
@@ -88,11 +89,10 @@ def set_level(
         of_measure = _Distances(m, found.by_measure[m.name], null.by_measure[m.name], holdout is not None)
         figures += [SetFigure(m.name, f) for f in _of_distances(of_measure, index, seed)]
     unseen = None if holdout is None else vectors.of_cohort(holdout, chosen)
-    for name in vectors.names:
-        real = None if unseen is None else unseen[name]
+    if len(made.kept):
         figures += [
-            SetFigure(f"vectors: {vectors.title(name)}", f)
-            for f in _of_vectors(vectors.of_training(name), real, made.kept(name), seed)
+            SetFigure(f"vectors: {vectors.title}", f)
+            for f in _of_vectors(vectors.of_training(), unseen, made.kept, seed)
         ]
     return figures + [SetFigure("images", f) for f in _of_images(index, synthetic, seed)]
 
@@ -154,58 +154,55 @@ def _to_other(index: TrainingIndex, measure: Measure, positions: np.ndarray) -> 
 
 
 class _Vectors:
-    """Which features of the index serve as vectors: one-dimensional ones of the feature level, else coarse images."""
+    """What serves as vectors: those of the embedding, else coarse images."""
 
     def __init__(self, index: TrainingIndex, measures: Sequence[Measure]):
         self.index = index
-        needed = dict.fromkeys(n for m in measures if m.level == "feature" for n in m.needs)
-        first = index.features([0], list(needed))
-        self.names = [n for n in needed if first[n].ndim == 2]
-        if not self.names and any("image" in m.needs for m in measures):
-            self.names = ["image"]
-
-    def title(self, name: str) -> str:
-        return "coarse voxels" if name == "image" else name
+        self.measure = next((m for m in measures if isinstance(m, VectorMeasure)), None)
+        if self.measure is not None:
+            self.name, self.title = "embedding", f"embedding {self.measure.embedder.name}"
+        else:
+            self.name, self.title = "image", "coarse voxels"
 
     def watching(self, queries: Queries) -> _Watched:
-        return _Watched(queries, {n: [] for n in self.names})
+        return _Watched(queries, self)
 
-    def of_training(self, name: str) -> np.ndarray:
-        return np.concatenate([_flat(block[name]) for _, block in self.index.blocks([name])])
+    def of(self, block: Block) -> np.ndarray:
+        """(cases, D) float32."""
+        if self.measure is not None:
+            return self.measure.vectors(block).astype(np.float32)
+        return np.stack([_coarse(image).ravel() for image in block[self.name]]).astype(np.float32)
 
-    def of_cohort(self, cohort: Cohort, measures: Sequence[Measure]) -> dict[str, np.ndarray]:
+    def of_training(self) -> np.ndarray:
+        return np.concatenate([self.of(block) for _, block in self.index.blocks([self.name])])
+
+    def of_cohort(self, cohort: Cohort, measures: Sequence[Measure]) -> np.ndarray:
         watched = self.watching(CohortQueries(cohort, self.index))
-        for _ in watched.blocks([m for m in measures if set(m.needs) & set(self.names)]):
+        for _ in watched.blocks([m for m in measures if self.name in m.needs]):
             pass
-        return {n: watched.kept(n) for n in self.names}
+        return watched.kept
 
 
 @dataclass(frozen=True)
 class _Watched:
-    """Queries that keep some of their features as they pass by."""
+    """Queries whose vectors are kept as they pass by."""
 
     queries: Queries
-    parts: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    vectors: _Vectors
+    parts: list[np.ndarray] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.queries)
 
     def blocks(self, measures: Sequence[Measure]) -> Iterator[QueryBlock | Problem]:
         for block in self.queries.blocks(measures):
-            if isinstance(block, QueryBlock):
-                for name, kept in self.parts.items():
-                    kept.append(_flat(block.features[name]))
+            if isinstance(block, QueryBlock) and self.vectors.name in block.features:
+                self.parts.append(self.vectors.of(block.features))
             yield block
 
-    def kept(self, name: str) -> np.ndarray:
-        return np.concatenate(self.parts[name]) if self.parts[name] else np.empty((0, 1))
-
-
-def _flat(features: np.ndarray) -> np.ndarray:
-    """(cases, D) float32; what is an image is averaged down first."""
-    if features.ndim > 2:
-        features = np.stack([_coarse(image) for image in features])
-    return features.reshape(len(features), -1).astype(np.float32)
+    @property
+    def kept(self) -> np.ndarray:
+        return np.concatenate(self.parts) if self.parts else np.empty((0, 1))
 
 
 def _coarse(image: np.ndarray) -> np.ndarray:
@@ -242,13 +239,12 @@ def _of_images(index: TrainingIndex, synthetic: Cohort, seed: int) -> list[Figur
         i: prepared.image for i, (_, prepared) in zip(cases, loaded, strict=True) if isinstance(prepared, Prepared)
     }
     figures = [ms_ssim([(images[a], images[b]) for a, b in pairs if a in images and b in images], seed=seed)]
-    if "image" in index.feature_names:
 
-        def stored(position: int) -> np.ndarray:
-            return index.features([position], ["image"])["image"][0]
+    def stored(position: int) -> np.ndarray:
+        return index.features([position], ["image"])["image"][0]
 
-        real = [(stored(a), stored(b)) for a, b in _random_pairs(len(index), rng)]
-        figures.append(ms_ssim(real, "MS-SSIM of training", seed=seed))
+    real = [(stored(a), stored(b)) for a, b in _random_pairs(len(index), rng)]
+    figures.append(ms_ssim(real, "MS-SSIM of training", seed=seed))
     return figures
 
 

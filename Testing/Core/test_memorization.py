@@ -8,36 +8,13 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from Core.made_runs import COPIES, NEW, planted_folders, planted_run
-from replica_detection import cli, memorization
+from replica_detection import cli
 from replica_detection.cohort import Cohort
+from replica_detection.comparison import CohortQueries
+from replica_detection.distributions import frechet
 from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.index import TrainingIndex
-from replica_detection.measures import Measure
-from replica_detection.measures.base import MEASURES
 from replica_detection.memorization import set_level
-
-
-class Profiles(Measure):
-    """A stand-in for an embedding: sums along two axes, compared by cosine."""
-
-    name = "test_embedding"
-    level = "feature"
-    sense = "similarity"
-    needs = ("test_vector",)
-    definition = "cosine of axis profiles"
-
-    def features(self, case):
-        image = case.image - case.image.mean()
-        vector = np.concatenate([image.sum(tuple(a for a in range(image.ndim) if a != i)) for i in range(image.ndim)])
-        return {"test_vector": (vector / np.linalg.norm(vector)).astype(np.float32)}
-
-    def distances(self, queries, training):
-        return np.maximum(1 - queries["test_vector"].astype(float) @ training["test_vector"].astype(float).T, 0)
-
-
-@pytest.fixture
-def embedding(monkeypatch):
-    monkeypatch.setitem(MEASURES, Profiles.name, Profiles)
 
 
 @pytest.fixture(scope="module")
@@ -88,17 +65,23 @@ def test_distances_are_those_of_all_pairs(folder, run):
     assert figures["rmse", "AuthPct", ""].estimate.value == pytest.approx(by_hand)
 
 
-def test_vectors_of_the_feature_level_are_used_where_there_are_some(folder, embedding, tmp_path, monkeypatch):
-    measures = ["mae", "test_embedding"]
+def test_vectors_of_the_feature_level_are_used_where_there_are_some(folder, tmp_path):
+    measures = ["mae", "embedding_cosine", "memorization_index"]
     index = TrainingIndex.build(Cohort.read(folder / "training"), tmp_path / "x.rdindex", measures=measures)
-    monkeypatch.setattr(memorization, "MEMORIZATION_INDEX", "test_embedding")
     figures = figures_of(folder, index)
-    assert {basis for basis, _, _ in figures} == {"test_embedding", "vectors: test_vector", "images"}
-    assert (
-        figures["test_embedding", "MI", ""].estimate.value > 1 > 0 > figures["test_embedding", "ONI", ""].estimate.value
-    )
-    matched = figures["vectors: test_vector", "FID", "size-matched"]
-    assert matched.estimate.value > 0 and figures["vectors: test_vector", "FID of unseen", "size-matched"].cases == 20
+    vectors = "vectors: embedding invariants"
+    assert {basis for basis, _, _ in figures} == {"embedding_cosine", "memorization_index", vectors, "images"}
+    index_of = {name: figures["memorization_index", name, ""].estimate.value for name in ("MI", "ONI")}
+    assert index_of["MI"] > 1 > 0 > index_of["ONI"]
+    assert figures[vectors, "FID of unseen", "size-matched"].cases == 20
+    # Of the vectors as they are compared, not of what the index stores.
+    stored = index.features(range(len(index)), ["embedding"])["embedding"]
+    compared = index.encoders.images.project(stored)
+    unseen = CohortQueries(Cohort.read(folder / "validation"), index)
+    block = next(unseen.blocks(index.measures(["embedding_cosine"])))
+    expected = frechet(index.encoders.images.project(block.features["embedding"]), compared, "FID of unseen", size=18)
+    found = figures[vectors, "FID of unseen", "size-matched"]
+    assert expected.estimate.value == pytest.approx(found.estimate.value, rel=0.05)
 
 
 def test_without_a_holdout_the_training_cases_are_the_null_and_the_rest_is_undefined(folder, run):
