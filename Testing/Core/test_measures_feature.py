@@ -18,6 +18,7 @@ from replica_detection.errors import ConfigurationError, IndexFormatError, Input
 from replica_detection.index import TrainingIndex
 from replica_detection.measures import make_measures
 from replica_detection.measures.feature import EmbeddingCosine, EmbeddingPearson, EmbeddingRmse
+from replica_detection.pairs import PairLoader
 from replica_detection.profiles import Intensity, Native, Preparation
 from replica_detection.report import words, write_report
 from replica_detection.results import DetectionResult
@@ -202,6 +203,8 @@ def test_append_keeps_the_embedding_and_resume_does_not_fit_again(tmp_path: Path
     assert len(longer) == 8
     assert longer.encoder_settings == index.encoder_settings
     assert longer.serves(Cohort.read(tmp_path / "training"), "generic", FEATURE, encoders=make_encoders())
+    # Pictures need the images, which no measure of this index does.
+    assert PairLoader(longer, None)(longer.ids[0], longer.ids[1]) is not None
 
 
 def test_an_index_serves_only_its_own_embedding(moved: tuple[Path, TrainingIndex], plain: Encoders) -> None:
