@@ -12,13 +12,17 @@ from rich.table import Table
 from replica_detection.cli.application import app
 from replica_detection.cli.options import (
     COHORT_HELP,
+    Align,
     Alpha,
     Device,
+    Embedding,
     K,
     Measures,
     Patients,
     Profile,
     Segment,
+    SliceEmbedding,
+    encoders_named,
     names,
     read_cohort,
     segmenter_named,
@@ -237,8 +241,11 @@ def selftest(
     training_masks: Annotated[Path | None, typer.Option(help="Masks of the training images.")] = None,
     validation_masks: Annotated[Path | None, typer.Option(help="Masks of the validation images.")] = None,
     segment: Segment = None,
+    embedding: Embedding = None,
+    slice_embedding: SliceEmbedding = None,
     patients: Patients = None,
     device: Device = "auto",
+    align: Align = True,
     calibration: Annotated[
         Path | None, typer.Option(help="Verdicts by readers' thresholds: a file of `replica-detection calibrate`.")
     ] = None,
@@ -274,11 +281,13 @@ def selftest(
         raise typer.BadParameter("give either --training or --index")
     if index is not None and (segment is not None or training_masks is not None):
         raise typer.BadParameter("--segment and --training-masks are for --training; an index has its own masks")
+    if index is not None and (embedding is not None or slice_embedding is not None):
+        raise typer.BadParameter("--embedding and --slice-embedding are for --training; an index has its own")
     # An index that an interrupted self-test left is built to its end; anything else is somebody's work.
     if output.exists() and not (output.is_dir() and all(p.name.startswith("index.rdindex") for p in output.iterdir())):
         raise InputError(output, "exists already", "Name a new folder")
     thresholds = None if calibration is None else Calibration.read(calibration)
-    options = Options(names(measures), k, alpha, device, calibration=thresholds)
+    options = Options(names(measures), k, alpha, device, align=align, calibration=thresholds)
     unseen = read_cohort(validation, validation_masks, patients, False)
     output.mkdir(parents=True, exist_ok=True)
     with Bars() as progress, tempfile.TemporaryDirectory(prefix="replica-detection-") as temporary:
@@ -290,6 +299,7 @@ def selftest(
                 profile=profile,
                 measures=options.measures,
                 segmenter=segmenter_named(segment),
+                encoders=encoders_named(embedding, slice_embedding),
                 progress=progress,
             )
         else:
