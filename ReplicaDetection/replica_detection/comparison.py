@@ -182,11 +182,12 @@ def compare(
             if isinstance(m, SearchingMeasure):
                 found[m.name] = m.search(queried.features, never)
                 advance(never.size)
-            elif isinstance(m, AligningMeasure):
-                start = time.perf_counter()
-                found[m.name], placed = _aligned(queried, index, m, never, advance)
+        start = time.perf_counter()
+        for together in _by_source(measures):
+            for m, described, placed in _aligned(queried, index, together, never, advance):
+                found[m.name] = described
                 placements[m.name] += placed
-                seconds_aligning += time.perf_counter() - start
+        seconds_aligning += time.perf_counter() - start
         for name, described in found.items():
             described.distances[never] = np.inf
             parts[name].append(described)
@@ -231,21 +232,36 @@ def _streamed(
     return found
 
 
+def _by_source(measures: Sequence[Measure]) -> list[list[AligningMeasure]]:
+    """The measures that align, those that share a search together."""
+    found: dict[str, list[AligningMeasure]] = {}
+    for m in measures:
+        if isinstance(m, AligningMeasure):
+            found.setdefault(m.source, []).append(m)
+    return list(found.values())
+
+
 def _aligned(
     queried: QueryBlock,
     index: TrainingIndex,
-    measure: AligningMeasure,
+    measures: Sequence[AligningMeasure],
     never: np.ndarray,
     advance: Callable[[int], None],
-) -> tuple[Described, list[list[Placement]]]:
-    """A measure that aligns, one query after the other, and how each query's candidates were placed."""
-    rows, placements = np.empty(never.shape), []
+) -> list[tuple[AligningMeasure, Described, list[list[Placement]]]]:
+    """Measures that share a search, one query after the other, each with how it placed each query's candidates."""
+    found: list[tuple[AligningMeasure, Described, list[list[Placement]]]] = [
+        (m, Described(np.full(never.shape, np.inf), {}), []) for m in measures
+    ]
     for i in range(len(queried.ids)):
         one = {name: values[i : i + 1] for name, values in queried.features.items()}
-        rows[i : i + 1], placed = measure.align(one, index, never[i : i + 1])
-        placements += placed
-        advance(len(index))
-    return Described(rows, {}), placements
+        candidates = measures[0].place(one, index, ~never[i])
+        for m, described, placements in found:
+            compared = m.compare(one, candidates, index)
+            for distance, placement in compared:
+                described.distances[i, placement.training] = distance
+            placements.append([placement for _, placement in compared])
+            advance(len(index))
+    return found
 
 
 def _left_out(queried: QueryBlock, training_patients: np.ndarray, own: dict[str, int]) -> np.ndarray:

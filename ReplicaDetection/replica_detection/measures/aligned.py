@@ -8,7 +8,9 @@ ones is part of what "close" means.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,7 +18,8 @@ from replica_detection.measures.base import AligningMeasure, Block, register
 from replica_detection.measures.segmentation import NO_MASK, has_mask
 from replica_detection.preprocessing import Prepared
 from replica_detection.registration import CANDIDATES, VERSION
-from replica_detection.registration.pyramid import levels, pyramid
+from replica_detection.registration.local import WINDOW, local_correlation, resting
+from replica_detection.registration.pyramid import LEVEL_VOXELS, levels, pyramid
 
 if TYPE_CHECKING:
     from replica_detection.index import TrainingIndex
@@ -29,9 +32,6 @@ _EXACT = 1e-6
 class AlignedMeasure(AligningMeasure):
     """Lays training cases on the query by what `source` shows; a subclass says how the pair is then compared."""
 
-    source: ClassVar[str]
-    candidates = CANDIDATES
-
     @property
     def pyramid_names(self) -> tuple[str, str, str]:
         return f"{self.source}_coarse", f"{self.source}_middle", f"{self.source}_fine"
@@ -41,28 +41,21 @@ class AlignedMeasure(AligningMeasure):
         """(grid) what is laid upon each other; None for nothing."""
 
     @abstractmethod
-    def _distance(self, query: Block, i: int, placement: Placement, index: TrainingIndex) -> float: ...
+    def _compared(self, query: Block, placement: Placement, index: TrainingIndex) -> tuple[float, Placement]:
+        """Distance of one candidate, and how it was laid upon the query for that."""
 
     def pyramid_of(self, case: Prepared) -> list[np.ndarray]:
         chain = levels(self.preparation.grid, self.preparation.spacing)
         shown = self._shown(case)
         return [np.zeros(level.shape, np.float32) for level in chain] if shown is None else pyramid(shown, chain)
 
-    def align(
-        self, queries: Block, index: TrainingIndex, never: np.ndarray
-    ) -> tuple[np.ndarray, list[list[Placement]]]:
-        """Distances (Q, N), +inf but for the candidates, and the placements of each query, nearest first."""
+    def place(self, query: Block, index: TrainingIndex, allowed: np.ndarray) -> list[Placement]:
         cohort = self._cohort(index)
         there = np.array([bool(case.any()) for case in cohort.coarse])
-        distances, found = np.full(never.shape, np.inf), []
-        for i in range(len(never)):
-            levels_of_query = [queries[name][i] for name in self.pyramid_names]
-            placed = cohort.place(levels_of_query, there & ~never[i], self.candidates)
-            by_distance = sorted(((self._distance(queries, i, p, index), p) for p in placed), key=lambda pair: pair[0])
-            for distance, placement in by_distance:
-                distances[i, placement.training] = distance
-            found.append([placement for _, placement in by_distance])
-        return distances, found
+        return cohort.place([query[name][0] for name in self.pyramid_names], there & allowed, CANDIDATES)
+
+    def compare(self, query: Block, placed: Sequence[Placement], index: TrainingIndex) -> list[tuple[float, Placement]]:
+        return sorted((self._compared(query, p, index) for p in placed), key=lambda pair: pair[0])
 
     def _cohort(self, index: TrainingIndex) -> TrainingPyramids:
         from replica_detection.registration.retrieval import TrainingPyramids
@@ -108,9 +101,46 @@ class AlignedCorrelation(AlignedMeasure):
     def _shown(self, case: Prepared) -> np.ndarray:
         return case.image
 
-    def _distance(self, query: Block, i: int, placement: Placement, index: TrainingIndex) -> float:
-        distance = 1 - placement.merit
-        return distance if distance > _EXACT else 0.0
+    def _compared(self, query: Block, placement: Placement, index: TrainingIndex) -> tuple[float, Placement]:
+        return _exact(1 - placement.merit), placement
+
+
+@register
+class AlignedLocalCorrelation(AlignedCorrelation):
+    """Upper quartile of the local correlation after alignment; ranked as 1 minus it.
+
+    For copies of which a part was lost or painted over: what was copied agrees wherever it is left, while the
+    correlation of the whole is that of both parts. A registration is drawn towards the border of what was lost, so each
+    candidate is compared as it lies (or mirrored), too, and counts where it agrees better.
+    """
+
+    name = "lncc_aligned"
+    definition = (
+        f"upper quartile of the local correlation (Gaussian window, sigma {WINDOW} voxels of at most "
+        f"{LEVEL_VOXELS[-1]:,}) of the locally normalized images over the query's structure, the training image "
+        f"mirrored, turned, scaled and moved onto the query, or only mirrored; of the {CANDIDATES} best candidates, "
+        f"search version {VERSION}"
+    )
+
+    @property
+    def group(self) -> str:
+        return "voxel aligned in part"
+
+    def _compared(self, query: Block, placement: Placement, index: TrainingIndex) -> tuple[float, Placement]:
+        fine = self.pyramid_names[-1]
+        training = index.features([placement.training], [fine])[fine][0]
+        level = levels(self.preparation.grid, self.preparation.spacing)[-1]
+        unmoved = replace(placement, matrix=np.diag(placement.mirroring), shift=np.zeros(3))
+        agreement = [
+            float(np.quantile(local, 0.75)) if len(local) else -1.0
+            for local in (
+                local_correlation(query[fine][0], resting(training, p.matrix, p.shift, level))
+                for p in (placement, unmoved)
+            )
+        ]
+        if agreement[1] >= agreement[0]:
+            placement = replace(unmoved, correlation=placement.correlation_before, overlap=1.0)
+        return _exact(1 - max(agreement)), placement
 
 
 @register
@@ -139,14 +169,18 @@ class AlignedDice(AlignedMeasure):
             return None
         return (case.mask > 0).astype(np.float32)
 
-    def _distance(self, query: Block, i: int, placement: Placement, index: TrainingIndex) -> float:
+    def _compared(self, query: Block, placement: Placement, index: TrainingIndex) -> tuple[float, Placement]:
         from replica_detection.registration.alignment import moved
 
         there = index.features([placement.training], ["mask"])["mask"]
-        if not has_mask(there)[0] or not has_mask(query["mask"][i : i + 1])[0]:
-            return np.inf
+        if not has_mask(there)[0] or not has_mask(query["mask"])[0]:
+            return np.inf, placement
         to_training = np.eye(4)
         to_training[:3, :3], to_training[:3, 3] = placement.matrix, placement.shift
-        a = query["mask"][i] > 0
+        a = query["mask"][0] > 0
         b = moved((there[0] > 0).astype(np.float32), to_training, self.preparation) > 0.5
-        return 1 - 2 * float((a & b).sum()) / max(int(a.sum() + b.sum()), 1)
+        return 1 - 2 * float((a & b).sum()) / max(int(a.sum() + b.sum()), 1), placement
+
+
+def _exact(distance: float) -> float:
+    return distance if distance > _EXACT else 0.0

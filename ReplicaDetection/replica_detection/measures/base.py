@@ -172,20 +172,23 @@ class TrainingRows(Protocol):
 class AligningMeasure(Measure):
     """Lays the few training cases that fit best on each query and compares these alone.
 
-    It looks for them in the whole index, instead of taking it block by block.
+    It looks for them in the whole index, instead of taking it block by block. Measures of one `source` share the
+    search.
     """
 
     stage = "aligned"
+    source: ClassVar[str]
 
     def distances(self, queries: Block, training: Block) -> np.ndarray:
         raise NotImplementedError("an aligning measure looks for its pairs itself")
 
     @abstractmethod
-    def align(
-        self, queries: Block, index: TrainingIndex, never: np.ndarray
-    ) -> tuple[np.ndarray, list[list[Placement]]]:
-        """Distances (Q, N) float64, +inf for every pair that was not compared or is in `never` (Q, N) bool, and how
-        each query's candidates were placed, nearest first."""
+    def place(self, query: Block, index: TrainingIndex, allowed: np.ndarray) -> list[Placement]:
+        """The candidates of one query (a block of one case) among the training cases in `allowed` (N,) bool."""
+
+    @abstractmethod
+    def compare(self, query: Block, placed: Sequence[Placement], index: TrainingIndex) -> list[tuple[float, Placement]]:
+        """Distance of each candidate, and how it was laid upon the query for that, nearest first."""
 
 
 def needed_features(measures: Iterable[Measure | type[Measure]]) -> list[str]:

@@ -1,8 +1,9 @@
 """From a query to its few most alike training cases, each with the motion that lays it on the query.
 
 Coarse to fine: every case and every mirroring is searched at about a thousand voxels (Searched), the better starts are
-registered there and at some thousand voxels, the best cases at the finest level. The numbers below bound the cost of
-a query in cohorts of any size, apart from the search itself.
+registered there and at some thousand voxels, the best cases at the finest level. A copy that did not move, or was only
+mirrored, is looked for among some thousand voxels at once: what is left of one that lost a part may be too little for
+a thousand. The numbers below bound the cost of a query in cohorts of any size, apart from the search itself.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from replica_detection.registration.pyramid import Level, structure
 from replica_detection.registration.search import Searched, mirrorings
 
 # A turned copy ranks far down before it is registered: only in cohorts of thousands is any start left out.
-STARTS, KEPT, KEPT_BY_SEARCH = 32_768, 64, 16
+STARTS, KEPT, KEPT_BY_SEARCH, KEPT_IN_PLACE = 32_768, 64, 16, 8
 ITERATIONS = (8, 12, 12)
+# Cases compared in place at a time, which bounds the memory.
+ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,12 @@ class TrainingPyramids:
         kept = best[np.argsort(-found[best], kind="stable")[:KEPT]]
         kept = np.array(list(dict.fromkeys([*kept.tolist(), *best[:KEPT_BY_SEARCH].tolist()])))
 
-        matrices, shifts, which, flips = matrices[kept], shifts[kept], which[kept], flips[kept]
+        as_it_lies = correlations_in_place(query[1], self.middle, ways)
+        as_it_lies[~allowed] = -np.inf
+        there, mirrored = np.divmod(np.argsort(-as_it_lies, axis=None, kind="stable")[:KEPT_IN_PLACE], len(ways))
+        matrices = np.concatenate([matrices[kept], [np.diag(way) for way in ways[mirrored]]])
+        shifts = np.concatenate([shifts[kept], np.zeros((len(there), 3))])
+        which, flips = np.concatenate([which[kept], there]), np.concatenate([flips[kept], ways[mirrored]])
         middle = template(query[1], self.chain[1])
         found = merit(self._register(middle, self.middle, matrices, shifts, which, flips, 1), self.limits)
         first: dict[int, int] = {}
@@ -125,6 +133,26 @@ class TrainingPyramids:
         return register(
             query, training, matrices, shifts, which, flips, iterations=ITERATIONS[level], limits=self.limits
         )
+
+
+def correlations_in_place(query: np.ndarray, training: np.ndarray, ways: np.ndarray) -> np.ndarray:
+    """(N, F) correlations of a query (X, Y, Z) with cases (N, X, Y, Z) over the query's structure, mirrored in each of
+    the ways but not moved; 0 where either shows none."""
+    inside = structure(query)
+    count = int(inside.sum())
+    found = np.zeros((len(training), len(ways)))
+    if count < 2:
+        return found
+    centred = np.where(inside, query - query[inside].mean(), 0).astype(np.float32)
+    mirrored = [tuple(slice(None, None, int(s)) for s in way) for way in ways]
+    value = np.stack([centred[m].ravel() for m in mirrored], 1)
+    counted = np.stack([inside[m].ravel() for m in mirrored], 1).astype(np.float32)
+    length = float(np.linalg.norm(centred))
+    for start in range(0, len(training), ROWS):
+        rows = training[start : start + ROWS].reshape(-1, query.size)
+        variance = (rows**2) @ counted - (rows @ counted) ** 2 / count
+        found[start : start + ROWS] = (rows @ value) / (length * np.sqrt(np.maximum(variance, 1e-6)) + 1e-12)
+    return found
 
 
 def correlation_in_place(query: np.ndarray, training: np.ndarray) -> float:
