@@ -15,7 +15,7 @@ from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.index import TrainingIndex
 from replica_detection.results import DetectionResult
 
-VOXEL = ("mae", "rmse", "ssim", "ncc_aligned")
+VOXEL = ("mae", "rmse", "ssim", "ncc_aligned", "lncc_aligned")
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_copies_are_found_and_new_cases_are_not(planted, validation):
         assert case.verdict == "replica", case
         assert case.nearest_training_id == f"case_{number}"
         assert case.levels_flagged == ("voxel",)
-        assert case.measures_agreeing == 4
+        assert case.measures_agreeing == len(VOXEL)
     flagged = [c for c in result.summary if c.synthetic_id.startswith("new") and c.verdict != "novel"]
     assert len(flagged) <= 2
 
@@ -60,9 +60,9 @@ def test_copies_are_found_and_new_cases_are_not(planted, validation):
 def test_exact_copies_have_distance_zero_under_every_measure(planted):
     result = run(planted)
     exact = [m for m in result.matches if m.synthetic_id.startswith("exact")]
-    assert len(exact) == 16
+    assert len(exact) == 4 * len(VOXEL)
     assert all(m.distance == 0 and m.ratio == 0 for m in exact)
-    assert all(m.value == (1 if m.measure in ("ssim", "ncc_aligned") else 0) for m in exact)
+    assert all(m.value == (1 if m.measure in ("ssim", "ncc_aligned", "lncc_aligned") else 0) for m in exact)
 
 
 def test_p_values_are_valid_fractions_and_q_follow(planted):

@@ -15,7 +15,7 @@ from replica_detection.pairs import PairLoader
 from replica_detection.segmentation import SEGMENTERS, Segmenter, make_segmenter, register
 from replica_detection.volume import Volume, read_volume
 
-VOXEL = ("mae", "rmse", "ssim", "ncc_aligned")
+VOXEL = ("mae", "rmse", "ssim", "ncc_aligned", "lncc_aligned")
 FEATURE = ("embedding_cosine", "embedding_rmse", "embedding_pearson")
 SEGMENTATION = ["dice", "asd", "asd_surfel", "hd95", "cldice"]
 

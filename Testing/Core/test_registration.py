@@ -10,11 +10,14 @@ from Core.made_up import write
 from replica_detection.cohort import Cohort
 from replica_detection.detection import Options, detect
 from replica_detection.index import TrainingIndex
-from replica_detection.preprocessing import plan
+from replica_detection.measures import MEASURES
+from replica_detection.preprocessing import Prepared, plan
 from replica_detection.profiles import PROFILES
 from replica_detection.registration.alignment import alignment_of, moved, to_training
-from replica_detection.registration.pyramid import levels, pyramid
-from replica_detection.registration.retrieval import TrainingPyramids
+from replica_detection.registration.local import local_correlation, resting
+from replica_detection.registration.pyramid import levels, pyramid, structure
+from replica_detection.registration.retrieval import TrainingPyramids, correlations_in_place
+from replica_detection.registration.search import mirrorings
 from replica_detection.volume import Volume
 
 SHAPE, SPACING = (40, 44, 36), (1.0, 1.0, 1.5)
@@ -133,6 +136,121 @@ def test_nobody_is_named_who_may_not_be(cohort):
     placed = cohort.place(pyramid(scan(2), cohort.chain), allowed)
     assert 2 not in [p.training for p in placed]
     assert len({p.training for p in placed}) == len(placed) == 10
+    allowed[:] = False
+    allowed[4] = True
+    assert [p.training for p in cohort.place(pyramid(scan(2), cohort.chain), allowed)] == [4]
+
+
+def test_correlations_in_place_are_those_of_numpy(cohort):
+    query = pyramid(scan(7), cohort.chain)[1]
+    ways = mirrorings(cohort.chain[1])
+    found = correlations_in_place(query, cohort.middle, ways)
+    inside = structure(query)
+    for n in (0, 7, 11):
+        for f, way in enumerate(ways):
+            mirrored = cohort.middle[n][tuple(slice(None, None, int(s)) for s in way)]
+            assert found[n, f] == pytest.approx(np.corrcoef(query[inside], mirrored[inside])[0, 1], abs=1e-5)
+    assert found[7, 0] == pytest.approx(1, abs=1e-6)
+    assert not correlations_in_place(np.zeros_like(query), cohort.middle, ways).any()
+
+
+def test_local_correlation_is_that_of_each_neighbourhood():
+    rng = np.random.default_rng(0)
+    a = ndimage.gaussian_filter(rng.standard_normal((14, 15, 16)), 1).astype(np.float32)
+    b = (0.5 * a + ndimage.gaussian_filter(rng.standard_normal(a.shape), 1)).astype(np.float32)
+    a, b = a / a.std(), b / b.std()
+    found = local_correlation(a, b)
+    places = np.argwhere(structure(a))
+    assert len(found) == len(places)
+    offsets = np.arange(-3, 4)
+    one = np.exp(-0.5 * (offsets / 1.5) ** 2)
+    weights = (one[:, None, None] * one[:, None] * one).ravel() / one.sum() ** 3
+    checked = 0
+    for place, value in zip(places, found, strict=True):
+        if (place < 3).any() or (place >= np.array(a.shape) - 3).any():
+            continue
+        part = tuple(slice(p - 3, p + 4) for p in place)
+        x, y = a[part].ravel().astype(float), b[part].ravel().astype(float)
+        x, y = x - weights @ x, y - weights @ y
+        expected = (weights @ (x * y) + 1e-3) / (np.sqrt((weights @ (x * x)) * (weights @ (y * y))) + 1e-3)
+        assert value == pytest.approx(expected, abs=1e-4)
+        checked += 1
+    assert checked > 100
+    np.testing.assert_allclose(local_correlation(a, a), 1, atol=1e-6)
+    half = b.copy()
+    half[:7] = np.nan
+    assert len(local_correlation(a, half)) == structure(a)[7:].sum()
+
+
+def test_what_is_laid_on_a_query_is_there_where_its_field_of_view_covers_it(cohort):
+    level, image = cohort.chain[2], cohort.fine([3])[0]
+    assert np.array_equal(resting(image, np.eye(3), np.zeros(3), level), image)
+    shifted = resting(image, np.eye(3), np.array([2 * level.spacing[0], 0, 0]), level)
+    assert np.array_equal(shifted[:-2], image[2:]) and np.isnan(shifted[-2:]).all()
+    mirror = np.diag([1.0, -1.0, 1.0])
+    np.testing.assert_allclose(resting(image, mirror, np.zeros(3), level), image[:, ::-1], atol=1e-5)
+
+
+@pytest.mark.parametrize("mirrored", [(), (2,)])
+def test_a_copy_half_painted_over_is_named_and_stands_out_by_what_is_left(mirrored):
+    rng = np.random.default_rng(1)
+    folder_of = [scan(100 + n) for n in range(30)]
+    copy = folder_of[17].copy()
+    copy[: SHAPE[0] // 2] = scan(999)[: SHAPE[0] // 2]
+    copy = np.flip(copy + rng.normal(0, 0.005, SHAPE), mirrored).astype(np.float32)
+    preparation = plan(PROFILES["generic"], [Volume(folder_of[0], AFFINE, True)])
+    whole, part = (MEASURES[name](preparation) for name in ("ncc_aligned", "lncc_aligned"))
+    query = {k: v[None] for k, v in whole.features(Prepared(copy, None)).items()}
+    index = Stored([whole.features(Prepared(image, None)) for image in folder_of])
+    placed = whole.place(query, index, np.ones(30, bool))
+    assert 17 in [p.training for p in placed]
+    found = {m.name: m.compare(query, placed, index) for m in (whole, part)}
+    ratio = {name: pairs[0][0] / np.mean([distance for distance, _ in pairs]) for name, pairs in found.items()}
+    assert ratio["lncc_aligned"] < 0.3 < ratio["ncc_aligned"]
+    nearest = found["lncc_aligned"][0][1]
+    assert nearest.training == 17
+    assert [axis for axis in range(3) if nearest.mirroring[axis] < 0] == list(mirrored)
+
+
+def tube(seed: int) -> np.ndarray:
+    """A thin vessel on an empty background."""
+    rng = np.random.default_rng(seed)
+    walk = rng.standard_normal((60, 3)).cumsum(0)
+    walk = (walk - walk.mean(0)) / np.abs(walk - walk.mean(0)).max(0)
+    at = np.rint((walk * 0.42 + 0.5) * (np.array(SHAPE) - 1)).astype(int)
+    image = np.zeros(SHAPE)
+    for first, second in zip(at[:-1], at[1:], strict=True):
+        for t in np.linspace(0, 1, 12):
+            image[tuple(np.rint(first + t * (second - first)).astype(int))] = 1
+    return (ndimage.gaussian_filter(image, 1.2) > 0.08).astype(np.float32)
+
+
+def test_vessels_that_lost_a_part_are_among_the_candidates():
+    chain = levels(SHAPE, SPACING)
+    images = [tube(n) for n in range(250)]
+    made = [pyramid(image, chain) for image in images]
+    coarse, middle, fine = (np.stack([p[i] for p in made]) for i in range(3))
+    vessels = TrainingPyramids(chain, coarse, middle, lambda positions: fine[list(positions)])
+    named = []
+    for n in range(16):
+        copy = images[n].copy()
+        copy[: round(0.65 * SHAPE[0])] = 0
+        placed = vessels.place(pyramid(np.flip(copy, n % 3), chain), np.ones(250, bool))
+        named.append(n in [p.training for p in placed])
+    assert np.mean(named) >= 0.9  # 0.75 where they are looked for among a thousand voxels alone
+
+
+class Stored:
+    """Features of a cohort in memory, as an index gives them."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def features(self, positions, names):
+        return {name: np.stack([self.rows[i][name] for i in positions]) for name in names}
 
 
 def test_flat_images_are_placed_within_their_plane():

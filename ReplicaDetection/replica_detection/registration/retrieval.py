@@ -99,8 +99,9 @@ class TrainingPyramids:
 
         as_it_lies = correlations_in_place(query[1], self.middle, ways)
         as_it_lies[~allowed] = -np.inf
-        there, mirrored = np.divmod(np.argsort(-as_it_lies, axis=None, kind="stable")[:KEPT_IN_PLACE], len(ways))
-        matrices = np.concatenate([matrices[kept], [np.diag(way) for way in ways[mirrored]]])
+        order = np.argsort(-as_it_lies, axis=None, kind="stable")[:KEPT_IN_PLACE]
+        there, mirrored = np.divmod(order[np.isfinite(as_it_lies.ravel()[order])], len(ways))
+        matrices = np.concatenate([matrices[kept], np.stack([np.diag(way) for way in ways])[mirrored]])
         shifts = np.concatenate([shifts[kept], np.zeros((len(there), 3))])
         which, flips = np.concatenate([which[kept], there]), np.concatenate([flips[kept], ways[mirrored]])
         middle = template(query[1], self.chain[1])
