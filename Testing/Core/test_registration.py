@@ -1,5 +1,7 @@
 """Copies that moved are found, and moved back as they were moved; new images gain nothing by being aligned."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import SimpleITK
@@ -219,7 +221,7 @@ def tube(seed: int) -> np.ndarray:
     walk = (walk - walk.mean(0)) / np.abs(walk - walk.mean(0)).max(0)
     at = np.rint((walk * 0.42 + 0.5) * (np.array(SHAPE) - 1)).astype(int)
     image = np.zeros(SHAPE)
-    for first, second in zip(at[:-1], at[1:], strict=True):
+    for first, second in pairwise(at):
         for t in np.linspace(0, 1, 12):
             image[tuple(np.rint(first + t * (second - first)).astype(int))] = 1
     return (ndimage.gaussian_filter(image, 1.2) > 0.08).astype(np.float32)
