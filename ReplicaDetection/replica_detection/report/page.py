@@ -31,7 +31,7 @@ class Section:
 
     `moved` says how the training image was laid on the synthetic one, "" where the pair was not aligned; `aligned`
     shows the pair so, None where nothing had to be moved. `surfaces` is None where the two masks are not both there;
-    `no_surfaces` then says which one is empty, if one is. `details` is what measures say of the case beyond their match.
+    `no_surfaces` then says which one is empty, if one is. `details` is what measures say of the case beyond its match.
     """
 
     anchor: str
