@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import slicer
-from made_source import MadeSource
+from made_source import MEASURES, MadeSource
 
 from qtbench.fixtures import idle, module_widget, panels, press, screenshot, slicer_app, wait  # noqa: F401
 
@@ -426,9 +426,20 @@ def test_the_case_says_what_was_found(reading):
     assert "score 1.000" in ui.headlineLabel.text
     assert "train_000" in ui.detailLabel.text
     assert "nearest match" in ui.detailLabel.text
-    assert column(ui.measureTable, 0) == ["ssim", "rmse", "dice", "asd"]
+    assert column(ui.measureTable, 0) == [name for name, _ in MEASURES]
+    assert column(ui.measureTable, 7) == [level for _, level in MEASURES]
     assert column(ui.neighborTable, 1)[:2] == ["train_000", "train_001"]
     assert selected(ui.neighborTable) == [0]
+
+
+def test_what_a_measure_says_beyond_its_match_stands_above_its_neighbours(reading):
+    ui = reading.case.ui
+    assert "MI" not in ui.neighborLabel.text
+    ui.measureTable.setCurrentCell(4, 0)
+    assert ui.neighborLabel.text.startswith("memorization_index: MI 4, nearest &lt;train&gt;<br>")
+    assert "by memorization_index" in ui.neighborLabel.text
+    ui.measureTable.setCurrentCell(0, 0)
+    assert "MI" not in ui.neighborLabel.text
 
 
 def test_a_case_without_measures_is_shown_all_the_same(panels, source):
