@@ -665,7 +665,7 @@ def test_ratios_are_read_when_the_panel_is_opened(reading, source):
     ui = reading.plot.ui
     assert ui.measureBox.count == 0
     reading.plot.widget.collapsed = False
-    wait(lambda: ui.measureBox.count == 5)
+    wait(lambda: ui.measureBox.count == 1 + len(MEASURES))
     chart = reading.plot._view.GetPlotChartNode()
     assert chart.GetTitle() == "all measures together"
     assert "At or above 1.600" in ui.plotNote.text
@@ -805,7 +805,7 @@ def test_the_reader_s_name_is_asked_for_kept_and_taken_from_the_key(panels, sour
 def test_a_blinded_session_shows_neither_names_nor_scores(opened, source, module_widget, monkeypatch, tmp_path):
     ui = opened.rating.ui
     opened.plot.widget.collapsed = False
-    wait(lambda: opened.plot.ui.measureBox.count == 5)
+    wait(lambda: opened.plot.ui.measureBox.count == 1 + len(MEASURES))
     ui.blindedBox.click()
     wait(idle(opened))
     table = opened.worklist.ui.caseTable
@@ -976,7 +976,7 @@ def test_pictures_of_the_panel(reading, module_widget, layouts):
     reading.comparison.ui.overlayButton.click()
     reading.rating.ui.rating3Button.click()
     reading.plot.widget.collapsed = False
-    wait(lambda: reading.plot.ui.measureBox.count == 5)
+    wait(lambda: reading.plot.ui.measureBox.count == 1 + len(MEASURES))
     reading.agreement.widget.collapsed = False
     wait(idle(reading))
     reading.agreement.ui.agreementButton.click()
