@@ -30,6 +30,7 @@ from replica_detection_server.lib.infers.replica_matches import ReplicaMatches
 from replica_detection_server.lib.infers.segmentation import segmentation_tasks
 from replica_detection_server.lib.scoring.score_all import ScoreAll
 from replica_detection_server.lib.trainers.build_index import BuildIndex
+from replica_detection_server.lib.trainers.encoder import TrainEncoder
 from replica_detection_server.lib.trainers.segmentation import TrainSegmentation
 from replica_detection_server.refusals import refusal
 from replica_detection_server.routes import register
@@ -80,6 +81,7 @@ class ReplicaDetectionApp(MONAILabelApp):
         # The first is the one whose `best_metric` MONAI Label's client for Slicer shows.
         return {
             "segmentation": TrainSegmentation(self.services.configuration),
+            "encoder": TrainEncoder(self.services.configuration),
             "build_index": BuildIndex(self.services.engine),
         }
 

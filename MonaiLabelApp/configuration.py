@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from replica_detection.errors import ConfigurationError, InputError
+from replica_detection_server import encoders
 
 _PATHS = ("data", "index", "training", "training_masks", "validation", "validation_masks", "masks", "patients")
+# A name, or `name:path`.
+_NAMED = ("segment", "embedding", "slice_embedding")
 # MONAI Label hands its own settings over in the same dictionary.
 _OF_MONAI_LABEL = ("server_mode",)
 
@@ -23,7 +26,9 @@ class Configuration:
     """The `--conf` pairs of the launch, checked.
 
     `data` is the only folder that the server writes to beside MONAI Label's own files among the studies. `index` is
-    made from `training` where it is missing. Options have the meaning and defaults of `replica-detection detect`.
+    made from `training` where it is missing, or was made for other `measures` or embeddings than are named. Options
+    have the meaning and defaults of `replica-detection detect`; `embedding` may also be `trained`, the encoder that was
+    trained on this server.
     """
 
     studies: Path
@@ -37,6 +42,8 @@ class Configuration:
     patients: Path | None = None
     profile: str = "generic"
     segment: str | None = None
+    embedding: str | None = None
+    slice_embedding: str | None = None
     measures: str | None = None
     k: int = 50
     alpha: float = 0.05
@@ -62,6 +69,8 @@ class Configuration:
         chosen: dict[str, Any] = {"studies": Path(studies).resolve()}
         for key in known & set(given):
             chosen[key] = Path(given[key]).expanduser().resolve() if key in _PATHS else given[key]
+        for key in set(_NAMED) & set(chosen):
+            chosen[key] = _absolute(chosen[key])
         for key, kind in (("k", int), ("alpha", float), ("null_size", int)):
             if key in chosen:
                 chosen[key] = _number(key, chosen[key], kind)
@@ -96,6 +105,12 @@ class Configuration:
     def models(self) -> Path:
         return self.data / "models"
 
+    @property
+    def named_files(self) -> dict[str, Path]:
+        """The files of segmenter and embeddings that need one, by option."""
+        paths = {key: (getattr(self, key) or "").partition(":")[2] for key in _NAMED}
+        return {key: Path(path) for key, path in paths.items() if path}
+
     def _check(self) -> None:
         for key in ("studies", *_PATHS):
             path = getattr(self, key)
@@ -111,12 +126,22 @@ class Configuration:
                 "is no finished index",
                 "Build it with `replica-detection index`, or give --conf training DIR",
             )
+        if self.embedding is not None or self.slice_embedding is not None:
+            if self.training is None:
+                raise ConfigurationError("embedding and slice_embedding need training; an index alone has its own")
+            encoders.made(self)  # an unknown name or a missing file is told now
         # Real scans are only ever read.
         for real in (self.training, self.validation):
             for key in ("data", "index", "studies"):
                 path = getattr(self, key)
                 if real is not None and real.is_dir() and path.is_relative_to(real):
                     raise ConfigurationError(f"{key} ({path}) lies inside {real}, where nothing may be written")
+
+
+def _absolute(name: str) -> str:
+    """With the path after the colon, if there is one, as it is whatever the working folder."""
+    kind, _, path = name.partition(":")
+    return f"{kind}:{Path(path).expanduser().resolve()}" if path else name
 
 
 def default_data_folder(studies: Path) -> Path:

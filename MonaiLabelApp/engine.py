@@ -42,10 +42,21 @@ KEPT_CASES, KEPT_SURFACES = 12, 8
 
 @dataclass(frozen=True)
 class OpenedIndex:
-    """An index as it was at one moment; `version` changes whenever a distance could."""
+    """An index as it was at one moment; `version` changes whenever a distance could.
+
+    `misfit` is what the launch names and it was not made for, `wanted` the measures that the launch names.
+    """
 
     index: TrainingIndex
     version: str
+    misfit: str = ""
+    wanted: tuple[str, ...] | None = None
+
+    @cached_property
+    def measures(self) -> tuple[MeasureDescription, ...]:
+        """What comparisons use, without thresholds. Raises as `TrainingIndex.measures` and its encoders."""
+        chosen = self.index.measures(self.wanted)
+        return tuple(MeasureDescription(m.name, m.level, m.sense, m.definition) for m in chosen)
 
     @cached_property
     def positions(self) -> dict[str, int]:
@@ -105,8 +116,14 @@ class Engine:
         return found
 
     def opened(self) -> OpenedIndex | None:
-        """The index as it is on disk now; None where it has not been made yet. Raises IndexFormatError if damaged."""
-        return self._index.now()
+        """The index as it is on disk now; None where it has not been made yet.
+
+        Raises IndexFormatError where it is damaged, or was made for other measures or embeddings than the launch names.
+        """
+        found = self._index.now()
+        if found is not None and found.misfit:
+            raise work.misfit_error(self.configuration, found.misfit)
+        return found
 
     def required_index(self) -> OpenedIndex:
         """The index, or a refusal that says how to get one."""
@@ -149,7 +166,6 @@ class Engine:
         detector = self._null.detector if self._null is not None and self._null.version == opened.version else None
         run = scored.result.run if scored is not None and scored.index_version == opened.version else None
         thresholds = {m.name: m.threshold for m in run.measures} if run is not None else {}
-        chosen = index.measures(self.configuration.measure_names)
         null_size = run.null.size if run is not None else len(detector.null.ids) if detector is not None else 0
         return IndexDescription(
             opened.version,
@@ -157,10 +173,7 @@ class Engine:
             index.preparation.profile,
             index.preparation.grid,
             index.preparation.spacing,
-            tuple(
-                MeasureDescription(m.name, m.level, m.sense, m.definition, number(thresholds.get(m.name)))
-                for m in chosen
-            ),
+            tuple(replace(m, threshold=number(thresholds.get(m.name))) for m in opened.measures),
             "cross-fitted" if self.configuration.validation is None else "validation",
             null_size,
             self.configuration.alpha,
@@ -323,7 +336,8 @@ class Engine:
         from replica_detection.index import TrainingIndex
 
         index = TrainingIndex.open(self.configuration.index)
-        return OpenedIndex(index, index.content_id)
+        found = work.misfit(self.configuration, index)
+        return OpenedIndex(index, index.content_id, found, self.configuration.measure_names)
 
 
 class _StoppedError(Exception):

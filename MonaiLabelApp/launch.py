@@ -144,6 +144,7 @@ def _folders(given: Configuration) -> tuple[tuple[str, str], ...]:
         "home": Path.home(),
         "python": Path(sys.prefix),
     }
+    named |= {key.replace("_", " "): path for key, path in given.named_files.items()}
     return tuple((str(path), f"<{name}>") for name, path in named.items() if path is not None)
 
 

@@ -9,17 +9,46 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from replica_detection.errors import InputError
+from replica_detection.errors import IndexFormatError, InputError
 from replica_detection.index import TrainingIndex, index_for
 from replica_detection.progress import Progress, silent
 from replica_detection.results import DetectionResult
-from replica_detection_server import cohorts
+from replica_detection_server import cohorts, encoders
 from replica_detection_server.configuration import Configuration
 from replica_detection_server.scored import write_scored
 
 
+def open_index(configuration: Configuration) -> TrainingIndex:
+    """The index on disk. Raises IndexFormatError where there is none, it cannot be used, or does not fit the launch."""
+    index = TrainingIndex.open(configuration.index)
+    if found := misfit(configuration, index):
+        raise misfit_error(configuration, found)
+    return index
+
+
+def misfit(configuration: Configuration, index: TrainingIndex) -> str:
+    """What the launch names and the index was not made for: measures or embeddings; "" where it fits.
+
+    What the launch does not name may be anything, for an index that somebody made has its own options.
+    """
+    from replica_detection.measures import MEASURES
+
+    lacking = [m for m in configuration.measure_names or () if m in MEASURES and m not in index.measure_names]
+    if lacking:
+        return f"was not made for measure '{lacking[0]}'"
+    return "" if encoders.as_named(configuration, index) else "was made with another embedding than the one named"
+
+
+def misfit_error(configuration: Configuration, found: str) -> IndexFormatError:
+    again = "Build it again with `replica-detection index`, or name other measures"
+    advice = again if configuration.training is None else "A job makes it anew; see /replica/jobs for its progress"
+    return IndexFormatError(configuration.index, found, advice)
+
+
 def build_index(configuration: Configuration, progress: Progress = silent, *, rebuild: bool = False) -> TrainingIndex:
     """Makes the index, or adds the training cases that it lacks; then the distances that p values rest on.
+
+    One that was made with other options, embeddings among them, is made anew.
 
     Args:
         rebuild: make it anew even where it still fits the cohort.
@@ -29,7 +58,7 @@ def build_index(configuration: Configuration, progress: Progress = silent, *, re
     """
     cohort = cohorts.training(configuration)
     if cohort is None:
-        index = TrainingIndex.open(configuration.index)
+        index = open_index(configuration)
     else:
         configuration.index.parent.mkdir(parents=True, exist_ok=True)
         make: Callable[..., TrainingIndex] = index_for
@@ -41,6 +70,7 @@ def build_index(configuration: Configuration, progress: Progress = silent, *, re
             profile=configuration.profile,
             measures=configuration.measure_names,
             segmenter=cohorts.segmenter(configuration),
+            encoders=encoders.made(configuration),
             progress=progress,
         )
     # Kept inside the index, where the server finds them.
@@ -65,15 +95,18 @@ def detector_for(configuration: Configuration, index: TrainingIndex, progress: P
 def score(configuration: Configuration, progress: Progress = silent) -> DetectionResult:
     """Judges all synthetic images and writes the result folder, report included.
 
-    Makes the index first where there is none. Raises InputError where there is no image, or another process scores.
+    Makes the index first where there is none that fits the launch. Raises InputError where there is no image, or
+    another process scores.
     """
     from replica_detection.index_writing import Lock, move_into_place
     from replica_detection.pairs import PairLoader
     from replica_detection.report import write_report
 
-    if (configuration.index / "index.json").is_file():
-        index = TrainingIndex.open(configuration.index)
-    else:
+    try:
+        index = open_index(configuration)
+    except IndexFormatError:
+        if configuration.training is None:
+            raise
         index = build_index(configuration, progress)
     cohort = cohorts.studies(configuration)
     if not cohort.cases:

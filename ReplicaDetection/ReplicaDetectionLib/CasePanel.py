@@ -112,8 +112,11 @@ class CasePanel(Panel):
     def _showNeighbors(self) -> None:
         result = self._result()
         neighbors = result.neighbors if result else ()
-        label = _("Nearest training images by {measure}:").format(measure=self._measure) if result else ""
-        self.ui.neighborLabel.setText(label)
+        lines = [_("Nearest training images by {measure}:").format(measure=self._measure)] if result else []
+        if result is not None and result.details:
+            said = ", ".join(f"{d.name} {d.text}" for d in result.details)
+            lines.insert(0, f"{self._measure}: {_escaped(said)}")
+        self.ui.neighborLabel.setText("<br>".join(lines))
         rows = [(str(n.rank), n.training_id, number(n.value), number(n.distance)) for n in neighbors]
         fillTable(self.ui.neighborTable, rows, (0, 2, 3))
         ids = [n.training_id for n in neighbors]

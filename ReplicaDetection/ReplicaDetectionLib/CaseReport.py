@@ -197,7 +197,9 @@ def _measures(content: ReportContent) -> str:
         )
         for m in content.comparison.measures
     ]
-    return _table(head, rows)
+    said = [(m.measure, ", ".join(f"{d.name} {d.text}" for d in m.details)) for m in content.comparison.measures]
+    lines = [f"<p>{html.escape(f'{measure}: {words}')}</p>" for measure, words in said if words]
+    return "\n".join([_table(head, rows), *lines])
 
 
 def _surfaces(content: ReportContent) -> str:

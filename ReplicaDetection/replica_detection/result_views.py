@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+from replica_detection.report import words
 from replica_detection.results import CaseSummary, DetectionResult, Match
 from replica_detection.schema import Comparison, Histogram, MeasureResult, NeighborItem, WorklistItem, number
 
@@ -32,6 +34,7 @@ def comparison_of(result: DetectionResult, synthetic_id: str, k: int, index_vers
         raise KeyError(synthetic_id)
     at = result.neighbors.synthetic_ids.index(synthetic_id)
     alignment = result.alignment(synthetic_id, row.nearest_training_id)
+    said = result.details_of(synthetic_id)
     return Comparison(
         synthetic_id,
         row.verdict,
@@ -39,7 +42,7 @@ def comparison_of(result: DetectionResult, synthetic_id: str, k: int, index_vers
         row.nearest_training_id,
         row.levels_flagged,
         row.levels_differ,
-        tuple(_measure_result(result, m, at, k) for m in result.matches_of(synthetic_id)),
+        tuple(_measure_result(result, m, at, k, said.get(m.measure, {})) for m in result.matches_of(synthetic_id)),
         index_version,
         result.run.warnings,
         alignment,
@@ -67,7 +70,7 @@ def histograms_of(result: DetectionResult) -> list[Histogram]:
     return [overall, *measures]
 
 
-def _measure_result(result: DetectionResult, match: Match, at: int, k: int) -> MeasureResult:
+def _measure_result(result: DetectionResult, match: Match, at: int, k: int, said: Mapping[str, Any]) -> MeasureResult:
     near, info = result.neighbors, result.run.definitions[match.measure]
     found = zip(near.training[match.measure][at, :k], near.distance[match.measure][at, :k], strict=True)
     neighbors = tuple(
@@ -91,6 +94,7 @@ def _measure_result(result: DetectionResult, match: Match, at: int, k: int) -> M
         number(match.q_value),
         match.verdict,
         neighbors,
+        words.details(said),
     )
 
 

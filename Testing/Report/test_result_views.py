@@ -2,11 +2,13 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from made_up_result import make_result
 
+from replica_detection.report import words
 from replica_detection.result_views import comparison_of, histograms_of, worklist_item
 from replica_detection.schema import Comparison, from_json, to_json
 
@@ -38,6 +40,17 @@ def test_neighbours_carry_the_value_that_their_field_reports(result):
         for item, n, d in zip(measure.neighbors, *tables, strict=False):
             assert item.training_id == near.training_ids[n] and item.distance == pytest.approx(float(d))
             assert item.value == pytest.approx(1 - d if similarity else d)
+
+
+def test_what_a_measure_says_beyond_the_match_goes_with_it(result):
+    ids = [row.synthetic_id for row in result.summary]
+    name, other = (m.name for m in result.run.measures[:2])
+    columns = {"layers_agreeing": [f"{n} of 4" for n in range(len(ids))], "MI": [None, *range(1, len(ids))]}
+    told = replace(result, run=replace(result.run, details={name: columns}))
+    for n, id in enumerate(ids):
+        said = {m.measure: {d.name: d.text for d in m.details} for m in comparison_of(told, id, 3, "").measures}
+        assert said[name] == {"layers agreeing": f"{n} of 4", "MI": "–" if n == 0 else words.number(n)}
+        assert said[other] == {}
 
 
 def test_an_unknown_case_is_a_key_error(result):

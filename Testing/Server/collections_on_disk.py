@@ -11,6 +11,7 @@ import numpy as np
 
 from Core import made_masks, made_up
 from replica_detection.client import ReplicaClient
+from replica_detection.measures import LEVELS, MEASURES
 from Server.running import Server, running_server
 
 ANNA, BERND = "key-of-anna-for-these-tests", "key-of-bernd-for-these-tests"
@@ -36,7 +37,11 @@ class Collections:
     def options(self) -> dict[str, object]:
         named = {"validation": "unseen", "masks": "studies_masks", "training_masks": "training_masks"}
         named |= {"validation_masks": "unseen_masks", "api_key_file": "keys"}
-        return {key: self.folder / name for key, name in named.items()}
+        # The feature level, whose fit takes its time, is tested in test_app_encoders.py.
+        usual = [m for m in MEASURES.values() if m.by_default and m.level != "feature"]
+        usual.sort(key=lambda m: (LEVELS.index(m.level), m.stage == "aligned"))
+        folders = {key: self.folder / name for key, name in named.items()}
+        return {**folders, "measures": ",".join(m.name for m in usual)}
 
 
 def make(folder: Path, shape: tuple[int, int, int] = made_up.SHAPE) -> Collections:

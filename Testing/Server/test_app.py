@@ -37,7 +37,7 @@ def test_a_stock_client_sees_every_segmenter_of_the_core(stock):
         assert info["models"][name]["type"] == "segmentation" and info["models"][name]["labels"] == labels
     assert info["models"]["replica_matches"]["type"] == "others"
     assert "segmentation" not in info["models"], "no network was trained yet"
-    assert set(info["trainers"]) == {"segmentation", "build_index"} and set(info["scoring"]) == {"score_all"}
+    assert set(info["trainers"]) == {"segmentation", "encoder", "build_index"} and set(info["scoring"]) == {"score_all"}
     assert set(info["strategies"]) == {"most_replica_like"}
     assert info["datastore"]["total"] == STUDIES, "training cases are no studies"
     # MONAI Label's client for Slicer multiplies it by 100.

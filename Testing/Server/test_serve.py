@@ -83,6 +83,10 @@ def _serve(monkeypatch, capsys, *arguments: str) -> tuple[int, str]:
         (["--queue", "-1"], 2, "--queue"),
         (["--data", "TRAINING/data"], 2, "lies inside"),
         (["--index", "STUDIES/none.rdindex", "--training", ""], 1, "no finished index"),
+        (["--embedding", "nonsense"], 2, "unknown embedding 'nonsense'"),
+        (["--embedding", "contrastive:STUDIES/none"], 1, "does not exist"),
+        (["--embedding", "trained"], 2, "no encoder was trained on this server"),
+        (["--slice-embedding", "medicalnet_gap"], 2, "medicalnet_gap:FILE"),
     ],
 )
 def test_arguments_that_cannot_be(monkeypatch, capsys, cohorts, studies, keys, tmp_path, arguments, code, words):

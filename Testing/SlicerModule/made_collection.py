@@ -51,10 +51,12 @@ def make_files(root: Path, *, training: int = 7, validation: int = 20, synthetic
     return Collection(root)
 
 
-def judge(collection: Collection, segmenter: Segmenter | None = None) -> Collection:
+def judge(
+    collection: Collection, segmenter: Segmenter | None = None, measures: tuple[str, ...] | None = None
+) -> Collection:
     """`replica-detection detect` on it, without the report; with `segmenter` in place of the masks on disk."""
     from replica_detection.cohort import Cohort
-    from replica_detection.detection import detect
+    from replica_detection.detection import Options, detect
     from replica_detection.index import TrainingIndex
 
     def masks_of(name: str) -> Path | None:
@@ -62,9 +64,12 @@ def judge(collection: Collection, segmenter: Segmenter | None = None) -> Collect
 
     names = ("training", "validation", "synthetic")
     cohorts = {name: Cohort.read(collection.folder(name), masks=masks_of(name)) for name in names}
-    index = TrainingIndex.build(cohorts["training"], collection.root / "training.rdindex", segmenter=segmenter)
+    index = TrainingIndex.build(
+        cohorts["training"], collection.root / "training.rdindex", segmenter=segmenter, measures=measures
+    )
     masks = masks_of("synthetic")
-    found = detect(cohorts["synthetic"], index, validation=cohorts["validation"], masks=masks)
+    options = Options(measures=measures)
+    found = detect(cohorts["synthetic"], index, validation=cohorts["validation"], options=options, masks=masks)
     found.write(collection.result)
     return collection
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from replica_detection.alignment import Alignment
-from replica_detection.schema import Comparison, MeasureResult, NeighborItem
+from replica_detection.schema import Comparison, Detail, MeasureResult, NeighborItem
 from ReplicaDetectionLib.CasePair import CaseImage, CasePair
 from ReplicaDetectionLib.PairMaking import ReadImage, placementOf, surfacesOf
 
@@ -51,7 +51,10 @@ def read(
 def comparison(synthetic_id: str = "syn_0007", training_id: str = "patient_0042", **changes) -> Comparison:
     near = tuple(NeighborItem(n, f"{training_id}{'' if n == 1 else f'_{n}'}", 0.9, 0.1 * n) for n in range(1, 4))
     measure = MeasureResult("dice", "segmentation", training_id, 0.91, 0.09, 0.3, 0.001, 0.004, "replica", near)
-    found = Comparison(synthetic_id, "replica", 0.998, training_id, ("segmentation",), (), (measure,), "v1")
+    said = (Detail("MI", "4.200"), Detail("nearest layer 1", "<other>"))
+    feature = replace(measure, measure="memorization_index", level="feature", details=said)
+    measures, flagged = (measure, feature), ("feature", "segmentation")
+    found = Comparison(synthetic_id, "replica", 0.998, training_id, flagged, (), measures, "v1")
     return replace(found, **changes)
 
 

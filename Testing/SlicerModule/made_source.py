@@ -15,6 +15,7 @@ from replica_detection.ratings import Rating
 from replica_detection.schema import (
     AgreementReport,
     Comparison,
+    Detail,
     Histogram,
     MeasureResult,
     NeighborItem,
@@ -29,7 +30,13 @@ from replica_detection.surface import compare_surfaces
 from ReplicaDetectionLib.CasePair import CaseImage, CasePair, PairSurfaces
 from ReplicaDetectionLib.Sources import LoadCancelled, Source, listed, nextOf, withRatings
 
-MEASURES = (("ssim", "voxel"), ("rmse", "voxel"), ("dice", "segmentation"), ("asd", "segmentation"))
+MEASURES = (
+    ("ssim", "voxel"),
+    ("rmse", "voxel"),
+    ("dice", "segmentation"),
+    ("asd", "segmentation"),
+    ("memorization_index", "feature"),
+)
 AFFINE = np.diag([-1.5, -1.5, 1.5, 1.0])
 AFFINE[:3, 3] = 30.0
 
@@ -133,9 +140,9 @@ class MadeSource(Source):
                 for j in range(k)
             )
             p = min(1.0, 0.01 * (own + 1) * (m + 1))
-            measures.append(
-                MeasureResult(name, level, item.nearest_training_id, 0.9, 0.1, 0.4, p, p, item.verdict, neighbors)
-            )
+            said = (Detail("MI", f"{own + 4}"), Detail("nearest", "<train>")) if level == "feature" else ()
+            found = (item.nearest_training_id, 0.9, 0.1, 0.4, p, p, item.verdict, neighbors, said)
+            measures.append(MeasureResult(name, level, *found))
         return Comparison(
             syntheticId, item.verdict, item.score, item.nearest_training_id, item.levels_flagged, item.levels_differ,
             tuple(measures), "v1",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import slicer
-from made_source import MadeSource
+from made_source import MEASURES, MadeSource
 
 from qtbench.fixtures import MODULE, idle, make_widget, module_widget, panels, press, slicer_app, wait  # noqa: F401
 
@@ -139,7 +139,7 @@ def test_entering_again_shows_the_comparison_again(reading, module_widget, layou
 def test_closing_the_scene_clears_the_case_and_keeps_the_session(reading, application):
     reading.comparison.ui.overlayButton.click()
     reading.plot.widget.collapsed = False
-    wait(lambda: reading.plot.ui.measureBox.count == 5)
+    wait(lambda: reading.plot.ui.measureBox.count == 1 + len(MEASURES))
     application.close_scene()
     assert reading.session.pair is None
     assert reading.worklist.ui.caseTable.rowCount == 6

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import slicer
-from made_source import MadeSource
+from made_source import MEASURES, MadeSource
 
 from qtbench.fixtures import idle, module_widget, panels, press, screenshot, slicer_app, wait  # noqa: F401
 
@@ -426,9 +426,20 @@ def test_the_case_says_what_was_found(reading):
     assert "score 1.000" in ui.headlineLabel.text
     assert "train_000" in ui.detailLabel.text
     assert "nearest match" in ui.detailLabel.text
-    assert column(ui.measureTable, 0) == ["ssim", "rmse", "dice", "asd"]
+    assert column(ui.measureTable, 0) == [name for name, _ in MEASURES]
+    assert column(ui.measureTable, 7) == [level for _, level in MEASURES]
     assert column(ui.neighborTable, 1)[:2] == ["train_000", "train_001"]
     assert selected(ui.neighborTable) == [0]
+
+
+def test_what_a_measure_says_beyond_its_match_stands_above_its_neighbours(reading):
+    ui = reading.case.ui
+    assert "MI" not in ui.neighborLabel.text
+    ui.measureTable.setCurrentCell(4, 0)
+    assert ui.neighborLabel.text.startswith("memorization_index: MI 4, nearest &lt;train&gt;<br>")
+    assert "by memorization_index" in ui.neighborLabel.text
+    ui.measureTable.setCurrentCell(0, 0)
+    assert "MI" not in ui.neighborLabel.text
 
 
 def test_a_case_without_measures_is_shown_all_the_same(panels, source):
@@ -654,7 +665,7 @@ def test_ratios_are_read_when_the_panel_is_opened(reading, source):
     ui = reading.plot.ui
     assert ui.measureBox.count == 0
     reading.plot.widget.collapsed = False
-    wait(lambda: ui.measureBox.count == 5)
+    wait(lambda: ui.measureBox.count == 1 + len(MEASURES))
     chart = reading.plot._view.GetPlotChartNode()
     assert chart.GetTitle() == "all measures together"
     assert "At or above 1.600" in ui.plotNote.text
@@ -794,7 +805,7 @@ def test_the_reader_s_name_is_asked_for_kept_and_taken_from_the_key(panels, sour
 def test_a_blinded_session_shows_neither_names_nor_scores(opened, source, module_widget, monkeypatch, tmp_path):
     ui = opened.rating.ui
     opened.plot.widget.collapsed = False
-    wait(lambda: opened.plot.ui.measureBox.count == 5)
+    wait(lambda: opened.plot.ui.measureBox.count == 1 + len(MEASURES))
     ui.blindedBox.click()
     wait(idle(opened))
     table = opened.worklist.ui.caseTable
@@ -965,7 +976,7 @@ def test_pictures_of_the_panel(reading, module_widget, layouts):
     reading.comparison.ui.overlayButton.click()
     reading.rating.ui.rating3Button.click()
     reading.plot.widget.collapsed = False
-    wait(lambda: reading.plot.ui.measureBox.count == 5)
+    wait(lambda: reading.plot.ui.measureBox.count == 1 + len(MEASURES))
     reading.agreement.widget.collapsed = False
     wait(idle(reading))
     reading.agreement.ui.agreementButton.click()

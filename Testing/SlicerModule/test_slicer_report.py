@@ -29,6 +29,7 @@ def test_the_report_holds_pictures_measures_distances_and_rating(logic, layouts,
     shown = html.unescape(re.sub(r"base64,[A-Za-z0-9+/=]+", "", text))
     for said in ("replica", "0.998", "dice", "0.9100", "0.001", "mirrored left-right", "Rating 4: the same scan"):
         assert said in shown, said
+    assert "<p>memorization_index: MI 4.200, nearest layer 1 &lt;other&gt;</p>" in text and "dice:" not in text
     assert comment in shown and "<tree>" not in text
     for row in logic.surfaces.statistics():
         assert row.name in shown and f"{row.maximum:.2f}" in shown

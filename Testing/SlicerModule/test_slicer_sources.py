@@ -198,6 +198,25 @@ def test_histograms_hold_the_set_and_the_null(source, collection):
     assert found["dice"].synthetic_ids == tuple(f"synthetic_{n}" for n in range(5))
 
 
+def test_feature_measures_are_measures_like_all_others(source, tmp_path):
+    levels = {m.measure: m.level for m in source.comparison("synthetic_0").measures}
+    assert [n for n, level in levels.items() if level == "feature"] == [
+        "embedding_cosine",
+        "embedding_rmse",
+        "embedding_pearson",
+    ]
+    named = ("mae", "embedding_cosine", "memorization_index", "slice_votes")
+    small = made_collection.make_files(tmp_path, training=5, validation=6, synthetic=2)
+    searching = FolderSource(made_collection.judge(small, measures=named).result)
+    assert [h.measure for h in searching.histograms()] == ["", *named]
+    found = {m.measure: m for m in searching.comparison("synthetic_0").measures}
+    assert list(found) == list(named) and {m.nearest_training_id for m in found.values()} == {"train_2"}
+    said = {name: {d.name: d.text for d in m.details} for name, m in found.items()}
+    assert said["slice_votes"]["votes"] == "1" and not said["mae"]
+    assert said["memorization_index"]["layers agreeing"] == "4 of 4"
+    assert [m.name for m in searching.status().index.measures if m.level == "feature"] == list(named[1:])
+
+
 def test_ratings_stay_beside_the_result_and_are_resumed(collection, source):
     assert source.ratings() == [] and not source.ratingsFile.exists()
     receipt = source.saveRating(rating("synthetic_0", 4, comment="same", blinded=True, seconds=7.5))

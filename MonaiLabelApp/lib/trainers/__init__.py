@@ -1,1 +1,1 @@
-"""Training: the index, and segmentation networks."""
+"""Training: the index, and segmentation networks, encoders."""

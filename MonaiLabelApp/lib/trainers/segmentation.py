@@ -14,8 +14,7 @@ from replica_detection_server import cohorts
 from replica_detection_server.configuration import Configuration
 from replica_detection_server.lib.infers.segmentation import TRAINED
 from replica_detection_server.lib.progress import logged
-
-_LARGEST_EPOCHS = 10_000
+from replica_detection_server.lib.trainers.asked import DEVICES, LARGEST_EPOCHS, choice, whole
 
 
 class TrainSegmentation(TrainTask):
@@ -33,7 +32,7 @@ class TrainSegmentation(TrainTask):
             "epochs": 100,
             "patch": 64,
             "restart": False,
-            "device": ["auto", "cpu", "cuda"],
+            "device": list(DEVICES),
         }
 
     def stats(self) -> dict[str, Any]:
@@ -50,32 +49,16 @@ class TrainSegmentation(TrainTask):
         cohort = cohorts.training(self.configuration)
         if cohort is None or self.configuration.training_masks is None:
             raise HTTPException(409, "training needs masks: start the server with training and training_masks")
-        network, device = _first(request.get("network", "unet")), _first(request.get("device", "auto"))
-        patch = _whole(request, "patch", 64, 512)
+        patch = whole(request, "patch", 64, 512)
         report = train_segmentation(
             cohort,
             self.folder,
             profile=self.configuration.profile,
-            network=network,
-            epochs=_whole(request, "epochs", 100, _LARGEST_EPOCHS),
+            network=choice(request, "network", "unet"),
+            epochs=whole(request, "epochs", 100, LARGEST_EPOCHS),
             patch=(patch, patch, patch),
-            device=device,
+            device=choice(request, "device", DEVICES[0]),
             resume=not bool(request.get("restart", False)),
             progress=logged("segmentation"),
         )
         return {"best_metric": float(report.best_dice), "epoch": report.best_epoch, "dice": dict(report.dice)}
-
-
-def _first(value: Any) -> str:
-    """A client that shows no choice sends the whole list back."""
-    return str(value[0] if isinstance(value, list) and value else value)
-
-
-def _whole(request: dict[str, Any], name: str, default: int, largest: int) -> int:
-    try:
-        value = int(request.get(name, default))
-    except (TypeError, ValueError):
-        raise HTTPException(422, f"{name} is {request[name]!r}: it must be a whole number") from None
-    if not 1 <= value <= largest:
-        raise HTTPException(422, f"{name} is {value}: it must lie between 1 and {largest}")
-    return value

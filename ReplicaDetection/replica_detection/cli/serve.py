@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from replica_detection.cli.application import app
-from replica_detection.cli.options import COHORT_HELP, Alpha, Device, K, Masks, Measures, Patients, Profile, Segment
+from replica_detection.cli.options import (
+    COHORT_HELP,
+    Alpha,
+    Device,
+    Embedding,
+    K,
+    Masks,
+    Measures,
+    Patients,
+    Profile,
+    Segment,
+    SliceEmbedding,
+)
 from replica_detection.errors import ConfigurationError
 
 
@@ -29,6 +41,8 @@ def serve(
     ] = None,
     profile: Profile = "generic",
     segment: Segment = None,
+    embedding: Embedding = None,
+    slice_embedding: SliceEmbedding = None,
     masks: Masks = None,
     training_masks: Annotated[Path | None, typer.Option(help="Masks of --training.")] = None,
     validation_masks: Annotated[Path | None, typer.Option(help="Masks of --validation.")] = None,
@@ -79,6 +93,8 @@ def serve(
         "data": data,
         "profile": profile,
         "segment": segment,
+        "embedding": embedding,
+        "slice_embedding": slice_embedding,
         "masks": masks,
         "training_masks": training_masks,
         "validation_masks": validation_masks,

@@ -111,7 +111,7 @@ def matches_by_case(result: DetectionResult) -> dict[str, dict[str, Match]]:
 def detail_rows(result: DetectionResult, synthetic_id: str) -> list[tuple[str, str]]:
     """(measure, "MI 4.2, ONI −1, ...") for each measure that says more of a case than its match."""
     return [
-        (measure, ", ".join(f"{name.replace('_', ' ')} {words.plain_number(value)}" for name, value in columns.items()))
+        (measure, ", ".join(f"{d.name} {d.text}" for d in words.details(columns)))
         for measure, columns in result.details_of(synthetic_id).items()
     ]
 

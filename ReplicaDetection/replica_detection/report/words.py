@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from replica_detection.report.pair import Pair
 from replica_detection.results import DetectionResult, NullInfo
+from replica_detection.schema import Detail
 
 MISSING = "–"
 SYMBOLS = {"replica": "■", "suspicious": "▲", "novel": "○", "undefined": "–"}
@@ -51,6 +53,11 @@ def plain_number(value: Any) -> str:
     if value is None:
         return MISSING
     return number(float(value)) if isinstance(value, (int, float)) else str(value)
+
+
+def details(columns: Mapping[str, Any]) -> tuple[Detail, ...]:
+    """What a measure says of one case beyond its match, ready to print, of `DetectionResult.details_of`."""
+    return tuple(Detail(name.replace("_", " "), plain_number(value)) for name, value in columns.items())
 
 
 def probability(p: float) -> str:

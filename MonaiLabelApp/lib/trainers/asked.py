@@ -1,0 +1,27 @@
+"""What a client asks of a training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import HTTPException
+
+DEVICES = ("auto", "cpu", "cuda")
+LARGEST_EPOCHS = 10_000
+
+
+def choice(request: dict[str, Any], name: str, default: str) -> str:
+    """One of several words; a client that shows no choice sends the whole list back, whose first is the default."""
+    value = request.get(name, default)
+    return str(value[0] if isinstance(value, list) and value else value)
+
+
+def whole(request: dict[str, Any], name: str, default: int, largest: int) -> int:
+    """A number from 1 to `largest`. Raises HTTPException 422 for anything else."""
+    try:
+        value = int(request.get(name, default))
+    except (TypeError, ValueError):
+        raise HTTPException(422, f"{name} is {request[name]!r}: it must be a whole number") from None
+    if not 1 <= value <= largest:
+        raise HTTPException(422, f"{name} is {value}: it must lie between 1 and {largest}")
+    return value

@@ -1,0 +1,87 @@
+"""Training of an encoder on the training cohort, for the feature level."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from fastapi import HTTPException
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.train import TrainTask
+
+from replica_detection.embedding.training import KINDS, NETWORKS, train_encoder
+from replica_detection.segmentation.network_files import SIDECAR
+from replica_detection_server import cohorts, encoders
+from replica_detection_server.configuration import Configuration
+from replica_detection_server.lib.progress import logged
+from replica_detection_server.lib.trainers.asked import DEVICES, LARGEST_EPOCHS, choice, whole
+
+_EPOCHS = 200
+
+
+class TrainEncoder(TrainTask):
+    """Trains an encoder, or goes on with an unfinished training; a server started with `embedding trained` uses it."""
+
+    def __init__(self, configuration: Configuration):
+        self.configuration = configuration
+        self.folder = encoders.training_folder(configuration)
+        super().__init__("Trains an encoder of the training cohort's images, for `--embedding trained`")
+
+    def config(self) -> dict[str, Any]:
+        """What a client may choose; a list is a choice, its first entry the default."""
+        return {
+            "kind": list(KINDS),
+            "network": list(NETWORKS),
+            "epochs": _EPOCHS,
+            "restart": False,
+            "device": list(DEVICES),
+        }
+
+    def stats(self) -> dict[str, Any]:
+        """`best_metric` lies in [0, 1]: see `_quality`; 0 before the first epoch."""
+        try:
+            best = json.loads((self.folder / SIDECAR).read_text(encoding="utf-8"))
+            kind, loss, epoch = str(best["training"]), float(best["validation_loss"]), int(best["epoch"])
+            return {"best_metric": _quality(kind, loss), "kind": kind, "epoch": epoch, "validation_loss": loss}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {"best_metric": 0.0}
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
+        """Raises HTTPException 409 without training scans, and as `train_encoder`."""
+        cohort = cohorts.training(self.configuration)
+        if cohort is None:
+            raise HTTPException(409, "an encoder learns from the training scans: start the server with training")
+        kind = choice(request, "kind", KINDS[0])
+        # Not validated on the server's validation scans: they are the null, and the encoder must not have met them.
+        report = train_encoder(
+            cohort,
+            self.folder,
+            kind=kind,
+            profile=self.configuration.profile,
+            network=choice(request, "network", NETWORKS[0]),
+            epochs=whole(request, "epochs", _EPOCHS, LARGEST_EPOCHS),
+            device=choice(request, "device", DEVICES[0]),
+            resume=not bool(request.get("restart", False)),
+            progress=logged("encoder"),
+        )
+        encoders.publish(self.configuration)
+        return {
+            "best_metric": _quality(kind, report.best_loss),
+            "kind": kind,
+            "epoch": report.best_epoch,
+            "validation_loss": report.best_loss,
+            "epochs": len(report.history),
+        }
+
+
+def _quality(kind: str, loss: float) -> float:
+    """The validation loss as a share of what can be had, where 1 is the best.
+
+    `contrastive`: the probability that the encoder gives to an image's own altered view among all images of a batch,
+    the geometric mean over the batch (NT-Xent is minus its logarithm). `deepssim`: 1 minus the root mean squared error
+    of the SSIM.
+    """
+    if not math.isfinite(loss):
+        return 0.0
+    return math.exp(-loss) if kind == "contrastive" else max(0.0, 1 - math.sqrt(loss))
