@@ -43,7 +43,7 @@ from replica_detection.index_writing import (
     write_rows,
 )
 from replica_detection.loading import nothing_usable, sample_volumes
-from replica_detection.measures import MEASURES, Block, FittedMeasure, Measure, make_measures, needed_features
+from replica_detection.measures import DEFAULT, MEASURES, Block, FittedMeasure, Measure, make_measures, needed_features
 from replica_detection.preprocessing import plan
 from replica_detection.profiles import Preparation, profile_named
 from replica_detection.progress import Progress, silent
@@ -348,8 +348,10 @@ class TrainingIndex:
             return False
         if not same_encoders(self.encoder_settings, encoders or make_encoders()):
             return False
-        wanted = self.requested is None if measures is None else set(measures) <= set(self.measure_names)
-        if not wanted:
+        usual = self.requested is None or DEFAULT in self.requested
+        if (measures is None or DEFAULT in measures) and not usual:
+            return False
+        if not all(self._has_features_of(name) for name in measures or () if name != DEFAULT):
             return False
         known = {e.id: e for e in self.entries}
         cases = {c.id: c for c in cohort.cases}
@@ -364,13 +366,14 @@ class TrainingIndex:
 
         Raises ConfigurationError for one that it does not serve, or where none is left.
         """
-        for name in names or ():
-            if name in MEASURES and name not in self.measure_names:
+        usual = [name for name in self.measure_names if MEASURES[name].by_default] or list(self.measure_names)
+        chosen = self.measure_names if names is None else [n for m in names for n in (usual if m == DEFAULT else [m])]
+        for name in chosen:
+            if name in MEASURES and not self._has_features_of(name):
                 raise ConfigurationError(
                     f"the index {self.folder} was not built for measure '{name}' "
                     f"(it serves {', '.join(self.measure_names)}); build it again with --measures"
                 )
-        chosen = names or self.measure_names
         known = [MEASURES[name] for name in chosen if name in MEASURES]
         # An index whose weights are gone still serves the measures that need none.
         encoders = self.encoders if set(needed_features(known)) & set(ENCODED) else None
@@ -382,6 +385,9 @@ class TrainingIndex:
             if isinstance(measure, FittedMeasure):
                 measure.use(self._fit_of(measure))
         return made
+
+    def _has_features_of(self, name: str) -> bool:
+        return name in MEASURES and set(MEASURES[name].needs) <= set(self.feature_names)
 
     def _fit_of(self, measure: FittedMeasure) -> dict[str, np.ndarray]:
         """What the measure learns from this cohort, learnt once."""

@@ -16,12 +16,14 @@ from Core.made_up import cohort, volume, write
 from replica_detection.cohort import Cohort
 from replica_detection.errors import ConfigurationError, IndexFormatError, InputError
 from replica_detection.index import TrainingIndex
+from replica_detection.measures import make_measures
 
 BUILD = """
 import sys, time
 from pathlib import Path
 from replica_detection.cohort import Cohort
 from replica_detection.index import TrainingIndex
+from replica_detection.measures import make_measures
 def slowly(stage, done, total):
     print(done, flush=True)
     time.sleep(0.15)
@@ -235,8 +237,22 @@ def test_unknown_names_are_refused_before_any_work(small, tmp_path):
     with pytest.raises(ConfigurationError, match="unknown measure"):
         build(small, tmp_path / "x.rdindex", measures=["psnr"])
     index = build(small, tmp_path / "y.rdindex", measures=["mae"])
-    with pytest.raises(ConfigurationError, match="not built for measure 'ssim'"):
-        index.measures(["ssim"])
+    with pytest.raises(ConfigurationError, match="not built for measure 'dice'"):
+        index.measures(["dice"])
+
+
+def test_default_among_the_names_stands_for_the_usual_measures(small, tmp_path):
+    index = build(small, tmp_path / "x.rdindex", measures=["default", "memorization_index"])
+    usual = [m.name for m in make_measures(None, index.preparation, masks=False, encoders=index.encoders)]
+    assert list(index.measure_names) == [*usual, "memorization_index"]
+    assert [m.name for m in index.measures(["default"])] == usual
+    # What it was not asked for, but holds all features of.
+    assert [m.name for m in index.measures(["ncc_elastic", "default"])] == ["ncc_elastic", *usual]
+    for served in (None, ["default"], ["ncc_elastic", "mae"], ["default", "memorization_index"]):
+        assert index.serves(small, "generic", served)
+    for not_served in (["default", "dice"], ["slice_votes"]):
+        assert not index.serves(small, "generic", not_served)
+    assert not build(small, tmp_path / "y.rdindex", measures=["mae"]).serves(small, "generic", ["default"])
 
 
 def test_touched_file_still_serves_and_changed_file_does_not(small, tmp_path):

@@ -214,6 +214,28 @@ def test_a_copy_half_painted_over_is_named_and_stands_out_by_what_is_left(mirror
     assert [axis for axis in range(3) if nearest.mirroring[axis] < 0] == list(mirrored)
 
 
+def test_a_warp_brings_a_bent_copy_back_and_new_scans_less_so():
+    folder_of = [scan(100 + n) for n in range(20)]
+    rng = np.random.default_rng(0)
+    field = np.stack([ndimage.gaussian_filter(rng.standard_normal(SHAPE), 7) for _ in range(3)])
+    bent = np.indices(SHAPE) + field / np.abs(field).max() * 6
+    copy = ndimage.map_coordinates(folder_of[7], bent, order=1, mode="nearest").astype(np.float32)
+    preparation = plan(PROFILES["generic"], [Volume(folder_of[0], AFFINE, True)])
+    plain, elastic = (MEASURES[name](preparation) for name in ("ncc_aligned", "ncc_elastic"))
+    index = Stored([plain.features(Prepared(image, None)) for image in folder_of])
+    ratio = {}
+    for shown in (copy, folder_of[3]):
+        query = {k: v[None] for k, v in plain.features(Prepared(shown, None)).items()}
+        placed = plain.place(query, index, np.ones(20, bool))
+        for m in (plain, elastic):
+            found = m.compare(query, placed, index)
+            ratio[m.name] = found[0][0] / np.mean([distance for distance, _ in found])
+            assert found[0][1].training == (7 if shown is copy else 3)
+        if shown is copy:
+            assert ratio["ncc_elastic"] < 0.6 < 0.8 < ratio["ncc_aligned"]
+    assert ratio["ncc_elastic"] == 0, "an exact copy needs no warp"
+
+
 def tube(seed: int) -> np.ndarray:
     """A thin vessel on an empty background."""
     rng = np.random.default_rng(seed)

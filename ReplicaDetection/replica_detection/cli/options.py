@@ -20,7 +20,11 @@ Patients = Annotated[
     Path | None, typer.Option(help="CSV with the columns id,patient: scans of one patient are never held to be copies.")
 ]
 Measures = Annotated[
-    str | None, typer.Option(help="Comma-separated, such as mae,rmse,ssim. Default: all that the index serves.")
+    str | None,
+    typer.Option(
+        help="Comma-separated, such as mae,rmse,ssim; default,memorization_index adds to the usual ones. Without: all "
+        "that the index serves."
+    ),
 ]
 Masks = Annotated[
     Path | None,

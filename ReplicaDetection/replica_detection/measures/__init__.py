@@ -2,6 +2,7 @@
 
 from replica_detection.measures import aligned, feature, memorization_index, segmentation, slice_votes, voxel
 from replica_detection.measures.base import (
+    DEFAULT,
     LEVELS,
     MEASURES,
     AligningMeasure,
@@ -17,6 +18,7 @@ from replica_detection.measures.base import (
 )
 
 __all__ = [
+    "DEFAULT",
     "LEVELS",
     "MEASURES",
     "AligningMeasure",

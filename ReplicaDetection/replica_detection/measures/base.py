@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 Block = dict[str, np.ndarray]
 
 LEVELS = ("voxel", "feature", "segmentation")
+# Stands for all measures that are used where none are named.
+DEFAULT = "default"
 
 
 class Measure(ABC):
@@ -226,18 +228,21 @@ def make_measures(
     """The measures of the given names, or all that can be used on this grid.
 
     Args:
+        names: of measures; `default` among them stands for those that are used where no names are given.
         masks: whether the cohort has masks; without them the measures that need one cannot be used.
         encoders: what turns images into vectors; without one the measures that need it cannot be used.
 
     Raises:
         ConfigurationError: an unknown name, or a named measure that cannot be used here.
     """
+    in_order = sorted(MEASURES.values(), key=lambda m: (LEVELS.index(m.level), m.stage == "aligned"))
+    every = [measure(preparation, device, encoders) for measure in in_order if measure.by_default]
+    usual = [m for m in every if m.problem() is None and (masks or not m.needs_mask)]
     if names is None:
-        in_order = sorted(MEASURES.values(), key=lambda m: (LEVELS.index(m.level), m.stage == "aligned"))
-        every = [measure(preparation, device, encoders) for measure in in_order if measure.by_default]
-        return [m for m in every if m.problem() is None and (masks or not m.needs_mask)]
+        return usual
+    named = dict.fromkeys(n for name in names for n in ([m.name for m in usual] if name == DEFAULT else [name]))
     chosen = []
-    for name in dict.fromkeys(names):
+    for name in named:
         if name not in MEASURES:
             raise ConfigurationError(f"unknown measure '{name}'; known: {', '.join(MEASURES)}")
         measure = MEASURES[name](preparation, device, encoders)
