@@ -33,7 +33,7 @@ def misfit(configuration: Configuration, index: TrainingIndex) -> str:
     """
     from replica_detection.measures import MEASURES
 
-    lacking = [m for m in configuration.measure_names or () if m in MEASURES and m not in index.measure_names]
+    lacking = [m for m in configuration.measure_names or () if m in MEASURES and not index.has_features_of(m)]
     if lacking:
         return f"was not made for measure '{lacking[0]}'"
     return "" if encoders.as_named(configuration, index) else "was made with another embedding than the one named"

@@ -351,7 +351,7 @@ class TrainingIndex:
         usual = self.requested is None or DEFAULT in self.requested
         if (measures is None or DEFAULT in measures) and not usual:
             return False
-        if not all(self._has_features_of(name) for name in measures or () if name != DEFAULT):
+        if not all(self.has_features_of(name) for name in measures or () if name != DEFAULT):
             return False
         known = {e.id: e for e in self.entries}
         cases = {c.id: c for c in cohort.cases}
@@ -369,7 +369,7 @@ class TrainingIndex:
         usual = [name for name in self.measure_names if MEASURES[name].by_default] or list(self.measure_names)
         chosen = self.measure_names if names is None else [n for m in names for n in (usual if m == DEFAULT else [m])]
         for name in chosen:
-            if name in MEASURES and not self._has_features_of(name):
+            if name in MEASURES and not self.has_features_of(name):
                 raise ConfigurationError(
                     f"the index {self.folder} was not built for measure '{name}' "
                     f"(it serves {', '.join(self.measure_names)}); build it again with --measures"
@@ -386,7 +386,8 @@ class TrainingIndex:
                 measure.use(self._fit_of(measure))
         return made
 
-    def _has_features_of(self, name: str) -> bool:
+    def has_features_of(self, name: str) -> bool:
+        """Whether the index stores all that the measure of this name reads."""
         return name in MEASURES and set(MEASURES[name].needs) <= set(self.feature_names)
 
     def _fit_of(self, measure: FittedMeasure) -> dict[str, np.ndarray]:
