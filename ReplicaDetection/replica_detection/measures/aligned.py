@@ -70,6 +70,7 @@ class AlignedMeasure(AligningMeasure):
                 loaded[coarse],
                 loaded[middle],
                 lambda positions: index.features(positions, [fine])[fine],
+                voxel=voxel_shape(self.preparation.native.spacing),
             )
             self._held = (index, cohort)
         return self._held[1]
@@ -215,6 +216,12 @@ class AlignedDice(AlignedMeasure):
         a = query["mask"][0] > 0
         b = moved((there[0] > 0).astype(np.float32), to_training, self.preparation) > 0.5
         return 1 - 2 * float((a & b).sum()) / max(int(a.sum() + b.sum()), 1), placement
+
+
+def voxel_shape(spacing: Sequence[float]) -> tuple[float, ...]:
+    """(3,) sides of a voxel (2D: a pixel, then 1), of geometric mean 1."""
+    sides = np.array(spacing, float)
+    return (*(sides / np.exp(np.log(sides).mean())).tolist(), 1.0)[:3]
 
 
 def _exact(distance: float) -> float:

@@ -24,6 +24,8 @@ STARTS, KEPT, KEPT_BY_SEARCH, KEPT_IN_PLACE = 32_768, 64, 16, 8
 ITERATIONS = (8, 12, 12)
 # Cases compared in place at a time, which bounds the memory.
 ROWS = 256
+# Voxels count as cubes where no side is longer than another by more than this factor.
+OBLONG = 1.15
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,41 @@ class Placement:
     correlation_before: float
 
 
+class Starts:
+    """Motions to be improved, each of one training case onto the query.
+
+    Args:
+        case: (S,) the training case.
+        flips: (S, 3) +1 and -1, the mirrored axes.
+        shifts: (S, 3) mm.
+        unit: (S,) which of `units` each is improved in.
+        units: (U, 3).
+
+    `matrices` and `shifts` are in these units; `in_mm` gives them in mm.
+    """
+
+    def __init__(self, case: np.ndarray, flips: np.ndarray, shifts: np.ndarray, unit: np.ndarray, units: np.ndarray):
+        self.case, self.flips, self.unit, self.units = case, flips, unit, units
+        self.matrices = flips[:, :, None] * np.eye(3)
+        self.shifts = shifts / units[unit]
+
+    def at(self, rows: np.ndarray) -> Starts:
+        chosen = Starts(self.case[rows], self.flips[rows], self.shifts[rows], self.unit[rows], self.units)
+        chosen.matrices, chosen.shifts = self.matrices[rows], self.shifts[rows]
+        return chosen
+
+    def followed_by(self, others: Starts) -> Starts:
+        both = self.at(np.arange(len(self.case)))
+        for name in ("case", "flips", "unit", "matrices", "shifts"):
+            setattr(both, name, np.concatenate([getattr(self, name), getattr(others, name)]))
+        return both
+
+    def in_mm(self) -> tuple[np.ndarray, np.ndarray]:
+        """(S, 3, 3) and (S, 3)."""
+        length = self.units[self.unit]
+        return self.matrices * length[:, :, None] / length[:, None, :], self.shifts * length
+
+
 @dataclass(frozen=True)
 class TrainingPyramids:
     """The training cohort as retrieval needs it: the coarse and the middle level of all cases, the fine one on demand.
@@ -55,6 +92,9 @@ class TrainingPyramids:
         coarse, middle: (N, X, Y, Z) float32.
         fine: gives the fine level of the cases at the given positions.
         limits: what counts as a plausible motion.
+        voxel: (3,) sides of a voxel of the files, of geometric mean 1. Where they differ, a copy may have been turned
+            on its voxels as if these were cubes, as training pipelines do, which is no rotation in mm: both are
+            looked for.
     """
 
     chain: tuple[Level, ...]
@@ -62,6 +102,13 @@ class TrainingPyramids:
     middle: np.ndarray
     fine: Callable[[Sequence[int]], np.ndarray]
     limits: Limits = field(default_factory=Limits)
+    voxel: tuple[float, ...] = (1.0, 1.0, 1.0)
+
+    @cached_property
+    def units(self) -> np.ndarray:
+        """(1 or 2, 3) the unit of length along each axis, in which motions are rotations, scale and shift."""
+        oblong = max(self.voxel) > OBLONG * min(self.voxel)
+        return np.array([(1.0, 1.0, 1.0), self.voxel] if oblong else [(1.0, 1.0, 1.0)])
 
     @cached_property
     def searched(self) -> Searched:
@@ -78,8 +125,7 @@ class TrainingPyramids:
         Returns:
             Empty where the query shows no structure or no case is allowed.
         """
-        coarse = template(query[0], self.chain[0])
-        if not len(coarse.value) or not allowed.any():
+        if not structure(query[0]).any() or not allowed.any():
             return []
         ways = mirrorings(self.chain[0])
         score, shift = self.searched.shifts(query[0])
@@ -88,40 +134,42 @@ class TrainingPyramids:
         order = order[np.isfinite(score.ravel()[order])]
         case, way = np.divmod(order, len(ways))
         # Each start also from the centre: a large shift may have won by chance.
-        which, flips = np.tile(case, 2), np.tile(ways[way], (2, 1))
-        shifts = np.concatenate([shift[case, way], np.zeros((len(case), 3))])
-        matrices = np.stack([np.diag(f) for f in flips])
-        found = merit(self._register(coarse, self.coarse, matrices, shifts, which, flips, 0), self.limits)
-        half = len(case)
-        best = np.where(found[:half] >= found[half:], np.arange(half), np.arange(half) + half)
+        both = np.concatenate([shift[case, way], np.zeros((len(case), 3))])
+        repeated = 2 * len(self.units)
+        starts = Starts(
+            np.tile(case, repeated),
+            np.tile(ways[way], (repeated, 1)),
+            np.tile(both, (len(self.units), 1)),
+            np.repeat(np.arange(len(self.units)), len(both)),
+            self.units,
+        )
+        found = merit(self._register(query[0], 0, self.coarse, starts, starts.case), self.limits)
+        best = found.reshape(repeated, len(case)).argmax(0) * len(case) + np.arange(len(case))
         kept = best[np.argsort(-found[best], kind="stable")[:KEPT]]
-        kept = np.array(list(dict.fromkeys([*kept.tolist(), *best[:KEPT_BY_SEARCH].tolist()])))
+        starts = starts.at(np.array(list(dict.fromkeys([*kept.tolist(), *best[:KEPT_BY_SEARCH].tolist()]))))
 
         as_it_lies = correlations_in_place(query[1], self.middle, ways)
         as_it_lies[~allowed] = -np.inf
         order = np.argsort(-as_it_lies, axis=None, kind="stable")[:KEPT_IN_PLACE]
         there, mirrored = np.divmod(order[np.isfinite(as_it_lies.ravel()[order])], len(ways))
-        matrices = np.concatenate([matrices[kept], np.stack([np.diag(way) for way in ways])[mirrored]])
-        shifts = np.concatenate([shifts[kept], np.zeros((len(there), 3))])
-        which, flips = np.concatenate([which[kept], there]), np.concatenate([flips[kept], ways[mirrored]])
-        middle = template(query[1], self.chain[1])
-        found = merit(self._register(middle, self.middle, matrices, shifts, which, flips, 1), self.limits)
+        resting = Starts(there, ways[mirrored], np.zeros((len(there), 3)), np.zeros(len(there), int), self.units)
+        starts = starts.followed_by(resting)
+        found = merit(self._register(query[1], 1, self.middle, starts, starts.case), self.limits)
         first: dict[int, int] = {}
         for s in np.argsort(-found, kind="stable").tolist():
-            first.setdefault(int(which[s]), s)
-        kept = np.array(list(first.values())[:candidates])
+            first.setdefault(int(starts.case[s]), s)
+        starts = starts.at(np.array(list(first.values())[:candidates]))
 
-        matrices, shifts, which, flips = matrices[kept], shifts[kept], which[kept], flips[kept]
-        named = which.tolist()
-        last, cases = template(query[2], self.chain[2]), self.fine(named)
-        result = self._register(last, cases, matrices, shifts, np.arange(len(named)), flips, 2)
+        cases = self.fine(starts.case.tolist())
+        result = self._register(query[2], 2, cases, starts, np.arange(len(cases)))
         figures = merit(result, self.limits)
+        matrices, shifts = starts.in_mm()
         return [
             Placement(
-                named[s],
+                int(starts.case[s]),
                 matrices[s],
                 shifts[s],
-                flips[s],
+                starts.flips[s],
                 float(result[s, 0]),
                 float(result[s, 1]),
                 float(figures[s]),
@@ -130,10 +178,24 @@ class TrainingPyramids:
             for s in np.argsort(-figures, kind="stable")
         ]
 
-    def _register(self, query, training, matrices, shifts, which, flips, level: int) -> np.ndarray:
-        return register(
-            query, training, matrices, shifts, which, flips, iterations=ITERATIONS[level], limits=self.limits
-        )
+    def _register(
+        self, query: np.ndarray, number: int, training: np.ndarray, starts: Starts, which: np.ndarray
+    ) -> np.ndarray:
+        """Improves the starts at one level, in place; (S, 2) correlation and overlap. `which`: rows of `training`."""
+        out = np.zeros((len(starts.case), 2))
+        level = self.chain[number]
+        for n, unit in enumerate(self.units):
+            rows = np.flatnonzero(starts.unit == n)
+            if not len(rows):
+                continue
+            x, y, z = (np.array(level.spacing) / unit).tolist()
+            matrices, shifts = starts.matrices[rows], starts.shifts[rows]
+            out[rows] = register(
+                template(query, Level(level.shape, (x, y, z))), training, matrices, shifts, which[rows],
+                starts.flips[rows], iterations=ITERATIONS[number], limits=self.limits,
+            )  # fmt: skip
+            starts.matrices[rows], starts.shifts[rows] = matrices, shifts
+        return out
 
 
 def correlations_in_place(query: np.ndarray, training: np.ndarray, ways: np.ndarray) -> np.ndarray:
