@@ -76,9 +76,9 @@ def test_index_then_detect_append_and_verify(data, tmp_path):
     assert "26 cases" in appended.stdout, appended.stderr
     found = run("detect", data / "synthetic", "--index", folder, "--output", tmp_path / "r")
     assert found.returncode == 0, found.stderr
-    refused = run("detect", data / "synthetic", "--index", folder, "--output", tmp_path / "r", "--measures", "ssim")
+    refused = run("detect", data / "synthetic", "--index", folder, "--output", tmp_path / "r", "--measures", "dice")
     assert refused.returncode == 2
-    assert "not built for measure 'ssim'" in refused.stderr
+    assert "not built for measure 'dice'" in refused.stderr
 
 
 def test_duplicates_inside_one_cohort_and_across_two(data, tmp_path):
