@@ -136,7 +136,7 @@ def test_an_index_without_a_measure_that_is_named_is_made_anew_by_the_scoring(fo
     assert {m.measure for m in result.matches} == {"mae", "embedding_cosine"}
     assert next(c for c in result.summary if c.synthetic_id == COPY).nearest_training_id == COPIED
     with pytest.raises(IndexFormatError, match="Build it again"):
-        work.score(replace(more, training=None, measures="mae,embedding_rmse"))
+        work.score(replace(more, training=None, measures="mae,memorization_index"))
 
 
 # ---------------------------------------------------------------------------------------------------- the training task
