@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from replica_detection.registration.local import resting
-from replica_detection.registration.optimization import Limits
 from replica_detection.registration.pyramid import Level, structure
 
 ITERATIONS = 40
@@ -63,6 +62,8 @@ def warped_merit(
         chain: the two levels.
     """
     from scipy import ndimage
+
+    from replica_detection.registration.optimization import Limits
 
     middle, fine = chain
     field = displacement(query[0], resting(training[0], matrix, shift, middle), middle)
