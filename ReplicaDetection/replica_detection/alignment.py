@@ -8,7 +8,7 @@ from dataclasses import dataclass
 DIRECTIONS = ("left-right", "front-back", "head-foot")
 # What is smaller than this is not worth a word.
 IN_PLACE = "in place"
-LEAST_DEGREES, LEAST_MM, LEAST_SCALE = 0.5, 0.5, 0.01
+LEAST_DEGREES, LEAST_MM, LEAST_SCALE, LEAST_SHEAR = 0.5, 0.5, 0.01, 0.05
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,17 @@ class Alignment:
         return math.degrees(2 * math.acos(min(1.0, abs(half))))
 
     @property
+    def sheared(self) -> bool:
+        """Whether angles or proportions change: an image was turned on its voxels as if these were cubes. The parts
+        then describe the nearest rotation, and `matrix` the whole."""
+        linear = [row[:3] for row in self.matrix[:3]]
+        flat = all(linear[2][i] == linear[i][2] == 0 for i in range(2)) and abs(linear[2][2]) == 1
+        axes = range(2 if flat else 3)
+        gram = [[sum(linear[k][i] * linear[k][j] for k in axes) for j in axes] for i in axes]
+        size = sum(gram[i][i] for i in axes) / len(axes)
+        return any(abs(gram[i][j] - (size if i == j else 0)) > LEAST_SHEAR * size for i in axes for j in axes)
+
+    @property
     def in_place(self) -> bool:
         """Whether there is nothing worth a word."""
         return self.words == IN_PLACE
@@ -56,6 +67,8 @@ class Alignment:
             said.append(f"rotated {self.degrees:.1f} degrees")
         if abs(self.scale - 1) >= LEAST_SCALE:
             said.append(f"scaled to {100 * self.scale:.0f} %")
+        if self.sheared:
+            said.append("sheared")
         moved = math.hypot(*self.translation_mm)
         if moved >= LEAST_MM:
             said.append(f"moved {moved:.1f} mm")

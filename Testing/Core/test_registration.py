@@ -125,12 +125,16 @@ def test_a_copy_turned_on_its_voxels_as_if_they_were_cubes_is_found():
     # In mm the turn is a shear as well.
     length = np.array(spacing)
     np.testing.assert_allclose(oblong.matrix, turn * length[:, None] / length[None, :], atol=0.02)
+    affine = np.diag([*spacing, 1.0])
+    preparation = plan(PROFILES["generic"], [Volume(images[5], affine, True)])
+    assert alignment_of(oblong, preparation, affine, affine).words.endswith("sheared")
     # What was turned in mm is found as before.
     there = motion(degrees=(8.0, -6.0, 9.0))[:, :3]
     in_voxels = there * length[None, :] / length[:, None]
     copy = ndimage.affine_transform(images[7], in_voxels, centre - in_voxels @ centre, order=1)
     placed = cohort.place(pyramid(copy, chain), np.ones(TRAINING, bool))[0]
     assert placed.training == 7
+    assert not alignment_of(placed, preparation, affine, affine).sheared
     np.testing.assert_allclose(placed.matrix, there, atol=0.02)
 
 
