@@ -17,7 +17,7 @@ from replica_detection.measures.aligned import voxel_shape
 from replica_detection.preprocessing import Prepared, plan
 from replica_detection.profiles import PROFILES
 from replica_detection.registration.alignment import alignment_of, moved, to_training
-from replica_detection.registration.local import local_correlation, resting
+from replica_detection.registration.local import Neighbourhoods, resting
 from replica_detection.registration.pyramid import levels, pyramid, structure
 from replica_detection.registration.retrieval import TrainingPyramids, correlations_in_place
 from replica_detection.registration.search import mirrorings
@@ -193,7 +193,7 @@ def test_local_correlation_is_that_of_each_neighbourhood():
     a = ndimage.gaussian_filter(rng.standard_normal((14, 15, 16)), 1).astype(np.float32)
     b = (0.5 * a + ndimage.gaussian_filter(rng.standard_normal(a.shape), 1)).astype(np.float32)
     a, b = a / a.std(), b / b.std()
-    found = local_correlation(a, b)
+    found = Neighbourhoods(a).correlation(b)
     places = np.argwhere(structure(a))
     assert len(found) == len(places)
     offsets = np.arange(-3, 4)
@@ -210,10 +210,10 @@ def test_local_correlation_is_that_of_each_neighbourhood():
         assert value == pytest.approx(expected, abs=1e-4)
         checked += 1
     assert checked > 100
-    np.testing.assert_allclose(local_correlation(a, a), 1, atol=1e-6)
+    np.testing.assert_allclose(Neighbourhoods(a).correlation(a), 1, atol=1e-6)
     half = b.copy()
     half[:7] = np.nan
-    assert len(local_correlation(a, half)) == structure(a)[7:].sum()
+    assert len(Neighbourhoods(a).correlation(half)) == structure(a)[7:].sum()
 
 
 def test_what_is_laid_on_a_query_is_there_where_its_field_of_view_covers_it(cohort):

@@ -25,6 +25,7 @@ from replica_detection.cli.options import (
     encoders_named,
     names,
     read_cohort,
+    refuse_what_an_index_has,
     segmenter_named,
 )
 from replica_detection.console import Bars, console, print_problems, print_result, print_warnings
@@ -140,10 +141,8 @@ def detect(
 
     if (index is None) == (training is None):
         raise typer.BadParameter("give either --index or --training")
-    if index is not None and (segment is not None or training_masks is not None):
-        raise typer.BadParameter("--segment and --training-masks are for --training; an index has its own masks")
-    if index is not None and (embedding is not None or slice_embedding is not None):
-        raise typer.BadParameter("--embedding and --slice-embedding are for --training; an index has its own")
+    if index is not None:
+        refuse_what_an_index_has(segment, training_masks, embedding, slice_embedding)
     segmenter = segmenter_named(segment)
     thresholds = None if calibration is None else Calibration.read(calibration)
     options = Options(names(measures), k, alpha, device, null_size, strict, align, thresholds)

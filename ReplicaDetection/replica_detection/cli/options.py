@@ -73,6 +73,16 @@ def encoders_named(embedding: str | None, slice_embedding: str | None) -> Encode
     return make_encoders(embedding, slice_embedding)
 
 
+def refuse_what_an_index_has(
+    segment: str | None, training_masks: Path | None, embedding: str | None, slice_embedding: str | None
+) -> None:
+    """Raises typer.BadParameter for an option that only counts where an index is made."""
+    if segment is not None or training_masks is not None:
+        raise typer.BadParameter("--segment and --training-masks are for --training; an index has its own masks")
+    if embedding is not None or slice_embedding is not None:
+        raise typer.BadParameter("--embedding and --slice-embedding are for --training; an index has its own")
+
+
 def read_cohort(source: Path, masks: Path | None, patients: Path | None, strict: bool) -> Cohort:
     from replica_detection.cohort import Cohort
 

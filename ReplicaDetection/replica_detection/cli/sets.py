@@ -25,6 +25,7 @@ from replica_detection.cli.options import (
     encoders_named,
     names,
     read_cohort,
+    refuse_what_an_index_has,
     segmenter_named,
 )
 from replica_detection.console import Bars, console, print_warnings
@@ -279,10 +280,8 @@ def selftest(
 
     if (index is None) == (training is None):
         raise typer.BadParameter("give either --training or --index")
-    if index is not None and (segment is not None or training_masks is not None):
-        raise typer.BadParameter("--segment and --training-masks are for --training; an index has its own masks")
-    if index is not None and (embedding is not None or slice_embedding is not None):
-        raise typer.BadParameter("--embedding and --slice-embedding are for --training; an index has its own")
+    if index is not None:
+        refuse_what_an_index_has(segment, training_masks, embedding, slice_embedding)
     # An index that an interrupted self-test left is built to its end; anything else is somebody's work.
     if output.exists() and not (output.is_dir() and all(p.name.startswith("index.rdindex") for p in output.iterdir())):
         raise InputError(output, "exists already", "Name a new folder")

@@ -14,10 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from replica_detection.embedding.base import register
 from replica_detection.embedding.torch_embedder import (
-    TorchEmbedder,
-    file_of,
+    FileEmbedder,
     load_checkpoint,
-    require_weights,
     sha256_of,
 )
 from replica_detection.errors import InputError
@@ -36,7 +34,7 @@ DEPTHS = (1 / 3, 2 / 3, 1.0)
 
 @register
 @dataclass(frozen=True)
-class Dino(TorchEmbedder):
+class Dino(FileEmbedder):
     """The class token of a DINO or DINOv2 transformer over a 2D image or a slice, resized to about 224 x 224.
 
     Weights: `dino_deitsmall16_pretrain.pth`, `dino_vitbase8_pretrain.pth`, `dinov2_vits14_pretrain.pth`,
@@ -46,26 +44,8 @@ class Dino(TorchEmbedder):
     Layers for `memorization_index`: the mean of the patch tokens after a third, two thirds and all of the blocks.
     """
 
-    path: str
-    weights_sha256: str
     kind = "dino"
     version = 1
-
-    @classmethod
-    def make(cls, argument: str) -> Dino:
-        file = require_weights(argument, cls.kind)
-        made = cls(str(file.resolve()), sha256_of(read_bytes(file)))
-        made.network  # noqa: B018  what cannot be loaded is told now
-        return made
-
-    @classmethod
-    def restore(cls, settings: dict[str, Any], state: bytes | None, folder: Path) -> Dino:
-        file = file_of(settings, folder)
-        return cls(str(file), sha256_of(read_bytes(file)))
-
-    @property
-    def sha256(self) -> str:
-        return self.weights_sha256
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -75,9 +55,6 @@ class Dino(TorchEmbedder):
     @property
     def intensity(self) -> str:
         return "imagenet"
-
-    def settings(self) -> dict[str, Any]:
-        return {**super().settings(), "path": self.path}
 
     @cached_property
     def network(self) -> torch.nn.Module:

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from replica_detection.embedding.base import register
 from replica_detection.embedding.torch_embedder import (
-    TorchEmbedder,
-    file_of,
+    FileEmbedder,
     load_checkpoint,
     pooled,
-    require_weights,
     sha256_of,
 )
 from replica_detection.errors import InputError
@@ -30,7 +28,7 @@ OTHER_HEADS = ("fc.", "conv_seg.")
 
 
 @dataclass(frozen=True)
-class MedicalNet(TorchEmbedder):
+class MedicalNet(FileEmbedder):
     """The last stage of MedicalNet's ResNet-50 over the whole image, resized to a cube of 128 voxels.
 
     Weights: `resnet_50.pth` or `resnet_50_23dataset.pth` as published, or the same tensors as safetensors. The network
@@ -40,26 +38,8 @@ class MedicalNet(TorchEmbedder):
     Layers for `memorization_index`: the mean over space after each of the four stages.
     """
 
-    path: str
-    weights_sha256: str
     pooling: ClassVar[str]
     version = 1
-
-    @classmethod
-    def make(cls, argument: str) -> MedicalNet:
-        file = require_weights(argument, cls.kind)
-        made = cls(str(file.resolve()), sha256_of(read_bytes(file)))
-        made.network  # noqa: B018  what cannot be loaded is told now
-        return made
-
-    @classmethod
-    def restore(cls, settings: dict[str, Any], state: bytes | None, folder: Path) -> MedicalNet:
-        file = file_of(settings, folder)
-        return cls(str(file), sha256_of(read_bytes(file)))
-
-    @property
-    def sha256(self) -> str:
-        return self.weights_sha256
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -68,9 +48,6 @@ class MedicalNet(TorchEmbedder):
     @property
     def intensity(self) -> str:
         return "z-score"
-
-    def settings(self) -> dict[str, Any]:
-        return {**super().settings(), "path": self.path}
 
     @cached_property
     def network(self) -> torch.nn.Module:

@@ -11,7 +11,7 @@ from replica_detection.embedding.architectures import ENCODERS, build_encoder
 from replica_detection.embedding.base import register
 from replica_detection.embedding.torch_embedder import (
     INTENSITIES,
-    TorchEmbedder,
+    FileEmbedder,
     file_of,
     pooled,
     require_weights,
@@ -81,7 +81,7 @@ class Description:
 
 @register
 @dataclass(frozen=True)
-class NetworkEmbedder(TorchEmbedder):
+class NetworkEmbedder(FileEmbedder):
     """An encoder that somebody trained, 2D or 3D, so that newer foundation models plug in.
 
     The file is TorchScript (**a program, which runs**: use files whose origin is known) or safetensors. The latter's
@@ -92,8 +92,6 @@ class NetworkEmbedder(TorchEmbedder):
     which are pooled, or several of them: then the last is the vector and all are layers for `memorization_index`.
     """
 
-    path: str
-    weights_sha256: str
     description: Description
     kind = "network"
     version = 1
@@ -119,10 +117,6 @@ class NetworkEmbedder(TorchEmbedder):
         return made
 
     @property
-    def sha256(self) -> str:
-        return self.weights_sha256
-
-    @property
     def size(self) -> tuple[int, ...]:
         return self.description.size
 
@@ -131,7 +125,7 @@ class NetworkEmbedder(TorchEmbedder):
         return self.description.intensity
 
     def settings(self) -> dict[str, Any]:
-        return {**super().settings(), "path": self.path, **self.description.to_json()}
+        return {**super().settings(), **self.description.to_json()}
 
     @cached_property
     def network(self) -> torch.nn.Module:

@@ -6,6 +6,7 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from replica_detection.embedding.base import Embedder
 from replica_detection.embedding.resampling import resampled
 from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.image_files import require_file
-from replica_detection.segmentation.network_files import last_line
+from replica_detection.segmentation.network_files import last_line, read_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -83,6 +84,33 @@ class TorchEmbedder(Embedder):
         shape = (1, 3, *(1,) * image.ndim)
         mean, std = (torch.tensor(v).reshape(shape) for v in (IMAGENET_MEAN, IMAGENET_STD))
         return (data.expand(-1, 3, *self.size) - mean) / std
+
+
+@dataclass(frozen=True)
+class FileEmbedder(TorchEmbedder):
+    """One whose weights are a file outside the index, known by its checksum."""
+
+    path: str
+    weights_sha256: str
+
+    @classmethod
+    def make(cls, argument: str) -> FileEmbedder:
+        file = require_weights(argument, cls.kind)
+        made = cls(str(file.resolve()), sha256_of(read_bytes(file)))
+        made.network  # noqa: B018  what cannot be loaded is told now
+        return made
+
+    @classmethod
+    def restore(cls, settings: dict[str, Any], state: bytes | None, folder: Path) -> FileEmbedder:
+        file = file_of(settings, folder)
+        return cls(str(file), sha256_of(read_bytes(file)))
+
+    @property
+    def sha256(self) -> str:
+        return self.weights_sha256
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "path": self.path}
 
 
 def with_intensity(image: np.ndarray, intensity: str) -> np.ndarray:

@@ -8,8 +8,9 @@ ones is part of what "close" means.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,8 +20,8 @@ from replica_detection.measures.segmentation import NO_MASK, has_mask
 from replica_detection.preprocessing import Prepared
 from replica_detection.registration import CANDIDATES, VERSION
 from replica_detection.registration.elastic import LARGEST_SHARE
-from replica_detection.registration.local import WINDOW, local_correlation, resting
-from replica_detection.registration.pyramid import LEVEL_VOXELS, levels, pyramid
+from replica_detection.registration.local import WINDOW, Neighbourhoods, resting
+from replica_detection.registration.pyramid import LEVEL_VOXELS, Level, levels, pyramid
 
 if TYPE_CHECKING:
     from replica_detection.index import TrainingIndex
@@ -45,18 +46,21 @@ class AlignedMeasure(AligningMeasure):
     def _compared(self, query: Block, placement: Placement, index: TrainingIndex) -> tuple[float, Placement]:
         """Distance of one candidate, and how it was laid upon the query for that."""
 
+    @cached_property
+    def chain(self) -> tuple[Level, ...]:
+        return levels(self.preparation.grid, self.preparation.spacing)
+
     def pyramid_of(self, case: Prepared) -> list[np.ndarray]:
-        chain = levels(self.preparation.grid, self.preparation.spacing)
         shown = self._shown(case)
-        return [np.zeros(level.shape, np.float32) for level in chain] if shown is None else pyramid(shown, chain)
+        if shown is None:
+            return [np.zeros(level.shape, np.float32) for level in self.chain]
+        return pyramid(shown, self.chain)
 
     def place(self, query: Block, index: TrainingIndex, allowed: np.ndarray) -> list[Placement]:
-        cohort = self._cohort(index)
-        there = np.array([bool(case.any()) for case in cohort.coarse])
-        return cohort.place([query[name][0] for name in self.pyramid_names], there & allowed, CANDIDATES)
+        return self._cohort(index).place([query[name][0] for name in self.pyramid_names], allowed, CANDIDATES)
 
     def compare(self, query: Block, placed: Sequence[Placement], index: TrainingIndex) -> list[tuple[float, Placement]]:
-        return sorted((self._compared(query, p, index) for p in placed), key=lambda pair: pair[0])
+        return nearest_first(self._compared(query, p, index) for p in placed)
 
     def _cohort(self, index: TrainingIndex) -> TrainingPyramids:
         from replica_detection.registration.retrieval import TrainingPyramids
@@ -66,7 +70,7 @@ class AlignedMeasure(AligningMeasure):
             everything = range(len(index))
             loaded = {name: index.features(everything, [name])[name] for name in (coarse, middle)}
             cohort = TrainingPyramids(
-                levels(self.preparation.grid, self.preparation.spacing),
+                self.chain,
                 loaded[coarse],
                 loaded[middle],
                 lambda positions: index.features(positions, [fine])[fine],
@@ -128,18 +132,20 @@ class AlignedLocalCorrelation(AlignedCorrelation):
     def group(self) -> str:
         return "voxel aligned in part"
 
-    def _compared(self, query: Block, placement: Placement, index: TrainingIndex) -> tuple[float, Placement]:
+    def compare(self, query: Block, placed: Sequence[Placement], index: TrainingIndex) -> list[tuple[float, Placement]]:
+        around = Neighbourhoods(query[self.pyramid_names[-1]][0])
+        return nearest_first(self._compared_in_part(around, p, index) for p in placed)
+
+    def _compared_in_part(
+        self, around: Neighbourhoods, placement: Placement, index: TrainingIndex
+    ) -> tuple[float, Placement]:
         fine = self.pyramid_names[-1]
         training = index.features([placement.training], [fine])[fine][0]
-        level = levels(self.preparation.grid, self.preparation.spacing)[-1]
         unmoved = replace(placement, matrix=np.diag(placement.mirroring), shift=np.zeros(3))
-        agreement = [
-            float(np.quantile(local, 0.75)) if len(local) else -1.0
-            for local in (
-                local_correlation(query[fine][0], resting(training, p.matrix, p.shift, level))
-                for p in (placement, unmoved)
-            )
-        ]
+        agreement = []
+        for p in (placement, unmoved):
+            local = around.correlation(resting(training, p.matrix, p.shift, self.chain[-1]))
+            agreement.append(float(np.quantile(local, 0.75)) if len(local) else -1.0)
         if agreement[1] >= agreement[0]:
             placement = replace(unmoved, correlation=placement.correlation_before, overlap=1.0)
         return _exact(1 - max(agreement)), placement
@@ -149,7 +155,7 @@ class AlignedLocalCorrelation(AlignedCorrelation):
 class ElasticCorrelation(AlignedCorrelation):
     """Normalized correlation after alignment and a small smooth warp; ranked as 1 minus it.
 
-    Only where it is named: it takes about a second a case, and warps make new images alike as well.
+    Only where it is named: it takes about two seconds a case, and warps make new images alike as well.
     """
 
     name = "ncc_elastic"
@@ -168,13 +174,12 @@ class ElasticCorrelation(AlignedCorrelation):
 
         names = self.pyramid_names[1:]
         stored = index.features([placement.training], names)
-        chain = levels(self.preparation.grid, self.preparation.spacing)
         merit = warped_merit(
             (query[names[0]][0], query[names[1]][0]),
             (stored[names[0]][0], stored[names[1]][0]),
             placement.matrix,
             placement.shift,
-            (chain[1], chain[2]),
+            (self.chain[1], self.chain[2]),
         )
         return _exact(1 - merit), placement
 
@@ -216,6 +221,10 @@ class AlignedDice(AlignedMeasure):
         a = query["mask"][0] > 0
         b = moved((there[0] > 0).astype(np.float32), to_training, self.preparation) > 0.5
         return 1 - 2 * float((a & b).sum()) / max(int(a.sum() + b.sum()), 1), placement
+
+
+def nearest_first(compared: Iterable[tuple[float, Placement]]) -> list[tuple[float, Placement]]:
+    return sorted(compared, key=lambda pair: pair[0])
 
 
 def voxel_shape(spacing: Sequence[float]) -> tuple[float, ...]:

@@ -49,6 +49,13 @@ class EmbeddingMeasure(Measure):
 class VectorMeasure(EmbeddingMeasure):
     """A subclass says how vectors compare (`of_vectors`)."""
 
+    # How, for people.
+    compares: ClassVar[str]
+
+    @property
+    def definition(self) -> str:
+        return f"{self.compares} of the vectors of embedding {self.embedder.definition}"
+
     @staticmethod
     @abstractmethod
     def of_vectors(queries: np.ndarray, training: np.ndarray) -> np.ndarray:
@@ -69,10 +76,7 @@ class EmbeddingCosine(VectorMeasure):
 
     name = "embedding_cosine"
     sense = "similarity"
-
-    @property
-    def definition(self) -> str:
-        return f"cosine of the vectors of embedding {self.embedder.definition}"
+    compares = "cosine"
 
     @staticmethod
     def of_vectors(queries: np.ndarray, training: np.ndarray) -> np.ndarray:
@@ -85,10 +89,7 @@ class EmbeddingRmse(VectorMeasure):
 
     name = "embedding_rmse"
     sense = "distance"
-
-    @property
-    def definition(self) -> str:
-        return f"root mean squared difference of the vectors of embedding {self.embedder.definition}"
+    compares = "root mean squared difference"
 
     @staticmethod
     def of_vectors(queries: np.ndarray, training: np.ndarray) -> np.ndarray:
@@ -102,10 +103,7 @@ class EmbeddingPearson(VectorMeasure):
 
     name = "embedding_pearson"
     sense = "similarity"
-
-    @property
-    def definition(self) -> str:
-        return f"Pearson correlation of the vectors of embedding {self.embedder.definition}"
+    compares = "Pearson correlation"
 
     @staticmethod
     def of_vectors(queries: np.ndarray, training: np.ndarray) -> np.ndarray:

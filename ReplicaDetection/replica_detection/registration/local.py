@@ -28,25 +28,29 @@ def resting(training: np.ndarray, matrix: np.ndarray, shift: np.ndarray, level: 
     return ndimage.affine_transform(training, in_voxels, offset, order=1, mode="constant", cval=np.nan)
 
 
-def local_correlation(query: np.ndarray, training: np.ndarray) -> np.ndarray:
-    """(n,) correlation in the neighbourhood of each voxel of the query's structure that `training` covers: the
-    structure term of SSIM (Wang et al., IEEE TIP 2004, equation 10), 1 where the images are equal.
+class Neighbourhoods:
+    """The neighbourhood of each voxel of a query (X, Y, Z), ready to be compared with many training cases."""
 
-    Args:
-        query, training: (X, Y, Z) of one level; NaN in `training` where it shows nothing.
-    """
+    def __init__(self, query: np.ndarray):
+        self.query, self.inside = query, structure(query)
+        self.mean = _around(query)
+        self.variance = _around(query * query) - self.mean**2
+
+    def correlation(self, training: np.ndarray) -> np.ndarray:
+        """(n,) correlation in the neighbourhood of each voxel of the query's structure that `training` (X, Y, Z; NaN
+        where it shows nothing) covers: the structure term of SSIM (Wang et al., IEEE TIP 2004, equation 10), 1 where
+        the images are equal."""
+        covered = ~np.isnan(training)
+        b = np.where(covered, training, 0)
+        mean = _around(b)
+        variance = _around(b * b) - mean**2
+        covariance = _around(self.query * b) - self.mean * mean
+        spread = np.sqrt(np.maximum(self.variance, 0) * np.maximum(variance, 0))
+        inside = self.inside & covered
+        return (covariance[inside] + _CONSTANT) / (spread[inside] + _CONSTANT)
+
+
+def _around(image: np.ndarray) -> np.ndarray:
     from scipy import ndimage
 
-    sigma = [WINDOW if n > 1 else 0.0 for n in query.shape]
-
-    def around(image: np.ndarray) -> np.ndarray:
-        return ndimage.gaussian_filter(image, sigma, mode="nearest", truncate=2)
-
-    covered = ~np.isnan(training)
-    b = np.where(covered, training, 0)
-    mean_a, mean_b = around(query), around(b)
-    variance_a, variance_b = around(query * query) - mean_a**2, around(b * b) - mean_b**2
-    covariance = around(query * b) - mean_a * mean_b
-    spread = np.sqrt(np.maximum(variance_a, 0) * np.maximum(variance_b, 0))
-    inside = structure(query) & covered
-    return (covariance[inside] + _CONSTANT) / (spread[inside] + _CONSTANT)
+    return ndimage.gaussian_filter(image, [WINDOW if n > 1 else 0.0 for n in image.shape], mode="nearest", truncate=2)

@@ -48,39 +48,40 @@ class Placement:
     correlation_before: float
 
 
+@dataclass(frozen=True)
 class Starts:
-    """Motions to be improved, each of one training case onto the query.
+    """Motions to be improved in place, each of one training case onto the query.
 
     Args:
         case: (S,) the training case.
         flips: (S, 3) +1 and -1, the mirrored axes.
-        shifts: (S, 3) mm.
-        unit: (S,) which of `units` each is improved in.
-        units: (U, 3).
-
-    `matrices` and `shifts` are in these units; `in_mm` gives them in mm.
+        matrices, shifts: (S, 3, 3) and (S, 3), in units of `length`.
+        length: (S, 3) the unit of length along each axis, in mm.
     """
 
-    def __init__(self, case: np.ndarray, flips: np.ndarray, shifts: np.ndarray, unit: np.ndarray, units: np.ndarray):
-        self.case, self.flips, self.unit, self.units = case, flips, unit, units
-        self.matrices = flips[:, :, None] * np.eye(3)
-        self.shifts = shifts / units[unit]
+    case: np.ndarray
+    flips: np.ndarray
+    matrices: np.ndarray
+    shifts: np.ndarray
+    length: np.ndarray
+
+    @classmethod
+    def mirrored(cls, case: np.ndarray, flips: np.ndarray, shifts: np.ndarray, length: np.ndarray) -> Starts:
+        """Only mirrored and shifted, by (S, 3) mm."""
+        return cls(case, flips, flips[:, :, None] * np.eye(3), shifts / length, length)
 
     def at(self, rows: np.ndarray) -> Starts:
-        chosen = Starts(self.case[rows], self.flips[rows], self.shifts[rows], self.unit[rows], self.units)
-        chosen.matrices, chosen.shifts = self.matrices[rows], self.shifts[rows]
-        return chosen
+        return Starts(*(values[rows] for values in self._parts()))
 
     def followed_by(self, others: Starts) -> Starts:
-        both = self.at(np.arange(len(self.case)))
-        for name in ("case", "flips", "unit", "matrices", "shifts"):
-            setattr(both, name, np.concatenate([getattr(self, name), getattr(others, name)]))
-        return both
+        return Starts(*(np.concatenate(pair) for pair in zip(self._parts(), others._parts(), strict=True)))
 
     def in_mm(self) -> tuple[np.ndarray, np.ndarray]:
         """(S, 3, 3) and (S, 3)."""
-        length = self.units[self.unit]
-        return self.matrices * length[:, :, None] / length[:, None, :], self.shifts * length
+        return self.matrices * self.length[:, :, None] / self.length[:, None, :], self.shifts * self.length
+
+    def _parts(self) -> tuple[np.ndarray, ...]:
+        return self.case, self.flips, self.matrices, self.shifts, self.length
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,11 @@ class TrainingPyramids:
         return np.array([(1.0, 1.0, 1.0), self.voxel] if oblong else [(1.0, 1.0, 1.0)])
 
     @cached_property
+    def shown(self) -> np.ndarray:
+        """(N,) bool: the cases that show anything."""
+        return np.array(self.coarse.any(axis=(1, 2, 3)))
+
+    @cached_property
     def searched(self) -> Searched:
         return Searched(self.coarse, self.chain[0])
 
@@ -125,6 +131,7 @@ class TrainingPyramids:
         Returns:
             Empty where the query shows no structure or no case is allowed.
         """
+        allowed = allowed & self.shown
         if not structure(query[0]).any() or not allowed.any():
             return []
         ways = mirrorings(self.chain[0])
@@ -136,12 +143,11 @@ class TrainingPyramids:
         # Each start also from the centre: a large shift may have won by chance.
         both = np.concatenate([shift[case, way], np.zeros((len(case), 3))])
         repeated = 2 * len(self.units)
-        starts = Starts(
+        starts = Starts.mirrored(
             np.tile(case, repeated),
             np.tile(ways[way], (repeated, 1)),
             np.tile(both, (len(self.units), 1)),
-            np.repeat(np.arange(len(self.units)), len(both)),
-            self.units,
+            np.repeat(self.units, len(both), axis=0),
         )
         found = merit(self._register(query[0], 0, self.coarse, starts, starts.case), self.limits)
         best = found.reshape(repeated, len(case)).argmax(0) * len(case) + np.arange(len(case))
@@ -152,8 +158,8 @@ class TrainingPyramids:
         as_it_lies[~allowed] = -np.inf
         order = np.argsort(-as_it_lies, axis=None, kind="stable")[:KEPT_IN_PLACE]
         there, mirrored = np.divmod(order[np.isfinite(as_it_lies.ravel()[order])], len(ways))
-        resting = Starts(there, ways[mirrored], np.zeros((len(there), 3)), np.zeros(len(there), int), self.units)
-        starts = starts.followed_by(resting)
+        nowhere, mm = np.zeros((len(there), 3)), np.ones((len(there), 3))
+        starts = starts.followed_by(Starts.mirrored(there, ways[mirrored], nowhere, mm))
         found = merit(self._register(query[1], 1, self.middle, starts, starts.case), self.limits)
         first: dict[int, int] = {}
         for s in np.argsort(-found, kind="stable").tolist():
@@ -184,8 +190,8 @@ class TrainingPyramids:
         """Improves the starts at one level, in place; (S, 2) correlation and overlap. `which`: rows of `training`."""
         out = np.zeros((len(starts.case), 2))
         level = self.chain[number]
-        for n, unit in enumerate(self.units):
-            rows = np.flatnonzero(starts.unit == n)
+        for unit in self.units:
+            rows = np.flatnonzero((starts.length == unit).all(1))
             if not len(rows):
                 continue
             x, y, z = (np.array(level.spacing) / unit).tolist()
