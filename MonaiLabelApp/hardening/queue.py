@@ -6,6 +6,8 @@ Waiting happens in the event loop, not in a worker thread, so that light routes 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -23,6 +25,18 @@ class Queue:
         self.places = running + waiting
         self.taken = 0
         self._free = asyncio.Semaphore(running)
+        self._began: dict[int, float] = {}
+        self._numbers = itertools.count()
+
+    @property
+    def running(self) -> int:
+        """Number of requests that compute now."""
+        return len(self._began)
+
+    @property
+    def oldest_seconds(self) -> float:
+        """How long the longest of them has been running, 0 without any. By this a stuck queue is known."""
+        return max((time.monotonic() - began for began in self._began.values()), default=0.0)
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
@@ -40,7 +54,12 @@ class Queue:
         self.taken += 1
         try:
             async with self._free:
-                yield
+                number = next(self._numbers)
+                self._began[number] = time.monotonic()
+                try:
+                    yield
+                finally:
+                    del self._began[number]
         finally:
             self.taken -= 1
 
