@@ -64,7 +64,9 @@ def make(folder: Path, shape: tuple[int, int, int] = made_up.SHAPE) -> Collectio
 
 
 @contextmanager
-def reviewing(collections: Collections, work: Path, args: Sequence[str] = ()) -> Iterator[Server]:
+def reviewing(
+    collections: Collections, work: Path, args: Sequence[str] = (), port: int | None = None
+) -> Iterator[Server]:
     """The hardened server over the collections, its index made. Again with the same `work`: the same data folder."""
     work.mkdir(exist_ok=True)
     with running_server(
@@ -74,6 +76,7 @@ def reviewing(collections: Collections, work: Path, args: Sequence[str] = ()) ->
         conf=collections.options,
         hardened=True,
         args=args,
+        port=port,
     ) as server:
         client = ReplicaClient(server.url, key=ANNA)
         for job in client.jobs():

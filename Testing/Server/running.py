@@ -69,6 +69,7 @@ def running_server(
     env: Mapping[str, str] | None = None,
     args: Sequence[str] = (),
     app: Path = APP,
+    port: int | None = None,
 ) -> Iterator[Server]:
     """Starts the server, waits until it answers, and ends it (that process and its children only).
 
@@ -79,8 +80,9 @@ def running_server(
         hardened: `replica-detection serve` instead of MONAI Label's own launch.
         env: on top of this process's environment.
         args: appended to the command line.
+        port: where it listens; a free port if not given.
     """
-    port = free_port()
+    port = port or free_port()
     data = work / "data" if data is None else data
     pairs = {"training": training, "index": index, "data": data, **(conf or {})}
     options = [(key, str(value)) for key, value in pairs.items() if value is not None]
@@ -102,7 +104,7 @@ def running_server(
     }
     log = work / f"server-{port}.log"
     start = time.perf_counter()
-    with log.open("wb") as output:
+    with log.open("ab") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment, cwd=work
         )
