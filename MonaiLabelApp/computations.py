@@ -95,16 +95,16 @@ def agreement(services: Services, ratings: list[dict[str, Any]]) -> Result:
 
 def infer(services: Services, request: dict[str, Any]) -> Result:
     """A task of MONAI Label's app on the file `request["image"]`; reply and file as the task gives them."""
-    file, reply = _app().run(request)
+    file, reply = app().run(request)
     return Result(_plain(reply), Path(file) if file else None)
 
 
 def train(services: Services, request: dict[str, Any]) -> Result:
-    return Result(_plain(_app().train(request)))
+    return Result(_plain(app().train(request)))
 
 
 def scoring(services: Services, request: dict[str, Any]) -> Result:
-    return Result(_plain(_app().scoring(request)))
+    return Result(_plain(app().scoring(request)))
 
 
 COMPUTATIONS: Mapping[str, Callable[..., Result]] = {
@@ -122,8 +122,16 @@ COMPUTATIONS: Mapping[str, Callable[..., Result]] = {
 }
 
 
-def _app() -> Any:
-    """MONAI Label's app, made when it is first asked for: its packages take half a GiB."""
+def prepare(services: Services, task: str) -> None:
+    """What a process needs once for all computations of a kind. Raises HTTPException 503 while the null is made."""
+    if task in ("infer", "train", "scoring"):
+        app()
+    if task in ("comparison", "compare"):
+        services.engine.detector()
+
+
+def app() -> Any:
+    """MONAI Label's app, made when it is first asked for: that takes seconds, and half a GiB for its packages."""
     from monailabel.interfaces.utils.app import app_instance
 
     return app_instance()

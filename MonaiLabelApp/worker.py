@@ -2,8 +2,9 @@
 
     python -m replica_detection_server.worker
 
-The first line of input is the configuration, each further line a request; the answers are lines of output. All are
-JSON. Unasked, it tells how far the null is. The process ends with its input, so that it never outlives the server.
+The first line of input is the configuration, each further line a request. A request is answered by two lines of output:
+that its computation begins, and what came of it. All are JSON. Unasked, the process tells how far the null is. It ends
+with its input, so that it never outlives the server.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import queue
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from fastapi import HTTPException
 
 from replica_detection.errors import ReplicaDetectionError
 from replica_detection.schema import Job, to_json
-from replica_detection_server.computations import COMPUTATIONS
+from replica_detection_server.computations import COMPUTATIONS, prepare
 from replica_detection_server.configuration import Configuration
 from replica_detection_server.services import Services, services_of
 
@@ -46,15 +48,14 @@ def main() -> int:
 
     services = services_of(Configuration.from_json(lines.get()))
     services.engine.tell_null = tell_null
-    say(ready=True)
     # Without an index, or with one that cannot be used, there is nothing to prepare; requests are told why.
     with suppress(ReplicaDetectionError, HTTPException):
         services.engine.prepare()
     while True:
-        say(**answer(services, json.loads(lines.get())))
+        say(**answer(services, json.loads(lines.get()), lambda: say(began=True)))
 
 
-def answer(services: Services, request: dict[str, Any]) -> dict[str, Any]:
+def answer(services: Services, request: dict[str, Any], begin: Callable[[], None]) -> dict[str, Any]:
     """What a request comes to: `value` and `file`, or `refused`, or `failed` with the place, or `memory`."""
     from replica_detection_server.hardening.errors import known_refusal
     from replica_detection_server.hardening.logs import where
@@ -63,6 +64,8 @@ def answer(services: Services, request: dict[str, Any]) -> dict[str, Any]:
         given = request["arguments"]
         if isinstance(given, str):  # too long for a line
             given = json.loads(Path(given).read_text(encoding="utf-8"))
+        prepare(services, request["task"])
+        begin()
         found = COMPUTATIONS[request["task"]](services, **given)
         return {"value": found.value, "file": None if found.file is None else str(found.file)}
     except MemoryError:

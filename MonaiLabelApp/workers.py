@@ -205,9 +205,10 @@ class Workers:
                 self._too_much(worker, task)
             else:
                 return said
-            ready = worker.ready
-            if now > (asked + START_SECONDS if ready is None else max(asked, ready) + self.limits.seconds):
+            if now > (asked + START_SECONDS if worker.began is None else worker.began + self.limits.seconds):
                 worker.end()
+                if worker.began is None:
+                    _not_started(task)
                 self._too_long(task, uploaded)
             if worker.memory_bytes() > self.limits.memory_bytes:
                 self._too_much(worker, task)
@@ -237,7 +238,7 @@ class _Worker:
 
     def __init__(self, configuration: Configuration, folder: Path, sizes: dict[str, int]):
         self.folder = Path(tempfile.mkdtemp(prefix="worker-", dir=folder))
-        self.ready: float | None = None
+        self.began: float | None = None
         self.null: Job | None = None
         self._sizes = sizes
         self._ended = False
@@ -263,6 +264,7 @@ class _Worker:
         return not self._ended and self._process.poll() is None
 
     def ask(self, task: str, arguments: dict[str, Any]) -> None:
+        self.began = None
         text = json.dumps(arguments)
         if len(text) > LONGEST_LINE:  # a pipe takes so much at once and no more
             path = self.folder / "arguments.json"
@@ -319,8 +321,8 @@ class _Worker:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _hear(self, said: dict[str, Any]) -> None:
-        if "ready" in said:
-            self.ready = time.monotonic()
+        if "began" in said:
+            self.began = time.monotonic()
         elif "null" in said:
             self.null = None if said["null"] is None else from_json(Job, said["null"])
             if said["size"]:
@@ -332,14 +334,19 @@ class _Worker:
 def _died(worker: _Worker, task: str, uploaded: bool) -> NoReturn:
     code = worker.exit_code()
     logger.error("the process of a computation ended with %s: %s", code, task)
-    if worker.ready is None:
-        headers = {"Retry-After": str(RETRY_SECONDS)}
-        raise HTTPException(503, "The process that computes could not be started; try again later.", headers)
+    if worker.began is None:
+        _not_started(task)
     if uploaded:
         detail = "The process that read this file ended at it: the file is damaged, or too large for this server."
         raise HTTPException(422, detail)
     detail = "The process that computed this ended unexpectedly; try again."
     raise HTTPException(503, detail, {"Retry-After": str(RETRY_SECONDS)})
+
+
+def _not_started(task: str) -> NoReturn:
+    logger.error("the process of a computation did not start: %s", task)
+    headers = {"Retry-After": str(RETRY_SECONDS)}
+    raise HTTPException(503, "The process that computes could not be started; try again later.", headers)
 
 
 def _stopping() -> NoReturn:
