@@ -35,7 +35,7 @@ from replica_detection_server.lib.trainers.segmentation import TrainSegmentation
 from replica_detection_server.refusals import refusal
 from replica_detection_server.routes import register
 from replica_detection_server.routes.files import INBOX
-from replica_detection_server.services import Services
+from replica_detection_server.services import services_of
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class ReplicaDetectionApp(MONAILabelApp):
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]):
-        self.services = Services(Configuration.of(studies, conf))
+        self.services = services_of(Configuration.of(studies, conf))
         self.services.configuration.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         super().__init__(
             app_dir,
@@ -112,11 +112,7 @@ class ReplicaDetectionApp(MONAILabelApp):
         image = request.get("image")
         path = self._image_path(image, store)
         wanted = {**copy.deepcopy(request), "image": path, "description": task.description}
-        try:
-            file, found = task(wanted)
-        except ReplicaDetectionError as error:
-            raise refusal(error) from error
-        reply = to_json(found)
+        file, reply = self._apart(wanted, uploaded=path == image) if _server() is not None else self.run(wanted)
         label = file
         if file and request.get("save_label") and task.type == InferType.SEGMENTATION and store.get_image_uri(image):
             tag = request.get("label_tag", DefaultLabelTag.ORIGINAL.value)
@@ -126,6 +122,29 @@ class ReplicaDetectionApp(MONAILabelApp):
                 Path(file).unlink(missing_ok=True)
                 raise
         return {"label": label, "tag": DefaultLabelTag.ORIGINAL, "file": file, "params": reply}
+
+    def run(self, request: dict[str, Any]) -> tuple[str | None, Any]:
+        """The file and the reply of a task on the file `request["image"]`, computed in this process."""
+        try:
+            file, found = self._infers[request["model"]](request)
+        except ReplicaDetectionError as error:
+            raise refusal(error) from error
+        return file, to_json(found)
+
+    def _apart(self, request: dict[str, Any], *, uploaded: bool) -> tuple[str | None, Any]:
+        """The same, computed in a process that can be ended."""
+        found = self.services.workers.call("infer", {"request": request}, uploaded=uploaded)
+        return None if found.file is None else str(found.file), found.value
+
+    def train(self, request: dict[str, Any]) -> Any:
+        if _server() is None:
+            return super().train(request)
+        return self.services.workers.call("train", {"request": request}).value
+
+    def scoring(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:
+        if _server() is None:
+            return super().scoring(request, datastore)
+        return self.services.workers.call("scoring", {"request": request}).value
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         strategy = request.get("strategy")

@@ -23,6 +23,7 @@ from replica_detection.schema import Comparison, IndexDescription, Job, MeasureD
 from replica_detection_server import cohorts, work
 from replica_detection_server.configuration import Configuration
 from replica_detection_server.keeping import Kept, Recent
+from replica_detection_server.progress import seldom
 from replica_detection_server.scored import Scored
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from replica_detection.surface import SurfaceComparison
 
 logger = logging.getLogger(__name__)
+
+TellNull = Callable[[Job | None, str, int], None]
 
 # A request waits this long for the null before it is asked to come again.
 PATIENCE_SECONDS = 20.0
@@ -86,10 +89,20 @@ class Engine:
     Args:
         configuration: what the server was started with.
         index_failure: why the index could not be made, "" where nothing is known to have failed.
+        null_size: cases of the null of an index by its version, 0 where it is unknown.
+
+    `tell_null` is called with the null while it is being made (else None), the index's version, and the null's size
+    once it is there.
     """
 
-    def __init__(self, configuration: Configuration, index_failure: Callable[[], str] = str):
-        self.configuration, self.index_failure = configuration, index_failure
+    def __init__(
+        self,
+        configuration: Configuration,
+        index_failure: Callable[[], str] = str,
+        null_size: Callable[[str], int] = lambda version: 0,
+    ):
+        self.configuration, self.index_failure, self.null_size = configuration, index_failure, null_size
+        self.tell_null: TellNull = lambda job, version, size: None
         self._lock = threading.RLock()
         self._index: Kept[OpenedIndex] = Kept(configuration.index / "index.json", self._open_index)
         self._scored: Kept[Scored] = Kept(
@@ -163,10 +176,9 @@ class Engine:
         if opened is None:
             return None
         index, scored = opened.index, self.scored()
-        detector = self._null.detector if self._null is not None and self._null.version == opened.version else None
         run = scored.result.run if scored is not None and scored.index_version == opened.version else None
         thresholds = {m.name: m.threshold for m in run.measures} if run is not None else {}
-        null_size = run.null.size if run is not None else len(detector.null.ids) if detector is not None else 0
+        null_size = run.null.size if run is not None else self.null_size(opened.version)
         return IndexDescription(
             opened.version,
             len(index),
@@ -184,12 +196,12 @@ class Engine:
 
     # ---------------------------------------------------------------------------------------------------- comparing
 
-    def comparison(self, synthetic_id: str, k: int) -> Comparison:
-        """A synthetic image against the training cohort: from the scores where they are current, else made now."""
+    def known_comparison(self, synthetic_id: str, k: int) -> Comparison | None:
+        """A synthetic image against the training cohort, from the scores; None where they are not current."""
         case, opened, scored = self.case(synthetic_id), self.required_index(), self.scored()
         if scored is not None and scored.is_current(case, opened.version):
             return scored.comparison(synthetic_id, k)
-        return self.compare(case, k)
+        return None
 
     def compare(self, case: Case, k: int) -> Comparison:
         """Any image against the training cohort, under every measure.
@@ -229,11 +241,6 @@ class Engine:
     def prepare(self) -> None:
         """Begins in the background with what the first comparison needs."""
         self._making(self.required_index())
-
-    def null_job(self) -> Job | None:
-        """The null while it is being computed, as a job for progress bars."""
-        making = self._null
-        return None if making is None or making.done.is_set() else making.job()
 
     def prepared(self, case: Case) -> Prepared:
         """An image on the grid of the index, with the mask that comparisons use. Raises InputError as reading does."""
@@ -305,12 +312,6 @@ class Engine:
         synthetic = self.prepared(case)
         return synthetic, PairLoader(opened.index, None).moved(training, alignment, synthetic.affine)
 
-    def close(self) -> None:
-        """Stops what is being made in the background."""
-        with self._lock:
-            if self._null is not None:
-                self._null.cancel()
-
     def _listed(self) -> tuple[Cohort, dict[str, Case]]:
         """The studies, listed again when something in their folder changed."""
         folders = [p for p in (self.configuration.studies, self.configuration.masks) if p is not None]
@@ -329,7 +330,7 @@ class Engine:
             if self._null is None or self._null.version != opened.version:
                 if self._null is not None:
                     self._null.cancel()
-                self._null = _NullInTheMaking(self.configuration, opened)
+                self._null = _NullInTheMaking(self.configuration, opened, self.tell_null)
             return self._null
 
     def _open_index(self) -> OpenedIndex:
@@ -347,8 +348,9 @@ class _StoppedError(Exception):
 class _NullInTheMaking:
     """A detector on its way, in a thread of its own; quick where the null is stored in the index already."""
 
-    def __init__(self, configuration: Configuration, opened: OpenedIndex):
-        self.version = opened.version
+    def __init__(self, configuration: Configuration, opened: OpenedIndex, tell: TellNull):
+        self.version, self._tell = opened.version, tell
+        self._tell_seldom = seldom(lambda *_: tell(self._job(), opened.version, 0), 0.2)
         self.done = threading.Event()
         self.detector: Detector | None = None
         self.error: ReplicaDetectionError | None = None
@@ -360,7 +362,7 @@ class _NullInTheMaking:
     def words(self) -> str:
         return f"{100 * self._done // self._total} %" if self._total else "just begun"
 
-    def job(self) -> Job:
+    def _job(self) -> Job:
         return Job(
             "null", "null", "running", self._stage, self._done, self._total, round(time.monotonic() - self._start, 1)
         )
@@ -379,9 +381,11 @@ class _NullInTheMaking:
         except Exception as error:
             self.error = ReplicaDetectionError(f"the comparison could not be prepared ({type(error).__name__})")
         finally:
+            self._tell(None, self.version, 0 if self.detector is None else len(self.detector.null.ids))
             self.done.set()
 
     def _progress(self, stage: str, done: int, total: int) -> None:
         self._stage, self._done, self._total = stage, done, total
+        self._tell_seldom(stage, done, total)
         if self._stopping:
             raise _StoppedError

@@ -57,6 +57,8 @@ class Listening:
     tls_key: Path | None = None
     max_upload_mb: int = MAX_UPLOAD_MB
     waiting: int = WAITING
+    compute_seconds: float = 600
+    compute_memory_mb: int = 0
 
     def check(self) -> list[str]:
         """Raises ConfigurationError or InputError for what must not be; returns what is worth a warning."""
@@ -120,6 +122,8 @@ def _settings(given: Configuration, listening: Listening) -> Settings:
         realm_uri=listening.realm_uri,
         max_upload_bytes=listening.max_upload_mb * MEBIBYTE,
         waiting=listening.waiting,
+        compute_seconds=listening.compute_seconds,
+        compute_memory_mb=listening.compute_memory_mb,
         folders=_folders(given),
     )
     for folder in (settings.sessions, settings.temporary, settings.logs):
@@ -211,11 +215,17 @@ def _made(given: Configuration, settings: Settings, port: int) -> ASGIApp:
 def _serve(app: ASGIApp, settings: Settings, listening: Listening, listener: socket.socket, said: list[str]) -> None:
     import uvicorn
 
+    from replica_detection_server.hardening.asgi import end_computations
+
     class Announcing(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
                 _announce(settings, listening, listener.getsockname()[1], said)
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            end_computations()  # else their callers would be waited for
+            await super().shutdown(sockets)
 
     server = Announcing(
         uvicorn.Config(

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 from replica_detection.ratings import RatingStore
-from replica_detection.schema import AgreementReport, WorklistItem
+from replica_detection.schema import AgreementReport, WorklistItem, from_json, to_json
 from replica_detection_server import worklist
 from replica_detection_server.configuration import Configuration
 from replica_detection_server.engine import Engine
+from replica_detection_server.hardening.settings import current
 from replica_detection_server.jobs import Jobs
 from replica_detection_server.keeping import Recent
+from replica_detection_server.workers import Limits, Workers
 
 
 @dataclass(frozen=True)
 class Services:
-    """Made once for a server; ratings and jobs exist in the server alone, not in the processes that work for it."""
+    """Made once for a process; ratings, jobs and workers exist in the server alone, not in what works for it."""
 
     configuration: Configuration
 
     @cached_property
     def engine(self) -> Engine:
-        return Engine(self.configuration, lambda: self.jobs.failure("index"))
+        return Engine(
+            self.configuration, lambda: self.jobs.failure("index"), lambda version: self.workers.null_size(version)
+        )
+
+    @cached_property
+    def workers(self) -> Workers:
+        given = current()
+        limits = Limits.of() if given is None else Limits.of(given.compute_seconds, given.compute_memory_mb)
+        return Workers(self.configuration, limits)
 
     @cached_property
     def ratings(self) -> RatingStore:
@@ -45,25 +55,30 @@ class Services:
 
     def agreement(self) -> AgreementReport:
         """What the ratings say; resampling takes seconds, so the last answer is kept until a rating or score is new."""
-        from replica_detection.agreement import agreement_report
-
         ratings, scored = self.ratings.all(), self.engine.scored()
         return self._agreement.get(
             (len(ratings), "" if scored is None else scored.result.run.created),
-            lambda: agreement_report(ratings, None if scored is None else scored.result),
+            lambda: from_json(
+                AgreementReport, self.workers.call("agreement", {"ratings": [to_json(r) for r in ratings]}).value
+            ),
         )
 
     def start(self) -> None:
-        """What a server begins with: the index where it is missing or unusable, else what comparisons will need.
+        """What a server begins with: the index where it is missing or unusable, and a process for comparisons.
 
         An index that cannot be used and has no training scans to be made anew is told of by the routes that need it.
         """
-        if self.engine.training() is not None:
-            self.engine.prepare()
-        elif self.configuration.training is not None:
+        if self.engine.training() is None and self.configuration.training is not None:
             self.jobs.start("index")
+        self.workers.start()
 
     def close(self) -> None:
         """Ends what runs in the background."""
+        self.workers.close()
         self.jobs.close()
-        self.engine.close()
+
+
+@cache
+def services_of(configuration: Configuration) -> Services:
+    """The services of this process: MONAI Label's app in it has the same ones."""
+    return Services(configuration)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,14 +23,6 @@ def write_on_grid(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
     write_volume(path, array, affine)
 
 
-def nifti(array: np.ndarray, affine: np.ndarray) -> bytes:
-    """The bytes of a `.nii.gz` file."""
-    with tempfile.TemporaryDirectory(prefix="replica-") as folder:
-        path = Path(folder) / "volume.nii.gz"
-        write_on_grid(path, array, affine)
-        return path.read_bytes()
-
-
 def in_file_space(mesh: Mesh, spacing: tuple[float, ...], affine: np.ndarray) -> Mesh:
     """A surface from mm along the axes of the common grid to mm RAS+ of an image's own file."""
     from replica_detection.mesh import Mesh
@@ -47,11 +38,8 @@ def positions_in_file(points: np.ndarray, spacing: tuple[float, ...], affine: np
     return points / np.asarray(spacing) @ affine[:3, :3].T + affine[:3, 3]
 
 
-def vtp(mesh: Mesh, distances: np.ndarray) -> bytes:
-    """The bytes of a `.vtp` file with the distance in mm at every vertex."""
+def write_surface(path: Path, mesh: Mesh, distances: np.ndarray) -> None:
+    """A `.vtp` file with the distance in mm at every vertex."""
     from replica_detection.mesh_files import write_mesh
 
-    with tempfile.TemporaryDirectory(prefix="replica-") as folder:
-        path = Path(folder) / "surface.vtp"
-        write_mesh(path, mesh, distances)
-        return path.read_bytes()
+    write_mesh(path, mesh, distances)

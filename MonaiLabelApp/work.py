@@ -79,7 +79,9 @@ def build_index(configuration: Configuration, progress: Progress = silent, *, re
 
 
 def detector_for(configuration: Configuration, index: TrainingIndex, progress: Progress = silent):
-    """A `detection.Detector` with the options of the launch."""
+    """A `detection.Detector` with the options of the launch; where its null is missing, one process makes it."""
+    import filelock
+
     from replica_detection.detection import Detector, Options
 
     options = Options(
@@ -89,7 +91,9 @@ def detector_for(configuration: Configuration, index: TrainingIndex, progress: P
         device=configuration.device,
         null_size=configuration.null_size,
     )
-    return Detector(index, validation=cohorts.validation(configuration), options=options, progress=progress)
+    configuration.data.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(configuration.data / ".null.lock"):
+        return Detector(index, validation=cohorts.validation(configuration), options=options, progress=progress)
 
 
 def score(configuration: Configuration, progress: Progress = silent) -> DetectionResult:

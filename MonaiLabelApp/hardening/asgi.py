@@ -88,6 +88,11 @@ def _end() -> None:
     app_instance().services.close()
 
 
+def end_computations() -> None:
+    """Ends what is being computed; whoever waits for it is told that the server stops."""
+    app_instance().services.workers.close()
+
+
 def sweep(folder: Path, older_than: float = LEFTOVER_SECONDS) -> None:
     """Removes what has lain in the private temporary folder for too long."""
     for path in folder.iterdir():

@@ -22,6 +22,15 @@ _ASKED_WRONGLY = (MONAILabelError.INVALID_INPUT, MONAILabelError.APP_INIT_ERROR)
 
 def as_refusal(error: Exception) -> HTTPException:
     """The refusal that tells a caller what was wrong; a failure of the server itself is 500 and a line in the log."""
+    found = known_refusal(error)
+    if found is None:
+        logger.error("failed: %s", where(error))
+        return HTTPException(500, FAILED)
+    return found
+
+
+def known_refusal(error: Exception) -> HTTPException | None:
+    """The refusal that an error means; None for a failure of the server itself."""
     if isinstance(error, HTTPException):
         return error
     if isinstance(error, ReplicaDetectionError):
@@ -30,8 +39,7 @@ def as_refusal(error: Exception) -> HTTPException:
         missing = "not found" in error.msg.lower() or "there is no" in error.msg.lower()
         if missing or error.error in _ASKED_WRONGLY:
             return HTTPException(404 if missing else 422, error.msg)
-    logger.error("failed: %s", where(error))
-    return HTTPException(500, FAILED)
+    return None
 
 
 def register(app: FastAPI) -> None:

@@ -8,14 +8,19 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 
+from anyio import from_thread
 from fastapi import Depends, HTTPException, Request
 
 RUNNING = 2
 WAITING = 16
 RETRY_AFTER_SECONDS = 5
+
+# Whether the caller of the present computation has gone away, to be asked in its thread; None where nobody can tell.
+CALLER_GONE: ContextVar[Callable[[], bool] | None] = ContextVar("CALLER_GONE", default=None)
 
 
 class Queue:
@@ -73,6 +78,7 @@ async def _place(request: Request) -> AsyncIterator[None]:
         # Work that nobody waits for any more only keeps others waiting.
         if await request.is_disconnected():
             raise HTTPException(499, "The client went away.")
+        CALLER_GONE.set(lambda: from_thread.run(request.is_disconnected))
         yield
 
 

@@ -17,7 +17,8 @@ MAX_UPLOAD_MB = 1024
 @dataclass(frozen=True)
 class Settings:
     """`hosts`: names beside the loopback's under which the server is reached; `folders`: path -> the name that stands
-    for it in replies and logs; at most one of `api_key_file` and `realm_uri` is given."""
+    for it in replies and logs; at most one of `api_key_file` and `realm_uri` is given; `compute_memory_mb` 0: a share
+    of the machine's."""
 
     data: Path
     loopback: bool = True
@@ -26,6 +27,8 @@ class Settings:
     realm_uri: str = ""
     max_upload_bytes: int = MAX_UPLOAD_MB * MEBIBYTE
     waiting: int = WAITING
+    compute_seconds: float = 600
+    compute_memory_mb: int = 0
     folders: tuple[tuple[str, str], ...] = ()
 
     @property

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, File, HTTPException, Path, Query, Request, Response, UploadFile
+from fastapi import APIRouter, File, Path, Query, Request, Response, UploadFile
 
-from replica_detection.cohort import Case
-from replica_detection.schema import Comparison
-from replica_detection_server.cohorts import TRAINING
+from replica_detection.schema import Comparison, from_json
 from replica_detection_server.hardening.queue import heavy
 from replica_detection_server.routes.callers import Shared
 from replica_detection_server.routes.files import MAX_UPLOAD_BYTES, received
 from replica_detection_server.routes.guarded import REFUSALS, Guarded
-from replica_detection_server.volumes import nifti
 
 router = APIRouter(tags=["Replica"], route_class=Guarded, responses=REFUSALS)
 
 CaseId = Annotated[str, Path(max_length=500)]
 K = Annotated[int, Query(ge=1, le=1000, description="Nearest training cases under each measure, at most.")]
-UPLOADED = "uploaded"
 
 
 @router.get(
     "/cases/{synthetic_id}/comparison", summary="A synthetic image against the training cohort", dependencies=[heavy]
 )
 def get_comparison(shared: Shared, synthetic_id: CaseId, k: K = 10) -> Comparison:
-    return shared.engine.comparison(synthetic_id, k)
+    known = shared.engine.known_comparison(synthetic_id, k)
+    if known is not None:
+        return known
+    return from_json(Comparison, shared.workers.call("comparison", {"synthetic_id": synthetic_id, "k": k}).value)
 
 
 @router.post(
@@ -42,7 +41,9 @@ def post_compare(
     limit = getattr(request.app.state, "max_upload_bytes", MAX_UPLOAD_BYTES)
     inbox = shared.configuration.data / "uploads"
     with received({"image": file, "mask": mask}, inbox, limit) as paths:
-        return shared.engine.compare(Case(UPLOADED, (paths["image"],), paths.get("mask")), k)
+        shared.engine.required_index()
+        sent = {"image": str(paths["image"]), "mask": str(paths["mask"]) if "mask" in paths else None, "k": k}
+        return from_json(Comparison, shared.workers.call("compare", sent, uploaded=True).value)
 
 
 @router.get(
@@ -53,13 +54,5 @@ def post_compare(
     responses={200: {"content": {"application/gzip": {}}}},
 )
 def get_mask(shared: Shared, case_id: CaseId) -> Response:
-    opened = shared.engine.required_index()
-    if not opened.has_masks:
-        raise HTTPException(409, "the index holds no masks: build it with masks, or with a segmenter")
-    if case_id.startswith(TRAINING):
-        prepared = opened.stored(case_id.removeprefix(TRAINING))
-    else:
-        prepared = shared.engine.prepared(shared.engine.case(case_id))
-    if prepared.mask is None:
-        raise HTTPException(409, f"'{case_id}' has no mask")
-    return Response(nifti(prepared.mask, prepared.affine), media_type="application/gzip")
+    shared.engine.required_index()
+    return Response(shared.workers.call("mask", {"case_id": case_id}).content(), media_type="application/gzip")

@@ -26,7 +26,7 @@ def get_status(request: Request, shared: Shared) -> Status:
     index, problem = _index(shared)
     scored = shared.engine.scored()
     studies = shared.engine.studies().ids
-    null = shared.engine.null_job()
+    null = shared.workers.null_job()
     return Status(
         API_VERSION,
         __version__,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from replica_detection.errors import InputError
-from replica_detection.image_files import composed
+from replica_detection.image_files import composed, require_readable
 
 Report = Callable[[InputError], None]
 
@@ -124,6 +124,7 @@ def read_cells(path: Path, required: tuple[str, ...]) -> list[tuple[int, dict[st
 
 
 def _text(path: Path) -> str:
+    require_readable(path)
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -83,6 +83,13 @@ def require_exists(path: Path) -> os.stat_result:
     )
 
 
+def require_readable(path: Path) -> None:
+    """Raises InputError for a device, a pipe or a socket: opening one may wait for ever, and reading one never end."""
+    status = _status(path)
+    if isinstance(status, os.stat_result) and not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        raise InputError(path, "is not a regular file", "Give a file, not a device or a pipe")
+
+
 def _status(path: Path) -> os.stat_result | Exception:
     try:
         return path.stat()

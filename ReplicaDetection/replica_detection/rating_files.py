@@ -11,7 +11,7 @@ from pathlib import Path
 from replica_detection.atomic import atomic_write
 from replica_detection.cohort_lists import read_cells
 from replica_detection.errors import InputError
-from replica_detection.image_files import composed
+from replica_detection.image_files import composed, require_readable
 from replica_detection.ratings import Rating, RatingStore, checked
 
 COLUMNS = (
@@ -64,6 +64,7 @@ def write_ratings(ratings: Iterable[Rating], path: Path) -> None:
 
 
 def _is_sqlite(path: Path) -> bool:
+    require_readable(path)
     try:
         with path.open("rb") as f:
             return f.read(16) == b"SQLite format 3\0"

@@ -43,7 +43,8 @@ class ReplicaMatches(InferTask):
             raise HTTPException(422, f"k is {request['k']!r}: it must be a whole number") from None
         study = next((c for c in self.engine.studies().cases if c.image.resolve() == path.resolve()), None)
         case = study or Case("image", (path,))
-        found = self.engine.compare(case, k) if study is None else self.engine.comparison(study.id, k)
+        known = None if study is None else self.engine.known_comparison(study.id, k)
+        found = known or self.engine.compare(case, k)
         synthetic = self.engine.prepared(case)
         if found.nearest_training_id:
             array = difference(synthetic, self.engine.required_index().stored(found.nearest_training_id))

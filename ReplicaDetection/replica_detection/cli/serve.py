@@ -72,6 +72,12 @@ def serve(
     tls_key: Annotated[Path | None, typer.Option(help="PEM file: key of --tls-certificate.")] = None,
     max_upload_mb: Annotated[int, typer.Option(help="Largest upload in MiB.", min=1, max=1 << 20)] = 1024,
     queue: Annotated[int, typer.Option(help="Computations that may wait; more are told to come back.", min=0)] = 16,
+    compute_seconds: Annotated[
+        float, typer.Option(help="A computation that a request waits for is ended after so long.", min=1)
+    ] = 600,
+    compute_memory_mb: Annotated[
+        int, typer.Option(help="... or when its process holds so many MiB. 0: a third of the memory.", min=0)
+    ] = 0,
 ) -> None:
     """Run the server for 3D Slicer, scripts and MONAI Label clients: review, comparison, ratings.
 
@@ -117,6 +123,8 @@ def serve(
         tls_key=tls_key,
         max_upload_mb=max_upload_mb,
         waiting=queue,
+        compute_seconds=compute_seconds,
+        compute_memory_mb=compute_memory_mb,
     )
     listening.check()
     launch(Configuration.of(studies, given), listening)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replica_detection.errors import ConfigurationError, InputError, ReplicaDetectionError
-from replica_detection.image_files import require_exists, require_file
+from replica_detection.image_files import require_exists, require_file, require_readable
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +74,7 @@ def weights_file(path: Path) -> Path:
 
 
 def read_bytes(file: Path) -> bytes:
+    require_readable(file)
     try:
         return file.read_bytes()
     except OSError as error:

@@ -4,6 +4,7 @@ The hardened launch makes it from ours (ODD_BASE=ours), so that the same misbeha
 """
 
 import os
+import signal
 import tempfile
 import time
 from pathlib import Path
@@ -48,6 +49,20 @@ def itself(request):
 def slow(request):
     time.sleep(float(request.get("seconds", 3)))
     return None, {"slept": True}
+
+
+def dies(request):
+    """As a reader does that runs into a fault of its own."""
+    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+
+
+def hoards(request):
+    """Takes ever more memory, up to what any machine has."""
+    held = []
+    for _ in range(200):
+        held.append(bytearray(os.urandom(1 << 20) * 32))
+        time.sleep(0.02)
+    return None, {"held": len(held)}
 
 
 def fails(request):
@@ -116,7 +131,7 @@ class OddApp(MONAILabelApp):
         super().__init__(app_dir, studies, conf)
 
     def init_infers(self):
-        works = (opens, itself, fails, not_a_number, no_json, refuses)
+        works = (opens, itself, dies, hoards, fails, not_a_number, no_json, refuses)
         odd = {work.__name__: Odd(work) for work in works}
         return {**super().init_infers(), **odd, "slow": Odd(slow, {"seconds": 3})}
 
