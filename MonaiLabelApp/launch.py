@@ -56,6 +56,7 @@ class Listening:
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     max_upload_mb: int = MAX_UPLOAD_MB
+    max_upload_voxels: int = 0
     waiting: int = WAITING
 
     def check(self) -> list[str]:
@@ -119,6 +120,7 @@ def _settings(given: Configuration, listening: Listening) -> Settings:
         api_key_file=listening.api_key_file.resolve() if listening.api_key_file else None,
         realm_uri=listening.realm_uri,
         max_upload_bytes=listening.max_upload_mb * MEBIBYTE,
+        max_upload_voxels=listening.max_upload_voxels,
         waiting=listening.waiting,
         folders=_folders(given),
     )

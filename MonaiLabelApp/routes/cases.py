@@ -10,6 +10,7 @@ from replica_detection.cohort import Case
 from replica_detection.schema import Comparison
 from replica_detection_server.cohorts import TRAINING
 from replica_detection_server.hardening.queue import heavy
+from replica_detection_server.hardening.upload_limits import upload_limits
 from replica_detection_server.routes.callers import Shared
 from replica_detection_server.routes.files import MAX_UPLOAD_BYTES, received
 from replica_detection_server.routes.guarded import REFUSALS, Guarded
@@ -41,7 +42,7 @@ def post_compare(
 ) -> Comparison:
     limit = getattr(request.app.state, "max_upload_bytes", MAX_UPLOAD_BYTES)
     inbox = shared.configuration.data / "uploads"
-    with received({"image": file, "mask": mask}, inbox, limit) as paths:
+    with received({"image": file, "mask": mask}, inbox, limit, upload_limits(request.app.state)) as paths:
         return shared.engine.compare(Case(UPLOADED, (paths["image"],), paths.get("mask")), k)
 
 
