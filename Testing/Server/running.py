@@ -69,6 +69,7 @@ def running_server(
     env: Mapping[str, str] | None = None,
     args: Sequence[str] = (),
     app: Path = APP,
+    under: Sequence[str] = (),
 ) -> Iterator[Server]:
     """Starts the server, waits until it answers, and ends it (that process and its children only).
 
@@ -79,6 +80,7 @@ def running_server(
         hardened: `replica-detection serve` instead of MONAI Label's own launch.
         env: on top of this process's environment.
         args: appended to the command line.
+        under: a program that runs the server, such as strace with its options.
     """
     port = free_port()
     data = work / "data" if data is None else data
@@ -100,6 +102,7 @@ def running_server(
         "TMPDIR": str(_folder(work / "tmp")),
         **(env or {}),
     }
+    command = [*under, *command]
     log = work / f"server-{port}.log"
     start = time.perf_counter()
     with log.open("wb") as output:
