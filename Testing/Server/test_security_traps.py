@@ -6,6 +6,7 @@ The same test runs twice: `stock` is MONAI Label with an app of its own kind, wh
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import io
 import json
@@ -302,7 +303,7 @@ def test_upload_without_an_id(at):
 def test_upload_over_an_image(at):
     image = at.server.studies / "syn_001.nii.gz"
     before = image.read_bytes()
-    reply = at("PUT", "/datastore/image?image=syn_001", files={"file": ("x.nii", IMAGE)})
+    reply = at("PUT", "/datastore/image?image=syn_001", files={"file": ("x.nii.gz", gzip.compress(IMAGE))})
     assert (image.read_bytes() == before) == at.ours
     if at.ours:
         assert reply.status_code == 409
