@@ -26,6 +26,7 @@ _LONG = b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split()
 _SHORT = b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
+_CHUNK = 1 << 20
 _PIXELS = 0x7FE00010
 _URL = 0x00287FE0
 # Sequences that are opened; a file may call them unknown (UN), and they are read as what they are.
@@ -111,14 +112,19 @@ def _file_meta(path: Path, data: mmap.mmap) -> tuple[_Walk, int]:
 
 
 def _inflated(path: Path, data: mmap.mmap, at: int, most: int) -> bytes:
-    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    """What a deflated file unfolds to; counted before any of it is kept."""
+    stream, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
     try:
-        body = stream.decompress(data[at:], most + 1)
+        for start in range(at, len(data), _CHUNK):
+            block = data[start : start + _CHUNK]
+            while block and not stream.eof and size <= most:
+                size += len(stream.decompress(block, _CHUNK))
+                block = stream.unconsumed_tail
+        if size > most or not stream.eof:
+            raise InputError(path, "unfolds to more than its image can take, or is cut short", DAMAGED)
+        return zlib.decompress(data[at:], -zlib.MAX_WBITS, size)
     except zlib.error as error:
         raise InputError(path, "holds a damaged compressed stream", DAMAGED) from error
-    if len(body) > most or not stream.eof:
-        raise InputError(path, "unfolds to more than its image can take, or is cut short", DAMAGED)
-    return body
 
 
 @dataclass
