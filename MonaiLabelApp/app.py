@@ -23,6 +23,9 @@ from replica_detection.schema import to_json
 from replica_detection.version import __version__
 from replica_detection_server.configuration import Configuration
 from replica_detection_server.hardening.notice import open_doors
+from replica_detection_server.hardening.settings import current
+from replica_detection_server.hardening.upload_limits import upload_limits
+from replica_detection_server.hardening.uploads import check_series, check_upload
 from replica_detection_server.images import StudiesAndTraining
 from replica_detection_server.lib.activelearning.most_replica_like import MostReplicaLike
 from replica_detection_server.lib.batch import BatchInfer
@@ -165,6 +168,8 @@ class ReplicaDetectionApp(MONAILabelApp):
             if known:
                 return str(known)
             if _was_received(Path(image), self.sessions()):
+                if current() is None:  # else the routes that received it have looked already
+                    _require_fit(Path(image))
                 return image
         raise HTTPException(404, f"there is no image '{Path(str(image)).name}'")
 
@@ -179,6 +184,14 @@ def _was_received(path: Path, sessions: Sessions | None) -> bool:
     if path.parent.parent == temporary:
         return path.parent.name.startswith(INBOX)
     return sessions is not None and path.is_relative_to(Path(sessions.store_path).resolve())
+
+
+def _require_fit(path: Path) -> None:
+    """Refuses an upload that MONAI Label's own routes let in, and that is not one image in its own file."""
+    try:
+        (check_series if path.is_dir() else check_upload)(path, upload_limits(getattr(_server(), "state", None)))
+    except ReplicaDetectionError as error:
+        raise refusal(error) from error
 
 
 def _server() -> FastAPI | None:

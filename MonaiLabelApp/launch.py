@@ -56,6 +56,7 @@ class Listening:
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     max_upload_mb: int = MAX_UPLOAD_MB
+    max_upload_voxels: int = 0
     waiting: int = WAITING
     compute_seconds: float = 600
     compute_memory_mb: int = 0
@@ -121,6 +122,7 @@ def _settings(given: Configuration, listening: Listening) -> Settings:
         api_key_file=listening.api_key_file.resolve() if listening.api_key_file else None,
         realm_uri=listening.realm_uri,
         max_upload_bytes=listening.max_upload_mb * MEBIBYTE,
+        max_upload_voxels=listening.max_upload_voxels,
         waiting=listening.waiting,
         compute_seconds=listening.compute_seconds,
         compute_memory_mb=listening.compute_memory_mb,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from monailabel.utils.sessions import SessionInfo, Sessions
@@ -66,7 +68,14 @@ class PrivateSessions(Sessions):
         return removed
 
     def total_bytes(self) -> int:
-        return sum(f.stat().st_size for folder in self._folders() for f in folder.rglob("*") if f.is_file())
+        # Others may end meanwhile: what is gone counts nothing.
+        found = 0
+        for session in self._folders():
+            for folder, _, names in os.walk(session):
+                for name in names:
+                    with suppress(OSError):
+                        found += (Path(folder) / name).lstat().st_size
+        return found
 
     def _folders(self) -> Iterator[Path]:
         for path in Path(self.store_path).iterdir():

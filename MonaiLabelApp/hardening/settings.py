@@ -17,8 +17,8 @@ MAX_UPLOAD_MB = 1024
 @dataclass(frozen=True)
 class Settings:
     """`hosts`: names beside the loopback's under which the server is reached; `folders`: path -> the name that stands
-    for it in replies and logs; at most one of `api_key_file` and `realm_uri` is given; `compute_memory_mb` 0: a share
-    of the machine's."""
+    for it in replies and logs; at most one of `api_key_file` and `realm_uri` is given; `max_upload_voxels` 0 goes by
+    the training images, `compute_memory_mb` 0 is a share of the machine's."""
 
     data: Path
     loopback: bool = True
@@ -26,6 +26,7 @@ class Settings:
     api_key_file: Path | None = None
     realm_uri: str = ""
     max_upload_bytes: int = MAX_UPLOAD_MB * MEBIBYTE
+    max_upload_voxels: int = 0
     waiting: int = WAITING
     compute_seconds: float = 600
     compute_memory_mb: int = 0

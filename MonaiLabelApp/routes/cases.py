@@ -8,6 +8,7 @@ from fastapi import APIRouter, File, Path, Query, Request, Response, UploadFile
 
 from replica_detection.schema import Comparison, from_json
 from replica_detection_server.hardening.queue import heavy
+from replica_detection_server.hardening.upload_limits import upload_limits
 from replica_detection_server.routes.callers import Shared
 from replica_detection_server.routes.files import MAX_UPLOAD_BYTES, received
 from replica_detection_server.routes.guarded import REFUSALS, Guarded
@@ -40,7 +41,7 @@ def post_compare(
 ) -> Comparison:
     limit = getattr(request.app.state, "max_upload_bytes", MAX_UPLOAD_BYTES)
     inbox = shared.configuration.data / "uploads"
-    with received({"image": file, "mask": mask}, inbox, limit) as paths:
+    with received({"image": file, "mask": mask}, inbox, limit, upload_limits(request.app.state)) as paths:
         shared.engine.required_index()
         sent = {"image": str(paths["image"]), "mask": str(paths["mask"]) if "mask" in paths else None, "k": k}
         return from_json(Comparison, shared.workers.call("compare", sent, uploaded=True).value)

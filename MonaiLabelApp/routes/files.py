@@ -11,6 +11,7 @@ from pathlib import Path
 from fastapi import HTTPException, UploadFile
 
 from replica_detection_server.cohorts import SUFFIXES, suffix_of
+from replica_detection_server.hardening.uploads import UploadLimits, check_upload
 
 MAX_UPLOAD_BYTES = 1 << 30
 INBOX = "upload-"
@@ -18,15 +19,21 @@ READABLE = (*SUFFIXES, ".dcm")
 
 
 @contextmanager
-def received(uploads: dict[str, UploadFile | None], folder: Path, limit: int) -> Iterator[dict[str, Path]]:
+def received(
+    uploads: dict[str, UploadFile | None], folder: Path, limit: int, limits: UploadLimits
+) -> Iterator[dict[str, Path]]:
     """The uploads as files of a folder that only this user may enter, gone when the block ends.
+
+    Each is known to be one image that lies in this file alone before it is handed on, see `check_upload`.
 
     Args:
         uploads: by the name of each file here; a client's name is used for its extension alone.
-        limit: bytes of all together.
+        limit: bytes of all together, as they come.
+        limits: of each image.
 
     Raises:
-        HTTPException: 413 beyond the limit, 422 for an extension that cannot be read or an empty file.
+        HTTPException: 413 beyond the limits, 422 for an extension that cannot be read or an empty file.
+        InputError: a file that may not be opened.
     """
     folder.mkdir(parents=True, exist_ok=True)
     inbox = Path(tempfile.mkdtemp(prefix=INBOX, dir=folder))
@@ -36,6 +43,7 @@ def received(uploads: dict[str, UploadFile | None], folder: Path, limit: int) ->
             if upload is not None:
                 paths[name] = inbox / f"{name}{_extension(name, upload)}"
                 left -= _copy(upload, paths[name], left, limit)
+                check_upload(paths[name], limits)
         yield paths
     finally:
         shutil.rmtree(inbox, ignore_errors=True)

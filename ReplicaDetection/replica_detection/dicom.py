@@ -23,6 +23,8 @@ from replica_detection.formats import (
     squeezed_shape,
 )
 
+# An even, straight grid may hold so many times the voxels of the slices it is made of.
+GROWTH = 8
 EXPORT = "Export the series again as one volume with one image per slice position, or convert it to NIfTI"
 
 
@@ -314,6 +316,8 @@ def _stacked(path: Path, slices: list[_Slice]) -> Decoded:
     # Rounded positions wander by less than a tenth of a pixel.
     tilted = bool((np.abs(shifts) > 0.1 * spacing).any())
     origin = places[0].copy()
+    if tilted or uneven:
+        _require_room(path, stack.shape, np.ptp(places[:, :2], axis=0) / spacing if tilted else np.zeros(2), heights)
     if tilted:
         notes += (f"its slices are sheared by {tilt:.1f} degrees (gantry tilt): it was straightened",)
         origin[:2] = places[:, :2].min(axis=0)
@@ -328,6 +332,16 @@ def _stacked(path: Path, slices: list[_Slice]) -> Decoded:
     return Decoded(stack, affine, stated, notes)
 
 
+def _require_room(path: Path, shape: Sequence[int], shifts: np.ndarray, heights: np.ndarray) -> None:
+    """Raises InputError where slices evened out and straightened would fill many times what the file holds."""
+    wide = (np.array(shape[:2]) + shifts).prod() * len(heights)
+    if not wide <= GROWTH * math.prod(shape):
+        found = (
+            f"holds slices so far apart that an even grid would have {wide / math.prod(shape):.0f} times their voxels"
+        )
+        raise InputError(path, found, EXPORT)
+
+
 def _tolerance(gaps: np.ndarray) -> float:
     """Positions are written with few digits: up to 2 % of a gap (mm) is rounding, not a gap of another size."""
     return max(0.01, 0.02 * float(gaps.mean()))
@@ -339,7 +353,8 @@ def _even_heights(heights: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
     even = np.linspace(heights[0], heights[-1], len(heights))
     if np.allclose(even, heights, rtol=0, atol=_tolerance(gaps)):
         return (), even
-    count = max(1, round((heights[-1] - heights[0]) / float(np.median(gaps)))) + 1
+    # Positions are a file's own to state, and what is refused later must not be made here.
+    count = max(1, round(min((heights[-1] - heights[0]) / float(np.median(gaps)), GROWTH * len(heights)))) + 1
     even = np.linspace(heights[0], heights[-1], count)
     note = (
         f"its slice gaps are uneven, {gaps.min():.2f} to {gaps.max():.2f} mm: "

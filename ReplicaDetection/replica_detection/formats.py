@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 
 from replica_detection.errors import InputError
+from replica_detection.image_files import is_regular
 from replica_detection.nifti import COLOUR, NiftiHeader, read_header
+from replica_detection.text_headers import TextHeader, read_metaimage_header, read_nrrd_header
 
 # A corrupt header can announce any size; no scan has 2^31 voxels, and nothing is allocated before this is checked.
 VOXEL_LIMIT = 2**31
@@ -64,10 +66,10 @@ def read_nifti(path: Path) -> Decoded:
 
 
 def read_itk(path: Path) -> Decoded:
-    """NRRD or MetaImage, with the data in the same file or in another one."""
+    """NRRD or MetaImage, with the data in the same file or in another one of its folder."""
     sitk = quiet_itk()
-    fields, offset = _text_header(path)
-    payload, start = _payload(path, fields, offset)
+    header = _text_header(path)
+    payload, start = _payload(path, header)
     reader = sitk.ImageFileReader()
     reader.SetImageIO("NrrdImageIO" if is_nrrd(path) else "MetaImageIO")
     reader.SetFileName(str(path))
@@ -80,25 +82,22 @@ def read_itk(path: Path) -> Decoded:
         raise InputError(path, found, "Give one grey value per voxel")
     shape = squeezed_shape(path, reader.GetSize())
     require_spacing(path, np.array(reader.GetSpacing()[:3]))
-    if payload is not None:
-        bytes_each = _BYTES.get(re.sub(r"\D", "", sitk.GetPixelIDValueAsString(reader.GetPixelID())), 1)
-        _check_payload(path, payload, start, fields, math.prod(shape) * bytes_each)
+    bytes_each = _BYTES.get(re.sub(r"\D", "", sitk.GetPixelIDValueAsString(reader.GetPixelID())), 1)
+    _check_payload(path, payload, start, header.fields, math.prod(shape) * bytes_each)
     image = reader.Execute()
     affine = _itk_affine(image.GetDirection(), image.GetSpacing(), image.GetOrigin())
     stated = {"space directions", "spacings", "elementspacing", "transformmatrix", "orientation", "rotation"}
-    return Decoded(sitk.GetArrayFromImage(image).T.reshape(shape), affine, bool(stated & fields.keys()))
+    return Decoded(sitk.GetArrayFromImage(image).T.reshape(shape), affine, bool(stated & header.fields.keys()))
 
 
 def voxel_files(path: Path) -> tuple[Path, ...]:
     """Every file that an image file needs to be read: itself, and the one with the voxels of a detached header.
 
-    Raises InputError where the voxels lie in a list of files, or their file is missing.
+    Raises InputError where the voxels lie in a list of files, outside the header's folder, or their file is missing.
     """
     if path.suffix.lower() not in (".nhdr", ".mhd"):
         return (path,)
-    payload, _ = _payload(path, *_text_header(path))
-    if payload is None:
-        raise InputError(path, "keeps its voxels in a list of files", "Write it as .nrrd or .mha, one file")
+    payload, _ = _payload(path, _text_header(path))
     return tuple(dict.fromkeys((path, payload)))
 
 
@@ -276,43 +275,42 @@ def _itk_affine(direction: Sequence[float], spacing: Sequence[float], origin: Se
 _BYTES = {"8": 1, "16": 2, "32": 4, "64": 8}
 
 
-def _text_header(path: Path) -> tuple[dict[str, str], int]:
-    """Fields of an NRRD or MetaImage header by lower-case name, and where the header ends.
+def _text_header(path: Path) -> TextHeader:
+    """Header of an NRRD or MetaImage file.
 
     ITK prints to the terminal when a MetaImage header is faulty, so the fields it must have are checked before.
     """
-    with path.open("rb") as file:
-        start = file.read(1 << 18)
-    if is_nrrd(path):
-        if not re.match(rb"NRRD000\d\r?\n", start):
-            raise InputError(path, f"has no NRRD header{looks_like(start)}", _RENAME)
-        blank = re.search(rb"\r?\n\r?\n", start)
-        end = blank.end() if blank else len(start)
-        pairs = re.findall(r"^([^#:\n]+): *(.*?)\r?$", start[:end].decode("latin-1"), re.MULTILINE)
-        return {name.strip().lower(): value.strip() for name, value in pairs}, end
-    last = re.search(rb"^ElementDataFile *= *[^\n]*\n?", start, re.MULTILINE)
-    end = last.end() if last else len(start)
-    pairs = re.findall(r"^(\w+) *= *(.*?)\r?$", start[:end].decode("latin-1"), re.MULTILINE)
-    fields = {name.lower(): value.strip() for name, value in pairs}
-    missing = [name for name in ("NDims", "DimSize", "ElementType", "ElementDataFile") if not fields.get(name.lower())]
-    if missing:
-        raise InputError(path, f"has no MetaImage header with {', '.join(missing)}{looks_like(start)}", _RENAME)
-    if not fields["ndims"].isdigit() or not 1 <= int(fields["ndims"]) <= 9:
-        raise InputError(path, f"states {fields['ndims']} dimensions", DAMAGED)
-    squeezed_shape(path, [int(size) for size in fields["dimsize"].split()[: int(fields["ndims"])]])
-    return fields, end
+    header = read_nrrd_header(path) if is_nrrd(path) else read_metaimage_header(path)
+    kind, missing = "NRRD header", []
+    if header is not None and not is_nrrd(path):
+        needed = ("NDims", "DimSize", "ElementType", "ElementDataFile")
+        missing = [name for name in needed if name.lower() not in header.fields]
+    if header is None or missing:
+        with path.open("rb") as file:
+            looks = looks_like(file.read(540))
+        kind = "NRRD header" if is_nrrd(path) else "MetaImage header"
+        raise InputError(path, f"has no {kind}{f' with {chr(44).join(missing)}' if missing else ''}{looks}", _RENAME)
+    if not is_nrrd(path):
+        squeezed_shape(path, [int(size) for size in header.fields["dimsize"].split()])
+    return header
 
 
-def _payload(path: Path, fields: dict[str, str], offset: int) -> tuple[Path | None, int]:
-    """The file with the voxels and where they begin; None for a list of files, which ITK follows itself."""
-    name = next((fields[key] for key in ("elementdatafile", "data file", "datafile") if key in fields), "LOCAL")
+def _payload(path: Path, header: TextHeader) -> tuple[Path, int]:
+    """The file with the voxels and where they begin: the header's own, or one in the header's own folder.
+
+    Raises:
+        InputError: they lie in a list of files, outside that folder once links are followed, or in what is no file.
+            The words are the same whatever lies there, and never the name, which may come from a stranger.
+    """
+    name = header.fields.get("elementdatafile", header.fields.get("data file", "LOCAL"))
     if name.upper() == "LOCAL":
-        return path, offset
+        return path, header.end
     if name.upper().startswith("LIST") or "%" in name:
-        return None, 0
-    file = path.parent / name
-    if not file.is_file():
-        raise InputError(path, f"keeps its voxels in {name}, which is missing", "Put both files into one folder")
+        raise InputError(path, "keeps its voxels in a list of files", "Write it as .nrrd or .mha, one file")
+    file, folders = path.parent / name, (path.parent.resolve(), path.resolve().parent)
+    if not (any(file.resolve().is_relative_to(folder) for folder in folders) and is_regular(file)):
+        found = "keeps its voxels in another file, which is missing in its own folder"
+        raise InputError(path, found, "Put both files into one folder")
     return file, 0
 
 
@@ -334,8 +332,13 @@ def _check_payload(path: Path, payload: Path, start: int, fields: dict[str, str]
 
 
 def _inflated(path: Path, stream: Any, block: bytes) -> int:
+    held = 0
     try:
-        return len(stream.decompress(block))
+        while block and not stream.eof:
+            # A little at a time: a block may grow a thousandfold.
+            held += len(stream.decompress(block, 1 << 20))
+            block = stream.unconsumed_tail
+        return held
     except zlib.error as error:
         raise InputError(path, f"holds a damaged compressed stream ({error})", DAMAGED) from error
 

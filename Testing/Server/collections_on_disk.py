@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 
 from Core import made_masks, made_up
@@ -83,6 +84,12 @@ def reviewing(
             done = client.wait(job.id, every=0.1)
             assert done.state == "done", f"{done}\n{server.log_text()[-3000:]}"
         yield server
+
+
+def image_bytes(size: int = 0) -> bytes:
+    """A small NIfTI image (.nii), filled up with zeros behind its voxels to `size` bytes."""
+    image = nib.Nifti1Image(np.arange(60, dtype=np.uint8).reshape(5, 4, 3), np.eye(4)).to_bytes()
+    return image + bytes(max(0, size - len(image)))
 
 
 def large_image(path: Path, mebibytes: int) -> Path:

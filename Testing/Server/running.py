@@ -70,6 +70,7 @@ def running_server(
     args: Sequence[str] = (),
     app: Path = APP,
     port: int | None = None,
+    under: Sequence[str] = (),
 ) -> Iterator[Server]:
     """Starts the server, waits until it answers, and ends it (that process and its children only).
 
@@ -81,6 +82,7 @@ def running_server(
         env: on top of this process's environment.
         args: appended to the command line.
         port: where it listens; a free port if not given.
+        under: a program that runs the server, such as strace with its options.
     """
     port = port or free_port()
     data = work / "data" if data is None else data
@@ -102,6 +104,7 @@ def running_server(
         "TMPDIR": str(_folder(work / "tmp")),
         **(env or {}),
     }
+    command = [*under, *command]
     log = work / f"server-{port}.log"
     start = time.perf_counter()
     with log.open("ab") as output:

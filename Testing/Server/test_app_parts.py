@@ -27,12 +27,14 @@ from replica_detection.results import VERDICTS, CaseSummary
 from replica_detection.schema import WorklistItem
 from replica_detection_server import volumes, worklist
 from replica_detection_server.configuration import Configuration, default_data_folder
+from replica_detection_server.hardening.uploads import UploadLimits
 from replica_detection_server.jobs import AlreadyRunningError, Jobs
 from replica_detection_server.keeping import Kept, Recent
 from replica_detection_server.lib.files import fresh_file
 from replica_detection_server.progress import seldom
 from replica_detection_server.routes.files import received
 from replica_detection_server.services import Services
+from Server.collections_on_disk import image_bytes
 
 # ------------------------------------------------------------------------------------------------------ configuration
 
@@ -199,20 +201,26 @@ def _written(path: Path, text: str) -> Path:
 
 
 def test_uploads_are_private_and_gone_afterwards(tmp_path):
-    sent = {"image": UploadFile(io.BytesIO(b"12345"), filename="../../x.NII.GZ"), "mask": None}
-    with received(sent, tmp_path / "in", 5) as paths:
-        assert {n: (p.name, p.read_bytes()) for n, p in paths.items()} == {"image": ("image.nii.gz", b"12345")}
+    content = image_bytes()
+    sent = {"image": UploadFile(io.BytesIO(content), filename="../../x.NII"), "mask": None}
+    with received(sent, tmp_path / "in", len(content), UploadLimits.of(1000)) as paths:
+        assert {n: (p.name, p.read_bytes()) for n, p in paths.items()} == {"image": ("image.nii", content)}
         assert os.name != "posix" or paths["image"].parent.stat().st_mode & 0o077 == 0
     assert not list((tmp_path / "in").iterdir())
 
 
 @pytest.mark.parametrize(
     ("names", "content", "status"),
-    [(["a.nii", "b.nii"], b"123", 413), (["a.nii"], b"123456", 413), (["a.nii"], b"", 422), (["a.zip"], b"1", 422)],
+    [
+        (["a.nii", "b.nii"], image_bytes(600), 413),
+        (["a.nii"], image_bytes(1001), 413),
+        (["a.nii"], b"", 422),
+        (["a.zip"], b"1", 422),
+    ],
 )
 def test_uploads_beyond_the_limit_are_refused_and_gone(tmp_path, names, content, status):
     sent = {f"f{n}": UploadFile(io.BytesIO(content), filename=name) for n, name in enumerate(names)}
-    with pytest.raises(HTTPException) as refused, received(sent, tmp_path / "in", 5):
+    with pytest.raises(HTTPException) as refused, received(sent, tmp_path / "in", 1000, UploadLimits.of(1000)):
         raise AssertionError("was let in")
     assert refused.value.status_code == status and not list((tmp_path / "in").iterdir())
 

@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -94,3 +95,22 @@ def test_size_of_all_sessions(sessions, tmp_path):
     _add(sessions, tmp_path)
     _add(sessions, tmp_path)
     assert sessions.total_bytes() > 2 * len(b"image")
+
+
+def test_sessions_that_end_while_their_size_is_asked_for_do_no_harm(sessions, tmp_path):
+    """Uploads ask for it, and other clients end their sessions meanwhile."""
+    going = threading.Event()
+
+    def come_and_go():
+        while not going.is_set():
+            sessions.remove_session(_add(sessions, tmp_path))
+
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    try:
+        for _ in range(3000):
+            assert sessions.total_bytes() >= 0
+    finally:
+        going.set()
+        other.join()
+    assert sessions.total_bytes() == 0

@@ -6,6 +6,7 @@ The same test runs twice: `stock` is MONAI Label with an app of its own kind, wh
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import io
 import json
@@ -24,9 +25,12 @@ import pytest
 
 pytest.importorskip("monailabel", reason="the server needs it: requirements-server-bare.txt")
 
+import numpy as np
 import requests
 
+from Core.made_dicom import dicom_dataset, save_dicom
 from Core.made_up import cohort
+from Server.collections_on_disk import image_bytes
 from Server.conftest import until
 from Server.running import Server, running_server
 
@@ -35,6 +39,7 @@ pytestmark = pytest.mark.slow
 ODD = Path(__file__).with_name("odd_app")
 EVIL = "http://evil.example"
 UPLOAD_MB = 2
+IMAGE = image_bytes()
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,12 @@ def stock(cohorts, tmp_path_factory):
 @pytest.fixture(params=["stock", "ours"])
 def at(request) -> Launched:
     return request.getfixturevalue(request.param)
+
+
+def _slice(number: int) -> bytes:
+    file = io.BytesIO()
+    save_dicom(dicom_dataset(np.full((4, 5), number, np.int16), ImagePositionPatient=[0, 0, number]), file)
+    return file.getvalue()
 
 
 def _writable(app: Path, folder: Path) -> Path:
@@ -292,7 +303,7 @@ def test_upload_without_an_id(at):
 def test_upload_over_an_image(at):
     image = at.server.studies / "syn_001.nii.gz"
     before = image.read_bytes()
-    reply = at("PUT", "/datastore/image?image=syn_001", files={"file": ("x.nii.gz", b"dead")})
+    reply = at("PUT", "/datastore/image?image=syn_001", files={"file": ("x.nii.gz", gzip.compress(IMAGE))})
     assert (image.read_bytes() == before) == at.ours
     if at.ours:
         assert reply.status_code == 409
@@ -367,7 +378,7 @@ def test_notes_that_poison_the_list(ours):
 
 def test_folders_in_replies(at):
     folder = str(at.server.studies)
-    session = at("PUT", "/session/", files={"files": ("x.nii.gz", b"x")}).json()["session_id"]
+    session = at("PUT", "/session/", files={"files": ("x.nii", IMAGE)}).json()["session_id"]
     replies = [
         at("POST", "/activelearning/first", json={}),
         at("GET", f"/session/{session}"),
@@ -381,7 +392,7 @@ def test_folders_in_replies(at):
 
 def test_images_in_the_log(at):
     at.infer("opens", "syn_000")
-    at("PUT", "/datastore/label?image=syn_000&tag=final", files={"label": ("x.nii.gz", b"x")})
+    at("PUT", "/datastore/label?image=syn_000&tag=final", files={"label": ("x.nii", IMAGE)})
     at("GET", "/datastore/image?image=syn_000")
     text = at.server.log_text()
     assert ("syn_000" in text) != at.ours
@@ -394,7 +405,7 @@ def test_images_in_the_log(at):
 def test_leftovers_of_failing_requests(at):
     before = set(at.temporary.rglob("*"))
     for _ in range(3):
-        at.infer("fails", "", files={"file": ("x.nii.gz", b"patient")})
+        at.infer("fails", "", files={"file": ("x.nii", IMAGE)})
         at.infer("no_json", params={"output": "json"})
     left = {p for p in at.temporary.rglob("*") if p.is_file()} - before
     assert bool(left) != at.ours, left
@@ -435,12 +446,12 @@ def test_upload_without_end(at):
 
 
 def test_upload_beyond_the_limit(ours):
-    large = {"file": ("x.nii.gz", bytes((UPLOAD_MB + 2) << 20))}
+    large = {"file": ("x.nii", image_bytes((UPLOAD_MB + 2) << 20))}
     assert ours("PUT", "/datastore/image?image=large", files=large).status_code == 413
     assert ours.infer("opens", "", files=large).status_code == 413
-    fits = {"file": ("x.nii.gz", bytes(UPLOAD_MB << 20))}
+    fits = {"file": ("x.nii", image_bytes(UPLOAD_MB << 20))}
     assert ours.infer("opens", "", files=fits).json() == {"bytes": UPLOAD_MB << 20}
-    beyond = {"file": ("x.nii.gz", bytes((UPLOAD_MB << 20) + 1))}
+    beyond = {"file": ("x.nii", image_bytes((UPLOAD_MB << 20) + 1))}
     assert ours.infer("opens", "", files=beyond).status_code == 413
 
 
@@ -499,7 +510,7 @@ def test_full_queue(ours):
 
 
 def test_session_ids_cannot_be_guessed(at):
-    id = at("PUT", "/session/", files={"files": ("x.nii.gz", b"x")}).json()["session_id"]
+    id = at("PUT", "/session/", files={"files": ("x.nii", IMAGE)}).json()["session_id"]
     assert uuid.UUID(id).version == (4 if at.ours else 1)
 
 
@@ -514,7 +525,7 @@ def test_sessions_by_path(ours, id):
 
 
 def test_session_of_a_series(ours):
-    series = [("files", (f"IM{n:04d}", b"dicom")) for n in range(3)]
+    series = [("files", (f"IM{n:04d}", _slice(n))) for n in range(3)]
     made = ours("PUT", "/session/", files=series)
     assert made.status_code == 200
     assert ours("GET", f"/session/{made.json()['session_id']}?image=true").status_code == 422
@@ -523,8 +534,8 @@ def test_session_of_a_series(ours):
 
 
 def test_session_as_the_image_of_an_inference(ours):
-    id = ours("PUT", "/session/", files={"files": ("x.nii.gz", b"12345")}).json()["session_id"]
-    assert ours.infer("opens", "", params={"session_id": id}).json() == {"bytes": 5}
+    id = ours("PUT", "/session/", files={"files": ("x.nii", IMAGE)}).json()["session_id"]
+    assert ours.infer("opens", "", params={"session_id": id}).json() == {"bytes": len(IMAGE)}
     gone = id[:-1] + ("0" if id[-1] != "0" else "1")
     assert ours.infer("opens", "", params={"session_id": gone}).status_code == 404
 

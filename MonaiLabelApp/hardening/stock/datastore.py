@@ -28,6 +28,7 @@ from replica_detection_server.hardening.stock.asked import (
     known_label,
     plain,
 )
+from replica_detection_server.hardening.upload_limits import upload_limits
 from replica_detection_server.routes.files import received
 
 router = APIRouter(prefix="/datastore", tags=["MONAI Label"])
@@ -164,7 +165,8 @@ def _name(who: Identity) -> str:
 @contextmanager
 def _kept(request: Request, upload: UploadFile) -> Iterator[Path]:
     """The uploaded file on the disk under a name of our own, gone afterwards."""
-    with received({"file": upload}, Path(tempfile.gettempdir()), request.app.state.max_upload_bytes) as paths:
+    state, folder = request.app.state, Path(tempfile.gettempdir())
+    with received({"file": upload}, folder, state.max_upload_bytes, upload_limits(state)) as paths:
         yield paths["file"]
 
 

@@ -20,6 +20,7 @@ from replica_detection_server.hardening.identity import ROLES, Identity
 from replica_detection_server.hardening.names import NONE, KnownId, SessionId, TaskName, json_object
 from replica_detection_server.hardening.queue import heavy
 from replica_detection_server.hardening.stock.asked import USER, app, known_image, known_task, options, plain
+from replica_detection_server.hardening.upload_limits import upload_limits
 from replica_detection_server.routes.files import received
 
 router = APIRouter(tags=["MONAI Label"])
@@ -58,7 +59,8 @@ def infer(
     if output is Output.dicom_seg:
         raise HTTPException(422, "DICOM SEG is given for images of a DICOMweb server only.")
     uploads = {"image": _sent(file), "label": _sent(label)}
-    with received(uploads, Path(tempfile.gettempdir()), request.app.state.max_upload_bytes) as paths:
+    state = request.app.state
+    with received(uploads, Path(tempfile.gettempdir()), state.max_upload_bytes, upload_limits(state)) as paths:
         asked["image"] = _image(paths.get("image"), image, session_id, asked)
         if "label" in paths:
             asked["label"] = str(paths["label"])

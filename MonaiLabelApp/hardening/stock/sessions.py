@@ -20,6 +20,8 @@ from replica_detection_server.hardening.names import ARCHIVES, QUERIES, SessionI
 from replica_detection_server.hardening.sessions import PrivateSessions
 from replica_detection_server.hardening.settings import Settings
 from replica_detection_server.hardening.stock.asked import USER, app
+from replica_detection_server.hardening.upload_limits import upload_limits
+from replica_detection_server.hardening.uploads import check_series, check_upload
 
 router = APIRouter(prefix="/session", tags=["MONAI Label"])
 
@@ -43,6 +45,7 @@ def create(
     folder = Path(tempfile.mkdtemp(prefix="session-"))
     try:
         image = _received(folder, files, uncompress, settings.max_upload_bytes)
+        (check_series if image.is_dir() else check_upload)(image, upload_limits(request.app.state))
         # MONAI Label's own ids tell the time and the machine, so that the next can be guessed.
         id, info = _sessions().add_session(str(image), expiry, session_id=str(uuid.uuid4()))
     finally:

@@ -71,6 +71,12 @@ def serve(
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM file: answer HTTPS.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM file: key of --tls-certificate.")] = None,
     max_upload_mb: Annotated[int, typer.Option(help="Largest upload in MiB.", min=1, max=1 << 20)] = 1024,
+    max_upload_voxels: Annotated[
+        int,
+        typer.Option(
+            help="Largest uploaded image in voxels. 0: twice the largest training image, at least 2^24.", min=0
+        ),
+    ] = 0,
     queue: Annotated[int, typer.Option(help="Computations that may wait; more are told to come back.", min=0)] = 16,
     compute_seconds: Annotated[
         float, typer.Option(help="A computation that a request waits for is ended after so long.", min=1)
@@ -122,6 +128,7 @@ def serve(
         tls_certificate=tls_certificate,
         tls_key=tls_key,
         max_upload_mb=max_upload_mb,
+        max_upload_voxels=max_upload_voxels,
         waiting=queue,
         compute_seconds=compute_seconds,
         compute_memory_mb=compute_memory_mb,

@@ -1,0 +1,99 @@
+"""What an uploaded PNG or JPEG file unfolds to, found without decoding it."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+from replica_detection.errors import InputError
+from replica_detection.formats import DAMAGED, looks_like
+from replica_detection_server.hardening.codestreams import UnfitStreamError, jpeg_size
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+# Values in a pixel, by colour type.
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+# Chunks of a single picture. Others hold frames of a film, or what no reader of ours knows.
+_CHUNKS = b"IHDR PLTE IDAT IEND cHRM gAMA iCCP sBIT sRGB bKGD hIST tRNS pHYs sPLT tIME iTXt tEXt zTXt eXIf cICP".split()
+_PACKED = {b"iCCP": 1 << 20, b"zTXt": 1 << 20, b"iTXt": 1 << 20}
+_MAX_CHUNKS = 100_000
+_AGAIN = "Save it again as a plain PNG or JPEG picture"
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height. Raises InputError: it is neither PNG nor JPEG, or does not begin with its size."""
+    with path.open("rb") as file:
+        start = file.read(540)
+    if start.startswith(_PNG):
+        if start[12:16] != b"IHDR" or start[8:12] != b"\0\0\0\r":
+            raise InputError(path, "does not begin with its size", DAMAGED)
+        width, height = int.from_bytes(start[16:20], "big"), int.from_bytes(start[20:24], "big")
+    elif start.startswith(b"\xff\xd8\xff"):
+        try:
+            found = jpeg_size(path.read_bytes())
+        except UnfitStreamError as error:
+            raise InputError(path, f"is a JPEG that cannot be used ({error})", _AGAIN) from error
+        assert found is not None
+        width, height = found
+    else:
+        raise InputError(path, f"is neither PNG nor JPEG{looks_like(start)}", _AGAIN)
+    if not (width and height):
+        raise InputError(path, f"is empty ({width} × {height} pixels)", DAMAGED)
+    return width, height
+
+
+def examine(path: Path) -> None:
+    """Looks through a PNG for what would unfold to more than its size says; a JPEG says all in its beginning.
+
+    Raises InputError: it does, is damaged, or holds several pictures.
+    """
+    data = path.read_bytes()
+    if not data.startswith(_PNG):
+        return
+    width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+    bits, colour = data[24], data[25]
+    if bits not in (1, 2, 4, 8, 16) or colour not in _CHANNELS:
+        raise InputError(path, "states an unknown kind of pixels", DAMAGED)
+    # Each line, of each of the seven passes of an interlaced picture, begins with a byte of its own.
+    most = height * ((width * bits * _CHANNELS[colour] + 7) // 8 + 16) + 1024
+    pixels, unpacked, at = zlib.decompressobj(), 0, 8
+    for _ in range(_MAX_CHUNKS):
+        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        body = data[at + 8 : at + 8 + length]
+        if kind not in _CHUNKS or len(body) != length:
+            raise InputError(path, "holds a part that is no part of a single picture, or is truncated", _AGAIN)
+        if kind == b"IHDR" and at != 8:
+            raise InputError(path, "states its size twice", DAMAGED)
+        if kind in _PACKED:
+            _require_small(path, kind, body)
+        if kind == b"IDAT":
+            unpacked += _counted(path, pixels, body, most - unpacked)
+        if kind == b"IEND":
+            return
+        at += 12 + length
+    raise InputError(path, "holds more parts than a picture has", _AGAIN)
+
+
+def _require_small(path: Path, kind: bytes, body: bytes) -> None:
+    """Text and colour profiles may be packed, and hold what they like."""
+    rest = body.partition(b"\0")[2]
+    if kind == b"iTXt":
+        if rest[:1] != b"\1":
+            return
+        rest = rest[2:].split(b"\0", 2)[-1]
+    else:
+        rest = rest[1:]
+    _counted(path, zlib.decompressobj(), rest, _PACKED[kind])
+
+
+def _counted(path: Path, stream: zlib._Decompress, block: bytes, most: int) -> int:
+    """Bytes that `block` unfolds to. Raises InputError for more than `most`, or a damaged stream."""
+    found = 0
+    try:
+        while block and not stream.eof:
+            found += len(stream.decompress(block, 1 << 20))
+            if found > most:
+                raise InputError(path, "unfolds to more than its size says", _AGAIN)
+            block = stream.unconsumed_tail
+    except zlib.error as error:
+        raise InputError(path, "holds a damaged compressed stream", DAMAGED) from error
+    return found

@@ -1,0 +1,185 @@
+"""Headers of NRRD and MetaImage files, read so strictly that ITK's own parsers find nothing else in them.
+
+ITK takes field names in other spellings, other separators, values that run on into the next line, and lines that end
+in a carriage return alone. A header that uses any of that could name another file here than there, so it is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from replica_detection.errors import InputError
+
+# Names of MetaImage fields, as ITK compares them: letter by letter.
+META_TEXT = (
+    "Comment", "ObjectType", "ObjectSubType", "TransformType", "Name", "AcquisitionDate", "DistanceUnits", "Modality",
+    "AnatomicalOrientation", "CompressedData", "BinaryData", "BinaryDataByteOrderMSB", "ElementByteOrderMSB",
+    "ElementType", "ElementDataFile",
+)  # fmt: skip
+META_NUMBER = (
+    "NDims", "ID", "ParentID", "CompressedDataSize", "HeaderSize", "ElementMin", "ElementMax", "ElementNBits",
+    "ElementNumberOfChannels", "ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset",
+)  # fmt: skip
+# With as many numbers as there are axes; MATRIX with their square.
+META_VECTOR = (
+    "DimSize", "Offset", "Position", "Origin", "CenterOfRotation", "ElementSpacing", "ElementSize", "ImagePosition",
+    "SequenceID",
+)  # fmt: skip
+META_MATRIX = ("TransformMatrix", "Rotation", "Orientation")
+META_FIELDS = {name.lower(): name for name in (*META_TEXT, *META_NUMBER, *META_VECTOR, *META_MATRIX, "Color")}
+NRRD_FIELDS = {
+    name.replace(" ", ""): name
+    for name in (
+        "content", "number", "type", "block size", "dimension", "space", "space dimension", "sizes", "spacings",
+        "thicknesses", "axis mins", "axis maxs", "space directions", "centers", "centerings", "kinds", "labels",
+        "units", "min", "max", "old min", "old max", "endian", "encoding", "line skip", "byte skip", "sample units",
+        "space units", "space origin", "measurement frame", "data file",
+    )
+}  # fmt: skip
+_LIMIT = 1 << 18
+# ITK reads 500 letters of a MetaImage line, and takes the rest for the next one.
+_META_LINE = 480
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_ADVICE = "Write the image again with a common program, as one file"
+
+
+@dataclass(frozen=True)
+class TextHeader:
+    """`fields` by name: lower case, for NRRD with spaces as in its definition. `end`: where the header ends, in bytes.
+
+    `further` are the names of what the format does not define and carries along; they mean nothing to a reader.
+    """
+
+    fields: dict[str, str]
+    end: int
+    further: tuple[str, ...] = ()
+
+
+def read_nrrd_header(path: Path) -> TextHeader | None:
+    """The header of an NRRD file; None where it does not begin like one.
+
+    Raises:
+        InputError: a line is none of the format, a field comes twice, or the header does not end.
+    """
+    start, complete = _start_of(path)
+    if not re.match(rb"NRRD000\d\r?\n", start):
+        return None
+    fields: dict[str, str] = {}
+    further = []
+    end = len(start)
+    for number, (line, after) in enumerate(_lines(path, start, complete)):
+        if not line and number:
+            end = after
+            break
+        if not number or line.startswith("#"):
+            continue
+        field = re.fullmatch(r"([A-Za-z][A-Za-z _-]*): (.*)", line)
+        name = _squeezed(field[1]) if field else ""
+        if field and name in NRRD_FIELDS:
+            # ITK keeps the blanks at the end of a file's name.
+            if name == "datafile" and field[2] != field[2].strip():
+                raise _unusual(path, "a file name with blanks around it")
+            _set(path, fields, NRRD_FIELDS[name], field[2].strip())
+            if name == "datafile" and field[2].startswith("LIST"):  # names of files follow, no fields
+                end = after
+                break
+            continue
+        pair = re.fullmatch(r"([^:]+?):=(.*)", line)
+        if pair is None or _squeezed(pair[1]) in NRRD_FIELDS:
+            raise _unusual(path, "a line that is no field")
+        further.append(pair[1])
+    else:
+        _require_complete(path, complete)
+    return TextHeader(fields, end, tuple(further))
+
+
+def read_metaimage_header(path: Path) -> TextHeader | None:
+    """The header of a MetaImage file, up to its field ElementDataFile; None where it does not begin like one.
+
+    Raises:
+        InputError: a line is none of the format, a field comes twice or holds no number where it should, or the
+            header does not end.
+    """
+    start, complete = _start_of(path)
+    if not re.match(rb"\s*[A-Za-z]\w{0,80}[ \t]*=", start):
+        return None
+    fields: dict[str, str] = {}
+    further = []
+    for line, after in _lines(path, start, complete):
+        if not line:
+            continue
+        found = re.fullmatch(r"([\w|][\w| .-]{0,99}?)[ \t]*=[ \t]*([^=:\s].*?)[ \t]*", line, re.ASCII)
+        if found is None or len(line) > _META_LINE:
+            raise _unusual(path, "a line that is no field")
+        known = META_FIELDS.get(_squeezed(found[1]))
+        if known is None:
+            further.append(found[1])
+            continue
+        if known != found[1]:
+            raise _unusual(path, f"the field {known} in another spelling")
+        _require_numbers(path, known, found[2], fields.get("ndims", ""))
+        _set(path, fields, known.lower(), found[2])
+        if known == "ElementDataFile":
+            return TextHeader(fields, after, tuple(further))
+    _require_complete(path, complete)
+    return TextHeader(fields, len(start), tuple(further))
+
+
+def _start_of(path: Path) -> tuple[bytes, bool]:
+    """As much of the file as a header may take, and whether that is all of it."""
+    with path.open("rb") as file:
+        start = file.read(_LIMIT + 1)
+    return start[:_LIMIT], len(start) <= _LIMIT
+
+
+def _lines(path: Path, start: bytes, complete: bool) -> Iterator[tuple[str, int]]:
+    """Each line without its end, and where the next begins. A last line without an end is one of a complete file."""
+    at = 0
+    while at < len(start):
+        stop = start.find(b"\n", at)
+        if stop < 0:
+            _require_complete(path, complete)
+            stop = len(start)
+        line = start[at:stop].removesuffix(b"\r")
+        if re.search(rb"[\x00-\x08\x0a-\x1f\x7f]", line):
+            raise _unusual(path, "a control character")
+        at = stop + 1
+        yield line.decode("latin-1"), min(at, len(start))
+
+
+def _set(path: Path, fields: dict[str, str], name: str, value: str) -> None:
+    if name in fields:
+        raise _unusual(path, f"the field {name} twice")
+    fields[name] = value
+
+
+def _squeezed(name: str) -> str:
+    return re.sub(r"[\s_-]", "", name).lower()
+
+
+def _require_numbers(path: Path, name: str, value: str, axes: str) -> None:
+    """ITK would look for numbers that are missing in the lines that follow."""
+    if name == "NDims":
+        if not re.fullmatch(r"\d{1,2}", value, re.ASCII) or not 1 <= int(value) <= 9:
+            raise InputError(path, f"states {value[:20]} dimensions", _ADVICE)
+    elif name in META_NUMBER:
+        if not re.fullmatch(_NUMBER, value, re.ASCII):
+            raise _unusual(path, f"no number in {name}")
+    elif name in META_VECTOR or name in META_MATRIX or name == "Color":
+        if not axes and name != "Color":
+            raise _unusual(path, f"{name} before NDims")
+        count = 4 if name == "Color" else int(axes) if name in META_VECTOR else int(axes) ** 2
+        if not re.fullmatch(rf"{_NUMBER}(?:[ \t]+{_NUMBER}){{{count - 1}}}", value, re.ASCII):
+            raise _unusual(path, f"other than {count} numbers in {name}")
+
+
+def _require_complete(path: Path, complete: bool) -> None:
+    if not complete:
+        raise _unusual(path, f"no end within {_LIMIT // 1024} KiB")
+
+
+def _unusual(path: Path, what: str) -> InputError:
+    return InputError(path, f"has a header with {what}", _ADVICE)
