@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -21,6 +22,7 @@ from monailabel.utils.sessions import Sessions
 from replica_detection.errors import ReplicaDetectionError
 from replica_detection.schema import to_json
 from replica_detection.version import __version__
+from replica_detection_server import children
 from replica_detection_server.configuration import Configuration
 from replica_detection_server.hardening.notice import open_doors
 from replica_detection_server.images import StudiesAndTraining
@@ -64,6 +66,8 @@ class ReplicaDetectionApp(MONAILabelApp):
         self._auto_update_scoring = False
         if (server := _server()) is not None:
             register(server, self.services)
+            if children.MARK not in os.environ:
+                children.guard_this_process()
 
     # -------------------------------------------------------------------------------------------------- what there is
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import sys
 import tempfile
 import threading
@@ -16,12 +17,11 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-import filelock
 from rich.markup import escape
 from starlette.types import ASGIApp
 
@@ -31,6 +31,7 @@ from replica_detection_server.configuration import Configuration
 from replica_detection_server.hardening.keys import ApiKeys, readable_by_others
 from replica_detection_server.hardening.logs import Scrub, configuration, where
 from replica_detection_server.hardening.origin import is_address, is_loopback
+from replica_detection_server.hardening.private import private_folder
 from replica_detection_server.hardening.queue import WAITING
 from replica_detection_server.hardening.settings import MAX_UPLOAD_MB, MEBIBYTE, VARIABLE, Settings
 
@@ -57,6 +58,13 @@ class Listening:
     tls_key: Path | None = None
     max_upload_mb: int = MAX_UPLOAD_MB
     waiting: int = WAITING
+
+    def __post_init__(self) -> None:
+        # The launch leaves the working folder. Links stay as they are: a renewed certificate is another target of one.
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Path):
+                object.__setattr__(self, field.name, value.expanduser().absolute())
 
     def check(self) -> list[str]:
         """Raises ConfigurationError or InputError for what must not be; returns what is worth a warning."""
@@ -97,7 +105,8 @@ def launch(given: Configuration, listening: Listening) -> None:
         ReplicaDetectionError: the port is taken, another server uses the data folder, or the server did not start.
     """
     said = listening.check()
-    with _socket(listening.host, listening.port) as listener, _private_folder(given.data):
+    context = _tls(listening, said)
+    with _socket(listening.host, listening.port) as listener, private_folder(given) as found:
         settings = _settings(given, listening)
         logging.config.dictConfig(configuration(settings.logs, Scrub(settings.folders)))
         logging.captureWarnings(True)
@@ -105,7 +114,7 @@ def launch(given: Configuration, listening: Listening) -> None:
         warnings.simplefilter("ignore")
         _prepare_environment(settings)
         app = _made(given, settings, listener.getsockname()[1])
-        _serve(app, settings, listening, listener, said)
+        _serve(app, settings, listening, listener, context, [*said, *found])
     _leave_if_busy()
 
 
@@ -116,7 +125,7 @@ def _settings(given: Configuration, listening: Listening) -> Settings:
         data=given.data,
         loopback=is_loopback(listening.host),
         hosts=tuple(dict.fromkeys((*own, *names, *listening.allow_hosts))),
-        api_key_file=listening.api_key_file.resolve() if listening.api_key_file else None,
+        api_key_file=listening.api_key_file,
         realm_uri=listening.realm_uri,
         max_upload_bytes=listening.max_upload_mb * MEBIBYTE,
         waiting=listening.waiting,
@@ -208,7 +217,25 @@ def _made(given: Configuration, settings: Settings, port: int) -> ASGIApp:
     return asgi.app
 
 
-def _serve(app: ASGIApp, settings: Settings, listening: Listening, listener: socket.socket, said: list[str]) -> None:
+def _tls(listening: Listening, said: list[str]) -> ssl.SSLContext | None:
+    """None where the server answers plain HTTP. Adds to what is said at the start."""
+    if listening.tls_certificate is None or listening.tls_key is None:
+        return None
+    from replica_detection_server.hardening import tls
+
+    context = tls.context(listening.tls_certificate, listening.tls_key)
+    said += tls.worth_a_warning(listening.tls_certificate, listening.tls_key)
+    return context
+
+
+def _serve(
+    app: ASGIApp,
+    settings: Settings,
+    listening: Listening,
+    listener: socket.socket,
+    context: ssl.SSLContext | None,
+    said: list[str],
+) -> None:
     import uvicorn
 
     class Announcing(uvicorn.Server):
@@ -217,20 +244,19 @@ def _serve(app: ASGIApp, settings: Settings, listening: Listening, listener: soc
             if self.started:
                 _announce(settings, listening, listener.getsockname()[1], said)
 
-    server = Announcing(
-        uvicorn.Config(
-            app,
-            workers=1,  # jobs and sessions live in one process
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            ws="none",
-            timeout_graceful_shutdown=SECONDS_TO_STOP,
-            ssl_certfile=listening.tls_certificate,
-            ssl_keyfile=listening.tls_key,
-        )
+    config = uvicorn.Config(
+        app,
+        workers=1,  # jobs and sessions live in one process
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=SECONDS_TO_STOP,
     )
+    config.load()
+    config.ssl = context
+    server = Announcing(config)
     signal.signal(signal.SIGTERM, _terminated)
     try:
         server.run(sockets=[listener])
@@ -278,26 +304,6 @@ def _socket(host: str, port: int) -> Iterator[socket.socket]:
                 f"cannot listen on {host} port {port} ({error.strerror or error}). Choose another --port or --host."
             ) from None
         yield listener
-
-
-@contextmanager
-def _private_folder(folder: Path) -> Iterator[None]:
-    """The data folder, entered by this user alone and used by one server at a time."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = filelock.FileLock(folder / ".serve.lock")
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise ReplicaDetectionError(f"another server uses {folder}. Stop it, or give another --data.") from None
-    except OSError as error:
-        raise InputError(folder, f"cannot be written to ({error.strerror or error})", "Give another --data") from None
-    try:
-        shutil.rmtree(folder / "tmp", ignore_errors=True)  # what an earlier server left
-        yield
-    finally:
-        os.chdir(folder)
-        shutil.rmtree(folder / "tmp", ignore_errors=True)
-        lock.release()
 
 
 def _in_a_thread(failed: threading.ExceptHookArgs) -> None:
