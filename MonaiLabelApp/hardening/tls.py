@@ -15,20 +15,14 @@ SOON = timedelta(days=30)
 
 
 def context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """For connections that clients make. Raises InputError where the two cannot be used; see `load`."""
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    made.minimum_version = ssl.TLSVersion.TLSv1_2
-    load(made, certificate, key)
-    return made
-
-
-def load(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
-    """Reads certificate and key into a context, also into one in use: later connections get the new certificate.
+    """For connections that clients make.
 
     Raises:
         InputError: a file cannot be read or is no PEM, the key belongs to another certificate, or is encrypted: nobody
             is there to be asked for a password when the machine starts.
     """
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.minimum_version = ssl.TLSVersion.TLSv1_2
 
     def refuse() -> str:
         decrypt = f"openssl pkey -in {key.name} -out server.key && chmod 600 server.key"
@@ -37,7 +31,7 @@ def load(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
     for path in (certificate, key):
         _bytes(path)
     try:
-        context.load_cert_chain(certificate, key, refuse)
+        made.load_cert_chain(certificate, key, refuse)
     except ssl.SSLError as error:
         _chain(certificate)
         if error.reason == "KEY_VALUES_MISMATCH":
@@ -46,10 +40,17 @@ def load(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
             found = f"cannot be used as a key ({error.reason or 'no PEM'})"
             advice = "Give the private key as a PEM file"
         raise InputError(key, found, advice) from None
+    return made
+
+
+def renew(used: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    """Reads both again for a context in use: later connections get them. Raises as `context`; the old ones stay."""
+    context(certificate, key)
+    used.load_cert_chain(certificate, key)
 
 
 def worth_a_warning(certificate: Path, key: Path) -> list[str]:
-    """What clients will object to, or others could abuse. Raises InputError as `load` does for the certificate."""
+    """What clients will object to, or others could abuse. Raises InputError for a certificate that is none."""
     leaf, now, said = _chain(certificate)[0], datetime.now(UTC), []
     until = f"{leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
     if leaf.not_valid_after_utc < now:
