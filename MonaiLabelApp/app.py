@@ -25,6 +25,7 @@ from replica_detection.version import __version__
 from replica_detection_server import children
 from replica_detection_server.configuration import Configuration
 from replica_detection_server.hardening.notice import open_doors
+from replica_detection_server.hardening.private import make_private
 from replica_detection_server.images import StudiesAndTraining
 from replica_detection_server.lib.activelearning.most_replica_like import MostReplicaLike
 from replica_detection_server.lib.batch import BatchInfer
@@ -66,8 +67,9 @@ class ReplicaDetectionApp(MONAILabelApp):
         self._auto_update_scoring = False
         if (server := _server()) is not None:
             register(server, self.services)
-            if children.MARK not in os.environ:
+            if children.MARK not in os.environ:  # MONAI Label's own launch
                 children.guard_this_process()
+                _close(self.services.configuration.data)
 
     # -------------------------------------------------------------------------------------------------- what there is
 
@@ -152,6 +154,15 @@ class ReplicaDetectionApp(MONAILabelApp):
             if _was_received(Path(image), self.sessions()):
                 return image
         raise HTTPException(404, f"there is no image '{Path(str(image)).name}'")
+
+
+def _close(data: Path) -> None:
+    try:
+        said = make_private(data)
+    except ReplicaDetectionError as error:
+        said = [str(error)]
+    for text in said:
+        logger.warning(text)
 
 
 def _was_received(path: Path, sessions: Sessions | None) -> bool:
