@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import socket
-import ssl
 import sys
 import tempfile
 import threading
@@ -28,6 +27,7 @@ from starlette.types import ASGIApp
 from replica_detection.console import console, print_warnings
 from replica_detection.errors import ConfigurationError, InputError, ReplicaDetectionError
 from replica_detection_server.configuration import Configuration
+from replica_detection_server.hardening import tls
 from replica_detection_server.hardening.keys import ApiKeys, readable_by_others
 from replica_detection_server.hardening.logs import Scrub, configuration, where
 from replica_detection_server.hardening.origin import is_address, is_loopback
@@ -105,7 +105,8 @@ def launch(given: Configuration, listening: Listening) -> None:
         ReplicaDetectionError: the port is taken, another server uses the data folder, or the server did not start.
     """
     said = listening.check()
-    context = _tls(listening, said)
+    if listening.tls_certificate and listening.tls_key:
+        said += tls.checked(listening.tls_certificate, listening.tls_key)
     with _socket(listening.host, listening.port) as listener, private_folder(given) as found:
         settings = _settings(given, listening)
         logging.config.dictConfig(configuration(settings.logs, Scrub(settings.folders)))
@@ -114,7 +115,7 @@ def launch(given: Configuration, listening: Listening) -> None:
         warnings.simplefilter("ignore")
         _prepare_environment(settings)
         app = _made(given, settings, listener.getsockname()[1])
-        _serve(app, settings, listening, listener, context, [*said, *found])
+        _serve(app, settings, listening, listener, [*said, *found])
     _leave_if_busy()
 
 
@@ -217,25 +218,7 @@ def _made(given: Configuration, settings: Settings, port: int) -> ASGIApp:
     return asgi.app
 
 
-def _tls(listening: Listening, said: list[str]) -> ssl.SSLContext | None:
-    """None where the server answers plain HTTP. Adds to what is said at the start."""
-    if listening.tls_certificate is None or listening.tls_key is None:
-        return None
-    from replica_detection_server.hardening import tls
-
-    context = tls.context(listening.tls_certificate, listening.tls_key)
-    said += tls.worth_a_warning(listening.tls_certificate, listening.tls_key)
-    return context
-
-
-def _serve(
-    app: ASGIApp,
-    settings: Settings,
-    listening: Listening,
-    listener: socket.socket,
-    context: ssl.SSLContext | None,
-    said: list[str],
-) -> None:
+def _serve(app: ASGIApp, settings: Settings, listening: Listening, listener: socket.socket, said: list[str]) -> None:
     import uvicorn
 
     class Announcing(uvicorn.Server):
@@ -244,19 +227,24 @@ def _serve(
             if self.started:
                 _announce(settings, listening, listener.getsockname()[1], said)
 
-    config = uvicorn.Config(
-        app,
-        workers=1,  # jobs and sessions live in one process
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        ws="none",
-        timeout_graceful_shutdown=SECONDS_TO_STOP,
+    server = Announcing(
+        uvicorn.Config(
+            app,
+            workers=1,  # jobs and sessions live in one process
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            ws="none",
+            timeout_graceful_shutdown=SECONDS_TO_STOP,
+            ssl_certfile=listening.tls_certificate,
+            ssl_keyfile=listening.tls_key,
+        )
     )
-    config.load()
-    config.ssl = context
-    server = Announcing(config)
+    if listening.tls_certificate and listening.tls_key:
+        server.config.load()
+        # Not uvicorn's own context, whose ciphers depend on its version.
+        server.config.ssl = tls.context(listening.tls_certificate, listening.tls_key)
     signal.signal(signal.SIGTERM, _terminated)
     try:
         server.run(sockets=[listener])

@@ -17,7 +17,7 @@ from replica_detection.atomic import is_temporary
 LEFTOVER_SECONDS = 3600
 # Zarr writes `<name>.<random>.partial` first.
 _OF_ZARR = re.compile(r".+\.[0-9a-f]{32}\.partial")
-TEMPORARY, UPLOADS = "tmp", "uploads"
+TEMPORARY, UPLOADS, WORKER = "tmp", "uploads", "worker-"
 
 
 def clean(data: Path, studies: Path) -> None:
@@ -41,7 +41,9 @@ def sweep(data: Path, *, jobs_run: bool) -> None:
     """What is older than any request. A job's temporary files may be as old as the job: they stay while one runs."""
     _remove(_entries(data / UPLOADS), LEFTOVER_SECONDS)
     if not jobs_run:
-        _remove(_entries(data / TEMPORARY), LEFTOVER_SECONDS)
+        for path in _entries(data / TEMPORARY):
+            # A worker's own folder stays, however old: it is what lies in there that a computation left.
+            _remove(_entries(path) if path.name.startswith(WORKER) else iter([path]), LEFTOVER_SECONDS)
 
 
 def _remove(paths: Iterator[Path], older_than: float) -> None:

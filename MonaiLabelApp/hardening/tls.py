@@ -5,11 +5,13 @@ from __future__ import annotations
 import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-
-from cryptography import x509
+from typing import TYPE_CHECKING
 
 from replica_detection.errors import InputError
 from replica_detection_server.hardening.keys import readable_by_others
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 SOON = timedelta(days=30)
 
@@ -49,8 +51,9 @@ def renew(used: ssl.SSLContext, certificate: Path, key: Path) -> None:
     used.load_cert_chain(certificate, key)
 
 
-def worth_a_warning(certificate: Path, key: Path) -> list[str]:
-    """What clients will object to, or others could abuse. Raises InputError for a certificate that is none."""
+def checked(certificate: Path, key: Path) -> list[str]:
+    """What clients will object to, or others could abuse, for a warning. Raises as `context`."""
+    context(certificate, key)
     leaf, now, said = _chain(certificate)[0], datetime.now(UTC), []
     until = f"{leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
     if leaf.not_valid_after_utc < now:
@@ -66,6 +69,8 @@ def worth_a_warning(certificate: Path, key: Path) -> list[str]:
 
 def _chain(certificate: Path) -> list[x509.Certificate]:
     """The server's own certificate first."""
+    from cryptography import x509
+
     try:
         return x509.load_pem_x509_certificates(_bytes(certificate))
     except ValueError:

@@ -179,6 +179,7 @@ def test_while_the_server_runs_what_is_old_goes(tmp_path, data, monkeypatch):
     outside = _write(tmp_path / "outside" / "scan.nii.gz", hours=2)
     old = _write(data / "uploads" / "upload-a" / "file.nii.gz", hours=2)
     new = _write(data / "uploads" / "upload-b" / "file.nii.gz")
+    of_a_worker = _write(data / "tmp" / "worker-x" / "query.nii.gz", hours=2)
     of_a_job = _write(data / "tmp" / "of a job" / "part", hours=30)
     (data / "uploads" / "link").symlink_to(outside.parent)
     os.utime(data / "uploads" / "link", (0, 0), follow_symlinks=False)
@@ -191,4 +192,5 @@ def test_while_the_server_runs_what_is_old_goes(tmp_path, data, monkeypatch):
     assert outside.exists() and not (data / "uploads" / "link").is_symlink()
     sweeping.sweep(data, jobs_run=False)
     assert not of_a_job.exists() and Path.cwd() == here and new.exists()
+    assert not of_a_worker.exists() and of_a_worker.parent.exists()
     sweeping.sweep(tmp_path / "none", jobs_run=False)

@@ -217,12 +217,11 @@ def test_pairs_that_cannot_be(tmp_path, pem):
 def test_times_and_rights_that_are_worth_a_warning(tmp_path):
     for days, words in ((-1, ["expired on"]), (5, ["expires on"]), (100, [])):
         made = certificate(tmp_path, "127.0.0.1", days)
-        tls.context(made.server, made.key)
-        said = tls.worth_a_warning(made.server, made.key)
+        said = tls.checked(made.server, made.key)
         assert len(said) == len(words) and all(word in text for word, text in zip(words, said, strict=True))
     if os.name == "posix":
         made.key.chmod(0o640)
-        assert "chmod 600" in tls.worth_a_warning(made.server, made.key)[0]
+        assert "chmod 600" in tls.checked(made.server, made.key)[0]
 
 
 def test_a_renewed_certificate_takes_effect_in_the_context_that_is_in_use(tmp_path):
