@@ -23,6 +23,8 @@ from Core import made_up
 from replica_detection.cli import app
 from replica_detection.client import ReplicaClient
 from replica_detection.errors import UnreachableError
+from replica_detection_server import work
+from replica_detection_server.configuration import Configuration
 from Server.started import started, url_of
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -65,6 +67,8 @@ def test_backup_amid_work_and_restore_after_everything_is_lost(tmp_path):
     made_up.cohort(tmp_path / "studies", 2, 200, "syn")
     (tmp_path / "keys").write_text(f"anna:{KEY}\n")
     (tmp_path / "keys").chmod(0o600)
+    conf = {"training": str(tmp_path / "training"), "data": str(tmp_path / "data"), "measures": "mae"}
+    work.build_index(Configuration.of(tmp_path / "studies", conf))
     places = {"DATA": "data", "STUDIES": "studies", "KEYS": "keys", "LOGS": "logs", "BACKUP": "the backups/today"}
     places = {name: str(tmp_path / place) for name, place in places.items()} | {"OWNER": getpass.getuser()}
     (tmp_path / "logs").mkdir()
@@ -76,8 +80,6 @@ def test_backup_amid_work_and_restore_after_everything_is_lost(tmp_path):
     with started(given, tmp_path, tmp_path / "log") as server:
         url = url_of(server, tmp_path / "log")
         client = ReplicaClient(url, key=KEY)
-        for job in client.jobs():
-            assert client.wait(job.id, every=0.1).state == "done"
         sent = {"label": ("label.nii.gz", label)}
         assert requests.put(url + "/datastore/label?image=syn_001&tag=final", files=sent, **asked).ok
         (tmp_path / "data" / "models").mkdir(exist_ok=True)
