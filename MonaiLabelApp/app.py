@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -21,8 +22,10 @@ from monailabel.utils.sessions import Sessions
 from replica_detection.errors import ReplicaDetectionError
 from replica_detection.schema import to_json
 from replica_detection.version import __version__
+from replica_detection_server import children
 from replica_detection_server.configuration import Configuration
 from replica_detection_server.hardening.notice import open_doors
+from replica_detection_server.hardening.private import make_private
 from replica_detection_server.hardening.settings import current
 from replica_detection_server.hardening.upload_limits import upload_limits
 from replica_detection_server.hardening.uploads import check_series, check_upload
@@ -67,6 +70,9 @@ class ReplicaDetectionApp(MONAILabelApp):
         self._auto_update_scoring = False
         if (server := _server()) is not None:
             register(server, self.services)
+            if children.MARK not in os.environ:  # MONAI Label's own launch
+                children.guard_this_process()
+                _close(self.services.configuration.data)
 
     # -------------------------------------------------------------------------------------------------- what there is
 
@@ -172,6 +178,15 @@ class ReplicaDetectionApp(MONAILabelApp):
                     _require_fit(Path(image))
                 return image
         raise HTTPException(404, f"there is no image '{Path(str(image)).name}'")
+
+
+def _close(data: Path) -> None:
+    try:
+        said = make_private(data)
+    except ReplicaDetectionError as error:
+        said = [str(error)]
+    for text in said:
+        logger.warning(text)
 
 
 def _was_received(path: Path, sessions: Sessions | None) -> bool:

@@ -153,7 +153,7 @@ def default_data_folder(studies: Path) -> Path:
     else:
         base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
     digest = hashlib.sha256(str(studies).encode("utf-8", "surrogateescape")).hexdigest()[:8]
-    return base / "replica-detection" / f"{studies.name}-{digest}"
+    return base.expanduser().resolve() / "replica-detection" / f"{studies.name}-{digest}"
 
 
 def _number(key: str, text: Any, kind: type) -> Any:

@@ -16,21 +16,22 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-import filelock
 from rich.markup import escape
 from starlette.types import ASGIApp
 
 from replica_detection.console import console, print_warnings
 from replica_detection.errors import ConfigurationError, InputError, ReplicaDetectionError
 from replica_detection_server.configuration import Configuration
+from replica_detection_server.hardening import tls
 from replica_detection_server.hardening.keys import ApiKeys, readable_by_others
 from replica_detection_server.hardening.logs import Scrub, configuration, where
 from replica_detection_server.hardening.origin import is_address, is_loopback
+from replica_detection_server.hardening.private import private_folder
 from replica_detection_server.hardening.queue import WAITING
 from replica_detection_server.hardening.settings import MAX_UPLOAD_MB, MEBIBYTE, VARIABLE, Settings
 
@@ -60,6 +61,13 @@ class Listening:
     waiting: int = WAITING
     compute_seconds: float = 600
     compute_memory_mb: int = 0
+
+    def __post_init__(self) -> None:
+        # The launch leaves the working folder. Links stay as they are: a renewed certificate is another target of one.
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Path):
+                object.__setattr__(self, field.name, value.expanduser().absolute())
 
     def check(self) -> list[str]:
         """Raises ConfigurationError or InputError for what must not be; returns what is worth a warning."""
@@ -100,7 +108,9 @@ def launch(given: Configuration, listening: Listening) -> None:
         ReplicaDetectionError: the port is taken, another server uses the data folder, or the server did not start.
     """
     said = listening.check()
-    with _socket(listening.host, listening.port) as listener, _private_folder(given.data):
+    if listening.tls_certificate and listening.tls_key:
+        said += tls.checked(listening.tls_certificate, listening.tls_key)
+    with _socket(listening.host, listening.port) as listener, private_folder(given) as found:
         settings = _settings(given, listening)
         logging.config.dictConfig(configuration(settings.logs, Scrub(settings.folders)))
         logging.captureWarnings(True)
@@ -108,7 +118,7 @@ def launch(given: Configuration, listening: Listening) -> None:
         warnings.simplefilter("ignore")
         _prepare_environment(settings)
         app = _made(given, settings, listener.getsockname()[1])
-        _serve(app, settings, listening, listener, said)
+        _serve(app, settings, listening, listener, [*said, *found])
     _leave_if_busy()
 
 
@@ -119,7 +129,7 @@ def _settings(given: Configuration, listening: Listening) -> Settings:
         data=given.data,
         loopback=is_loopback(listening.host),
         hosts=tuple(dict.fromkeys((*own, *names, *listening.allow_hosts))),
-        api_key_file=listening.api_key_file.resolve() if listening.api_key_file else None,
+        api_key_file=listening.api_key_file,
         realm_uri=listening.realm_uri,
         max_upload_bytes=listening.max_upload_mb * MEBIBYTE,
         max_upload_voxels=listening.max_upload_voxels,
@@ -243,6 +253,10 @@ def _serve(app: ASGIApp, settings: Settings, listening: Listening, listener: soc
             ssl_keyfile=listening.tls_key,
         )
     )
+    if listening.tls_certificate and listening.tls_key:
+        server.config.load()
+        # Not uvicorn's own context, whose ciphers depend on its version.
+        server.config.ssl = tls.context(listening.tls_certificate, listening.tls_key)
     signal.signal(signal.SIGTERM, _terminated)
     try:
         server.run(sockets=[listener])
@@ -290,26 +304,6 @@ def _socket(host: str, port: int) -> Iterator[socket.socket]:
                 f"cannot listen on {host} port {port} ({error.strerror or error}). Choose another --port or --host."
             ) from None
         yield listener
-
-
-@contextmanager
-def _private_folder(folder: Path) -> Iterator[None]:
-    """The data folder, entered by this user alone and used by one server at a time."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = filelock.FileLock(folder / ".serve.lock")
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise ReplicaDetectionError(f"another server uses {folder}. Stop it, or give another --data.") from None
-    except OSError as error:
-        raise InputError(folder, f"cannot be written to ({error.strerror or error})", "Give another --data") from None
-    try:
-        shutil.rmtree(folder / "tmp", ignore_errors=True)  # what an earlier server left
-        yield
-    finally:
-        os.chdir(folder)
-        shutil.rmtree(folder / "tmp", ignore_errors=True)
-        lock.release()
 
 
 def _in_a_thread(failed: threading.ExceptHookArgs) -> None:

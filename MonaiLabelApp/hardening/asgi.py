@@ -7,17 +7,15 @@ clean requests (addresses, sizes, JSON), and a FastAPI application that holds th
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
-import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import schedule
 from fastapi import FastAPI
 from monailabel.config import settings as of_monai_label
 from monailabel.interfaces.utils.app import app_instance
+from monailabel.utils.async_tasks.utils import processes
 from starlette.types import ASGIApp
 
 from replica_detection.errors import ConfigurationError
@@ -34,11 +32,9 @@ from replica_detection_server.hardening.queue import Queue
 from replica_detection_server.hardening.replies import Envelope
 from replica_detection_server.hardening.sessions import PrivateSessions
 from replica_detection_server.hardening.settings import Settings, current
+from replica_detection_server.hardening.sweeping import sweep
 
 logger = logging.getLogger(__name__)
-
-# What a request left behind that failed half-way; the longest one takes less.
-LEFTOVER_SECONDS = 3600
 
 
 def build(settings: Settings) -> tuple[FastAPI, ASGIApp]:
@@ -79,7 +75,7 @@ def _begin(settings: Settings) -> None:
     instance._sessions = PrivateSessions(settings.sessions, of_monai_label.MONAI_LABEL_SESSION_EXPIRY)
     instance.server_mode(True)
     instance.on_init_complete()
-    schedule.every(5).minutes.do(sweep, Path(tempfile.gettempdir()))
+    schedule.every(5).minutes.do(_sweep, settings.data)
 
 
 def _end() -> None:
@@ -93,13 +89,14 @@ def end_computations() -> None:
     app_instance().services.workers.close()
 
 
-def sweep(folder: Path, older_than: float = LEFTOVER_SECONDS) -> None:
-    """Removes what has lain in the private temporary folder for too long."""
-    for path in folder.iterdir():
-        with suppress(OSError):
-            if time.time() - path.lstat().st_mtime < older_than:
-                continue
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+def _sweep(data: Path) -> None:
+    kinds = ("train", "scoring", "batch_infer")
+    try:
+        jobs = app_instance().services.jobs.all()
+        running = any(processes(kind) for kind in kinds) or any(job.state == "running" for job in jobs)
+        sweep(data, jobs_run=running)
+    except Exception as error:  # it would end the thread that removes sessions as well
+        logger.error("sweeping failed: %s", where(error))
 
 
 def _realm(settings: Settings) -> Realm:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+
+# `.<name>.<random>.tmp`, with an extension after it where the format is known by it.
+_TEMPORARY = re.compile(r"\.(?:.+\.)?[0-9a-f]{16}\.tmp(?:\.[a-z.]+)?", re.DOTALL)
 
 
 @contextmanager
@@ -15,20 +19,19 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Opens a temporary file in the folder of `path` and moves it to `path` when the block ends without an error.
 
     Args:
-        path: the final file; its folder must exist.
+        path: the final file; its folder must exist. It gets the rights of any new file of this user.
         mode: "w" (UTF-8 text) or "wb".
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".tmp")
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
+    # surrogateescape: file names that are no text in the locale's coding are written back as the bytes they were.
+    how: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+    # "x" lets the system apply the umask. To ask for the umask is to set it, for all threads, for a moment.
+    made = temporary.open(mode.replace("w", "x"), **how)
     try:
-        # surrogateescape: file names that are no text in the locale's coding are written back as the bytes they were.
-        how: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
-        with os.fdopen(handle, mode, **how) as f:
+        with made as f:
             yield f
             f.flush()
             os.fsync(f.fileno())
-        # mkstemp makes 0600; a result is shared like any other file of the user.
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except BaseException:
         with suppress(OSError):
@@ -36,7 +39,6 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         raise
 
 
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
+def is_temporary(name: str) -> bool:
+    """Whether a file of this name is one that a process writes, or did not come to finish."""
+    return _TEMPORARY.fullmatch(name) is not None

@@ -2,10 +2,13 @@
 
 import os
 import stat
+import subprocess
+import sys
+import threading
 
 import pytest
 
-from replica_detection.atomic import atomic_write
+from replica_detection.atomic import atomic_write, is_temporary
 
 
 @pytest.mark.parametrize(("mode", "content"), [("w", "ü\n"), ("wb", b"\x00\xff")])
@@ -44,3 +47,42 @@ def test_result_can_be_read_by_others_as_the_umask_allows(tmp_path):
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o644
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+def test_files_of_other_threads_are_never_open_to_everyone(tmp_path):
+    """The umask is the process's: one thread that changes it for a moment opens what the others make meanwhile."""
+    before, made = os.umask(0o077), 3000
+    (tmp_path / "others").mkdir()
+    enough = threading.Event()
+
+    def write_results(name):
+        while not enough.is_set():
+            with atomic_write(tmp_path / name) as f:
+                f.write("x")
+
+    threads = [threading.Thread(target=write_results, args=(name,)) for name in "ab"]
+    try:
+        for thread in threads:
+            thread.start()
+        for n in range(made):
+            os.close(os.open(tmp_path / "others" / str(n), os.O_CREAT | os.O_WRONLY, 0o666))
+    finally:
+        enough.set()
+        for thread in threads:
+            thread.join()
+        os.umask(before)
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "others").iterdir()]
+    assert len(modes) == made and set(modes) == {0o600}
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o600
+
+
+def test_what_a_killed_process_left_is_known_by_its_name(tmp_path):
+    script = "import os, sys; from pathlib import Path; from replica_detection.atomic import atomic_write\n"
+    script += "with atomic_write(Path(sys.argv[1])) as f: f.write('half'); os._exit(9)"
+    for name in ("index.json", "ü" * 60, "a\nb"):
+        assert subprocess.run([sys.executable, "-c", script, str(tmp_path / name)]).returncode == 9
+    assert len(list(tmp_path.iterdir())) == 3 and all(is_temporary(path.name) for path in tmp_path.iterdir())
+    for name in ("a.tmp", ".a.tmp", "index.json", ".serve.lock", ".0123456789abcdef.nii.gz", ".tmp"):
+        assert not is_temporary(name)
+    assert is_temporary(".0123456789abcdef.tmp.nii.gz")
