@@ -23,8 +23,8 @@ ROLE = {r: f"monailabel-{r}" for r in ("user", "annotator", "reviewer", "trainer
 CURVES = {"ES256": ec.SECP256R1(), "ES384": ec.SECP384R1(), "ES512": ec.SECP521R1()}
 
 
-def rsa_key() -> rsa.RSAPrivateKey:
-    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+def rsa_key(size: int = 2048) -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(public_exponent=65537, key_size=size)
 
 
 def ec_key(algorithm: str) -> ec.EllipticCurvePrivateKey:

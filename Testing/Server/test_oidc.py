@@ -6,7 +6,9 @@ import hashlib
 import hmac
 import json
 import re
+import threading
 import time
+import warnings
 from contextlib import contextmanager
 from urllib.parse import parse_qs, urlsplit
 
@@ -74,6 +76,15 @@ def test_a_key_that_names_its_algorithm_signs_with_no_other(provider):
     assert realm.identity(provider.token("user")) is not None
     assert realm.identity(provider.token("user", algorithm="PS256")) is None
     assert realm.identity(provider.token("user", algorithm="RS512")) is None
+
+
+def test_a_key_that_is_too_short_signs_nothing(provider):
+    weak = rsa_key(1024)
+    provider.keys = [as_jwk(weak, "weak")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        token = provider.token("user", key=weak, header={"kid": "weak"})
+    assert _realm(provider).identity(token) is None
 
 
 def test_a_key_for_encryption_or_a_shared_one_signs_nothing(provider):
@@ -321,6 +332,37 @@ def test_a_password_goes_to_no_other_place(provider):
     provider.page["token_endpoint"] = f"{provider.uri}/token"
     assert _realm(provider).token("carla", "wrong") is None
     assert _realm(provider).token("carla", "right")["access_token"]
+
+
+def test_those_who_sign_in_do_not_take_up_all_threads(provider):
+    """While the provider is slow."""
+    go = threading.Event()
+
+    def slow(handler) -> None:
+        go.wait(30)
+        _sends(200, json.dumps(provider.page).encode())(handler)
+
+    provider.answers[DISCOVERY] = slow
+    realm, found = _realm(provider), []
+
+    def sign_in() -> None:
+        try:
+            found.append(realm.token("carla", "right") is not None)
+        except RealmUnreachableError:
+            found.append("busy")
+
+    threads = [threading.Thread(target=sign_in) for _ in range(oauth.EXCHANGES + 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads[oauth.EXCHANGES :]:
+        thread.join(5)
+    try:
+        assert found == ["busy"] * 5
+    finally:
+        go.set()
+    for thread in threads:
+        thread.join(30)
+    assert found[5:] == [True] * oauth.EXCHANGES
 
 
 # ----------------------------------------------------------------------------------------------------- command line

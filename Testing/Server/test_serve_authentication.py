@@ -15,6 +15,7 @@ pytest.importorskip("cryptography", reason="requirements-server-lean.txt")
 import requests
 
 from Core.made_up import cohort
+from Server.conftest import until
 from Server.provider_of_tokens import CLIENT, Provider, rsa_key, running_provider
 from Server.running import Server, running_server
 
@@ -121,6 +122,15 @@ def test_monai_labels_client_sends_a_key_as_its_token(keyed):
     client = MONAILabelClient(keyed.url)
     client.update_auth({"token_type": "Bearer", "access_token": ANNA})
     assert client.info()["name"] == "Replica Detection"
+
+
+def test_what_a_client_says_of_its_address_is_not_believed(keyed):
+    """Not even one of this machine: no --trusted-proxy was given."""
+    headers = {**_as(ANNA), "X-Forwarded-For": "203.0.113.5", "Forwarded": "for=203.0.113.5"}
+    assert requests.get(keyed.url + "/replica/jobs", headers=headers, timeout=10).status_code == 200
+    log = keyed.data / "logs" / "server.log"
+    until(lambda: "ms 127.0.0.1 'anna'" in log.read_text(), "no line for the request")
+    assert "203.0.113.5" not in log.read_text()
 
 
 def test_keys_lie_nowhere(keyed):
