@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, File, Path, Query, Request, Response, UploadFile
 
 from replica_detection.schema import Comparison, from_json
+from replica_detection_server.hardening.access import shows_matches
 from replica_detection_server.hardening.queue import heavy
 from replica_detection_server.hardening.upload_limits import upload_limits
 from replica_detection_server.routes.callers import Shared
@@ -22,11 +23,12 @@ K = Annotated[int, Query(ge=1, le=1000, description="Nearest training cases unde
 @router.get(
     "/cases/{synthetic_id}/comparison", summary="A synthetic image against the training cohort", dependencies=[heavy]
 )
-def get_comparison(shared: Shared, synthetic_id: CaseId, k: K = 10) -> Comparison:
-    known = shared.engine.known_comparison(synthetic_id, k)
-    if known is not None:
-        return known
-    return from_json(Comparison, shared.workers.call("comparison", {"synthetic_id": synthetic_id, "k": k}).value)
+def get_comparison(request: Request, shared: Shared, synthetic_id: CaseId, k: K = 10) -> Comparison:
+    found = shared.engine.known_comparison(synthetic_id, k)
+    if found is None:
+        made = shared.workers.call("comparison", {"synthetic_id": synthetic_id, "k": k})
+        found = from_json(Comparison, made.value)
+    return shows_matches(request, found)
 
 
 @router.post(
@@ -44,7 +46,8 @@ def post_compare(
     with received({"image": file, "mask": mask}, inbox, limit, upload_limits(request.app.state)) as paths:
         shared.engine.required_index()
         sent = {"image": str(paths["image"]), "mask": str(paths["mask"]) if "mask" in paths else None, "k": k}
-        return from_json(Comparison, shared.workers.call("compare", sent, uploaded=True).value)
+        found = from_json(Comparison, shared.workers.call("compare", sent, uploaded=True).value)
+        return shows_matches(request, found)
 
 
 @router.get(
