@@ -11,6 +11,8 @@ from pathlib import Path
 from fastapi import HTTPException, UploadFile
 
 from replica_detection_server.cohorts import SUFFIXES, suffix_of
+from replica_detection_server.hardening.archives import unpack
+from replica_detection_server.hardening.names import ARCHIVES
 
 MAX_UPLOAD_BYTES = 1 << 30
 INBOX = "upload-"
@@ -18,15 +20,19 @@ READABLE = (*SUFFIXES, ".dcm")
 
 
 @contextmanager
-def received(uploads: dict[str, UploadFile | None], folder: Path, limit: int) -> Iterator[dict[str, Path]]:
+def received(
+    uploads: dict[str, UploadFile | None], folder: Path, limit: int, *, archives: tuple[str, ...] = ()
+) -> Iterator[dict[str, Path]]:
     """The uploads as files of a folder that only this user may enter, gone when the block ends.
 
     Args:
         uploads: by the name of each file here; a client's name is used for its extension alone.
-        limit: bytes of all together.
+        limit: bytes of all together; of an archive also what it holds.
+        archives: which of them may be the files of a series in an archive; its path is then that of their folder.
 
     Raises:
         HTTPException: 413 beyond the limit, 422 for an extension that cannot be read or an empty file.
+        InputError: an archive that is damaged, too large, or has names that lead elsewhere.
     """
     folder.mkdir(parents=True, exist_ok=True)
     inbox = Path(tempfile.mkdtemp(prefix=INBOX, dir=folder))
@@ -34,19 +40,29 @@ def received(uploads: dict[str, UploadFile | None], folder: Path, limit: int) ->
         paths, left = {}, limit
         for name, upload in uploads.items():
             if upload is not None:
-                paths[name] = inbox / f"{name}{_extension(name, upload)}"
+                ending = _extension(name, upload, ARCHIVES if name in archives else ())
+                paths[name] = inbox / f"{name}{ending}"
                 left -= _copy(upload, paths[name], left, limit)
+                if ending in ARCHIVES:
+                    paths[name] = _unpacked(paths[name], inbox / name, limit)
         yield paths
     finally:
         shutil.rmtree(inbox, ignore_errors=True)
 
 
-def _extension(name: str, upload: UploadFile) -> str:
+def _extension(name: str, upload: UploadFile, more: tuple[str, ...]) -> str:
     given = (upload.filename or "").lower()
-    found = suffix_of(given) or (".dcm" if given.endswith(".dcm") else "")
+    found = suffix_of(given) or next((e for e in (".dcm", *more) if given.endswith(e)), "")
     if not found:
-        raise HTTPException(422, f"the {name}'s file name must end in one of {', '.join(READABLE)}")
+        raise HTTPException(422, f"the {name}'s file name must end in one of {', '.join((*READABLE, *more))}")
     return found
+
+
+def _unpacked(archive: Path, folder: Path, limit: int) -> Path:
+    folder.mkdir()
+    unpack(archive, folder, limit)
+    archive.unlink()
+    return folder
 
 
 def _copy(upload: UploadFile, path: Path, left: int, limit: int) -> int:

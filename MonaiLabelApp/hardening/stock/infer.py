@@ -58,7 +58,8 @@ def infer(
     if output is Output.dicom_seg:
         raise HTTPException(422, "DICOM SEG is given for images of a DICOMweb server only.")
     uploads = {"image": _sent(file), "label": _sent(label)}
-    with received(uploads, Path(tempfile.gettempdir()), request.app.state.max_upload_bytes) as paths:
+    limit = request.app.state.max_upload_bytes
+    with received(uploads, Path(tempfile.gettempdir()), limit, archives=("image",)) as paths:
         asked["image"] = _image(paths.get("image"), image, session_id, asked)
         if "label" in paths:
             asked["label"] = str(paths["label"])
