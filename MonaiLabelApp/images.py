@@ -223,7 +223,7 @@ class StudiesAndTraining(LocalDatastore):
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         self._known(image_id)
         require_tag(label_tag)
-        suffix, image_id = suffix_of(label_filename), composed(image_id)
+        suffix, image_id, label_tag = suffix_of(label_filename), composed(image_id), _word(label_tag)
         if not suffix:
             raise HTTPException(422, f"a label must be one of {', '.join(SUFFIXES)}")
         with self._changing():
@@ -241,7 +241,7 @@ class StudiesAndTraining(LocalDatastore):
     def remove_label(self, label_id: str, label_tag: str) -> None:
         self._known_label(label_id, label_tag)
         with self._changing():
-            self._labels.remove(composed(label_id), label_tag)
+            self._labels.remove(composed(label_id), _word(label_tag))
             self.refresh()
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
@@ -294,6 +294,7 @@ class StudiesAndTraining(LocalDatastore):
         return self._studies.now().cohort.cases
 
     def _label(self, image_id: str, tag: str) -> Path | None:
+        tag = _word(tag)
         with self._alone:
             self._look()
             known = self._datastore.label(image_id, tag) is not None
@@ -355,7 +356,11 @@ class StudiesAndTraining(LocalDatastore):
             if self._must_set_aside:
                 self._file.set_aside()
                 self._must_set_aside = False
-            self._file.write(self._datastore)
+            try:
+                self._file.write(self._datastore)
+            except OSError:
+                self._seen = None
+                raise
 
 
 def _put(source: str, target: Path) -> None:
@@ -364,6 +369,11 @@ def _put(source: str, target: Path) -> None:
         raise HTTPException(422, "the file is empty")
     with Path(source).open("rb") as file, atomic_write(target, "wb") as copy:
         shutil.copyfileobj(file, copy, 1 << 20)
+
+
+def _word(tag: str) -> str:
+    """MONAI Label's own tags are members of an enumeration, which is no part of a path."""
+    return tag.value if isinstance(tag, DefaultLabelTag) else tag
 
 
 def _size(path: Path) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 NOTES = "datastore_v2.json"
 
 State = tuple[int, int]
-Entry = tuple[str, int, bool]
+Entry = tuple[str, int, bool, bool]
 
 
 class Seen:
@@ -62,6 +62,7 @@ def _entries(folder: Path) -> frozenset[Entry] | None:
     try:
         with os.scandir(folder) as found:
             listed = [entry for entry in found if not entry.name.startswith((".", NOTES))]
-            return frozenset((entry.name, entry.inode(), entry.is_symlink()) for entry in listed)
+            # A device may get the place of the file that it replaces.
+            return frozenset((e.name, e.inode(), e.is_symlink(), e.is_file(follow_symlinks=False)) for e in listed)
     except OSError:
         return None

@@ -188,7 +188,9 @@ class Studies:
                 case = replace(case, mask=None)
             # Whoever an image was made from, it is compared with everybody.
             cases.append(replace(case, patient=None))
-        told = tuple(Problem(item.name, f"{item.reason}.") for item in left_out.items if item.reason != NO_IMAGE)
+        told = tuple(
+            Problem(as_text(item.name), f"{item.reason}.") for item in left_out.items if item.reason != NO_IMAGE
+        )
         return Listing(Cohort(self.folder, tuple(cases), told), tuple(left_out.items))
 
     def _cohort(self, files: Sequence[Path]) -> Cohort:
@@ -315,6 +317,11 @@ def is_series(case: Case) -> bool:
 def printable(name: str) -> str:
     """A file name for a terminal: in quotation marks, nothing in it can change the terminal, and not too long."""
     return repr(name if len(name) <= 80 else f"{name[:77]}...")
+
+
+def as_text(name: str) -> str:
+    """A file name that any file can hold: bytes that are no Unicode become escapes."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _why(problem: Problem, ignored: Sequence[Problem], folder: Path) -> str:
