@@ -78,9 +78,18 @@ class ReplicaDetectionApp(MONAILabelApp):
 
     def init_datastore(self) -> Datastore:
         configuration, training = self.services.configuration, self.services.engine.training
-        return StudiesAndTraining(
-            configuration.studies, configuration.data / "volumes", training, watch=_server() is not None
+        self.store = StudiesAndTraining(
+            configuration.studies,
+            configuration.volumes,
+            training,
+            watch=_server() is not None,
+            found=self.services.engine.found,
         )
+        return self.store
+
+    def notices(self) -> list[str]:
+        """What the administrator should know about the files: how many studies there are, what was left out."""
+        return [*self.store.notices, *self.services.engine.found.now().words()]
 
     def init_infers(self) -> dict[str, InferTask]:
         tasks = segmentation_tasks(self.services.configuration)
@@ -159,13 +168,23 @@ class ReplicaDetectionApp(MONAILabelApp):
         strategy = request.get("strategy")
         if strategy not in self._strategies:
             raise HTTPException(404, f"there is no strategy '{strategy}'; known: {', '.join(self._strategies)}")
-        return dict(super().next_sample(request))
+        found = self._strategies[strategy](request, self.datastore())
+        return {} if not found else {**found, "path": self._path_of(found["id"])}
 
     def on_init_complete(self) -> None:
         super().on_init_complete()
         self.services.start()
         if doors := open_doors():
             logger.warning(doors)
+            for said in self.notices():
+                logger.warning(said)
+
+    def _path_of(self, image_id: str) -> str:
+        """For clients on this machine; "" for a series that cannot be converted, which they are told when they ask."""
+        try:
+            return str(self.datastore().get_image_uri(image_id))
+        except HTTPException:
+            return ""
 
     def _image_path(self, image: Any, store: Datastore) -> str:
         """The file behind an id or an upload. Raises HTTPException 404 for any other path of this machine."""

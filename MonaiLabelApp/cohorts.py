@@ -1,31 +1,22 @@
-"""The cohorts of a running server: which files are studies, and what the ids of training cases look like."""
+"""The cohorts of a running server, and what the ids of training cases look like."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from replica_detection.cohort import Cohort
-from replica_detection.errors import InputError
 from replica_detection.image_files import IMAGE_SUFFIXES, file_stem
 from replica_detection_server.configuration import Configuration
 
 if TYPE_CHECKING:
     from replica_detection.segmentation import Segmenter
 
-logger = logging.getLogger(__name__)
-
 # The two collections share one list of ids at MONAI Label; this marks the training cases.
 TRAINING = "train:"
 # MONAI Label knows one file for an image; these formats keep header and voxels in two.
 SUFFIXES = tuple(s for s in IMAGE_SUFFIXES if s not in (".nhdr", ".mhd"))
-
-
-def is_study_name(name: str) -> bool:
-    """Whether a file of this name is listed; a name that looks like the id of a training case is not."""
-    return name.endswith(SUFFIXES) and not name.startswith((".", TRAINING))
 
 
 def study_id(name: str) -> str:
@@ -38,14 +29,10 @@ def suffix_of(name: str) -> str:
 
 
 def studies(configuration: Configuration) -> Cohort:
-    """The synthetic images: those that lie in the folder itself, as MONAI Label lists them. May be empty."""
-    folder = configuration.studies
-    files = sorted(p for p in folder.iterdir() if is_study_name(p.name) and p.is_file())
-    try:
-        return Cohort.of_files(folder, files, masks=configuration.masks)
-    except InputError as error:  # a folder of masks that is still empty must not stop the server
-        logger.warning("masks of the studies are not used: %s", error)
-        return Cohort.of_files(folder, files)
+    """The synthetic images, by the rule of `studies.py`. May be empty."""
+    from replica_detection_server.studies import Studies
+
+    return Studies.of(configuration).now().cohort
 
 
 def training(configuration: Configuration) -> Cohort | None:

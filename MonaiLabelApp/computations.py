@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from fastapi import HTTPException
 
-from replica_detection.cohort import Case
 from replica_detection.ratings import Rating
 from replica_detection.schema import SurfaceReply, SurfaceStatistics, from_json, to_json
 from replica_detection.surface import Statistics
 from replica_detection_server.cohorts import TRAINING
 from replica_detection_server.lib.files import fresh_file
+from replica_detection_server.series import case_at
 from replica_detection_server.services import Services
 from replica_detection_server.volumes import difference, in_file_space, positions_in_file, write_on_grid, write_surface
 from replica_detection_server.workers import Result
@@ -29,8 +30,8 @@ def comparison(services: Services, synthetic_id: str, k: int) -> Result:
 
 
 def compare(services: Services, image: str, mask: str | None, k: int) -> Result:
-    """An image that a request brought, with its mask."""
-    case = Case(UPLOADED, (Path(image),), None if mask is None else Path(mask))
+    """An image or series that a request brought, with its mask."""
+    case = replace(case_at(Path(image), UPLOADED), mask=None if mask is None else Path(mask))
     return Result(to_json(services.engine.compare(case, k)))
 
 

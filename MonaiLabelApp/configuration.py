@@ -28,7 +28,7 @@ class Configuration:
     `data` is the only folder that the server writes to beside MONAI Label's own files among the studies. `index` is
     made from `training` where it is missing, or was made for other `measures` or embeddings than are named. Options
     have the meaning and defaults of `replica-detection detect`; `embedding` may also be `trained`, the encoder that was
-    trained on this server.
+    trained on this server. `allow_links_to`: folders that links among the studies may lead into, in the way of PATH.
     """
 
     studies: Path
@@ -49,6 +49,7 @@ class Configuration:
     alpha: float = 0.05
     device: str = "auto"
     null_size: int = 500
+    allow_links_to: str | None = None
 
     @classmethod
     def of(cls, studies: str | os.PathLike[str], conf: Mapping[str, str]) -> Configuration:
@@ -71,6 +72,9 @@ class Configuration:
             chosen[key] = Path(given[key]).expanduser().resolve() if key in _PATHS else given[key]
         for key in set(_NAMED) & set(chosen):
             chosen[key] = _absolute(chosen[key])
+        if "allow_links_to" in chosen:
+            folders = [f for f in chosen["allow_links_to"].split(os.pathsep) if f]
+            chosen["allow_links_to"] = os.pathsep.join(str(Path(f).expanduser().resolve()) for f in folders)
         for key, kind in (("k", int), ("alpha", float), ("null_size", int)):
             if key in chosen:
                 chosen[key] = _number(key, chosen[key], kind)
@@ -102,8 +106,18 @@ class Configuration:
         return self.data / "scored"
 
     @property
+    def volumes(self) -> Path:
+        """DICOM series in one file each."""
+        return self.data / "volumes"
+
+    @property
     def models(self) -> Path:
         return self.data / "models"
+
+    @property
+    def link_folders(self) -> tuple[Path, ...]:
+        """The folders of `allow_links_to`."""
+        return tuple(Path(f) for f in (self.allow_links_to or "").split(os.pathsep) if f)
 
     @property
     def named_files(self) -> dict[str, Path]:
@@ -120,6 +134,9 @@ class Configuration:
                 raise InputError(
                     path, f"does not exist (--{key})", "Check the spelling and that the drive is connected"
                 )
+        for path in self.link_folders:
+            if not path.is_dir():
+                raise InputError(path, "is no folder (--allow_links_to)", "Give the folder that links lead into")
         if self.training is None and not (self.index / "index.json").is_file():
             raise InputError(
                 self.index,

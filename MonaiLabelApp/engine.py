@@ -25,6 +25,7 @@ from replica_detection_server.configuration import Configuration
 from replica_detection_server.keeping import Kept, Recent
 from replica_detection_server.progress import seldom
 from replica_detection_server.scored import Scored
+from replica_detection_server.studies import Studies
 
 if TYPE_CHECKING:
     from replica_detection.detection import Detector
@@ -108,7 +109,7 @@ class Engine:
         self._scored: Kept[Scored] = Kept(
             configuration.scored / "detection.json", lambda: Scored.read(configuration.scored)
         )
-        self._studies: tuple[object, Cohort, dict[str, Case]] | None = None
+        self.found = Studies.of(configuration)
         self._null: _NullInTheMaking | None = None
         # Comparisons take all cores, so they run one after the other.
         self._turn = threading.Lock()
@@ -119,11 +120,11 @@ class Engine:
 
     def studies(self) -> Cohort:
         """The synthetic images as they are now."""
-        return self._listed()[0]
+        return self.found.now().cohort
 
     def case(self, synthetic_id: str) -> Case:
         """A synthetic image by its id; 404 for an unknown one."""
-        found = self._listed()[1].get(synthetic_id)
+        found = self.found.case(synthetic_id)
         if found is None:
             raise HTTPException(404, f"there is no synthetic image '{synthetic_id}'")
         return found
@@ -311,19 +312,6 @@ class Engine:
             raise HTTPException(404, "no alignment is known for this pair")
         synthetic = self.prepared(case)
         return synthetic, PairLoader(opened.index, None).moved(training, alignment, synthetic.affine)
-
-    def _listed(self) -> tuple[Cohort, dict[str, Case]]:
-        """The studies, listed again when something in their folder changed."""
-        folders = [p for p in (self.configuration.studies, self.configuration.masks) if p is not None]
-        state = cohorts.state_of(folders)
-        with self._lock:
-            if self._studies is None or self._studies[0] != state:
-                cohort = cohorts.studies(self.configuration)
-                # Two changes in one tick of the file system's clock have one time: such a listing is not kept.
-                settled = all(time.time_ns() - modified > 10**9 for _, modified in state)
-                by_id = {case.id: case for case in cohort.cases}
-                self._studies = (state if settled else None, cohort, by_id)
-            return self._studies[1:]
 
     def _making(self, opened: OpenedIndex) -> _NullInTheMaking:
         with self._lock:

@@ -1,28 +1,40 @@
 """Both collections in one MONAI Label datastore: the studies as ever, the training cases to be read only.
 
-Studies are files of a folder, listed and written as MONAI Label does it, without the ways in which that loses data. A
-training case is `train:<id>`; it is read where the index found it, appears in no list, and every write is refused. No
-file is made in the training folder.
+Which files are studies is decided in `studies.py`, for this and every other list, which label they have in `labels.py`.
+MONAI Label's `datastore_v2.json` holds the notes on them and nothing that decides which file is opened. A training case
+is `train:<id>`; it is read where the index found it, appears in no list, and every write is refused. No file is made in
+the training folder.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
+import os
 import re
+import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import HTTPException
-from monailabel.datastore.local import LocalDatastore
+from filelock import FileLock
+from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
+from monailabel.interfaces.datastore import DefaultLabelTag
 
-from replica_detection.errors import ReplicaDetectionError
-from replica_detection_server.cohorts import SUFFIXES, TRAINING, is_study_name, study_id, suffix_of
+from replica_detection.atomic import atomic_write
+from replica_detection.cohort import Case
+from replica_detection.image_files import composed
+from replica_detection_server.cohorts import SUFFIXES, TRAINING, study_id, suffix_of
+from replica_detection_server.datastore_file import DamagedError, DatastoreFile, table_entry
 from replica_detection_server.hardening import names
-from replica_detection_server.refusals import refusal
+from replica_detection_server.labels import Labels
+from replica_detection_server.seen import NOTES, Seen
+from replica_detection_server.series import Volumes, single_file
+from replica_detection_server.studies import LABELS, Listing, Studies, is_series
 
 if TYPE_CHECKING:
     from replica_detection.index import TrainingIndex
@@ -34,12 +46,13 @@ logger = logging.getLogger(__name__)
 NEW_ID, TAG = re.compile(names.NEW_ID), re.compile(names.TAG)
 
 
-def _alone(method: Callable[..., Any]) -> Callable[..., Any]:
-    """One thread at a time: while MONAI Label looks which files are there, its table of them is empty for a moment."""
+def _looked(method: Callable[..., Any]) -> Callable[..., Any]:
+    """On the files as they are now, and one thread at a time."""
 
     @functools.wraps(method)
     def call(self: StudiesAndTraining, *arguments: Any, **named: Any) -> Any:
         with self._alone:
+            self._look()
             return method(self, *arguments, **named)
 
     return call
@@ -50,37 +63,69 @@ class StudiesAndTraining(LocalDatastore):
 
     Args:
         studies: folder of the synthetic images.
-        volumes: where a training case of several files is kept as one; made when it is needed.
+        volumes: where a case of several files is kept as one; made when it is needed.
         training: the index as it is now, or None where there is none yet.
-        watch: whether files that appear or go are noticed, as in the server; a job of MONAI Label only reads.
+        watch: whether what is found is written down, as in the server; a job of MONAI Label only reads.
+        found: the studies of the folder, where others look at them too.
     """
 
-    def __init__(self, studies: Path, volumes: Path, training: Callable[[], TrainingIndex | None], *, watch: bool):
-        self._volumes, self._training = volumes, training
-        self._alone, self._converting = threading.RLock(), threading.Lock()
-        patterns = [f"*{suffix}" for suffix in SUFFIXES]
-        super().__init__(str(studies), extensions=patterns, auto_reload=watch, read_only=not watch)
+    def __init__(
+        self,
+        studies: Path,
+        volumes: Path,
+        training: Callable[[], TrainingIndex | None],
+        *,
+        watch: bool,
+        found: Studies | None = None,
+    ):
+        self._studies, self._training, self._writes = found or Studies(studies), training, watch
+        self._volumes, self._labels = Volumes(volumes), Labels(self._studies)
+        self._alone = threading.RLock()
+        self._file = DatastoreFile(studies / NOTES)
+        self._seen: tuple[Listing, object, Seen] | None = None
+        self._must_set_aside = False
+        # What the administrator should know about the file.
+        self.notices: list[str] = []
+        # No watcher: every answer looks at the folders, which is quick as long as nothing changed.
+        super().__init__(str(studies), extensions=[f"*{suffix}" for suffix in SUFFIXES], read_only=True)
+        if watch:
+            self._file.sweep()
+            self._volumes.keep_only(self._studies.now().by_id)
+        self.refresh()
 
     # ------------------------------------------------------------------------------------------------------ reading
 
+    def has_image(self, image_id: str) -> bool:
+        """Whether it can be downloaded; nothing is converted for the answer."""
+        if is_training(image_id):
+            return self._entry(image_id) is not None
+        return self._studies.case(image_id) is not None
+
     def get_image_uri(self, image_id: str) -> str:
+        """The image in one file; "" for an unknown id. Raises HTTPException for a series that cannot be converted."""
         if not is_training(image_id):
-            with self._alone:
-                return str(super().get_image_uri(image_id))
+            case = self._studies.case(image_id)
+            return "" if case is None else str(single_file(case, self._volumes))
         entry = self._entry(image_id)
         return "" if entry is None else str(self._single_file(entry))
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         if is_training(image_id):
             return {} if self._entry(image_id) is None else {"training": True}
+        case = self._studies.case(image_id)
+        if case is None:
+            return {}
         with self._alone:
-            return dict(super().get_image_info(image_id))
+            self._look()
+            known = self._datastore.objects.get(case.id)
+            notes = {} if known is None else dict(known.image.info)
+        return notes | {"path": str(self._volumes.of_study(case) if is_series(case) else case.files[0].resolve())}
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
         """The label's file; of a training case its mask, under any tag, where it came from a file."""
         if not is_training(label_id):
-            with self._alone:
-                return str(super().get_label_uri(label_id, label_tag))
+            path = self._label(composed(label_id), label_tag)
+            return "" if path is None else str(path.resolve())
         entry = self._entry(label_id)
         return "" if entry is None or entry.mask != "file" else entry.files[-1]
 
@@ -88,15 +133,34 @@ class StudiesAndTraining(LocalDatastore):
         if is_training(label_id):
             return {}
         with self._alone:
-            return dict(super().get_label_info(label_id, label_tag))
+            self._look()
+            return dict(super().get_label_info(composed(label_id), label_tag))
 
-    list_images = _alone(LocalDatastore.list_images)
-    get_labeled_images = _alone(LocalDatastore.get_labeled_images)
-    get_unlabeled_images = _alone(LocalDatastore.get_unlabeled_images)
-    get_labels_by_image_id = _alone(LocalDatastore.get_labels_by_image_id)
-    datalist = _alone(LocalDatastore.datalist)
-    status = _alone(LocalDatastore.status)
-    json = _alone(LocalDatastore.json)
+    def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
+        with self._alone:
+            self._look()
+            return dict(super().get_labels_by_image_id(composed(image_id)))
+
+    list_images = _looked(LocalDatastore.list_images)
+    get_labeled_images = _looked(LocalDatastore.get_labeled_images)
+    get_unlabeled_images = _looked(LocalDatastore.get_unlabeled_images)
+    status = _looked(LocalDatastore.status)
+    json = _looked(LocalDatastore.json)
+
+    def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
+        """Images with their final label. A series is named by the file that it becomes when it is asked for."""
+        pairs = []
+        for image_id in self.get_labeled_images():
+            case, label = self._studies.case(image_id), self._label(image_id, DefaultLabelTag.FINAL)
+            if case is not None and label is not None:
+                image = self._volumes.of_study(case) if is_series(case) else case.files[0].resolve()
+                pairs.append({"image": str(image), "label": str(label.resolve())})
+        return pairs if full_path else [{k: Path(path).name for k, path in pair.items()} for pair in pairs]
+
+    def get_dataset_archive(self, limit_cases: int | None) -> str:
+        for image_id in self.get_labeled_images():
+            self.get_image_uri(image_id)
+        return str(super().get_dataset_archive(limit_cases))
 
     def _entry(self, case_id: str) -> Entry | None:
         index = self._training()
@@ -107,18 +171,7 @@ class StudiesAndTraining(LocalDatastore):
         images = entry.files[:-1] if entry.mask == "file" else entry.files
         if len(images) == 1 and suffix_of(images[0]):
             return Path(images[0])
-        path = self._volumes / f"{entry.sha256}.nii.gz"
-        with self._converting:
-            if not path.is_file():
-                from replica_detection.volume import read_volume, write_volume
-
-                try:
-                    volume = read_volume(images)
-                except ReplicaDetectionError as error:
-                    raise refusal(error) from error
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_volume(path, volume.array, volume.affine)
-        return path
+        return self._volumes.make_training(entry.sha256, images)
 
     # ------------------------------------------------------------------------------------------------------ writing
 
@@ -130,76 +183,201 @@ class StudiesAndTraining(LocalDatastore):
         image_id = image_id or study_id(Path(image_filename).name)
         require_id(image_id)
         with self._changing():
-            if image_id in self._datastore.objects:
+            # Two names that differ in case alone are one file on Windows and macOS.
+            if any(known.casefold() == image_id.casefold() for known in self._datastore.objects):
                 raise HTTPException(409, f"there is a study '{image_id}' already; give another id with ?image=")
-            return str(super().add_image(image_id, image_filename, image_info))
+            target = self._folder / f"{image_id}{suffix}"
+            if os.path.lexists(target) and not (target.is_file() and not target.is_symlink() and not _size(target)):
+                raise HTTPException(409, f"a file that is no study has the name of '{image_id}'; give another id")
+            _put(image_filename, target)
+            info = {**(image_info or {}), "ts": int(time.time()), "name": target.name}
+            self._datastore.objects[image_id] = ImageLabelModel(image=DataModel(ext=suffix, info=info))
+            try:
+                self._update_datastore_file()
+            except OSError:
+                target.unlink(missing_ok=True)
+                raise
+        return image_id
 
     def remove_image(self, image_id: str) -> None:
+        """Removes a study and its labels. Of a linked one the link goes, and what it leads to stays."""
         self._known(image_id)
         with self._changing():
-            path = self._image_path(image_id)
-            if path.is_symlink():
-                # MONAI Label would follow the link and delete the image that it only borrows.
-                path.unlink()
-                self.refresh()
-            else:
-                super().remove_image(image_id)
+            case = self._studies.now().by_id.get(composed(image_id))
+            if case is None:
+                return
+            link = next(
+                (p for p in reversed(case.files[0].parents) if p.is_symlink() and self._folder in p.parents), None
+            )
+            if link is not None and any(link in c.files[0].parents for c in self._cases() if c.id != case.id):
+                raise HTTPException(
+                    409, "this study lies in a linked folder with others; the administrator can remove it"
+                )
+            self._labels.remove(case.id)
+            for path in [link] if link is not None else case.files:
+                path.unlink(missing_ok=True)
+            self._remove_empty(case.files[0].parent)
+            self._volumes.forget(case.id)
+            self.refresh()
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         self._known(image_id)
         require_tag(label_tag)
-        if not suffix_of(label_filename):
+        suffix, image_id, label_tag = suffix_of(label_filename), composed(image_id), _word(label_tag)
+        if not suffix:
             raise HTTPException(422, f"a label must be one of {', '.join(SUFFIXES)}")
         with self._changing():
-            return str(super().save_label(image_id, label_filename, label_tag, label_info))
+            known = self._datastore.objects.get(image_id)
+            if known is None:
+                raise HTTPException(404, f"there is no study '{image_id}'")
+            target = self._labels.folder(label_tag) / f"{image_id}{suffix}"
+            _put(label_filename, target)
+            self._labels.remove(image_id, label_tag, but=target)  # what it replaces may have another extension
+            info = {**(label_info or {}), "ts": int(time.time()), "name": target.name}
+            known.labels[label_tag] = DataModel(ext=suffix, info=info)
+            self._update_datastore_file()
+        return image_id
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
-        self._known(label_id)
-        if not self.get_label_uri(label_id, label_tag):
-            raise HTTPException(404, f"study '{label_id}' has no label '{label_tag}'")
+        self._known_label(label_id, label_tag)
         with self._changing():
-            super().remove_label(label_id, label_tag)
+            self._labels.remove(composed(label_id), _word(label_tag))
+            self.refresh()
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         self._known(image_id)
         with self._changing():
-            super().update_image_info(image_id, info)
+            super().update_image_info(composed(image_id), info)
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
-        self._known(label_id)
-        if not self.get_label_uri(label_id, label_tag):
-            raise HTTPException(404, f"study '{label_id}' has no label '{label_tag}'")
+        self._known_label(label_id, label_tag)
         with self._changing():
-            super().update_label_info(label_id, label_tag, info)
+            super().update_label_info(composed(label_id), label_tag, info)
 
-    refresh = _alone(LocalDatastore.refresh)
+    def refresh(self) -> None:
+        """Looks at all files again."""
+        with self._alone:
+            self._seen = None
+            self._look()
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
         """One change at a time, on top of what another process may have written meanwhile."""
         with self._alone:
-            self._init_from_datastore_file()
+            self._look()
             yield
 
     def _known(self, image_id: str) -> None:
         if is_training(image_id):
             raise HTTPException(403, "training cases are read only")
-        if not self.get_image_uri(image_id):
+        if not self.has_image(image_id):
             raise HTTPException(404, f"there is no study '{image_id}'")
 
-    def _image_path(self, image_id: str) -> Path:
-        name = self._filename(image_id, self._datastore.objects[image_id].image.ext)
-        return Path(self._datastore.image_path()) / name
+    def _known_label(self, label_id: str, label_tag: str) -> None:
+        self._known(label_id)
+        if not self.get_label_uri(label_id, label_tag):
+            raise HTTPException(404, f"study '{label_id}' has no label '{label_tag}'")
 
-    # ------------------------------------------------------------------------------------------- names of files, ids
+    def _remove_empty(self, folder: Path) -> None:
+        with suppress(OSError):
+            while folder != self._folder and not folder.is_symlink():
+                folder.rmdir()
+                folder = folder.parent
 
-    def _to_id(self, file: str) -> tuple[str, str]:
-        """MONAI Label takes the extension out wherever it stands in the name; here it is the end, and ids keep dots."""
-        suffix = suffix_of(file)
-        return (study_id(file), file[len(file) - len(suffix) :]) if suffix else (file, "")
+    # ------------------------------------------------------------------------------------------------- files and notes
 
-    def _list_files(self, path: str, patterns: Any) -> dict[str, str]:
-        return {p.name: p.name for p in sorted(Path(path).iterdir()) if is_study_name(p.name) and p.is_file()}
+    @property
+    def _folder(self) -> Path:
+        return self._studies.folder
+
+    def _cases(self) -> tuple[Case, ...]:
+        return self._studies.now().cohort.cases
+
+    def _label(self, image_id: str, tag: str) -> Path | None:
+        tag = _word(tag)
+        with self._alone:
+            self._look()
+            known = self._datastore.label(image_id, tag) is not None
+        return self._labels.file(image_id, tag) if known else None
+
+    def _look(self) -> None:
+        """Brings the table of images and labels up to the files, where anything changed."""
+        listing = self._studies.now()
+        if self._seen is not None:
+            before, file, seen = self._seen
+            if before is listing and file == self._file.state and seen.unchanged():
+                return
+        self._reconcile_datastore()
+
+    def _reconcile_datastore(self) -> None:
+        self._init_from_datastore_file()
+        listing, seen = self._studies.now(), Seen()
+        labels = self._labels.look(seen)
+        notes = {composed(key): known for key, known in self._datastore.objects.items()}
+        objects = {case.id: table_entry(case, notes.get(case.id), labels) for case in listing.cohort.cases}
+        changed = objects != self._datastore.objects or self._file.state is None
+        self._datastore.objects = objects
+        if changed and self._writes:
+            try:
+                self._update_datastore_file()
+            except OSError as error:  # the lists are right without it
+                logger.error("the notes on images cannot be written (%s)", error.strerror)
+        self._seen = listing, self._file.state, seen
+
+    def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
+        """The notes of the file where they are new; a damaged file is set aside, and what is known goes on."""
+        with FileLock(self._lock_file):
+            try:
+                store = self._file.read_if_new()
+            except DamagedError as error:
+                self._set_aside(str(error))
+                return
+        if store is not None:
+            store.base_path, store.images_dir, store.labels_dir = self._datastore_path, ".", LABELS
+            self._datastore = store
+
+    def _set_aside(self, why: str) -> None:
+        if not self._writes:
+            logger.warning("%s %s; the lists are made from the files alone", NOTES, why)
+            self._must_set_aside = True
+            return
+        try:
+            name = self._file.set_aside()
+        except OSError as error:
+            said = f"{NOTES} {why}, and cannot be renamed ({error.strerror}). Move it away."
+        else:
+            said = f"{NOTES} {why}: it is kept as {name}. Images and labels are listed anew; notes on them are in it."
+        self.notices.append(said)
+        logger.warning(said)
+
+    def _update_datastore_file(self, lock: bool = True) -> None:
+        """Raises OSError where it cannot be written; then the old file stays, and is read again."""
+        with FileLock(self._lock_file):
+            if self._must_set_aside:
+                self._file.set_aside()
+                self._must_set_aside = False
+            try:
+                self._file.write(self._datastore)
+            except OSError:
+                self._seen = None
+                raise
+
+
+def _put(source: str, target: Path) -> None:
+    """A copy that is whole or not there. Raises HTTPException for an empty file."""
+    if not _size(Path(source)):
+        raise HTTPException(422, "the file is empty")
+    with Path(source).open("rb") as file, atomic_write(target, "wb") as copy:
+        shutil.copyfileobj(file, copy, 1 << 20)
+
+
+def _word(tag: str) -> str:
+    """MONAI Label's own tags are members of an enumeration, which is no part of a path."""
+    return tag.value if isinstance(tag, DefaultLabelTag) else tag
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
 
 
 def is_training(case_id: str) -> bool:

@@ -135,7 +135,7 @@ def launch(given: Configuration, listening: Listening) -> None:
         warnings.simplefilter("ignore")
         _prepare_environment(settings)
         app = _made(given, settings, listener.getsockname()[1])
-        _serve(app, settings, listening, listener, [*said, *found])
+        _serve(app, settings, listening, listener, [*said, *found, *_found_at_the_start()])
     _leave_if_busy()
 
 
@@ -183,6 +183,7 @@ def _folders(given: Configuration) -> tuple[tuple[str, str], ...]:
         "python": Path(sys.prefix),
     }
     named |= {key.replace("_", " "): path for key, path in given.named_files.items()}
+    named |= {f"linked {n}": path for n, path in enumerate(given.link_folders, 1)}
     return tuple((str(path), f"<{name}>") for name, path in named.items() if path is not None)
 
 
@@ -244,6 +245,13 @@ def _made(given: Configuration, settings: Settings, port: int) -> ASGIApp:
 
     app_instance()
     return asgi.app
+
+
+def _found_at_the_start() -> list[str]:
+    """What the app has to say about its files; tests run apps that say nothing."""
+    from monailabel.interfaces.utils.app import app_instance
+
+    return list(getattr(app_instance(), "notices", list)())
 
 
 def _serve(app: ASGIApp, settings: Settings, listening: Listening, listener: socket.socket, said: list[str]) -> None:

@@ -34,6 +34,7 @@ ACTIONS = tuple(
         ("POST", "/batch/infer/[^/]+", "batch inference"),
         ("POST", "/replica/compare", "comparison of an upload"),
         ("GET", "/replica/cases/[^/]+/comparison", "comparison"),
+        ("GET", "/replica/cases/[^/]+/files", "files"),
         ("GET", "/replica/masks/[^/]+", "mask"),
         ("GET", "/replica/difference/[^/]+/[^/]+", "difference"),
         ("GET", "/replica/aligned/[^/]+/[^/]+", "aligned image"),

@@ -31,13 +31,7 @@ def fresh_file(suffix: str) -> Iterator[Path]:
 
 def read_image(path: str) -> Volume:
     """The image that MONAI Label names: a file, or the folder of an uploaded series."""
-    from replica_detection.cohort import Cohort
-    from replica_detection.errors import InputError
     from replica_detection.volume import read_volume
+    from replica_detection_server.series import case_at
 
-    if not Path(path).is_dir():
-        return read_volume(path)
-    cases = Cohort.read(path).cases
-    if len(cases) != 1:
-        raise InputError(path, f"holds {len(cases)} images instead of one", "Send one image or series at a time")
-    return read_volume(cases[0])
+    return read_volume(case_at(Path(path), "image"))

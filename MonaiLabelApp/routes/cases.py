@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, File, Path, Query, Request, Response, UploadFile
+from fastapi.responses import FileResponse
+from starlette.background import BackgroundTask
 
 from replica_detection.schema import Comparison, from_json
 from replica_detection_server.hardening.access import shows_matches
 from replica_detection_server.hardening.queue import heavy
 from replica_detection_server.hardening.upload_limits import upload_limits
+from replica_detection_server.lib.files import fresh_file
 from replica_detection_server.routes.callers import Shared
 from replica_detection_server.routes.files import MAX_UPLOAD_BYTES, received
 from replica_detection_server.routes.guarded import REFUSALS, Guarded
+from replica_detection_server.series import write_zip
 
 router = APIRouter(tags=["Replica"], route_class=Guarded, responses=REFUSALS)
 
@@ -37,17 +41,34 @@ def get_comparison(request: Request, shared: Shared, synthetic_id: CaseId, k: K 
 def post_compare(
     request: Request,
     shared: Shared,
-    file: Annotated[UploadFile, File(description="One image file.")],
+    file: Annotated[UploadFile, File(description="One image file, or a ZIP file of one DICOM series.")],
     mask: Annotated[UploadFile | None, File(description="Its mask, on the same grid.")] = None,
     k: K = 10,
 ) -> Comparison:
     limit = getattr(request.app.state, "max_upload_bytes", MAX_UPLOAD_BYTES)
     inbox = shared.configuration.data / "uploads"
-    with received({"image": file, "mask": mask}, inbox, limit, upload_limits(request.app.state)) as paths:
+    limits, archives = upload_limits(request.app.state), ("image",)
+    with received({"image": file, "mask": mask}, inbox, limit, limits, archives=archives) as paths:
         shared.engine.required_index()
         sent = {"image": str(paths["image"]), "mask": str(paths["mask"]) if "mask" in paths else None, "k": k}
         found = from_json(Comparison, shared.workers.call("compare", sent, uploaded=True).value)
         return shows_matches(request, found)
+
+
+@router.get(
+    "/cases/{synthetic_id}/files",
+    summary="The files of a synthetic image as they are, in a ZIP file",
+    dependencies=[heavy],
+    response_class=FileResponse,
+    responses={200: {"content": {"application/zip": {}}}},
+)
+def get_files(shared: Shared, synthetic_id: CaseId) -> FileResponse:
+    """For a DICOM series; `/datastore/image` gives it as one NIfTI file."""
+    case = shared.engine.case(synthetic_id)
+    with fresh_file(".zip") as path:
+        write_zip(case, path)
+    after = BackgroundTask(path.unlink, missing_ok=True)
+    return FileResponse(path, media_type="application/zip", filename=f"{case.id}.zip", background=after)
 
 
 @router.get(

@@ -11,7 +11,9 @@ from pathlib import Path
 from fastapi import HTTPException, UploadFile
 
 from replica_detection_server.cohorts import SUFFIXES, suffix_of
-from replica_detection_server.hardening.uploads import UploadLimits, check_upload
+from replica_detection_server.hardening.archives import unpack
+from replica_detection_server.hardening.names import ARCHIVES
+from replica_detection_server.hardening.uploads import UploadLimits, check_series, check_upload
 
 MAX_UPLOAD_BYTES = 1 << 30
 INBOX = "upload-"
@@ -20,20 +22,26 @@ READABLE = (*SUFFIXES, ".dcm")
 
 @contextmanager
 def received(
-    uploads: dict[str, UploadFile | None], folder: Path, limit: int, limits: UploadLimits
+    uploads: dict[str, UploadFile | None],
+    folder: Path,
+    limit: int,
+    limits: UploadLimits,
+    *,
+    archives: tuple[str, ...] = (),
 ) -> Iterator[dict[str, Path]]:
     """The uploads as files of a folder that only this user may enter, gone when the block ends.
 
-    Each is known to be one image that lies in this file alone before it is handed on, see `check_upload`.
+    Each is known to be one image that lies in this file alone, or a series, before it is handed on, see `check_upload`.
 
     Args:
         uploads: by the name of each file here; a client's name is used for its extension alone.
-        limit: bytes of all together, as they come.
-        limits: of each image.
+        limit: bytes of all together, as they come; of an archive also what it holds.
+        limits: of each image, and of all images of an archive together.
+        archives: which of them may be the files of a series in an archive; its path is then that of their folder.
 
     Raises:
         HTTPException: 413 beyond the limits, 422 for an extension that cannot be read or an empty file.
-        InputError: a file that may not be opened.
+        InputError: a file that may not be opened, or an archive that is damaged or has names that lead elsewhere.
     """
     folder.mkdir(parents=True, exist_ok=True)
     inbox = Path(tempfile.mkdtemp(prefix=INBOX, dir=folder))
@@ -41,20 +49,32 @@ def received(
         paths, left = {}, limit
         for name, upload in uploads.items():
             if upload is not None:
-                paths[name] = inbox / f"{name}{_extension(name, upload)}"
+                ending = _extension(name, upload, ARCHIVES if name in archives else ())
+                paths[name] = inbox / f"{name}{ending}"
                 left -= _copy(upload, paths[name], left, limit)
-                check_upload(paths[name], limits)
+                if ending in ARCHIVES:
+                    paths[name] = _unpacked(paths[name], inbox / name, limit)
+                    check_series(paths[name], limits)
+                else:
+                    check_upload(paths[name], limits)
         yield paths
     finally:
         shutil.rmtree(inbox, ignore_errors=True)
 
 
-def _extension(name: str, upload: UploadFile) -> str:
+def _extension(name: str, upload: UploadFile, more: tuple[str, ...]) -> str:
     given = (upload.filename or "").lower()
-    found = suffix_of(given) or (".dcm" if given.endswith(".dcm") else "")
+    found = suffix_of(given) or next((e for e in (".dcm", *more) if given.endswith(e)), "")
     if not found:
-        raise HTTPException(422, f"the {name}'s file name must end in one of {', '.join(READABLE)}")
+        raise HTTPException(422, f"the {name}'s file name must end in one of {', '.join((*READABLE, *more))}")
     return found
+
+
+def _unpacked(archive: Path, folder: Path, limit: int) -> Path:
+    folder.mkdir()
+    unpack(archive, folder, limit)
+    archive.unlink()
+    return folder
 
 
 def _copy(upload: UploadFile, path: Path, left: int, limit: int) -> int:

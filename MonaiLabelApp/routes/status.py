@@ -9,7 +9,7 @@ from monailabel.config import settings
 
 from replica_detection.errors import ReplicaDetectionError
 from replica_detection.report.page import pictured
-from replica_detection.schema import API_VERSION, Histogram, IndexDescription, Status, Worklist, WorklistItem
+from replica_detection.schema import API_VERSION, Histogram, IndexDescription, LeftOut, Status, Worklist, WorklistItem
 from replica_detection.version import __version__
 from replica_detection_server import worklist
 from replica_detection_server.hardening.access import shows
@@ -41,6 +41,7 @@ def get_status(request: Request, shared: Shared) -> Status:
         index,
         (*(() if null is None else (null,)), *(j for j in shared.jobs.all() if j.state in ("queued", "running"))),
         problem,
+        tuple(LeftOut(reason, count) for reason, count in shared.engine.found.now().reasons.items()),
     )
 
 

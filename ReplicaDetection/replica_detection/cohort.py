@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from replica_detection.cohort_lists import Row, read_decathlon, read_patients, read_table
 from replica_detection.errors import InputError
@@ -24,6 +25,9 @@ from replica_detection.image_files import (
     require_file,
     walk,
 )
+
+if TYPE_CHECKING:
+    from replica_detection.dicom import Header
 
 RENAME = "Rename one of them, or list the cohort in a CSV with the columns id,image"
 
@@ -124,14 +128,21 @@ class Cohort:
 
     @classmethod
     def of_files(
-        cls, source: Path, files: Iterable[Path], *, masks: Path | None = None, strict: bool = False
+        cls,
+        source: Path,
+        files: Iterable[Path],
+        *,
+        masks: Path | None = None,
+        strict: bool = False,
+        header_of: Callable[[Path], Header] | None = None,
     ) -> Cohort:
         """The cases of some image files of `source`, where nothing else is looked at; no file gives an empty cohort.
 
-        Arguments, ids and errors are those of `read`.
+        `header_of` reads DICOM headers, for a caller that keeps them; without it they are read from the files. Other
+        arguments, ids and errors are those of `read`.
         """
         log = _Log(strict)
-        cases = _unique(_cases_of(files, source, log), log)
+        cases = _unique(_cases_of(files, source, log, header_of), log)
         if masks is not None and cases:
             cases = _with_masks(cases, source, _folder(masks, "the masks"), log)
         return cls(source, tuple(cases), tuple(log.problems), tuple(log.ignored))
@@ -191,7 +202,9 @@ def _find(source: Path, mask_folder: Path | None, log: _Log) -> list[Case]:
     return _cases_of([source], source.parent, log)
 
 
-def _cases_of(paths: Iterable[Path], root: Path, log: _Log) -> list[Case]:
+def _cases_of(
+    paths: Iterable[Path], root: Path, log: _Log, header_of: Callable[[Path], Header] | None = None
+) -> list[Case]:
     """Cases of image files; files of one DICOM series in one folder make one case."""
     cases, dicom = [], []
     for path in paths:
@@ -209,19 +222,22 @@ def _cases_of(paths: Iterable[Path], root: Path, log: _Log) -> list[Case]:
         except OSError as error:
             found = f"cannot be opened ({error.strerror or error})"
             log.add(InputError(path, found, "Give yourself the right to read it"))
-    return sorted(cases + _series_of(dicom, root, log), key=lambda case: str(case.files[0]))
+    return sorted(cases + _series_of(dicom, root, log, header_of), key=lambda case: str(case.files[0]))
 
 
-def _series_of(paths: list[Path], root: Path, log: _Log) -> list[Case]:
+def _series_of(
+    paths: list[Path], root: Path, log: _Log, header_of: Callable[[Path], Header] | None = None
+) -> list[Case]:
     """One case per (folder, SeriesInstanceUID): a copy of a series in another folder is a case of its own."""
     if not paths:
         return []
-    from replica_detection.dicom import Header, read_header
+    from replica_detection.dicom import read_header
 
+    header_of = header_of or read_header
     series: dict[tuple[Path, str], list[tuple[Path, Header]]] = {}
     for path in paths:
         try:
-            header = read_header(path)
+            header = header_of(path)
         except InputError as error:
             log.add(error)
             continue
@@ -245,7 +261,8 @@ def _series_name(slices: list, several: bool) -> str:
     path, header = slices[0]
     if len(slices) == 1:
         return file_stem(path)
-    folder = composed(path.parent.resolve().name)
+    # A linked folder goes by the name that it has here.
+    folder = composed(Path(os.path.abspath(path.parent)).name)  # noqa: PTH100 resolve() would follow the link
     return f"{folder}_{header.number}" if several and header.number else folder
 
 

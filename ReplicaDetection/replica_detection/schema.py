@@ -69,9 +69,17 @@ class Job:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """How many files or folders of the studies' folder are no studies for one reason; no names."""
+
+    reason: str
+    count: int
+
+
+@dataclass(frozen=True)
 class Status:
     """The server at a glance. `reader`: who the caller is by its token, "" without one; `scored`: cases of the worklist
-    that have a score; `authentication`: none, key or token."""
+    that have a score; `authentication`: none, key or token; `left_out`: what of the studies' folder is no study."""
 
     api_version: int
     version: str
@@ -84,6 +92,7 @@ class Status:
     index: IndexDescription | None = None
     jobs: tuple[Job, ...] = ()
     problem: str = ""
+    left_out: tuple[LeftOut, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from replica_detection.cohort import Cohort
 from replica_detection.volume import read_volume
 from replica_detection_server.images import StudiesAndTraining
 from replica_detection_server.lib.batch import BatchInfer
+from replica_detection_server.studies import Studies
 
 
 def fill(folder: Path, *names: str) -> Path:
@@ -32,8 +33,9 @@ def fill(folder: Path, *names: str) -> Path:
     return folder
 
 
-def ours(folder: Path, training=None, *, watch: bool = True) -> StudiesAndTraining:
-    return StudiesAndTraining(folder, folder.parent / "volumes", lambda: training, watch=watch)
+def ours(folder: Path, training=None, *, watch: bool = True, links: tuple[Path, ...] = ()) -> StudiesAndTraining:
+    found = Studies(folder, links=links)
+    return StudiesAndTraining(folder, folder.parent / "volumes", lambda: training, watch=watch, found=found)
 
 
 def stock(folder: Path) -> LocalDatastore:
@@ -68,7 +70,7 @@ def test_a_second_upload_does_not_take_the_place_of_the_first(tmp_path):
 
 def test_removing_a_linked_study_leaves_the_scan_it_points_to(tmp_path):
     real = fill(tmp_path / "training", "scan.nii.gz") / "scan.nii.gz"
-    for name, make in (("stock", stock), ("ours", ours)):
+    for name, make in (("stock", stock), ("ours", lambda folder: ours(folder, links=(real.parent,)))):
         folder = fill(tmp_path / name)
         (folder / "linked.nii.gz").symlink_to(real)
         store = make(folder)

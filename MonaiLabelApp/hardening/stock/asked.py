@@ -14,6 +14,7 @@ from monailabel.interfaces.utils.app import app_instance
 
 from replica_detection_server.hardening.identity import having
 from replica_detection_server.hardening.names import LABELS, TAG
+from replica_detection_server.images import StudiesAndTraining
 
 USER, ANNOTATOR, TRAINER, ADMIN = (Depends(having(role)) for role in ("user", "annotator", "trainer", "admin"))
 
@@ -39,15 +40,24 @@ def app() -> MONAILabelApp:
     return instance
 
 
-def known_image(image: str) -> Path:
-    """File (or folder) of a known image.
+def known_image(image: str) -> None:
+    """Raises HTTPException 404 for any name but that of a known image, whatever lies under it on the disk."""
+    store = app().datastore()
+    known = store.has_image(image) if isinstance(store, StudiesAndTraining) else store.get_image_uri(image)
+    # MONAI Label opens what exists under the name itself before it asks its table.
+    if not known or Path(image).exists():
+        raise HTTPException(404, "There is no such image.")
+
+
+def image_file(image: str) -> Path:
+    """The file of a known image; that of a DICOM series is made where it is not there yet.
 
     Raises:
-        HTTPException: 404 for any other name, whatever lies under it on the disk.
+        HTTPException: as `known_image`; 422 for a series that cannot be read.
     """
+    known_image(image)
     path = app().datastore().get_image_uri(image)
-    # MONAI Label opens what exists under the name itself before it asks its table.
-    if not path or Path(image).exists() or not Path(path).exists():
+    if not path or not Path(path).is_file():
         raise HTTPException(404, "There is no such image.")
     return Path(path)
 

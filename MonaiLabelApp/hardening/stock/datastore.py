@@ -16,6 +16,7 @@ from fastapi.responses import FileResponse
 from monailabel.utils.others.generic import get_mime_type
 from starlette.background import BackgroundTask
 
+from replica_detection_server.cohorts import TRAINING, suffix_of
 from replica_detection_server.hardening.access import shows
 from replica_detection_server.hardening.identity import Identity
 from replica_detection_server.hardening.names import KnownId, NewId, Tag, json_object
@@ -25,6 +26,7 @@ from replica_detection_server.hardening.stock.asked import (
     ANNOTATOR,
     USER,
     app,
+    image_file,
     known_image,
     known_label,
     plain,
@@ -75,15 +77,17 @@ def remove_image(who: Annotated[Identity, ADMIN], id: KnownId) -> dict[str, str]
 
 @router.head("/image", summary="Whether an image exists", include_in_schema=False)
 def check_image(who: Annotated[Identity, USER], image: KnownId, check_sum: str | None = None) -> Response:
-    path = known_image(image)
-    if check_sum and not (path.is_file() and _same(path, check_sum)):
+    known_image(image)
+    if check_sum and not _same(image_file(image), check_sum):
         raise HTTPException(404, "The image has another checksum.")
     return Response()
 
 
 @router.get("/image", summary="Download an image", response_class=FileResponse)
 def download_image(who: Annotated[Identity, USER], image: KnownId) -> FileResponse:
-    return _file(known_image(image))
+    """A DICOM series comes as one NIfTI file; `/replica/cases/ID/files` gives its own files."""
+    path = image_file(image)
+    return _file(path, path.name if image.startswith(TRAINING) else f"{image}{suffix_of(path.name)}")
 
 
 @router.get("/image/info", summary="Notes on an image")
@@ -130,7 +134,8 @@ def check_label(who: Annotated[Identity, USER], image: KnownId, tag: Tag) -> Res
 
 @router.get("/label", summary="Download a label", response_class=FileResponse)
 def download_label(who: Annotated[Identity, USER], label: KnownId, tag: Tag) -> FileResponse:
-    return _file(known_label(label, tag))
+    path = known_label(label, tag)
+    return _file(path, path.name)
 
 
 @router.get("/label/info", summary="Notes on a label")
@@ -173,10 +178,8 @@ def _kept(request: Request, upload: UploadFile) -> Iterator[Path]:
         yield paths["file"]
 
 
-def _file(path: Path) -> FileResponse:
-    if not path.is_file():
-        raise HTTPException(422, "This image is a folder of many files; ask /replica for it.")
-    return FileResponse(path, media_type=get_mime_type(path), filename=path.name)
+def _file(path: Path, name: str) -> FileResponse:
+    return FileResponse(path, media_type=get_mime_type(path), filename=name)
 
 
 def _same(path: Path, check_sum: str) -> bool:

@@ -60,8 +60,8 @@ def infer(
     if output is Output.dicom_seg:
         raise HTTPException(422, "DICOM SEG is given for images of a DICOMweb server only.")
     uploads = {"image": _sent(file), "label": _sent(label)}
-    state = request.app.state
-    with received(uploads, Path(tempfile.gettempdir()), state.max_upload_bytes, upload_limits(state)) as paths:
+    state, folder = request.app.state, Path(tempfile.gettempdir())
+    with received(uploads, folder, state.max_upload_bytes, upload_limits(state), archives=("image",)) as paths:
         asked["image"] = _image(paths.get("image"), image, session_id, asked)
         if "label" in paths:
             asked["label"] = str(paths["label"])

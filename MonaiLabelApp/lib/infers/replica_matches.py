@@ -13,6 +13,7 @@ from replica_detection.cohort import Case
 from replica_detection.schema import to_json
 from replica_detection_server.engine import Engine
 from replica_detection_server.lib.files import fresh_file
+from replica_detection_server.series import case_at, study_of_volume
 from replica_detection_server.volumes import difference, write_on_grid
 
 K = 10
@@ -35,14 +36,12 @@ class ReplicaMatches(InferTask):
     def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         """`params`: k. Raises InputError for an image that cannot be read, HTTPException where none can be compared."""
         path = Path(request["image"])
-        if path.is_dir():
-            raise HTTPException(422, "a comparison needs one image file")
         try:
             k = min(max(int(request.get("k", K)), 1), 1000)
         except (TypeError, ValueError):
             raise HTTPException(422, f"k is {request['k']!r}: it must be a whole number") from None
-        study = next((c for c in self.engine.studies().cases if c.image.resolve() == path.resolve()), None)
-        case = study or Case("image", (path,))
+        study = self._study(path)
+        case = study or case_at(path, "image")
         known = None if study is None else self.engine.known_comparison(study.id, k)
         found = known or self.engine.compare(case, k)
         synthetic = self.engine.prepared(case)
@@ -54,3 +53,9 @@ class ReplicaMatches(InferTask):
         with fresh_file(".nii.gz") as file:
             write_on_grid(file, array, synthetic.affine)
         return str(file), {**to_json(found), "file": words}
+
+    def _study(self, path: Path) -> Case | None:
+        """The study that the datastore keeps at this place, as its own file or as the volume of a series."""
+        if id := study_of_volume(path, self.engine.configuration.volumes):
+            return self.engine.case(id)
+        return next((c for c in self.engine.studies().cases if c.image.resolve() == path.resolve()), None)

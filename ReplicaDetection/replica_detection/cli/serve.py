@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -43,6 +44,9 @@ def serve(
     segment: Segment = None,
     embedding: Embedding = None,
     slice_embedding: SliceEmbedding = None,
+    allow_links_to: Annotated[
+        list[Path] | None, typer.Option(help="A folder that links among the studies may lead into.")
+    ] = None,
     masks: Masks = None,
     training_masks: Annotated[Path | None, typer.Option(help="Masks of --training.")] = None,
     validation_masks: Annotated[Path | None, typer.Option(help="Masks of --validation.")] = None,
@@ -137,6 +141,7 @@ def serve(
         "embedding": embedding,
         "slice_embedding": slice_embedding,
         "masks": masks,
+        "allow_links_to": os.pathsep.join(map(str, allow_links_to)) if allow_links_to else None,
         "training_masks": training_masks,
         "validation_masks": validation_masks,
         "patients": patients,

@@ -13,6 +13,7 @@ from replica_detection import schema
 from replica_detection.client.address import Address
 from replica_detection.client.cancelling import Cancel, never, pause
 from replica_detection.client.multipart import Multipart
+from replica_detection.client.series import ARCHIVE, in_one_file
 from replica_detection.client.transport import Call, Transport
 from replica_detection.image_files import file_stem
 from replica_detection.progress import Progress, silent
@@ -132,10 +133,12 @@ class ReplicaClient:
     ) -> schema.Comparison:
         """An image of one's own against the training cohort. The server forgets it afterwards.
 
-        Neither file's name is sent, only its extension. Raises InputError for a file that cannot be read or sent alone.
+        `image` is a file, or the folder or ZIP file of one DICOM series. No name is sent, only an extension. Raises
+        InputError for a file that cannot be read or sent alone.
         """
-        files = {"file": Path(image)} | ({} if mask is None else {"mask": Path(mask)})
-        answer = self._call("POST", "/compare", {"k": k}, Multipart(files, progress), slow=True, cancel=cancel)
+        with in_one_file(Path(image), cancel) as file:
+            files = {"file": file} | ({} if mask is None else {"mask": Path(mask)})
+            answer = self._call("POST", "/compare", {"k": k}, Multipart(files, progress), slow=True, cancel=cancel)
         return self._read(schema.Comparison, answer)
 
     def histograms(self) -> tuple[schema.Histogram, ...]:
@@ -152,7 +155,8 @@ class ReplicaClient:
     def download_image(
         self, case_id: str, target: Path | str, *, progress: Progress = silent, cancel: Cancel = never
     ) -> Path:
-        """The image of a case, `train:<id>` for a training case, in the format that the server has it in.
+        """The image of a case, `train:<id>` for a training case, in the format that the server has it in; a DICOM
+        series comes as one `.nii.gz`.
 
         Args:
             target: a file, or a folder, where the file gets a name made from the case's id.
@@ -165,6 +169,13 @@ class ReplicaClient:
         """
         call = self._file_call("/datastore/image", cancel, image=case_id)
         return self._transport.download(call, Path(target), _segment(case_id), None, progress)
+
+    def download_files(
+        self, case_id: str, target: Path | str, *, progress: Progress = silent, cancel: Cancel = never
+    ) -> Path:
+        """The files of a synthetic case as they are, such as those of a DICOM series, in a `.zip`."""
+        call = self._file_call(f"/replica/cases/{_segment(case_id)}/files", cancel)
+        return self._transport.download(call, Path(target), _segment(case_id), ARCHIVE, progress)
 
     def download_mask(
         self, case_id: str, target: Path | str, *, progress: Progress = silent, cancel: Cancel = never
@@ -235,11 +246,12 @@ class ReplicaClient:
         self, model: str, image: Path | str, target: Path | str, *, progress: Progress = silent, cancel: Cancel = never
     ) -> Path:
         """The same of an image of one's own, which the server forgets afterwards; errors as in `compare_file`."""
-        body = Multipart({"file": Path(image)}, progress)
         path = f"/infer/{_segment(model)}"
-        call = Call("POST", path, {"output": "image"}, self.long_timeout, body, cancel=cancel)
         name = f"{file_stem(Path(image))}_{_segment(model)}"
-        return self._transport.download(call, Path(target), name, ".nii.gz", progress)
+        with in_one_file(Path(image), cancel) as file:
+            body = Multipart({"file": file}, progress)
+            call = Call("POST", path, {"output": "image"}, self.long_timeout, body, cancel=cancel)
+            return self._transport.download(call, Path(target), name, ".nii.gz", progress)
 
     def report(self, target: Path | str, *, progress: Progress = silent, cancel: Cancel = never) -> Path:
         """The HTML report of the scored set, one file that opens without a network."""

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from replica_detection.client.cancelling import Cancel, check
+from replica_detection.client.series import ARCHIVE
 from replica_detection.errors import InputError
 from replica_detection.image_files import DICOM_SUFFIXES, IMAGE_SUFFIXES, is_dicom_name
 from replica_detection.progress import Progress, silent
@@ -35,7 +36,8 @@ class Multipart:
                 raise InputError(path, "is no image in a single file, which is what can be sent", advice)
             with _readable(path):
                 # Scanners name DICOM files as they like.
-                name = f"{field}{'.dcm' if is_dicom_name(path) else ending(path)}"
+                known = ARCHIVE if path.suffix.lower() == ARCHIVE else ending(path)
+                name = f"{field}{'.dcm' if is_dicom_name(path) else known}"
                 size = path.stat().st_size
             head = f'Content-Disposition: form-data; name="{field}"; filename="{name}"\r\n'
             head = f"--{self._boundary}\r\n{head}Content-Type: application/octet-stream\r\n\r\n"
