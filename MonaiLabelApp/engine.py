@@ -23,6 +23,8 @@ from replica_detection.schema import Comparison, IndexDescription, Job, MeasureD
 from replica_detection_server import cohorts, work
 from replica_detection_server.configuration import Configuration
 from replica_detection_server.keeping import Kept, Recent
+from replica_detection_server.progress import Pace
+from replica_detection_server.refusals import RETRY_SECONDS, no_index
 from replica_detection_server.scored import Scored
 
 if TYPE_CHECKING:
@@ -36,7 +38,6 @@ logger = logging.getLogger(__name__)
 
 # A request waits this long for the null before it is asked to come again.
 PATIENCE_SECONDS = 20.0
-RETRY_SECONDS = 5
 KEPT_CASES, KEPT_SURFACES = 12, 8
 
 
@@ -86,10 +87,16 @@ class Engine:
     Args:
         configuration: what the server was started with.
         index_failure: why the index could not be made, "" where nothing is known to have failed.
+        index_words: how far the job is that makes it, "" where none does.
     """
 
-    def __init__(self, configuration: Configuration, index_failure: Callable[[], str] = str):
-        self.configuration, self.index_failure = configuration, index_failure
+    def __init__(
+        self,
+        configuration: Configuration,
+        index_failure: Callable[[], str] = str,
+        index_words: Callable[[], str] = str,
+    ):
+        self.configuration, self.index_failure, self.index_words = configuration, index_failure, index_words
         self._lock = threading.RLock()
         self._index: Kept[OpenedIndex] = Kept(configuration.index / "index.json", self._open_index)
         self._scored: Kept[Scored] = Kept(
@@ -126,13 +133,13 @@ class Engine:
         return found
 
     def required_index(self) -> OpenedIndex:
-        """The index, or a refusal that says how to get one."""
-        found = self.opened()
+        """The index. Raises as `refusals.no_index` where there is none that can be used."""
+        try:
+            found, unusable = self.opened(), None
+        except IndexFormatError as error:
+            found, unusable = None, error
         if found is None:
-            if failure := self.index_failure():
-                raise HTTPException(409, f"the index could not be made: {failure}")
-            detail = "the index is not made yet; see /replica/jobs for its progress, or POST /replica/jobs/index"
-            raise HTTPException(503, detail, headers={"Retry-After": str(RETRY_SECONDS)})
+            raise no_index(self.index_words(), unusable, self.index_failure()) from unusable
         return found
 
     def scored(self) -> Scored | None:
@@ -154,6 +161,9 @@ class Engine:
     def required_scores(self) -> Scored:
         found = self.scored()
         if found is None:
+            self.required_index()
+            if words := self.index_words():
+                raise HTTPException(409, f"the collection is being scored: {words}; try again then")
             raise HTTPException(409, "the collection is not scored yet: POST /replica/jobs/score")
         return found
 
@@ -218,7 +228,7 @@ class Engine:
         opened = self.required_index()
         making = self._making(opened)
         if not making.done.wait(PATIENCE_SECONDS):
-            detail = f"the distances that p values rest on are being computed ({making.words})"
+            detail = f"the comparison is being prepared: {making.words}; try again then"
             raise HTTPException(503, detail, headers={"Retry-After": str(RETRY_SECONDS)})
         if making.detector is None:
             with self._lock:
@@ -352,17 +362,20 @@ class _NullInTheMaking:
         self.done = threading.Event()
         self.detector: Detector | None = None
         self.error: ReplicaDetectionError | None = None
-        self._stage, self._done, self._total, self._start = "null", 0, 0, time.monotonic()
+        self._pace, self._start = Pace(), time.monotonic()
+        self._pace.note("null", 0, 0)
         self._stopping = False
         threading.Thread(target=self._make, args=(configuration, opened), name="null", daemon=True).start()
 
     @property
     def words(self) -> str:
-        return f"{100 * self._done // self._total} %" if self._total else "just begun"
+        """What it does and how far it is."""
+        return self._pace.words
 
     def job(self) -> Job:
+        pace, seconds = self._pace, round(time.monotonic() - self._start, 1)
         return Job(
-            "null", "null", "running", self._stage, self._done, self._total, round(time.monotonic() - self._start, 1)
+            "null", "null", "running", pace.stage, pace.done, pace.total, seconds, "", pace.words, pace.seconds_left
         )
 
     def cancel(self) -> None:
@@ -382,6 +395,6 @@ class _NullInTheMaking:
             self.done.set()
 
     def _progress(self, stage: str, done: int, total: int) -> None:
-        self._stage, self._done, self._total = stage, done, total
+        self._pace.note(stage, done, total)
         if self._stopping:
             raise _StoppedError

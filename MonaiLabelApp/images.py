@@ -20,6 +20,7 @@ from fastapi import HTTPException
 from monailabel.datastore.local import LocalDatastore
 
 from replica_detection.errors import ReplicaDetectionError
+from replica_detection_server import notes
 from replica_detection_server.cohorts import SUFFIXES, TRAINING, is_study_name, study_id, suffix_of
 from replica_detection_server.hardening import names
 from replica_detection_server.refusals import refusal
@@ -74,7 +75,7 @@ class StudiesAndTraining(LocalDatastore):
         if is_training(image_id):
             return {} if self._entry(image_id) is None else {"training": True}
         with self._alone:
-            return dict(super().get_image_info(image_id))
+            return self._image_notes(image_id, super().get_image_info(image_id))
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
         """The label's file; of a training case its mask, under any tag, where it came from a file."""
@@ -88,7 +89,8 @@ class StudiesAndTraining(LocalDatastore):
         if is_training(label_id):
             return {}
         with self._alone:
-            return dict(super().get_label_info(label_id, label_tag))
+            stored = super().get_label_info(label_id, label_tag)
+            return self._label_notes(label_id, label_tag, stored) if stored else {}
 
     list_images = _alone(LocalDatastore.list_images)
     get_labeled_images = _alone(LocalDatastore.get_labeled_images)
@@ -96,9 +98,29 @@ class StudiesAndTraining(LocalDatastore):
     get_labels_by_image_id = _alone(LocalDatastore.get_labels_by_image_id)
     datalist = _alone(LocalDatastore.datalist)
     status = _alone(LocalDatastore.status)
-    json = _alone(LocalDatastore.json)
+
+    @_alone
+    def json(self) -> dict[str, Any]:
+        listed: dict[str, Any] = super().json()
+        for image_id, found in listed["objects"].items():
+            found["image"]["info"] = self._image_notes(image_id, found["image"]["info"])
+            for tag, label in found["labels"].items():
+                label["info"] = self._label_notes(image_id, tag, label["info"])
+        return listed
+
+    def _image_notes(self, image_id: str, stored: dict[str, Any]) -> dict[str, Any]:
+        known = self._datastore.objects.get(image_id)
+        if known is None:
+            return {}
+        found = notes.with_what_is_known(stored, self._filename(image_id, known.image.ext))
+        return {**found, "path": stored["path"]} if "path" in stored else found
+
+    def _label_notes(self, label_id: str, tag: str, stored: dict[str, Any]) -> dict[str, Any]:
+        known = self._datastore.label(label_id, tag)
+        return {} if known is None else notes.with_what_is_known(stored, self._filename(label_id, known.ext))
 
     def _entry(self, case_id: str) -> Entry | None:
+        """The training case, None where the index has no such one, or there is no index."""
         index = self._training()
         return None if index is None else next((e for e in index.entries if TRAINING + e.id == case_id), None)
 
@@ -129,6 +151,7 @@ class StudiesAndTraining(LocalDatastore):
             raise HTTPException(422, f"an image must be one of {', '.join(SUFFIXES)}")
         image_id = image_id or study_id(Path(image_filename).name)
         require_id(image_id)
+        notes.require_bounded(image_info or {})
         with self._changing():
             if image_id in self._datastore.objects:
                 raise HTTPException(409, f"there is a study '{image_id}' already; give another id with ?image=")
@@ -150,6 +173,7 @@ class StudiesAndTraining(LocalDatastore):
         require_tag(label_tag)
         if not suffix_of(label_filename):
             raise HTTPException(422, f"a label must be one of {', '.join(SUFFIXES)}")
+        notes.require_bounded(label_info or {})
         with self._changing():
             return str(super().save_label(image_id, label_filename, label_tag, label_info))
 
@@ -163,6 +187,8 @@ class StudiesAndTraining(LocalDatastore):
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         self._known(image_id)
         with self._changing():
+            known = self._datastore.objects.get(image_id)
+            notes.require_bounded({**(known.image.info if known else {}), **info})
             super().update_image_info(image_id, info)
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
@@ -170,6 +196,7 @@ class StudiesAndTraining(LocalDatastore):
         if not self.get_label_uri(label_id, label_tag):
             raise HTTPException(404, f"study '{label_id}' has no label '{label_tag}'")
         with self._changing():
+            notes.require_bounded({**super().get_label_info(label_id, label_tag), **info})
             super().update_label_info(label_id, label_tag, info)
 
     refresh = _alone(LocalDatastore.refresh)

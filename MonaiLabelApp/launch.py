@@ -57,6 +57,7 @@ class Listening:
     tls_key: Path | None = None
     max_upload_mb: int = MAX_UPLOAD_MB
     waiting: int = WAITING
+    ratings_visible: str = ""
 
     def check(self) -> list[str]:
         """Raises ConfigurationError or InputError for what must not be; returns what is worth a warning."""
@@ -77,6 +78,10 @@ class Listening:
         for path in (self.tls_certificate, self.tls_key):
             if path is not None and not path.is_file():
                 raise InputError(path, "does not exist", "Give the certificate and its key as PEM files")
+        if self.ratings_visible not in ("", "all", "own"):
+            raise ConfigurationError(f"--ratings-visible {self.ratings_visible} must be all or own")
+        if self.ratings_visible == "own" and open_to_all:
+            raise ConfigurationError("--ratings-visible own needs keys or tokens: without them all are one reader")
         said = []
         if self.api_key_file:
             ApiKeys.read(self.api_key_file)
@@ -120,6 +125,7 @@ def _settings(given: Configuration, listening: Listening) -> Settings:
         realm_uri=listening.realm_uri,
         max_upload_bytes=listening.max_upload_mb * MEBIBYTE,
         waiting=listening.waiting,
+        ratings_visible=listening.ratings_visible,
         folders=_folders(given),
     )
     for folder in (settings.sessions, settings.temporary, settings.logs):
@@ -216,6 +222,7 @@ def _serve(app: ASGIApp, settings: Settings, listening: Listening, listener: soc
             await super().startup(sockets)
             if self.started:
                 _announce(settings, listening, listener.getsockname()[1], said)
+                _tell_of_jobs()
 
     server = Announcing(
         uvicorn.Config(
@@ -259,6 +266,15 @@ def _announce(settings: Settings, listening: Listening, port: int, said: list[st
     console.print(f"  limits         {listening.max_upload_mb} MiB an upload, {settings.waiting} waiting computations")
     console.print(f"  own folder     {escape(str(settings.data))} (results, ratings, sessions, log)")
     print_warnings(said)
+
+
+def _tell_of_jobs() -> None:
+    from monailabel.interfaces.utils.app import app_instance
+
+    from replica_detection_server.telling import Telling
+
+    telling = Telling(app_instance().services, lambda line: console.print(escape(line)))
+    threading.Thread(target=telling.run, name="telling", daemon=True).start()
 
 
 @contextmanager

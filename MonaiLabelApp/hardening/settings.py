@@ -17,7 +17,8 @@ MAX_UPLOAD_MB = 1024
 @dataclass(frozen=True)
 class Settings:
     """`hosts`: names beside the loopback's under which the server is reached; `folders`: path -> the name that stands
-    for it in replies and logs; at most one of `api_key_file` and `realm_uri` is given."""
+    for it in replies and logs; at most one of `api_key_file` and `realm_uri` is given; `ratings_visible`: all, own, or
+    "" for own where callers are known."""
 
     data: Path
     loopback: bool = True
@@ -27,11 +28,17 @@ class Settings:
     max_upload_bytes: int = MAX_UPLOAD_MB * MEBIBYTE
     waiting: int = WAITING
     folders: tuple[tuple[str, str], ...] = ()
+    ratings_visible: str = ""
 
     @property
     def authentication(self) -> str:
         """none, key or token, as in schema.Status."""
         return "key" if self.api_key_file else "token" if self.realm_uri else "none"
+
+    @property
+    def ratings_apart(self) -> bool:
+        """Whether readers see their own ratings alone."""
+        return self.authentication != "none" and self.ratings_visible != "all"
 
     @property
     def sessions(self) -> Path:

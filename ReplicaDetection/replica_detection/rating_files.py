@@ -59,7 +59,12 @@ def write_ratings(ratings: Iterable[Rating], path: Path) -> None:
     """Writes the CSV of `COLUMNS`, one row for each rating; whole or not at all."""
     with atomic_write(Path(path)) as f:
         write_rows(f, [COLUMNS])
-        write_rows(f, ([getattr(replace(r, blinded=int(r.blinded)), name) for name in COLUMNS] for r in ratings))
+        write_rows(f, (_row(r) for r in ratings))
+
+
+def _row(rating: Rating) -> list[object]:
+    cells = {**vars(rating), "blinded": int(rating.blinded)}
+    return [cells[name] for name in COLUMNS]
 
 
 def _is_sqlite(path: Path) -> bool:

@@ -39,8 +39,8 @@ class ReplicaMatches(InferTask):
             raise HTTPException(422, "a comparison needs one image file")
         try:
             k = min(max(int(request.get("k", K)), 1), 1000)
-        except (TypeError, ValueError):
-            raise HTTPException(422, f"k is {request['k']!r}: it must be a whole number") from None
+        except (TypeError, ValueError, OverflowError):
+            raise HTTPException(422, "k must be a whole number") from None
         study = next((c for c in self.engine.studies().cases if c.image.resolve() == path.resolve()), None)
         case = study or Case("image", (path,))
         found = self.engine.compare(case, k) if study is None else self.engine.comparison(study.id, k)

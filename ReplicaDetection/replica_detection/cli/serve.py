@@ -72,6 +72,12 @@ def serve(
     tls_key: Annotated[Path | None, typer.Option(help="PEM file: key of --tls-certificate.")] = None,
     max_upload_mb: Annotated[int, typer.Option(help="Largest upload in MiB.", min=1, max=1 << 20)] = 1024,
     queue: Annotated[int, typer.Option(help="Computations that may wait; more are told to come back.", min=0)] = 16,
+    ratings_visible: Annotated[
+        str,
+        typer.Option(
+            help="Whose ratings readers see: all, or own, the default with keys or tokens. Reviewers and admins see all."
+        ),
+    ] = "",
 ) -> None:
     """Run the server for 3D Slicer, scripts and MONAI Label clients: review, comparison, ratings.
 
@@ -117,6 +123,7 @@ def serve(
         tls_key=tls_key,
         max_upload_mb=max_upload_mb,
         waiting=queue,
+        ratings_visible=ratings_visible,
     )
     listening.check()
     launch(Configuration.of(studies, given), listening)
