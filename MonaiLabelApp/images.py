@@ -75,7 +75,8 @@ class StudiesAndTraining(LocalDatastore):
         if is_training(image_id):
             return {} if self._entry(image_id) is None else {"training": True}
         with self._alone:
-            return self._image_notes(image_id, super().get_image_info(image_id))
+            stored = super().get_image_info(image_id)
+            return {**self._image_notes(image_id, stored), "path": stored["path"]} if stored else {}
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
         """The label's file; of a training case its mask, under any tag, where it came from a file."""
@@ -110,10 +111,7 @@ class StudiesAndTraining(LocalDatastore):
 
     def _image_notes(self, image_id: str, stored: dict[str, Any]) -> dict[str, Any]:
         known = self._datastore.objects.get(image_id)
-        if known is None:
-            return {}
-        found = notes.with_what_is_known(stored, self._filename(image_id, known.image.ext))
-        return {**found, "path": stored["path"]} if "path" in stored else found
+        return {} if known is None else notes.with_what_is_known(stored, self._filename(image_id, known.image.ext))
 
     def _label_notes(self, label_id: str, tag: str, stored: dict[str, Any]) -> dict[str, Any]:
         known = self._datastore.label(label_id, tag)

@@ -76,8 +76,9 @@ class Jobs:
             if self._worker is None:
                 self._worker = threading.Thread(target=self._work, name="jobs", daemon=True)
                 self._worker.start()
+            queued = self._now(entry)
         self._waiting.put(entry)
-        return entry.job
+        return queued
 
     def all(self) -> list[Job]:
         """Oldest first."""

@@ -11,12 +11,21 @@ from fastapi import HTTPException
 from replica_detection_server.hardening.names import json_fault
 
 # What the server says of an image or label, in its own words and those of MONAI Label's clients.
-RESERVED = frozenset(
-    ("checksum", "ext", "id", "image", "label", "name", "notes", "path", "session", "session_id", "strategy", "tag")
-    + ("training", "ts", "user")
-    + ("index_version", "levels_flagged", "nearest_training_id", "replica_note", "replica_score", "replica_verdict")
-    + ("score", "verdict")
+_OF_MONAI_LABEL = (
+    "checksum",
+    "ext",
+    "id",
+    "image",
+    "label",
+    "name",
+    "path",
+    "session",
+    "session_id",
+    "strategy",
+    "tag",
 )
+_OF_THE_SCORES = ("index_version", "levels_flagged", "nearest_training_id", "replica_score", "replica_verdict", "score")
+RESERVED = frozenset((*_OF_MONAI_LABEL, *_OF_THE_SCORES, "notes", "replica_note", "training", "ts", "user", "verdict"))
 LARGEST_BYTES, MOST, LONGEST_NAME, DEEPEST = 32 * 1024, 1000, 100, 8
 
 

@@ -65,7 +65,8 @@ def make(folder: Path, shape: tuple[int, int, int] = made_up.SHAPE) -> Collectio
 
 @contextmanager
 def reviewing(collections: Collections, work: Path, args: Sequence[str] = ()) -> Iterator[Server]:
-    """The hardened server over the collections, its index made. Again with the same `work`: the same data folder."""
+    """The hardened server over the collections, its index made, for readers who see each other's ratings. Again with the
+    same `work`: the same data folder."""
     work.mkdir(exist_ok=True)
     with running_server(
         collections.studies,
@@ -73,7 +74,7 @@ def reviewing(collections: Collections, work: Path, args: Sequence[str] = ()) ->
         training=collections.training,
         conf=collections.options,
         hardened=True,
-        args=args,
+        args=("--ratings-visible", "all", *args),
     ) as server:
         client = ReplicaClient(server.url, key=ANNA)
         for job in client.jobs():

@@ -75,7 +75,7 @@ def serve(
     ratings_visible: Annotated[
         str,
         typer.Option(
-            help="Whose ratings readers see: all, or own, the default with keys or tokens. Reviewers and admins see all."
+            help="Whose ratings readers see: all, or own, the default with keys or tokens. Reviewers see all."
         ),
     ] = "",
 ) -> None:
