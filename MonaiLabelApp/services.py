@@ -44,16 +44,16 @@ class Services:
     def _agreement(self) -> Recent[AgreementReport]:
         return Recent(1)
 
-    def worklist(self, ratings: Iterable[Rating], reader: str = "") -> list[WorklistItem]:
+    def worklist(self, reader: str = "", ratings: Iterable[Rating] | None = None) -> list[WorklistItem]:
         """All synthetic images, with the ratings of a reader.
 
         Args:
-            ratings: those that the asking one may see, in the order in which they arrived.
+            ratings: those that the asking one may see, in the order in which they arrived; None: all.
         """
         scored = self.engine.scored()
         rows = scored.rows if scored is not None else {}
         items = (worklist_item(rows[id]) if id in rows else WorklistItem(id) for id in self.engine.studies().ids)
-        return with_ratings(items, latest(ratings), reader)
+        return with_ratings(items, latest(self.ratings.all() if ratings is None else ratings), reader)
 
     def unscored_words(self) -> str:
         """Why a case has no score yet, and what to do; "" where the collection is scored."""

@@ -67,7 +67,7 @@ def get_worklist(
     rated: Rated = "any",
     search: Annotated[str, Query(max_length=200)] = "",
 ) -> Worklist:
-    items = shared.worklist(visible(shared.ratings.all(), request), reader)
+    items = shared.worklist(reader, visible(shared.ratings.all(), request))
     chosen = Filter(tuple(verdict), rated, search)
     found = ordered(filtered(items, chosen, reader), sort, descending=descending)
     scored = shared.engine.scored()
@@ -83,7 +83,7 @@ def get_next(
     after: Annotated[str, Query(max_length=500, description="Go on behind this case.")] = "",
 ) -> WorklistItem:
     """Without a reader's name: one that nobody has rated."""
-    found = next_item(shared.worklist(visible(shared.ratings.all(), request), reader), reader, after)
+    found = next_item(shared.worklist(reader, visible(shared.ratings.all(), request)), reader, after)
     if found is None:
         raise HTTPException(404, f"no case is left that {'this reader' if reader else 'nobody'} has not rated")
     return found

@@ -65,8 +65,10 @@ def make(folder: Path, shape: tuple[int, int, int] = made_up.SHAPE) -> Collectio
 
 @contextmanager
 def reviewing(collections: Collections, work: Path, args: Sequence[str] = ()) -> Iterator[Server]:
-    """The hardened server over the collections, its index made, for readers who see each other's ratings. Again with the
-    same `work`: the same data folder."""
+    """The hardened server over the collections, its index made, for readers who see each other's ratings.
+
+    Again with the same `work`: the same data folder.
+    """
     work.mkdir(exist_ok=True)
     with running_server(
         collections.studies,

@@ -1,4 +1,4 @@
-"""What readers are told: how far the index is, what is wrong with a request, and nothing that another reader slipped in.
+"""What readers are told: how far the index is, what is wrong with a request, and nothing that others slipped in.
 
 One server for all; the process that makes its index is held until the tests of that time are through.
 """

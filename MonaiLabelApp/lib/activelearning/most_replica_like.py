@@ -25,8 +25,7 @@ class MostReplicaLike(Strategy):
         `client_id` is the reader. None where no case is left.
         """
         reader = str(request.get("client_id") or "")
-        items = self.services.worklist(self.services.ratings.all(), reader)
-        item = next_item(items, reader, str(request.get("after") or ""))
+        item = next_item(self.services.worklist(reader), reader, str(request.get("after") or ""))
         if item is None:
             return None
         note = self.services.unscored_words() if item.score is None else ""
