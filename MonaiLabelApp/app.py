@@ -23,6 +23,7 @@ from replica_detection.errors import ReplicaDetectionError
 from replica_detection.schema import to_json
 from replica_detection.version import __version__
 from replica_detection_server import children
+from replica_detection_server.cohorts import TRAINING
 from replica_detection_server.configuration import Configuration
 from replica_detection_server.hardening.notice import open_doors
 from replica_detection_server.hardening.private import make_private
@@ -187,8 +188,11 @@ class ReplicaDetectionApp(MONAILabelApp):
             return ""
 
     def _image_path(self, image: Any, store: Datastore) -> str:
-        """The file behind an id or an upload. Raises HTTPException 404 for any other path of this machine."""
+        """The file behind an id or an upload. Raises HTTPException 404 for any other path of this machine, and what
+        `required_index` does for a training case."""
         if isinstance(image, str) and image:
+            if image.startswith(TRAINING):
+                self.services.engine.required_index()
             known = store.get_image_uri(image)
             if known:
                 return str(known)

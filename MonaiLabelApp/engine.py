@@ -23,7 +23,8 @@ from replica_detection.schema import Comparison, IndexDescription, Job, MeasureD
 from replica_detection_server import cohorts, work
 from replica_detection_server.configuration import Configuration
 from replica_detection_server.keeping import Kept, Recent
-from replica_detection_server.progress import seldom
+from replica_detection_server.progress import Pace, seldom
+from replica_detection_server.refusals import RETRY_SECONDS, no_index
 from replica_detection_server.scored import Scored
 from replica_detection_server.studies import Studies
 
@@ -40,7 +41,6 @@ TellNull = Callable[[Job | None, str, int], None]
 
 # A request waits this long for the null before it is asked to come again.
 PATIENCE_SECONDS = 20.0
-RETRY_SECONDS = 5
 KEPT_CASES, KEPT_SURFACES = 12, 8
 
 
@@ -91,6 +91,7 @@ class Engine:
         configuration: what the server was started with.
         index_failure: why the index could not be made, "" where nothing is known to have failed.
         null_size: cases of the null of an index by its version, 0 where it is unknown.
+        index_words: how far the job is that makes it, "" where none does.
 
     `tell_null` is called with the null while it is being made (else None), the index's version, and the null's size
     once it is there.
@@ -101,8 +102,10 @@ class Engine:
         configuration: Configuration,
         index_failure: Callable[[], str] = str,
         null_size: Callable[[str], int] = lambda version: 0,
+        index_words: Callable[[], str] = str,
     ):
-        self.configuration, self.index_failure, self.null_size = configuration, index_failure, null_size
+        self.configuration, self.index_failure = configuration, index_failure
+        self.null_size, self.index_words = null_size, index_words
         self.tell_null: TellNull = lambda job, version, size: None
         self._lock = threading.RLock()
         self._index: Kept[OpenedIndex] = Kept(configuration.index / "index.json", self._open_index)
@@ -140,13 +143,13 @@ class Engine:
         return found
 
     def required_index(self) -> OpenedIndex:
-        """The index, or a refusal that says how to get one."""
-        found = self.opened()
+        """The index. Raises as `refusals.no_index` where there is none that can be used."""
+        try:
+            found, unusable = self.opened(), None
+        except IndexFormatError as error:
+            found, unusable = None, error
         if found is None:
-            if failure := self.index_failure():
-                raise HTTPException(409, f"the index could not be made: {failure}")
-            detail = "the index is not made yet; see /replica/jobs for its progress, or POST /replica/jobs/index"
-            raise HTTPException(503, detail, headers={"Retry-After": str(RETRY_SECONDS)})
+            raise no_index(self.index_words(), unusable, self.index_failure()) from unusable
         return found
 
     def scored(self) -> Scored | None:
@@ -168,6 +171,9 @@ class Engine:
     def required_scores(self) -> Scored:
         found = self.scored()
         if found is None:
+            self.required_index()
+            if words := self.index_words():
+                raise HTTPException(409, f"the collection is being scored: {words}; try again then")
             raise HTTPException(409, "the collection is not scored yet: POST /replica/jobs/score")
         return found
 
@@ -231,7 +237,7 @@ class Engine:
         opened = self.required_index()
         making = self._making(opened)
         if not making.done.wait(PATIENCE_SECONDS):
-            detail = f"the distances that p values rest on are being computed ({making.words})"
+            detail = f"the comparison is being prepared: {making.words}; try again then"
             raise HTTPException(503, detail, headers={"Retry-After": str(RETRY_SECONDS)})
         if making.detector is None:
             with self._lock:
@@ -342,17 +348,20 @@ class _NullInTheMaking:
         self.done = threading.Event()
         self.detector: Detector | None = None
         self.error: ReplicaDetectionError | None = None
-        self._stage, self._done, self._total, self._start = "null", 0, 0, time.monotonic()
+        self._pace, self._start = Pace(), time.monotonic()
+        self._pace.note("null", 0, 0)
         self._stopping = False
         threading.Thread(target=self._make, args=(configuration, opened), name="null", daemon=True).start()
 
     @property
     def words(self) -> str:
-        return f"{100 * self._done // self._total} %" if self._total else "just begun"
+        """What it does and how far it is."""
+        return self._pace.words
 
     def _job(self) -> Job:
+        pace, seconds = self._pace, round(time.monotonic() - self._start, 1)
         return Job(
-            "null", "null", "running", self._stage, self._done, self._total, round(time.monotonic() - self._start, 1)
+            "null", "null", "running", pace.stage, pace.done, pace.total, seconds, "", pace.words, pace.seconds_left
         )
 
     def cancel(self) -> None:
@@ -373,7 +382,7 @@ class _NullInTheMaking:
             self.done.set()
 
     def _progress(self, stage: str, done: int, total: int) -> None:
-        self._stage, self._done, self._total = stage, done, total
+        self._pace.note(stage, done, total)
         self._tell_seldom(stage, done, total)
         if self._stopping:
             raise _StoppedError

@@ -28,6 +28,7 @@ from monailabel.interfaces.datastore import DefaultLabelTag
 from replica_detection.atomic import atomic_write
 from replica_detection.cohort import Case
 from replica_detection.image_files import composed
+from replica_detection_server import notes
 from replica_detection_server.cohorts import SUFFIXES, TRAINING, study_id, suffix_of
 from replica_detection_server.datastore_file import DamagedError, DatastoreFile, table_entry
 from replica_detection_server.hardening import names
@@ -118,8 +119,9 @@ class StudiesAndTraining(LocalDatastore):
         with self._alone:
             self._look()
             known = self._datastore.objects.get(case.id)
-            notes = {} if known is None else dict(known.image.info)
-        return notes | {"path": str(self._volumes.of_study(case) if is_series(case) else case.files[0].resolve())}
+            stored = {} if known is None else dict(known.image.info)
+        path = self._volumes.of_study(case) if is_series(case) else case.files[0].resolve()
+        return {**notes.with_what_is_known(stored, _name_of(case)), "path": str(path)}
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
         """The label's file; of a training case its mask, under any tag, where it came from a file."""
@@ -134,7 +136,8 @@ class StudiesAndTraining(LocalDatastore):
             return {}
         with self._alone:
             self._look()
-            return dict(super().get_label_info(composed(label_id), label_tag))
+            stored = super().get_label_info(composed(label_id), label_tag)
+            return self._label_notes(composed(label_id), label_tag, stored) if stored else {}
 
     def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
         with self._alone:
@@ -145,7 +148,18 @@ class StudiesAndTraining(LocalDatastore):
     get_labeled_images = _looked(LocalDatastore.get_labeled_images)
     get_unlabeled_images = _looked(LocalDatastore.get_unlabeled_images)
     status = _looked(LocalDatastore.status)
-    json = _looked(LocalDatastore.json)
+
+    def json(self) -> dict[str, Any]:
+        with self._alone:
+            self._look()
+            listed: dict[str, Any] = super().json()
+            for image_id, found in listed["objects"].items():
+                case = self._studies.case(image_id)
+                name = found["image"]["info"].get("name", "") if case is None else _name_of(case)
+                found["image"]["info"] = notes.with_what_is_known(found["image"]["info"], name)
+                for tag, label in found["labels"].items():
+                    label["info"] = self._label_notes(image_id, tag, label["info"])
+        return listed
 
     def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
         """Images with their final label. A series is named by the file that it becomes when it is asked for."""
@@ -162,7 +176,12 @@ class StudiesAndTraining(LocalDatastore):
             self.get_image_uri(image_id)
         return str(super().get_dataset_archive(limit_cases))
 
+    def _label_notes(self, label_id: str, tag: str, stored: dict[str, Any]) -> dict[str, Any]:
+        known = self._datastore.label(label_id, tag)
+        return {} if known is None else notes.with_what_is_known(stored, self._filename(label_id, known.ext))
+
     def _entry(self, case_id: str) -> Entry | None:
+        """The training case, None where the index has no such one, or there is no index."""
         index = self._training()
         return None if index is None else next((e for e in index.entries if TRAINING + e.id == case_id), None)
 
@@ -182,6 +201,7 @@ class StudiesAndTraining(LocalDatastore):
             raise HTTPException(422, f"an image must be one of {', '.join(SUFFIXES)}")
         image_id = image_id or study_id(Path(image_filename).name)
         require_id(image_id)
+        notes.require_bounded(image_info or {})
         with self._changing():
             # Two names that differ in case alone are one file on Windows and macOS.
             if any(known.casefold() == image_id.casefold() for known in self._datastore.objects):
@@ -226,6 +246,7 @@ class StudiesAndTraining(LocalDatastore):
         suffix, image_id, label_tag = suffix_of(label_filename), composed(image_id), _word(label_tag)
         if not suffix:
             raise HTTPException(422, f"a label must be one of {', '.join(SUFFIXES)}")
+        notes.require_bounded(label_info or {})
         with self._changing():
             known = self._datastore.objects.get(image_id)
             if known is None:
@@ -247,11 +268,14 @@ class StudiesAndTraining(LocalDatastore):
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         self._known(image_id)
         with self._changing():
+            known = self._datastore.objects.get(composed(image_id))
+            notes.require_bounded({**(known.image.info if known else {}), **info})
             super().update_image_info(composed(image_id), info)
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
         self._known_label(label_id, label_tag)
         with self._changing():
+            notes.require_bounded({**super().get_label_info(composed(label_id), label_tag), **info})
             super().update_label_info(composed(label_id), label_tag, info)
 
     def refresh(self) -> None:
@@ -378,6 +402,11 @@ def _word(tag: str) -> str:
 
 def _size(path: Path) -> int:
     return path.stat().st_size
+
+
+def _name_of(case: Case) -> str:
+    """Of the file that clients get."""
+    return f"{case.id}.nii.gz" if is_series(case) else case.files[0].name
 
 
 def is_training(case_id: str) -> bool:

@@ -23,7 +23,7 @@ from replica_detection.atomic import atomic_write
 from replica_detection.errors import ReplicaDetectionError
 from replica_detection.schema import Job, from_json, to_json
 from replica_detection_server.configuration import Configuration
-from replica_detection_server.progress import seldom
+from replica_detection_server.progress import Pace, seldom
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ class _Entry:
     began: float = 0.0
     process: subprocess.Popen | None = None
     wanted: bool = True
+    pace: Pace = field(default_factory=Pace)
     ended: threading.Event = field(default_factory=threading.Event)
 
 
@@ -78,8 +79,9 @@ class Jobs:
             if self._worker is None:
                 self._worker = threading.Thread(target=self._work, name="jobs", daemon=True)
                 self._worker.start()
+            queued = self._now(entry)
         self._waiting.put(entry)
-        return entry.job
+        return queued
 
     def all(self) -> list[Job]:
         """Oldest first."""
@@ -111,6 +113,11 @@ class Jobs:
         with self._lock:
             latest = [e.job for e in self._entries.values() if e.job.kind == kind]
         return latest[-1].message or "see the server's log" if latest and latest[-1].state == "failed" else ""
+
+    def words(self, *kinds: str) -> str:
+        """What the job under way does now and how far it is, of the first kind that has one; "" where none has."""
+        jobs = {job.kind: job.words for job in self.all() if job.state not in _ENDED}
+        return next((jobs[kind] for kind in kinds if kind in jobs), "")
 
     def close(self) -> None:
         """Ends whatever runs or waits; called when the server stops."""
@@ -171,18 +178,27 @@ class Jobs:
                     message = str(said["error"])
                 else:
                     with self._lock:
+                        entry.pace.note(str(said["stage"]), int(said["done"]), int(said["total"]))
                         entry.job = replace(
                             entry.job, stage=str(said["stage"]), done=int(said["done"]), total=int(said["total"])
                         )
         return message
 
     def _now(self, entry: _Entry) -> Job:
+        if entry.job.state == "queued":
+            return replace(entry.job, words="waits until another job has ended")
         if entry.job.state != "running":
             return entry.job
-        return replace(entry.job, seconds=round(time.monotonic() - entry.began, 1))
+        left = entry.pace.seconds_left
+        return replace(
+            entry.job,
+            seconds=round(time.monotonic() - entry.began, 1),
+            words=entry.pace.words,
+            seconds_left=None if left is None else round(left),
+        )
 
     def _end(self, entry: _Entry, state: str, message: str = "") -> None:
-        entry.job = replace(self._now(entry), state=state, message=message)
+        entry.job = replace(self._now(entry), state=state, message=message, words="", seconds_left=None)
         logger.info("job %s ended after %.0f s: %s", entry.job.kind, entry.job.seconds, state)
         entry.process = None
         entry.ended.set()

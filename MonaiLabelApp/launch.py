@@ -71,6 +71,7 @@ class Listening:
     waiting: int = WAITING
     compute_seconds: float = 600
     compute_memory_mb: int = 0
+    ratings_visible: str = ""
 
     def __post_init__(self) -> None:
         # The launch leaves the working folder. Links stay as they are: a renewed certificate is another target of one.
@@ -103,6 +104,10 @@ class Listening:
         for path in (self.tls_certificate, self.tls_key):
             if path is not None and not path.is_file():
                 raise InputError(path, "does not exist", "Give the certificate and its key as PEM files")
+        if self.ratings_visible not in ("", "all", "own"):
+            raise ConfigurationError(f"--ratings-visible {self.ratings_visible} must be all or own")
+        if self.ratings_visible == "own" and open_to_all:
+            raise ConfigurationError("--ratings-visible own needs keys or tokens: without them all are one reader")
         said = []
         if self.api_key_file:
             ApiKeys.read(self.api_key_file)
@@ -158,6 +163,7 @@ def _settings(given: Configuration, listening: Listening) -> Settings:
         waiting=listening.waiting,
         compute_seconds=listening.compute_seconds,
         compute_memory_mb=listening.compute_memory_mb,
+        ratings_visible=listening.ratings_visible,
         folders=_folders(given),
     )
     for folder in (settings.sessions, settings.temporary, settings.logs):
@@ -264,6 +270,7 @@ def _serve(app: ASGIApp, settings: Settings, listening: Listening, listener: soc
             await super().startup(sockets)
             if self.started:
                 _announce(settings, listening, listener.getsockname()[1], said)
+                _tell_of_jobs()
                 logger.info("started: version %s, authentication by %s", __version__, settings.authentication)
                 reload_on_signal(self.config)
 
@@ -323,6 +330,15 @@ def _announce(settings: Settings, listening: Listening, port: int, said: list[st
     if settings.access_record:
         console.print(f"  access record  {escape(str(settings.access_record))}")
     print_warnings(said)
+
+
+def _tell_of_jobs() -> None:
+    from monailabel.interfaces.utils.app import app_instance
+
+    from replica_detection_server.telling import Telling
+
+    telling = Telling(app_instance().services, lambda line: console.print(escape(line)))
+    threading.Thread(target=telling.run, name="telling", daemon=True).start()
 
 
 @contextmanager

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property
 
-from replica_detection.ratings import RatingStore
+from fastapi import HTTPException
+
+from replica_detection.errors import ReplicaDetectionError
+from replica_detection.ratings import Rating, RatingStore, latest
+from replica_detection.result_views import worklist_item
 from replica_detection.schema import AgreementReport, WorklistItem, from_json, to_json
-from replica_detection_server import worklist
+from replica_detection.worklist import with_ratings
 from replica_detection_server.configuration import Configuration
 from replica_detection_server.engine import Engine
 from replica_detection_server.hardening.settings import current
 from replica_detection_server.jobs import Jobs
 from replica_detection_server.keeping import Recent
+from replica_detection_server.refusals import refusal
 from replica_detection_server.workers import Limits, Workers
 
 
@@ -24,8 +30,12 @@ class Services:
 
     @cached_property
     def engine(self) -> Engine:
+        # A scoring makes the index first where there is none.
         return Engine(
-            self.configuration, lambda: self.jobs.failure("index"), lambda version: self.workers.null_size(version)
+            self.configuration,
+            lambda: self.jobs.failure("index"),
+            lambda version: self.workers.null_size(version),
+            lambda: self.jobs.words("index", "score"),
         )
 
     @cached_property
@@ -47,11 +57,26 @@ class Services:
     def _agreement(self) -> Recent[AgreementReport]:
         return Recent(1)
 
-    def worklist(self, reader: str = "") -> list[WorklistItem]:
-        """All synthetic images, with the ratings of a reader."""
+    def worklist(self, reader: str = "", ratings: Iterable[Rating] | None = None) -> list[WorklistItem]:
+        """All synthetic images, with the ratings of a reader.
+
+        Args:
+            ratings: those that the asking one may see, in the order in which they arrived; None: all.
+        """
         scored = self.engine.scored()
         rows = scored.rows if scored is not None else {}
-        return worklist.items(self.engine.studies().ids, rows, self.ratings.latest(), reader)
+        items = (worklist_item(rows[id]) if id in rows else WorklistItem(id) for id in self.engine.studies().ids)
+        return with_ratings(items, latest(self.ratings.all() if ratings is None else ratings), reader)
+
+    def unscored_words(self) -> str:
+        """Why a case has no score yet, and what to do; "" where the collection is scored."""
+        try:
+            self.engine.required_scores()
+        except HTTPException as refused:
+            return str(refused.detail)
+        except ReplicaDetectionError as error:
+            return str(refusal(error).detail)
+        return ""
 
     def agreement(self) -> AgreementReport:
         """What the ratings say; resampling takes seconds, so the last answer is kept until a rating or score is new."""

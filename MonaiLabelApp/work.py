@@ -41,7 +41,7 @@ def misfit(configuration: Configuration, index: TrainingIndex) -> str:
 
 def misfit_error(configuration: Configuration, found: str) -> IndexFormatError:
     again = "Build it again with `replica-detection index`, or name other measures"
-    advice = again if configuration.training is None else "A job makes it anew; see /replica/jobs for its progress"
+    advice = again if configuration.training is None else "Start POST /replica/jobs/index, which makes it anew"
     return IndexFormatError(configuration.index, found, advice)
 
 

@@ -10,10 +10,10 @@ from fastapi.responses import JSONResponse
 from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 
 from replica_detection.errors import ReplicaDetectionError
+from replica_detection_server.faults import in_words
 from replica_detection_server.hardening.logs import where
 from replica_detection_server.hardening.replies import FAILED
 from replica_detection_server.refusals import refusal
-from replica_detection_server.routes.guarded import in_words
 
 logger = logging.getLogger(__name__)
 

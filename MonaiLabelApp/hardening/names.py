@@ -14,6 +14,9 @@ from typing import Annotated, Any, Literal
 
 from fastapi import HTTPException
 from pydantic import AfterValidator, StringConstraints
+from pydantic_core import PydanticCustomError
+
+from replica_detection_server.faults import OURS
 
 # Cohorts take every file name as id, so a lookup may hold spaces and letters of any language, but no path.
 KNOWN_ID = r"^[^/\\\x00-\x1f\x7f]{1,255}$"
@@ -37,13 +40,13 @@ MAX_DEPTH = 16
 
 def _no_dots(name: str) -> str:
     if name in (".", ".."):
-        raise ValueError("names a folder")
+        raise PydanticCustomError(OURS, "names a folder")
     return name
 
 
 def _new(name: str) -> str:
     if ".." in name or name.endswith(".") or name.split(".", 1)[0].lower() in DEVICES:
-        raise ValueError("cannot be a file name")
+        raise PydanticCustomError(OURS, "cannot be a file name")
     return name
 
 
@@ -87,10 +90,10 @@ def json_object(text: str, what: str) -> dict[str, Any]:
     return value
 
 
-def json_fault(value: Any, depth: int = 0) -> str:
+def json_fault(value: Any, depth: int = 0, deepest: int = MAX_DEPTH) -> str:
     """Why a parsed JSON value could not be written out again, as a clause; empty where it could."""
-    if depth > MAX_DEPTH:
-        return f"is nested deeper than {MAX_DEPTH} levels"
+    if depth > deepest:
+        return f"is nested deeper than {deepest} levels"
     if isinstance(value, float) and not math.isfinite(value):
         return "holds a number that JSON does not have"
     if isinstance(value, str):
@@ -100,4 +103,4 @@ def json_fault(value: Any, depth: int = 0) -> str:
         parts = (*value, *value.values())
     elif isinstance(value, list):
         parts = value
-    return next((fault for part in parts if (fault := json_fault(part, depth + 1))), "")
+    return next((fault for part in parts if (fault := json_fault(part, depth + 1, deepest))), "")

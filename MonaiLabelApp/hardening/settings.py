@@ -18,8 +18,9 @@ MAX_UPLOAD_MB = 1024
 class Settings:
     """`hosts`: names beside the loopback's under which the server is reached; `folders`: path -> the name that stands
     for it in replies and logs; `max_upload_voxels` 0 goes by the training images, `compute_memory_mb` 0 is a share of
-    the machine's; at most one of `api_key_file` and `realm_uri` is given. `realm_uri` is the issuer of
-    tokens; of the `oidc_` ones an empty one leaves what MONAI Label's own settings say."""
+    the machine's; at most one of `api_key_file` and `realm_uri` is given. `realm_uri` is the issuer of tokens; of the
+    `oidc_` ones an empty one leaves what MONAI Label's own settings say. `ratings_visible`: all, own, or "" for own
+    where callers are known."""
 
     data: Path
     loopback: bool = True
@@ -37,11 +38,17 @@ class Settings:
     compute_seconds: float = 600
     compute_memory_mb: int = 0
     folders: tuple[tuple[str, str], ...] = ()
+    ratings_visible: str = ""
 
     @property
     def authentication(self) -> str:
         """none, key or token, as in schema.Status."""
         return "key" if self.api_key_file else "token" if self.realm_uri else "none"
+
+    @property
+    def ratings_apart(self) -> bool:
+        """Whether readers see their own ratings alone."""
+        return self.authentication != "none" and self.ratings_visible != "all"
 
     @property
     def sessions(self) -> Path:

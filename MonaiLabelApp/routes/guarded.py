@@ -11,6 +11,7 @@ from fastapi.routing import APIRoute
 
 from replica_detection.errors import ReplicaDetectionError
 from replica_detection.schema import ErrorReply
+from replica_detection_server.faults import in_words
 from replica_detection_server.refusals import refusal
 
 # For the OpenAPI page: what any of these routes may answer besides.
@@ -42,12 +43,3 @@ class Guarded(APIRoute):
                 raise refusal(error) from error
 
         return guarded
-
-
-def in_words(error: RequestValidationError) -> str:
-    """What is wrong with which part of the request; never its value, which may be a name."""
-    faults = []
-    for fault in error.errors():
-        where = " ".join(str(part) for part in fault.get("loc", ())[1:]) or "the request"
-        faults.append(f"{where}: {fault.get('msg', 'cannot be used')}")
-    return "; ".join(dict.fromkeys(faults))[:2000] or "the request cannot be used"

@@ -11,13 +11,14 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 
-from replica_detection.errors import InputError
+from replica_detection.errors import RatingConflictError
 from replica_detection.rating_files import write_ratings
 from replica_detection.ratings import Rating, checked, latest
 from replica_detection.schema import AgreementReport, RatingReceipt
 from replica_detection_server.cohorts import TRAINING
 from replica_detection_server.hardening.access import shows
 from replica_detection_server.hardening.identity import reader_of
+from replica_detection_server.hardening.privacy import sees_all, visible
 from replica_detection_server.hardening.queue import heavy
 from replica_detection_server.routes.callers import Shared
 from replica_detection_server.routes.guarded import REFUSALS, Guarded
@@ -48,14 +49,11 @@ def post_rating(request: Request, response: Response, shared: Shared, rating: Ra
     _require_known(shared, rating)
     try:
         is_new = shared.ratings.add(rating)
-    except InputError as error:
-        # Faulty ratings were refused above: either the id is taken by another rating, or the store cannot be written.
-        if any(r.rating_id == rating.rating_id for r in shared.ratings.all()):
-            raise HTTPException(409, f"rating_id {rating.rating_id} belongs to another rating") from error
-        raise HTTPException(503, f"the rating could not be stored: {error.found}") from error
+    except RatingConflictError as error:
+        raise HTTPException(409, f"rating_id {rating.rating_id} belongs to another rating") from error
     if not is_new:
         response.status_code = 200
-        rating = next(r for r in shared.ratings.all() if r.rating_id == rating.rating_id)
+        rating = shared.ratings.find(rating.rating_id) or rating
     return RatingReceipt(rating.rating_id, rating.reader, rating.created)
 
 
@@ -66,13 +64,15 @@ def post_rating(request: Request, response: Response, shared: Shared, rating: Ra
     responses={200: {"content": {"text/csv": {}}}},
 )
 def get_ratings(
+    request: Request,
     shared: Shared,
     reader: Annotated[str, Query(max_length=500, description="Only this reader's.")] = "",
     synthetic_id: Annotated[str, Query(max_length=500)] = "",
     format: Literal["json", "csv"] = "json",
     all: Annotated[bool, Query(description="Also those that a later rating replaced.")] = False,
 ):
-    stored = shared.ratings.all()
+    """A reader sees all ratings or the own ones alone, as the server was started; reviewers and admins see all."""
+    stored = visible(shared.ratings.all(), request)
     chosen = [
         r
         for r in (stored if all else latest(stored))
@@ -87,8 +87,10 @@ def get_ratings(
 
 
 @router.get("/agreement", summary="Agreement of the readers, and thresholds by their consensus", dependencies=[heavy])
-def get_agreement(shared: Shared) -> AgreementReport:
+def get_agreement(request: Request, shared: Shared) -> AgreementReport:
     """Thresholds need a scored set; without one there is the agreement alone."""
+    if not sees_all(request):
+        raise HTTPException(403, "readers see their own ratings alone on this server: ask a reviewer or an admin")
     return shared.agreement()
 
 
@@ -96,9 +98,9 @@ def _require_known(shared: Services, rating: Rating) -> None:
     """Refuses (422) a rating of a pair that this server never showed."""
     if rating.synthetic_id not in shared.engine.studies().ids:
         raise HTTPException(422, f"there is no synthetic image '{rating.synthetic_id}'")
-    opened, scored = shared.engine.opened(), shared.engine.scored()
-    if opened is not None and rating.training_id in opened.positions:
+    # The index may have been made anew while the reader looked at the pair, or be away just now.
+    scored = shared.engine.scored()
+    if scored is not None and rating.training_id in scored.result.neighbors.training_ids:
         return
-    # The index may have been made anew while the reader looked at the pair.
-    if scored is None or rating.training_id not in scored.result.neighbors.training_ids:
+    if rating.training_id not in shared.engine.required_index().positions:
         raise HTTPException(422, f"there is no training case '{rating.training_id}'")

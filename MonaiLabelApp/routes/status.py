@@ -11,9 +11,10 @@ from replica_detection.errors import ReplicaDetectionError
 from replica_detection.report.page import pictured
 from replica_detection.schema import API_VERSION, Histogram, IndexDescription, LeftOut, Status, Worklist, WorklistItem
 from replica_detection.version import __version__
-from replica_detection_server import worklist
+from replica_detection.worklist import Filter, Rated, Sort, filtered, next_item, ordered
 from replica_detection_server.hardening.access import shows
 from replica_detection_server.hardening.identity import reader_of
+from replica_detection_server.hardening.privacy import visible
 from replica_detection_server.routes.callers import Reader, Shared
 from replica_detection_server.routes.files import MAX_UPLOAD_BYTES
 from replica_detection_server.routes.guarded import REFUSALS, Guarded
@@ -42,6 +43,7 @@ def get_status(request: Request, shared: Shared) -> Status:
         (*(() if null is None else (null,)), *(j for j in shared.jobs.all() if j.state in ("queued", "running"))),
         problem,
         tuple(LeftOut(reason, count) for reason, count in shared.engine.found.now().reasons.items()),
+        shared.engine.index_words() if index is None else "",
     )
 
 
@@ -57,18 +59,20 @@ def _index(shared: Services) -> tuple[IndexDescription | None, str]:
 
 @router.get("/worklist", summary="Synthetic images, the most replica-like first")
 def get_worklist(
+    request: Request,
     shared: Shared,
     reader: Reader,
     offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
-    sort: worklist.Sort = "score",
+    sort: Sort = "score",
     descending: bool = True,
     verdict: Annotated[list[Literal["replica", "suspicious", "novel", "undefined", ""]], Query()] = [],  # noqa: B006
-    rated: worklist.Rated = "any",
+    rated: Rated = "any",
     search: Annotated[str, Query(max_length=200)] = "",
 ) -> Worklist:
-    chosen = worklist.Filter(tuple(verdict), rated, search)
-    found = worklist.ordered(worklist.filtered(shared.worklist(reader), chosen, reader), sort, descending=descending)
+    items = shared.worklist(reader, visible(shared.ratings.all(), request))
+    chosen = Filter(tuple(verdict), rated, search)
+    found = ordered(filtered(items, chosen, reader), sort, descending=descending)
     scored = shared.engine.scored()
     version = "" if scored is None else scored.index_version
     return Worklist(len(found), offset, tuple(found[offset : offset + limit]), version)
@@ -76,13 +80,15 @@ def get_worklist(
 
 @router.get("/next", summary="The most replica-like case that the reader has not rated")
 def get_next(
+    request: Request,
     shared: Shared,
     reader: Reader,
     after: Annotated[str, Query(max_length=500, description="Go on behind this case.")] = "",
 ) -> WorklistItem:
-    found = worklist.next_item(shared.worklist(reader), after)
+    """Without a reader's name: one that nobody has rated."""
+    found = next_item(shared.worklist(reader, visible(shared.ratings.all(), request)), reader, after)
     if found is None:
-        raise HTTPException(404, "no case is left that this reader has not rated")
+        raise HTTPException(404, f"no case is left that {'this reader' if reader else 'nobody'} has not rated")
     return found
 
 

@@ -30,8 +30,9 @@ from replica_detection.schema import (
     number,
 )
 from replica_detection.version import __version__
+from replica_detection.worklist import Filter, filtered, next_item, ordered, with_ratings
 from ReplicaDetectionLib.CasePair import CasePair
-from ReplicaDetectionLib.Sources import Cancelled, Source, Steps, listed, never, nextOf, withRatings
+from ReplicaDetectionLib.Sources import Cancelled, Source, Steps, never
 
 if TYPE_CHECKING:
     from replica_detection.segmentation import Segmenter
@@ -111,11 +112,12 @@ class FolderSource(Source):
         reader: str = "",
         search: str = "",
     ) -> Worklist:
-        found = listed(self._items(reader), sort, descending, verdicts, rated, reader, search)
+        chosen = Filter(tuple(verdicts), rated, search)
+        found = ordered(filtered(self._items(reader), chosen, reader), sort, descending=descending)
         return Worklist(len(found), offset, tuple(found[offset : offset + limit]), self.version)
 
     def next(self, reader: str = "", after: str = "") -> WorklistItem | None:
-        return nextOf(listed(self._items(reader), "score", True, (), "any", reader, ""), reader, after)
+        return next_item(self._items(reader), reader, after)
 
     def comparison(self, syntheticId: str, k: int = 10) -> Comparison:
         try:
@@ -178,7 +180,7 @@ class FolderSource(Source):
     # --------------------------------------------------------------------------------------------------------- inside
 
     def _items(self, reader: str) -> list[WorklistItem]:
-        return withRatings([worklist_item(row) for row in self.result.summary], self.ratings(), reader)
+        return with_ratings([worklist_item(row) for row in self.result.summary], self.ratings(), reader)
 
     def _case(self, cases: dict[str, Case], caseId: str) -> Case:
         if caseId not in cases:

@@ -41,7 +41,7 @@ class Reading:
         self._drafts: dict[Key, Draft] = {}
         self._stored: dict[Key, Rating] = {}
         self._seconds: dict[Key, float] = {}
-        self._tried: dict[Key, tuple[Draft, str]] = {}
+        self._tried: dict[Key, Rating] = {}
         self._undo: list[Draft] = []
         self._saved: list[Rating] = []
         self._since: float | None = None
@@ -125,13 +125,11 @@ class Reading:
         return None
 
     def rating(self, reader: str, blinded: bool) -> Rating:
-        """The draft as it is to be stored. A second try has the same id, so that it counts once; another draft has
-        another, for the first try may have been stored although its answer was lost."""
-        tried = self._tried.get(self._key)
-        if tried is None or tried[0] != self.draft:
-            tried = self._tried[self._key] = (self.draft, uuid.uuid4().hex)
-        return Rating(
-            rating_id=tried[1],
+        """The draft as it is to be stored. A second try is the first one again, its id and time included, so that it
+        counts once; another draft has another id, for the first try may have been stored although its answer was lost.
+        """
+        made = Rating(
+            rating_id=uuid.uuid4().hex,
             reader=reader,
             synthetic_id=self._key[0],
             training_id=self._key[1],
@@ -141,6 +139,10 @@ class Reading:
             seconds=round(self.seconds, 1),
             index_version=self._pair.comparison.index_version,
         )
+        tried = self._tried.get(self._key)
+        if tried is None or replace(made, rating_id=tried.rating_id, seconds=tried.seconds) != tried:
+            tried = self._tried[self._key] = made
+        return tried
 
     def saved(self, rating: Rating) -> None:
         """The rating is stored. What was changed meanwhile stays to be stored."""

@@ -151,7 +151,8 @@ class SourcePanel(Panel):
             )
             for job in status.jobs:
                 if job.state == "running":
-                    text += f"\n{job.stage or job.kind}" + (f" {job.done}/{job.total}" if job.total else "")
+                    plainly = f"{job.stage or job.kind}" + (f" {job.done}/{job.total}" if job.total else "")
+                    text += f"\n{job.words or plainly}"
         self.ui.statusMark.setText(mark)
         self.ui.statusMark.setStyleSheet(f"color: {colour}; font-size: 14pt")
         self.ui.statusLabel.setText(text)

@@ -9,13 +9,11 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 
 from replica_detection.errors import ReplicaDetectionError
 from replica_detection.progress import Progress, silent
 from replica_detection.ratings import Rating
-from replica_detection.results import VERDICTS
 from replica_detection.schema import (
     AgreementReport,
     Comparison,
@@ -27,7 +25,6 @@ from replica_detection.schema import (
 )
 from ReplicaDetectionLib.CasePair import CasePair
 
-SORTS = ("score", "synthetic_id", "verdict", "rating")
 Cancelled = Callable[[], bool]
 
 
@@ -69,7 +66,7 @@ class Source(ABC):
         """One page of cases.
 
         Args:
-            sort: one of SORTS; unscored cases come last.
+            sort: one of `replica_detection.worklist.SORTS`; unscored cases come last, ties go by id.
             verdicts: only these; empty: all.
             rated: "any", "yes" or "no", by `reader` (empty: by anyone).
             search: part of a synthetic id.
@@ -77,7 +74,7 @@ class Source(ABC):
 
     @abstractmethod
     def next(self, reader: str = "", after: str = "") -> WorklistItem | None:
-        """The highest score that `reader` has not rated yet, below case `after` if given; None when none is left."""
+        """The highest score that `reader` (empty: anyone) has not rated yet, below case `after` if given; or None."""
 
     @abstractmethod
     def comparison(self, syntheticId: str, k: int = 10) -> Comparison:
@@ -176,58 +173,3 @@ class Steps:
             raise LoadCancelled("Cancelled.")
         self._progress(stage, self._done, self.total - 1)
         self._done += 1
-
-
-def withRatings(items: Iterable[WorklistItem], ratings: Iterable[Rating], reader: str) -> list[WorklistItem]:
-    """Items with the reader's latest rating of each case, and how many readers rated it."""
-    own: dict[str, Rating] = {}
-    readers: dict[str, set[str]] = {}
-    for rating in ratings:
-        readers.setdefault(rating.synthetic_id, set()).add(rating.reader)
-        known = own.get(rating.synthetic_id)
-        if rating.reader == reader and (known is None or rating.created >= known.created):
-            own[rating.synthetic_id] = rating
-    return [
-        replace(
-            item,
-            rating=own[item.synthetic_id].rating if item.synthetic_id in own else None,
-            readers=len(readers.get(item.synthetic_id, ())),
-        )
-        for item in items
-    ]
-
-
-def listed(
-    items: Iterable[WorklistItem],
-    sort: str,
-    descending: bool,
-    verdicts: Sequence[str],
-    rated: str,
-    reader: str,
-    search: str,
-) -> list[WorklistItem]:
-    """Items that pass the filters, sorted; what has no value to sort by comes last. See `Source.worklist`."""
-    if sort not in SORTS:
-        raise ReplicaDetectionError(f"unknown order '{sort}'; known: {', '.join(SORTS)}")
-
-    def passes(item: WorklistItem) -> bool:
-        done = item.rating is not None if reader else item.readers > 0
-        return (
-            (not verdicts or item.verdict in verdicts)
-            and (rated == "any" or done == (rated == "yes"))
-            and search.casefold() in item.synthetic_id.casefold()
-        )
-
-    found = [item for item in items if passes(item)]
-    known = [item for item in found if getattr(item, sort) not in (None, "")]
-    order = VERDICTS.index if sort == "verdict" else lambda value: value
-    # Equal ones stay in the order of the result, whichever way the list runs.
-    known.sort(key=lambda item: order(getattr(item, sort)), reverse=descending != (sort == "verdict"))
-    return known + [item for item in found if getattr(item, sort) in (None, "")]
-
-
-def nextOf(items: Sequence[WorklistItem], reader: str, after: str) -> WorklistItem | None:
-    """The first that is not rated, below the case `after` where it is in the list."""
-    ids = [item.synthetic_id for item in items]
-    start = ids.index(after) + 1 if after in ids else 0
-    return next((i for i in items[start:] if (i.rating is None if reader else not i.readers)), None)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from replica_detection.csv_rows import original
 from replica_detection.errors import InputError
 from replica_detection.image_files import composed, require_readable
 
@@ -99,8 +100,14 @@ def _is_path(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip()) and "\0" not in value
 
 
-def read_cells(path: Path, required: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
-    """Line number and stripped cells by lower-case column name of each row that is not blank."""
+def read_cells(
+    path: Path, required: tuple[str, ...], verbatim: tuple[str, ...] = ()
+) -> list[tuple[int, dict[str, str]]]:
+    """Line number and cells by lower-case column name of each row that is not blank.
+
+    Cells are stripped, except those of the columns `verbatim`; the apostrophe that `csv_rows` puts before what a
+    spreadsheet would take for a formula is taken off.
+    """
     text = _text(path)
     header = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=header.count)
@@ -108,7 +115,11 @@ def read_cells(path: Path, required: tuple[str, ...]) -> list[tuple[int, dict[st
     advice = f"Save the table as CSV in UTF-8 with the columns {','.join(required)}"
     try:
         columns = [cell.strip().lower() for cell in next(reader, [])]
-        lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+        kept = {n for n, name in enumerate(columns) if name in verbatim}
+        lines = [
+            (reader.line_num, [original(cell if n in kept else cell.strip()) for n, cell in enumerate(row)])
+            for row in reader
+        ]
     except csv.Error as error:
         raise InputError(path, f"line {reader.line_num} cannot be read as CSV ({error})", advice) from error
     missing = [name for name in required if name not in columns]
@@ -120,7 +131,7 @@ def read_cells(path: Path, required: tuple[str, ...]) -> list[tuple[int, dict[st
     if any("\0" in cell for _, row in lines for cell in row):
         raise InputError(path, "holds NUL characters", advice)
     padding = [""] * len(columns)
-    return [(line, dict(zip(columns, row + padding, strict=False))) for line, row in lines if any(row)]
+    return [(line, dict(zip(columns, row + padding, strict=False))) for line, row in lines if any(map(str.strip, row))]
 
 
 def _text(path: Path) -> str:

@@ -1,14 +1,14 @@
-"""Tables as CSV files that are whole or not there. Imports with the standard library alone."""
+"""Tables as CSV files that are whole or not there. Needs numpy."""
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from replica_detection.atomic import atomic_write
+from replica_detection.csv_rows import write_rows
 from replica_detection.intervals import Estimate
 
 
@@ -18,19 +18,21 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
     An `Estimate` under `name` fills the columns `name`, `name_low` and `name_high`, a tuple is joined by semicolons.
     """
     with atomic_write(Path(path)) as f:
-        writer = csv.writer(f, lineterminator="\n")
-        writer.writerow(columns)
-        for row in rows:
-            cells = dict(row)
-            for name, value in row.items():
-                if isinstance(value, Estimate):
-                    cells |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
-            writer.writerow([_cell(cells.get(name)) for name in columns])
+        write_rows(f, [columns])
+        write_rows(f, (_cells(row, columns) for row in rows))
 
 
 def estimate_columns(*names: str) -> tuple[str, ...]:
     """`name`, `name_low`, `name_high` of each."""
     return tuple(column for name in names for column in (name, f"{name}_low", f"{name}_high"))
+
+
+def _cells(row: Mapping[str, Any], columns: Sequence[str]) -> list[Any]:
+    cells = dict(row)
+    for name, value in row.items():
+        if isinstance(value, Estimate):
+            cells |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
+    return [_cell(cells.get(name)) for name in columns]
 
 
 def _cell(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from replica_detection.atomic import atomic_write
 from replica_detection.cohort import Cohort
 from replica_detection.comparison import CohortQueries, Distances, IndexQueries, compare
+from replica_detection.csv_rows import write_rows
 from replica_detection.detection import Options, resolve_device
 from replica_detection.index import TrainingIndex
 from replica_detection.judgement import Judged, judge
@@ -88,11 +88,10 @@ def write_duplicates(pairs: list[DuplicatePair], folder: Path, picture: Callable
     for old in pictures.glob("*.jpg") if pictures.is_dir() else ():
         old.unlink()
     with atomic_write(folder / "duplicates.csv") as f:
-        writer = csv.writer(f, lineterminator="\n")
-        writer.writerow(["number", "first_id", "second_id", "verdict", "score", *measures])
+        write_rows(f, [["number", "first_id", "second_id", "verdict", "score", *measures]])
         for number, pair in enumerate(pairs, 1):
             row = [number, pair.first_id, pair.second_id, pair.verdict, pair.score]
-            writer.writerow([*row, *(pair.values[m] for m in measures)])
+            write_rows(f, [[*row, *(pair.values[m] for m in measures)]])
             drawn = picture(pair.first_id, pair.second_id)
             if drawn is not None:
                 pictures.mkdir(exist_ok=True)

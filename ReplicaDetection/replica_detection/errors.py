@@ -26,6 +26,18 @@ class InputError(ReplicaDetectionError):
         return type(self), (self.path, self.found, self.advice)
 
 
+class RatingConflictError(InputError):
+    """A rating has the id of another one that says something else."""
+
+
+class StorageError(InputError):
+    """A file of the program's own cannot be read or written now; what was asked is not at fault."""
+
+
+class FullDiskError(StorageError):
+    """The disk has no room left; nothing was stored."""
+
+
 class IndexFormatError(InputError):
     """A training index is missing, damaged, unfinished or of another schema version."""
 

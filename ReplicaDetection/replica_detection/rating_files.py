@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -10,9 +9,10 @@ from pathlib import Path
 
 from replica_detection.atomic import atomic_write
 from replica_detection.cohort_lists import read_cells
-from replica_detection.errors import InputError
+from replica_detection.csv_rows import write_rows
+from replica_detection.errors import InputError, RatingConflictError
 from replica_detection.image_files import composed, require_readable
-from replica_detection.ratings import Rating, RatingStore, checked
+from replica_detection.ratings import Rating, RatingStore, checked, same
 
 COLUMNS = (
     "synthetic_id",
@@ -37,16 +37,19 @@ def read_ratings(paths: Path | Sequence[Path]) -> list[Rating]:
     A store is known by its content. A CSV needs the columns `synthetic_id,rating`; other `COLUMNS` may be missing:
     without `reader` the file's name is the reader, and an empty `training_id` stands for whatever training case the
     result names for the image. Rows with an empty rating are passed over. Separators may be commas, semicolons or
-    tabs. Later rows of a file count as later.
+    tabs. Later rows of a file count as later, and later files as later than those before them.
 
     Raises:
         InputError: a file is missing, neither of both, lacks a column, or a row is faulty; no rating at all.
+        RatingConflictError: one `rating_id` stands for two different ratings.
     """
     paths = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(p) for p in paths]
     found: dict[str, Rating] = {}
     for path in paths:
         for rating in RatingStore(path).all() if _is_sqlite(path) else _read_csv(path):
-            found.setdefault(rating.rating_id, rating)
+            if not same(found.setdefault(rating.rating_id, rating), rating):
+                fault = f"holds another rating than before with the rating_id {rating.rating_id!r}"
+                raise RatingConflictError(path, fault, "Keep one of the two, or clear the rating_id of one")
     if not found:
         raise InputError(paths[0] if paths else "ratings", "holds no rating", "Fill in the column rating, 1 to 4")
     return list(found.values())
@@ -55,12 +58,13 @@ def read_ratings(paths: Path | Sequence[Path]) -> list[Rating]:
 def write_ratings(ratings: Iterable[Rating], path: Path) -> None:
     """Writes the CSV of `COLUMNS`, one row for each rating; whole or not at all."""
     with atomic_write(Path(path)) as f:
-        writer = csv.writer(f, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for rating in ratings:
-            row = {name: getattr(rating, name) for name in COLUMNS}
-            row["blinded"] = int(rating.blinded)
-            writer.writerow([row[name] for name in COLUMNS])
+        write_rows(f, [COLUMNS])
+        write_rows(f, (_row(r) for r in ratings))
+
+
+def _row(rating: Rating) -> list[object]:
+    cells = {**vars(rating), "blinded": int(rating.blinded)}
+    return [cells[name] for name in COLUMNS]
 
 
 def _is_sqlite(path: Path) -> bool:
@@ -75,7 +79,7 @@ def _is_sqlite(path: Path) -> bool:
 
 def _read_csv(path: Path) -> list[Rating]:
     ratings = []
-    for line, cells in read_cells(path, required=("synthetic_id", "rating")):
+    for line, cells in read_cells(path, required=("synthetic_id", "rating"), verbatim=("comment", "index_version")):
         if not cells["rating"]:
             continue
         where = f"line {line}"
@@ -92,7 +96,7 @@ def _read_csv(path: Path) -> list[Rating]:
             index_version=cells.get("index_version", ""),
         )
         if not rating.rating_id:
-            said = [rating.reader, rating.synthetic_id, rating.training_id, str(rating.rating), rating.created]
+            said = [str(getattr(rating, name)) for name in COLUMNS]
             rating = replace(rating, rating_id=str(uuid.uuid5(_NAMESPACE, "\n".join([*said, where]))))
         # The placeholder passes the check of ids; what it stands for only a result can say.
         known = checked(replace(rating, training_id=rating.training_id or "?"), path, where)

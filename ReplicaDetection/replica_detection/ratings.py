@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from replica_detection.errors import InputError
+from replica_detection.errors import FullDiskError, InputError, RatingConflictError, StorageError
 
 # RELICT (arXiv 2502.17360): four points, 3 and 4 count as replica.
 SCALE = {
@@ -37,8 +37,9 @@ class Rating:
     """One reader's opinion of one pair.
 
     `rating_id` is made by whoever stores it first (a UUID), so that sending it twice counts once; `created` is
-    ISO 8601 in UTC; `seconds` is the time spent on the case; `index_version` says which training index was shown.
-    Append-only: a later rating of the same pair by the same reader replaces the earlier one in every count.
+    ISO 8601 in UTC, by the clock of whoever made it, and only noted; `seconds` is the time spent on the case;
+    `index_version` says which training index was shown. Append-only: of the ratings of a pair by one reader, the one
+    that arrived last counts.
     """
 
     rating_id: str
@@ -54,15 +55,16 @@ class Rating:
 
 
 def latest(ratings: Iterable[Rating]) -> list[Rating]:
-    """The latest rating of each reader and pair, in the order in which the pairs were first rated.
+    """The latest rating of each reader and pair, in the order in which these arrived.
 
-    Later is what was `created` later; of equal times, or without any, what comes later in `ratings`.
+    Args:
+        ratings: in the order of their arrival, which alone decides: a clock that is ahead would freeze its rating.
     """
     last: dict[tuple[str, str, str], Rating] = {}
     for rating in ratings:
         key = (rating.reader, rating.synthetic_id, rating.training_id)
-        if key not in last or rating.created >= last[key].created:
-            last[key] = rating
+        last.pop(key, None)
+        last[key] = rating
     return list(last.values())
 
 
@@ -133,7 +135,9 @@ class RatingStore:
         A rating without `created` gets the present time.
 
         Raises:
-            InputError: a faulty rating (see `checked`), or a `rating_id` that another rating has.
+            InputError: a faulty rating (see `checked`).
+            RatingConflictError: its `rating_id` is there with another content; `created` may differ.
+            StorageError: the file cannot be written, FullDiskError where the disk is full. Nothing was stored.
         """
         rating = checked(rating, self.path)
         rating = replace(rating, created=rating.created or _utc(datetime.now(UTC).isoformat()) or "")
@@ -147,10 +151,15 @@ class RatingStore:
             if cursor.rowcount == 1:
                 return True
             stored = next(_read(connection, "WHERE rating_id = ?", [rating.rating_id]))
-        if _said(stored) != _said(rating):
+        if not same(stored, rating):
             found = f"already holds another rating with the rating_id {rating.rating_id!r}"
-            raise InputError(self.path, found, "Give every rating an id of its own (a UUID)")
+            raise RatingConflictError(self.path, found, "Give every rating an id of its own (a UUID)")
         return False
+
+    def find(self, rating_id: str) -> Rating | None:
+        """The rating with this id, None where there is none."""
+        with self._connection() as connection:
+            return next(_read(connection, "WHERE rating_id = ?", [rating_id]), None)
 
     def all(self) -> list[Rating]:
         """Every rating, in the order in which they arrived."""
@@ -166,13 +175,15 @@ class RatingStore:
         try:
             connection = sqlite3.connect(self.path, timeout=_WAIT_SECONDS, isolation_level=None)
         except sqlite3.Error as error:
-            raise InputError(self.path, f"cannot be opened ({error})", "Check that you may write there") from error
+            raise StorageError(self.path, f"cannot be opened ({error})", "Check that you may write there") from error
         try:
             connection.execute("PRAGMA synchronous = FULL")
             yield connection
         except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                raise FullDiskError(self.path, "cannot be written: the disk is full", "Make room on it") from error
             advice = "Check free space and permissions, and that the file lies on a local disk"
-            raise InputError(self.path, f"cannot be used ({error})", advice) from error
+            raise StorageError(self.path, f"cannot be used ({error})", advice) from error
         except sqlite3.DatabaseError as error:
             raise InputError(self.path, f"is no store of ratings or is damaged ({error})", _ADVICE) from error
         finally:
@@ -233,8 +244,9 @@ def _read(connection: sqlite3.Connection, where: str = "", values: Iterable[str]
         yield Rating(**{**found, "blinded": bool(found["blinded"])})
 
 
-def _said(rating: Rating) -> tuple[str, str, str, int]:
-    return rating.reader, rating.synthetic_id, rating.training_id, rating.rating
+def same(one: Rating, other: Rating) -> bool:
+    """Whether both say the same in every field; the time is no part of it, for the one who stores it may add it."""
+    return replace(one, created="") == replace(other, created="")
 
 
 def _number(connection: sqlite3.Connection, pragma: str) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 
 from replica_detection.alignment import Alignment
 from replica_detection.atomic import atomic_write
+from replica_detection.csv_rows import original, write_rows
 from replica_detection.errors import InputError
 from replica_detection.schema import from_json, to_json
 
@@ -174,8 +175,8 @@ class DetectionResult:
     alignments: tuple[AlignedPair, ...] = ()
 
     def worklist(self) -> list[CaseSummary]:
-        """Cases by falling score, undefined ones last; ties keep the order of the summary."""
-        return sorted(self.summary, key=lambda c: -c.score if math.isfinite(c.score) else math.inf)
+        """Cases by falling score, undefined ones last; ties go by id."""
+        return sorted(self.summary, key=lambda c: (-c.score if math.isfinite(c.score) else math.inf, c.synthetic_id))
 
     def matches_of(self, synthetic_id: str) -> list[Match]:
         return [m for m in self.matches if m.synthetic_id == synthetic_id]
@@ -278,10 +279,8 @@ def levels_differ(levels_flagged: Iterable[str], matches: Iterable[Match]) -> tu
 def _write_csv(path: Path, row_type: type, rows: Iterable[Any]) -> None:
     names = [f.name for f in dataclasses.fields(row_type)]
     with atomic_write(path, "w") as f:
-        writer = csv.writer(f, lineterminator="\n")
-        writer.writerow(names)
-        for row in rows:
-            writer.writerow([_cell(getattr(row, name)) for name in names])
+        write_rows(f, [names])
+        write_rows(f, ([_cell(getattr(row, name)) for name in names] for row in rows))
 
 
 def _cell(value: Any) -> Any:
@@ -304,7 +303,7 @@ def _read_csv(path: Path, row_type: type) -> Iterator[Any]:
         if missing:
             raise InputError(path, f"lacks the columns {sorted(missing)}", "Run `replica-detection detect` again")
         for row in reader:
-            yield row_type(**{name: parse[str(kind)](row[name]) for name, kind in fields.items()})
+            yield row_type(**{name: parse[str(kind)](original(row[name])) for name, kind in fields.items()})
 
 
 def _plain(value: Any) -> Any:

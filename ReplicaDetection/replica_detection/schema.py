@@ -56,7 +56,11 @@ class IndexDescription:
 
 @dataclass(frozen=True)
 class Job:
-    """Work in the background. `state`: queued, running, done, failed or cancelled; `total` 0: not known yet."""
+    """Work in the background. `state`: queued, running, done, failed or cancelled; `total` 0: not known yet.
+
+    `words` says in a line what it does now and how far it is, "" once it has ended; `seconds_left` is an estimate for
+    its present stage, None where there is none yet.
+    """
 
     id: str
     kind: str
@@ -66,6 +70,8 @@ class Job:
     total: int = 0
     seconds: float = 0.0
     message: str = ""
+    words: str = ""
+    seconds_left: float | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,8 @@ class LeftOut:
 @dataclass(frozen=True)
 class Status:
     """The server at a glance. `reader`: who the caller is by its token, "" without one; `scored`: cases of the worklist
-    that have a score; `authentication`: none, key or token; `left_out`: what of the studies' folder is no study."""
+    that have a score; `authentication`: none, key or token; `left_out`: what of the studies' folder is no study;
+    `index_words`: how far the index is while it is made."""
 
     api_version: int
     version: str
@@ -93,6 +100,7 @@ class Status:
     jobs: tuple[Job, ...] = ()
     problem: str = ""
     left_out: tuple[LeftOut, ...] = ()
+    index_words: str = ""
 
 
 @dataclass(frozen=True)

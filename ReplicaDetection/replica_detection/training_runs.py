@@ -5,7 +5,6 @@ What is trained and on what is the caller's; see `segmentation/training.py` and 
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ import numpy as np
 
 from replica_detection.atomic import atomic_write
 from replica_detection.cohort import Cohort
+from replica_detection.csv_rows import write_rows
 from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.progress import Progress
 from replica_detection.segmentation.network_files import HEADER, SIDECAR, WEIGHTS, last_line
@@ -200,9 +200,8 @@ def _write(output: Path, state: State, names: Names) -> None:
     with atomic_write(output / LAST, "wb") as f:
         torch.save(vars(state), f)
     with atomic_write(output / HISTORY) as f:
-        writer = csv.writer(f, lineterminator="\n")
-        writer.writerow(("epoch", "loss", names.column))
-        writer.writerows((n, f"{a:.6f}", "" if math.isnan(b) else f"{b:.6f}") for n, a, b in state.history)
+        write_rows(f, [("epoch", "loss", names.column)])
+        write_rows(f, ((n, f"{a:.6f}", "" if math.isnan(b) else f"{b:.6f}") for n, a, b in state.history))
 
 
 def _draw(file: Path, state: State, names: Names) -> None:

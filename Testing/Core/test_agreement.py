@@ -81,9 +81,9 @@ def test_alpha_where_nothing_can_be_said():
 
 
 def test_pairs_of_readers_count_what_both_rated_and_only_the_latest():
-    ratings = [rate(f"s{i}", "t", "anna", int(v), "2026-01-02") for i, v in enumerate(FIRST)]
+    ratings = [rate("s0", "t", "anna", 1, "2026-01-03")]  # withdrawn, by a clock that was ahead
+    ratings += [rate(f"s{i}", "t", "anna", int(v), "2026-01-02") for i, v in enumerate(FIRST)]
     ratings += [rate(f"s{i}", "t", "ben", int(v), "2026-01-02") for i, v in enumerate(SECOND)]
-    ratings += [rate("s0", "t", "anna", 1, "2026-01-01")]  # withdrawn
     ratings += [rate("alone", "t", "anna", 4), rate("s0", "other", "ben", 1), rate("alone", "t", "carl", 4)]
     pairs = {p.readers: p for p in pair_agreements(ratings)}
     assert set(pairs) == {("anna", "ben"), ("anna", "carl")}

@@ -11,9 +11,13 @@ from dataclasses import replace
 
 import pytest
 
-from replica_detection.errors import InputError
+from replica_detection.agreement import pair_agreements
+from replica_detection.consensus import consensus
+from replica_detection.errors import FullDiskError, InputError, RatingConflictError
 from replica_detection.rating_files import COLUMNS, read_ratings, write_ratings
 from replica_detection.ratings import Rating, RatingStore, latest
+from replica_detection.schema import WorklistItem
+from replica_detection.worklist import next_item, ordered, with_ratings
 
 UTC_TIME = "2026-01-31T14:05:00.000000+00:00"
 
@@ -44,23 +48,98 @@ def test_a_rating_sent_twice_counts_once_and_another_under_its_id_is_refused(tmp
     assert store.add(rating())
     assert not store.add(rating())
     assert not store.add(rating(created="2026-02-01T00:00:00Z"))  # a client that lost the receipt sends it again
-    with pytest.raises(InputError, match="another rating with the rating_id 'id-0'"):
-        store.add(rating(value=1))
     assert store.all() == [rating()]
 
 
-def test_the_latest_rating_of_a_reader_and_pair_counts_by_its_own_time(tmp_path):
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"rating": 1},
+        {"comment": "another"},
+        {"seconds": 1.5},
+        {"blinded": True},
+        {"reader": "ben"},
+        {"synthetic_id": "synthetic_9"},
+        {"training_id": "training_9"},
+        {"index_version": "v2"},
+    ],
+)
+def test_an_id_stands_for_one_rating_alone(tmp_path, other):
     store = RatingStore(tmp_path / "ratings.sqlite")
-    first = rating(value=2, rating_id="a", created="2026-01-31T15:00:00+01:00")
-    second = rating(value=4, rating_id="b", created="2026-01-31T14:30:00Z")
-    late_from_a_queue = rating(value=1, rating_id="c", created="2026-01-31T13:00:00Z")
-    other = rating(value=1, rating_id="d", reader="ben", created="2026-01-31T13:00:00Z")
-    for r in (first, second, late_from_a_queue, other):
-        store.add(r)
-    assert [(r.reader, r.rating) for r in store.latest()] == [("anna", 4), ("ben", 1)]
-    assert len(store.all()) == 4
-    undated = [replace(first, created="", rating=value) for value in (3, 2)]
+    assert store.add(rating())
+    with pytest.raises(RatingConflictError, match="another rating with the rating_id 'id-0'"):
+        store.add(replace(rating(), **other))
+    assert store.all() == [rating()] and store.find("id-0") == rating() and store.find("id-1") is None
+    write_ratings([replace(rating(), **other)], tmp_path / "other.csv")
+    with pytest.raises(RatingConflictError, match="'id-0'"):
+        read_ratings([store.path, tmp_path / "other.csv"])
+
+
+FAR_AHEAD, LONG_AGO = "2999-01-01T00:00:00Z", "1999-01-01T00:00:00Z"
+
+
+def test_what_arrived_last_counts_whatever_the_readers_clock_said(tmp_path):
+    store = RatingStore(tmp_path / "ratings.sqlite")
+    for n, (value, created) in enumerate([(4, FAR_AHEAD), (1, UTC_TIME), (2, LONG_AGO)]):
+        store.add(rating(value=value, rating_id=f"a{n}", created=created))
+        store.add(rating(value=value, rating_id=f"b{n}", reader="ben", created=created))
+        assert [(r.reader, r.rating) for r in store.latest()] == [("anna", value), ("ben", value)]
+    assert [r.created[:4] for r in store.all() if r.reader == "anna"] == ["2999", "2026", "1999"], "kept as a note"
+    undated = [replace(rating(), created="", rating=value) for value in (3, 2)]
     assert [r.rating for r in latest(undated)] == [2]
+
+
+def test_agreement_and_consensus_count_what_arrived_last(tmp_path):
+    said = [rating(0, 4, "anna", created=FAR_AHEAD), rating(0, 1, "anna", rating_id="x", created=LONG_AGO)]
+    said.append(rating(0, 1, "ben", rating_id="y"))
+    label = consensus(said)["synthetic_0"]
+    assert (label.replica, label.mean) == (False, 1.0)
+    assert pair_agreements(said)[0].percent == 1.0
+
+
+def test_of_several_tables_the_later_row_and_the_later_file_count(tmp_path):
+    rows = [rating(0, 4, rating_id="x", created=FAR_AHEAD), rating(0, 2, rating_id="y", created=LONG_AGO)]
+    write_ratings(rows, tmp_path / "one.csv")
+    write_ratings([rating(0, 3, rating_id="z", created=LONG_AGO)], tmp_path / "two.csv")
+    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
+    assert [r.rating for r in latest(read_ratings(one))] == [2]
+    assert [r.rating for r in latest(read_ratings([one, two]))] == [3]
+    assert [r.rating for r in latest(read_ratings([two, one]))] == [2]
+
+
+def test_a_case_rated_beside_two_training_cases_has_the_rating_that_arrived_last(tmp_path):
+    store = RatingStore(tmp_path / "ratings.sqlite")
+    for n, (training, value, created) in enumerate([("t", 1, FAR_AHEAD), ("u", 4, UTC_TIME), ("t", 2, LONG_AGO)]):
+        store.add(rating(0, value, rating_id=f"r{n}", training_id=training, created=created))
+        item = with_ratings([WorklistItem("synthetic_0")], store.latest(), "anna")[0]
+        assert (item.rating, item.readers) == (value, 1)
+
+
+def test_cases_of_one_score_are_read_in_the_order_of_their_ids():
+    items = [WorklistItem(id, "novel", score) for id, score in (("c", 0.5), ("a", 0.5), ("d", 0.9), ("b", 0.5))]
+    assert [i.synthetic_id for i in ordered(items)] == ["d", "a", "b", "c"]
+    assert [i.synthetic_id for i in ordered(items, descending=False)] == ["a", "b", "c", "d"]
+
+
+def test_without_a_name_the_next_case_is_one_that_nobody_has_rated():
+    items = [WorklistItem("a", "novel", 0.9), WorklistItem("b", "novel", 0.5)]
+    assert next_item(items).synthetic_id == "a"
+    seen = with_ratings(items, [replace(rating(), synthetic_id="a")])
+    assert next_item(seen).synthetic_id == "b" and next_item(seen, after="b") is None
+    assert next_item(with_ratings(items, [replace(rating(), synthetic_id="a")], "ben"), "ben").synthetic_id == "a"
+
+
+def test_a_full_disk_is_no_fault_of_the_rating(tmp_path):
+    """SQLite's own limit on the pages of a file fails as a full disk does."""
+    store = RatingStore(tmp_path / "ratings.sqlite")
+    store.add(rating())
+    with pytest.raises(FullDiskError, match="the disk is full"), store._connection() as connection:
+        connection.execute("PRAGMA max_page_count = 1")
+        connection.executemany(
+            f"INSERT INTO ratings ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})",
+            ([getattr(rating(n, comment="x" * 5000), name) for name in COLUMNS] for n in range(1, 50)),
+        )
+    assert store.all()[0] == rating()
 
 
 def test_a_rating_without_a_time_gets_the_present_one(tmp_path):

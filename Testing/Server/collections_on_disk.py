@@ -68,7 +68,10 @@ def make(folder: Path, shape: tuple[int, int, int] = made_up.SHAPE) -> Collectio
 def reviewing(
     collections: Collections, work: Path, args: Sequence[str] = (), port: int | None = None
 ) -> Iterator[Server]:
-    """The hardened server over the collections, its index made. Again with the same `work`: the same data folder."""
+    """The hardened server over the collections, its index made, for readers who see each other's ratings.
+
+    Again with the same `work`: the same data folder.
+    """
     work.mkdir(exist_ok=True)
     with running_server(
         collections.studies,
@@ -76,7 +79,7 @@ def reviewing(
         training=collections.training,
         conf=collections.options,
         hardened=True,
-        args=args,
+        args=("--ratings-visible", "all", *args),
         port=port,
     ) as server:
         client = ReplicaClient(server.url, key=ANNA)

@@ -9,29 +9,36 @@ import os
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 pytest.importorskip("monailabel", reason="the server needs it: requirements-server-bare.txt")
 
-from fastapi import HTTPException, UploadFile
+from fastapi import HTTPException, Request, UploadFile
 from hypothesis import given
 from hypothesis import strategies as st
 
 from Core import made_masks, made_up
-from replica_detection.errors import ConfigurationError, InputError
+from replica_detection import worklist
+from replica_detection.errors import ConfigurationError, IndexFormatError, InputError
 from replica_detection.mesh import mesh_of_mask
 from replica_detection.ratings import Rating
+from replica_detection.result_views import worklist_item
 from replica_detection.results import VERDICTS, CaseSummary
 from replica_detection.schema import WorklistItem
-from replica_detection_server import volumes, worklist
+from replica_detection_server import volumes
 from replica_detection_server.configuration import Configuration, default_data_folder
+from replica_detection_server.hardening.identity import ROLES, Identity, identify
+from replica_detection_server.hardening.privacy import sees_all, visible
+from replica_detection_server.hardening.settings import Settings
 from replica_detection_server.hardening.uploads import UploadLimits
 from replica_detection_server.jobs import AlreadyRunningError, Jobs
 from replica_detection_server.keeping import Kept, Recent
 from replica_detection_server.lib.files import fresh_file
-from replica_detection_server.progress import seldom
+from replica_detection_server.progress import Pace, seldom, time_left
+from replica_detection_server.refusals import no_index
 from replica_detection_server.routes.files import received
 from replica_detection_server.services import Services
 from Server.collections_on_disk import image_bytes
@@ -112,11 +119,11 @@ def test_going_on_behind_each_case_visits_all_unrated_ones_once(values, start):
     items = made_items(values)
     order = [i for i in worklist.ordered(items) if i.rating is None]
     after, seen = "", []
-    while (item := worklist.next_item(items, after)) is not None:
+    while (item := worklist.next_item(items, "reader", after)) is not None:
         seen.append(item)
         after = item.synthetic_id
     assert seen == order
-    assert worklist.next_item(items, "unknown") == (order[0] if order else None)
+    assert worklist.next_item(items, "reader", "unknown") == (order[0] if order else None)
 
 
 def test_a_reader_sees_the_own_latest_rating_and_how_many_have_rated():
@@ -124,10 +131,90 @@ def test_a_reader_sees_the_own_latest_rating_and_how_many_have_rated():
         return Rating(str(n), reader, "s", training, value, created=created)
 
     said = [rating(1, "a", 1, created="2026-01-02"), rating(2, "a", 4, "u", created="2026-01-01"), rating(3, "b", 3)]
-    row = CaseSummary("s", "novel", math.nan, "", (), 0)
-    mine, theirs, nobody = (worklist.items(["s", "x"], {"s": row}, said, r)[0] for r in ("a", "b", ""))
-    assert (mine.rating, theirs.rating, nobody.rating) == (1, 3, None)
+    row = worklist_item(CaseSummary("s", "novel", math.nan, "", (), 0))
+    mine, theirs, nobody = (worklist.with_ratings([row, WorklistItem("x")], said, r)[0] for r in ("a", "b", ""))
+    assert (mine.rating, theirs.rating, nobody.rating) == (4, 3, None)
     assert mine.readers == 2 and mine.score is None and mine.verdict == "novel"
+
+
+# ------------------------------------------------------------------------------------------------ who sees which rating
+
+
+def asking(settings: Settings | None, identity: Identity | None = None) -> Request:
+    """A request as it reaches a route, from someone whom the gate knows."""
+    state = SimpleNamespace() if settings is None else SimpleNamespace(settings=settings)
+    scope = {"type": "http", "app": SimpleNamespace(state=state)}
+    if identity is not None:
+        identify(scope, identity)
+    return Request(scope)
+
+
+@pytest.mark.parametrize(
+    ("how", "role", "seen"),
+    [
+        ({"api_key_file": Path("keys")}, "annotator", "b"),
+        ({"api_key_file": Path("keys")}, "user", "b"),
+        ({"api_key_file": Path("keys")}, "reviewer", "abc"),
+        ({"realm_uri": "https://realm"}, "annotator", "b"),
+        ({"realm_uri": "https://realm"}, "admin", "abc"),
+        ({"realm_uri": "https://realm", "ratings_visible": "own"}, "annotator", "b"),
+        ({"realm_uri": "https://realm", "ratings_visible": "all"}, "user", "abc"),
+        ({}, None, "abc"),
+        (None, None, "abc"),
+    ],
+)
+def test_readers_see_each_others_ratings_only_where_they_may(tmp_path, how, role, seen):
+    said = [Rating(r, r, "s", "t", 4) for r in "abc"]
+    settings = None if how is None else Settings(data=tmp_path, **how)
+    request = asking(settings, None if role is None else Identity("b", ROLES.index(role)))
+    assert "".join(r.reader for r in visible(said, request)) == seen
+    assert sees_all(request) == (seen == "abc")
+
+
+# -------------------------------------------------------------------------------------------------- progress in words
+
+
+def test_the_time_that_is_left_follows_the_pace_of_the_stage():
+    now = [100.0]
+    pace = Pace(lambda: now[0])
+    assert (pace.words, pace.seconds_left) == ("starting", None)
+    pace.note("preparing", 600, 774)  # an earlier job got so far
+    assert pace.words == "reading the training scans, 600 of 774"
+    now[0] += 24
+    pace.note("preparing", 612, 774)
+    assert pace.seconds_left == pytest.approx(2 * 162)
+    assert pace.words == "reading the training scans, 612 of 774, about 5 minutes left"
+    now[0] += 300
+    assert pace.words.endswith("less than a minute left") and pace.seconds_left == pytest.approx(24)
+    now[0] += 3000
+    assert pace.seconds_left == 0
+    pace.note("null", 0, 50)
+    assert pace.words == "comparing real scans with each other, 0 of 50"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(1, "less than a minute"), (45, "about 1 minute"), (240, "about 4 minutes"), (5000, "about 83 minutes"),
+     (9000, "about 2 hours")],
+)  # fmt: skip
+def test_times_in_words(seconds, words):
+    assert time_left(seconds) == f"{words} left"
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "words"),
+    [
+        (("reading the training scans, 3 of 9", None, ""), 503, "being made: reading the training scans, 3 of 9; try"),
+        (("reading", IndexFormatError("x.rdindex", "fits not", "Do"), ""), 503, "being made: reading"),
+        (("", IndexFormatError("/a/x.rdindex", "fits not", "Do"), ""), 409, "x.rdindex: fits not"),
+        (("", None, "no readable image."), 409, "could not be made: no readable image. When"),
+        (("", None, ""), 409, "start it with POST /replica/jobs/index"),
+    ],
+)
+def test_why_there_is_no_index_and_what_to_do(state, status, words):
+    found = no_index(*state)
+    assert found.status_code == status and words in found.detail
+    assert (found.headers or {}).get("Retry-After") == ("5" if status == 503 else None)
 
 
 # ------------------------------------------------------------------------------------------------------------- keeping

@@ -301,7 +301,10 @@ def test_a_rating_is_stored_once_and_never_changed(served):
     one = rating(reader="once", comment="same sulci\nand vessels", seconds=12.5, blinded=True, index_version="v")
     first, second = (served("POST", "/replica/ratings", json=one) for _ in range(2))
     assert (first.status_code, second.status_code) == (201, 200) and strict_json(first) == strict_json(second)
-    refused(served("POST", "/replica/ratings", json={**one, "rating": 4}), 409, one["rating_id"])
+    for other in ({"rating": 4}, {"comment": ""}, {"seconds": 13}, {"blinded": False}, {"reader": "twice"}):
+        refused(served("POST", "/replica/ratings", json={**one, **other}), 409, one["rating_id"])
+    for other in ({"synthetic_id": "syn_001"}, {"training_id": "train_000"}, {"index_version": "w"}):
+        refused(served("POST", "/replica/ratings", json={**one, **other}), 409, one["rating_id"])
     stored = served.json("/replica/ratings", reader="once")
     assert stored == [{**one, "created": strict_json(first)["created"]}]
     later = served("POST", "/replica/ratings", json={**one, "rating_id": "", "rating": 4})
@@ -309,6 +312,17 @@ def test_a_rating_is_stored_once_and_never_changed(served):
     assert [r["rating"] for r in served.json("/replica/ratings", reader="once")] == [4]
     assert [r["rating"] for r in served.json("/replica/ratings", reader="once", all=True)] == [2, 4]
     assert served.json("/replica/worklist", reader="once", rated="yes")["items"][0]["rating"] == 4
+
+
+def test_a_clock_that_is_ahead_does_not_freeze_a_rating(served):
+    said = [(4, "2999-01-01T00:00:00Z"), (1, ""), (2, "1999-01-01T00:00:00Z")]
+    for value, created in said:
+        made = rating(reader="ahead", rating=value, created=created)
+        assert served("POST", "/replica/ratings", json=made).status_code == 201
+        assert [r["rating"] for r in served.json("/replica/ratings", reader="ahead")] == [value]
+        assert served.json("/replica/worklist", reader="ahead", rated="yes")["items"][0]["rating"] == value
+    kept = served.json("/replica/ratings", reader="ahead", all=True)
+    assert [r["rating"] for r in kept] == [4, 1, 2] and kept[0]["created"].startswith("2999")
 
 
 @pytest.mark.parametrize(
@@ -349,6 +363,20 @@ def test_ratings_as_a_table(served, tmp_path):
 
     (tmp_path / "r.csv").write_bytes(reply.content)
     assert [asdict(r) for r in read_ratings(tmp_path / "r.csv")] == served.json("/replica/ratings", reader="table")
+
+
+def test_a_table_holds_no_formula_and_gives_the_words_back(served, tmp_path):
+    from replica_detection.rating_files import read_ratings
+
+    comments = ["=HYPERLINK(1)", "+1+1", "-1-1", "@SUM(1)", "\t=1", "\r=1", " '=1", "'=1", "plain", "-1"]
+    for number, comment in enumerate(comments):
+        made = rating(reader="@formulas", comment=comment, rating=1 + number % 4)
+        assert served("POST", "/replica/ratings", json=made).status_code == 201
+    reply = served("GET", "/replica/ratings", params={"reader": "@formulas", "format": "csv", "all": True})
+    cells = [r["comment"] for r in csv.DictReader(io.StringIO(reply.content.decode(), newline=""))]
+    assert cells == [*(f"'{c}" for c in comments[:8]), "plain", "-1"]
+    (tmp_path / "r.csv").write_bytes(reply.content)
+    assert [(r.reader, r.comment) for r in read_ratings(tmp_path / "r.csv")] == [("@formulas", c) for c in comments]
 
 
 def test_agreement_is_that_of_the_core(served, result):

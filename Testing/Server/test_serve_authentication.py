@@ -103,8 +103,21 @@ def test_ratings_carry_the_name_of_the_key(keyed):
     sent = {"rating_id": "", "reader": "anna", "synthetic_id": "syn_000", "training_id": "trn_000", "rating": 3}
     receipt = requests.post(keyed.url + "/replica/ratings", headers=_as(BERND), json=sent, timeout=10)
     assert receipt.status_code == 201 and receipt.json()["reader"] == "Dr. Bernd"
-    stored = requests.get(keyed.url + "/replica/ratings", headers=_as(ANNA), timeout=10).json()
+    stored = requests.get(keyed.url + "/replica/ratings", headers=_as(BERND), timeout=10).json()
     assert [r["reader"] for r in stored] == ["Dr. Bernd"]
+
+
+def test_an_id_of_another_reader_tells_nothing_of_that_readers_rating(keyed):
+    """Whatever is said under it, the answer is the same."""
+    one = {"rating_id": "r-of-anna", "reader": "", "synthetic_id": "syn_001", "training_id": "trn_001", "rating": 3}
+    url = keyed.url + "/replica/ratings"
+    assert requests.post(url, headers=_as(ANNA), json=one, timeout=10).status_code == 201
+    answers = {
+        (reply.status_code, reply.text)
+        for value in (1, 2, 3, 4)
+        for reply in [requests.post(url, headers=_as(BERND), json={**one, "rating": value}, timeout=10)]
+    }
+    assert len(answers) == 1 and answers.pop()[0] == 409
 
 
 def test_the_next_case_is_that_of_the_key(keyed):
@@ -222,6 +235,30 @@ def test_roles(tokened, realm, roles, reads, labels, removes):
     assert _status(tokened, token, "DELETE", "/datastore/image?id=none") == removes
     assert _status(tokened, token, "POST", "/train/none") == (404 if "trainer" in roles else removes)
     assert _status(tokened, token, "GET", "/replica/worklist") == reads
+
+
+def test_readers_do_not_see_each_others_ratings(tokened, realm):
+    """By default where callers are known; reviewers and admins see what everybody said."""
+
+    def ask(reader: str, role: str, path: str, **query):
+        token = realm.token(role, preferred_username=reader)
+        return requests.get(f"{tokened.url}/replica/{path}", headers=_as(token), params=query, timeout=20)
+
+    for reader, value in (("dora", 4), ("emil", 1)):
+        sent = {"rating_id": "", "reader": "", "synthetic_id": "syn_000", "training_id": "trn_000", "rating": value}
+        token = realm.token("annotator", preferred_username=reader)
+        requests.post(f"{tokened.url}/replica/ratings", headers=_as(token), json=sent, timeout=20).raise_for_status()
+    for role, seen in (("user", ["emil"]), ("annotator", ["emil"]), ("reviewer", ["dora", "emil"])):
+        assert [r["reader"] for r in ask("emil", role, "ratings").json()] == seen
+        assert ("dora" in ask("emil", role, "ratings", format="csv", all=True).text) == ("dora" in seen)
+        assert [r["reader"] for r in ask("emil", role, "ratings", reader="dora").json()] == seen[:-1]
+        item = next(i for i in ask("emil", role, "worklist").json()["items"] if i["synthetic_id"] == "syn_000")
+        assert (item["rating"], item["readers"]) == (1, len(seen))
+        assert ask("emil", role, "agreement").status_code == (200 if "dora" in seen else 403)
+    unrated = next(i for i in ask("frida", "annotator", "worklist").json()["items"] if i["synthetic_id"] == "syn_000")
+    assert (unrated["rating"], unrated["readers"]) == (None, 0)
+    assert ask("frida", "annotator", "next").json()["synthetic_id"] == "syn_000"
+    assert "reviewer" in ask("frida", "annotator", "agreement").json()["detail"]
 
 
 def test_what_clients_ask_before_they_have_a_token(tokened, realm):

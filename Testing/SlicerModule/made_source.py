@@ -27,8 +27,9 @@ from replica_detection.schema import (
     WorklistItem,
 )
 from replica_detection.surface import compare_surfaces
+from replica_detection.worklist import Filter, filtered, next_item, ordered, with_ratings
 from ReplicaDetectionLib.CasePair import CaseImage, CasePair, PairSurfaces
-from ReplicaDetectionLib.Sources import LoadCancelled, Source, listed, nextOf, withRatings
+from ReplicaDetectionLib.Sources import LoadCancelled, Source
 
 MEASURES = (
     ("ssim", "voxel"),
@@ -119,15 +120,16 @@ class MadeSource(Source):
         self, *, offset=0, limit=50, sort="score", descending=True, verdicts=(), rated="any", reader="", search=""
     ) -> Worklist:
         self._answer()
-        items = listed(self._rated(reader), sort, descending, verdicts, rated, reader, search)
+        chosen = Filter(tuple(verdicts), rated, search)
+        items = ordered(filtered(self._rated(reader), chosen, reader), sort, descending=descending)
         return Worklist(len(items), offset, tuple(items[offset : offset + limit]), "v1")
 
     def next(self, reader="", after="") -> WorklistItem | None:
         self._answer()
-        return nextOf(listed(self._rated(reader), "score", True, (), "any", reader, ""), reader, after)
+        return next_item(self._rated(reader), reader, after)
 
     def _rated(self, reader: str) -> list[WorklistItem]:
-        return withRatings(self._items, self.stored, reader)
+        return with_ratings(self._items, self.stored, reader)
 
     def comparison(self, syntheticId: str, k: int = 10) -> Comparison:
         self._answer()

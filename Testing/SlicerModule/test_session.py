@@ -323,6 +323,21 @@ def test_a_rating_that_was_not_stored_stays_and_counts_once(desk):
     assert [r.rating_id for r in source.stored] == [first]
 
 
+def test_a_second_try_says_the_very_same(desk):
+    """A store refuses another content under an id that it knows: the time on the case runs on meanwhile."""
+    source = open_source(desk, MadeSource())
+    rate_first(desk)
+    source.problem = "the server does not answer"
+    desk.session.save()
+    desk.transport.finish()
+    reading = desk.session.reading
+    first = reading.rating("anna", False)
+    reading._seconds[first.synthetic_id, first.training_id] = 99.0
+    assert reading.rating("anna", False) == first and reading.seconds > 90
+    other = reading.rating("anna", True)
+    assert other.blinded and other.rating_id != first.rating_id and other.seconds > 90
+
+
 def test_a_changed_mind_after_a_lost_answer_is_stored(desk):
     """The server had stored the first rating although the reader saw an error: the second one is no repetition."""
     source = open_source(desk, MadeSource())

@@ -25,7 +25,7 @@ from replica_detection.segmentation import SEGMENTERS, Segmenter
 from replica_detection.surface import compare_surfaces
 from replica_detection.volume import Volume, write_volume
 from ReplicaDetectionLib.FolderSource import FolderSource
-from ReplicaDetectionLib.Sources import LoadCancelled, PairCache, Source, listed, nextOf
+from ReplicaDetectionLib.Sources import LoadCancelled, PairCache, Source
 
 MODULE = Path(__file__).resolve().parents[2] / "ReplicaDetection"
 # What Slicer does not bundle, and what sources must not touch.
@@ -221,7 +221,8 @@ def test_ratings_stay_beside_the_result_and_are_resumed(collection, source):
     assert source.ratings() == [] and not source.ratingsFile.exists()
     receipt = source.saveRating(rating("synthetic_0", 4, comment="same", blinded=True, seconds=7.5))
     assert receipt.reader == "Dr A" and receipt.created
-    source.saveRating(rating("synthetic_0", 3, created="2099-01-01T00:00:00"))
+    source.saveRating(rating("synthetic_0", 2, created="2099-01-01T00:00:00"))
+    source.saveRating(rating("synthetic_0", 3, created="2001-01-01T00:00:00"))
     source.saveRating(rating("synthetic_1", 1, reader="Dr B"))
     again = FolderSource(collection.result, ratings=source.ratingsFile)
     assert [(r.reader, r.synthetic_id, r.rating) for r in again.ratings()] == [
@@ -372,6 +373,7 @@ def test_2d_collections_have_pairs_without_surfaces(tmp_path):
 
 def test_unscored_cases_come_last_in_every_order():
     from replica_detection.schema import WorklistItem
+    from replica_detection.worklist import next_item, ordered
 
     items = [WorklistItem("a"), WorklistItem("b", "novel", 0.2), WorklistItem("c", "replica", 0.9)]
     for sort, descending, expected in (
@@ -380,9 +382,9 @@ def test_unscored_cases_come_last_in_every_order():
         ("verdict", True, "cba"),
         ("verdict", False, "bca"),
     ):
-        found = listed(items, sort, descending, (), "any", "", "")
+        found = ordered(items, sort, descending=descending)
         assert "".join(i.synthetic_id for i in found) == expected, (sort, descending)
-    assert nextOf([replace(items[1], rating=3), items[2]], "Dr A", "").synthetic_id == "c"
+    assert next_item([items[1], replace(items[2], rating=3)], "Dr A").synthetic_id == "b"
 
 
 def test_every_source_answers_the_whole_interface():

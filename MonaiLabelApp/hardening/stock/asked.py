@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 import re
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
+from enum import Enum
+from pathlib import Path, PurePath
 from typing import Any
 
 from fastapi import Depends, HTTPException
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.utils.app import app_instance
+from pydantic import BaseModel
 
+from replica_detection_server.cohorts import TRAINING
 from replica_detection_server.hardening.identity import having
 from replica_detection_server.hardening.names import LABELS, TAG
 from replica_detection_server.images import StudiesAndTraining
+from replica_detection_server.services import Services
 
 USER, ANNOTATOR, TRAINER, ADMIN = (Depends(having(role)) for role in ("user", "annotator", "trainer", "admin"))
 
@@ -53,8 +59,10 @@ def image_file(image: str) -> Path:
     """The file of a known image; that of a DICOM series is made where it is not there yet.
 
     Raises:
-        HTTPException: as `known_image`; 422 for a series that cannot be read.
+        HTTPException: as `known_image`; 422 for a series that cannot be read; 503 for a training case while the index
+            is being made.
     """
+    require_index_for(image)
     known_image(image)
     path = app().datastore().get_image_uri(image)
     if not path or not Path(path).is_file():
@@ -62,7 +70,15 @@ def image_file(image: str) -> Path:
     return Path(path)
 
 
+def require_index_for(case: str) -> None:
+    """Refuses (503, 409) a training case while there is no index: nobody knows then whether it exists."""
+    services: Services | None = getattr(app(), "services", None)
+    if services is not None and case.startswith(TRAINING):
+        services.engine.required_index()
+
+
 def known_label(image: str, tag: str) -> Path:
+    require_index_for(image)
     path = app().datastore().get_label_uri(image, tag)
     if not path or not Path(path).is_file():
         raise HTTPException(404, "There is no such label.")
@@ -73,7 +89,7 @@ def known_task(kind: str, name: str) -> Mapping[str, Any]:
     """Description of a task as /info/ gives it. `kind`: models, trainers, strategies or scoring."""
     found: Mapping[str, Any] | None = app().info()[kind].get(name)
     if found is None:
-        raise HTTPException(404, f"There is no {name!r} among the {kind}.")
+        raise HTTPException(404, f"There is no '{name}' among the {kind}.")
     return found
 
 
@@ -86,24 +102,38 @@ def options(given: Mapping[str, Any], task: Mapping[str, Any], further: Collecti
     offered = {*(task.get("config") or {}), *COMMON, *further}
     for key, value in given.items():
         if key not in offered:
-            raise HTTPException(422, f"Unknown option {key[:60]!r}; there are {', '.join(sorted(offered))}.")
+            raise HTTPException(422, f"Unknown option '{key[:60]}'; there are {', '.join(sorted(offered))}.")
         check = _CHECKS.get(key)
         if check is not None and value is not None and not check(value):
-            raise HTTPException(422, f"Option {key!r} cannot have this value.")
+            raise HTTPException(422, f"Option '{key}' cannot have this value.")
     # The words of the log are not a caller's to choose.
     return {k: v for k, v in given.items() if k != "logging"}
 
 
 def plain(value: Any) -> Any:
-    """What JSON takes: arrays and numbers of NumPy as Python's, NaN and infinity as null, paths as their last part."""
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set)):
-        return [plain(v) for v in value]
-    if isinstance(value, Path):
-        return value.name
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())
+    """What JSON takes: arrays and numbers of NumPy as Python's, NaN and infinity as null, paths as their last part, any
+    collection (the lines of a job are a deque) as a list. What has no words of its own is null, not Python's notation.
+    """
+    if isinstance(value, Enum):
+        return plain(value.value)
+    if value is None or isinstance(value, (str, int)):
+        return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, (str, int)) else str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, BaseModel):
+        return plain(dict(value))
+    if isinstance(value, Mapping):
+        # Copied at once: another thread may go on with a job.
+        return {k if isinstance(k, str) else json.dumps(plain(k)): plain(v) for k, v in list(value.items())}
+    if isinstance(value, PurePath):
+        return value.name
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value).decode("utf-8", "replace")
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, Collection):
+        return [plain(v) for v in list(value)]
+    # Without a __str__ of its own, an object's text is its place in memory or Python's notation.
+    return None if type(value).__str__ is object.__str__ else str(value)

@@ -32,6 +32,7 @@ from replica_detection_server.hardening.stock.asked import (
     plain,
 )
 from replica_detection_server.hardening.upload_limits import upload_limits
+from replica_detection_server.notes import require_own_names
 from replica_detection_server.routes.files import received
 
 router = APIRouter(prefix="/datastore", tags=["MONAI Label"])
@@ -63,7 +64,7 @@ def add_image(
     params: Annotated[str, Form()] = "{}",
 ) -> dict[str, str]:
     """`image` is its id: MONAI Label's own guess from the file name gives different files one id."""
-    notes = json_object(params, "params")
+    notes = require_own_names(json_object(params, "params"), {})
     with _kept(request, file) as path:
         return {"image": app().datastore().add_image(image, str(path), {**notes, "user": _name(who)})}
 
@@ -100,6 +101,7 @@ def image_info(who: Annotated[Identity, USER], image: KnownId) -> dict[str, Any]
 def add_image_info(who: Annotated[Identity, ANNOTATOR], image: KnownId, info: Annotated[str, Form()] = "{}") -> None:
     notes = json_object(info, "info")
     known_image(image)
+    notes = require_own_names(notes, app().datastore().get_image_info(image))
     app().datastore().update_image_info(image, {**notes, "user": _name(who)})
 
 
@@ -112,7 +114,7 @@ def save_label(
     params: Annotated[str, Form()] = "{}",
     tag: Tag = "final",
 ) -> dict[str, Any]:
-    notes = json_object(params, "params")
+    notes = require_own_names(json_object(params, "params"), {})
     known_image(image)
     with _kept(request, label) as path:
         saved = app().datastore().save_label(image, str(path), tag, {**notes, "user": _name(who)})
@@ -150,6 +152,7 @@ def add_label_info(
 ) -> None:
     notes = json_object(info, "info")
     known_label(label, tag)
+    notes = require_own_names(notes, app().datastore().get_label_info(label, tag))
     app().datastore().update_label_info(label, tag, {**notes, "user": _name(who)})
 
 

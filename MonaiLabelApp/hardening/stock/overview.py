@@ -13,6 +13,7 @@ from replica_detection_server.hardening.identity import ROLES, Identity
 from replica_detection_server.hardening.names import TaskName
 from replica_detection_server.hardening.oauth import Realm, RealmUnreachableError
 from replica_detection_server.hardening.stock.asked import USER, app, known_task, options, plain
+from replica_detection_server.notes import RESERVED
 
 router = APIRouter()
 
@@ -41,7 +42,10 @@ def info(who: Annotated[Identity, USER]) -> dict[str, Any]:
 def next_sample(
     strategy: TaskName, who: Annotated[Identity, USER], params: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """`{}` when no image is left. `client_id` names the reader where there is no authentication."""
+    """`{}` when no image is left. `client_id` names the reader where there is no authentication.
+
+    What readers noted on the image stands under `notes`, so that no note passes for what the server says.
+    """
     asked = options(params or {}, known_task("strategies", strategy))
     if who.reader:
         asked["client_id"] = who.reader
@@ -49,7 +53,9 @@ def next_sample(
     if not found:
         return {}
     known = app().datastore().get_image_info(found["id"])
-    return {k: v for k, v in plain({**found, **known}).items() if k != "path"}
+    server = {k: known[k] for k in ("ts", "name") if k in known}
+    notes = {k: v for k, v in known.items() if k not in RESERVED}
+    return {k: v for k, v in plain({**server, **found, "notes": notes}).items() if k != "path"}
 
 
 @router.get("/auth/", tags=["MONAI Label"], summary="Whether a token is needed, and which realm gives it")

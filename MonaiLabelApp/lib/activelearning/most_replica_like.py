@@ -7,12 +7,13 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
+from replica_detection.worklist import next_item
 from replica_detection_server.services import Services
-from replica_detection_server.worklist import next_item
 
 
 class MostReplicaLike(Strategy):
-    """The case with the highest score that this reader has not rated; cases without a score come last."""
+    """The case with the highest score that this reader (without a name: anybody) has not rated; cases without a score
+    come last."""
 
     def __init__(self, services: Services):
         self.services = services
@@ -23,10 +24,13 @@ class MostReplicaLike(Strategy):
 
         `client_id` is the reader. None where no case is left.
         """
-        item = next_item(self.services.worklist(str(request.get("client_id") or "")), str(request.get("after") or ""))
+        reader = str(request.get("client_id") or "")
+        item = next_item(self.services.worklist(reader), reader, str(request.get("after") or ""))
         if item is None:
             return None
+        note = self.services.unscored_words() if item.score is None else ""
         return {
+            **({"replica_note": note} if note else {}),
             "id": item.synthetic_id,
             "replica_score": item.score,
             "replica_verdict": item.verdict,

@@ -38,8 +38,8 @@ class ReplicaMatches(InferTask):
         path = Path(request["image"])
         try:
             k = min(max(int(request.get("k", K)), 1), 1000)
-        except (TypeError, ValueError):
-            raise HTTPException(422, f"k is {request['k']!r}: it must be a whole number") from None
+        except (TypeError, ValueError, OverflowError):
+            raise HTTPException(422, "k must be a whole number") from None
         study = self._study(path)
         case = study or case_at(path, "image")
         known = None if study is None else self.engine.known_comparison(study.id, k)

@@ -11,17 +11,23 @@ LARGEST_EPOCHS = 10_000
 
 
 def choice(request: dict[str, Any], name: str, default: str) -> str:
-    """One of several words; a client that shows no choice sends the whole list back, whose first is the default."""
+    """One of several words; a client that shows no choice sends the whole list back, whose first is the default.
+
+    Raises HTTPException 422 for what is no word.
+    """
     value = request.get(name, default)
-    return str(value[0] if isinstance(value, list) and value else value)
+    value = value[0] if isinstance(value, list) and value else value
+    if not isinstance(value, str):
+        raise HTTPException(422, f"{name} must be a word")
+    return value
 
 
 def whole(request: dict[str, Any], name: str, default: int, largest: int) -> int:
     """A number from 1 to `largest`. Raises HTTPException 422 for anything else."""
     try:
         value = int(request.get(name, default))
-    except (TypeError, ValueError):
-        raise HTTPException(422, f"{name} is {request[name]!r}: it must be a whole number") from None
+    except (TypeError, ValueError, OverflowError):
+        raise HTTPException(422, f"{name} must be a whole number") from None
     if not 1 <= value <= largest:
         raise HTTPException(422, f"{name} is {value}: it must lie between 1 and {largest}")
     return value

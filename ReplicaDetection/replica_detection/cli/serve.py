@@ -117,6 +117,12 @@ def serve(
     compute_memory_mb: Annotated[
         int, typer.Option(help="... or when its process holds so many MiB. 0: a third of the memory.", min=0)
     ] = 0,
+    ratings_visible: Annotated[
+        str,
+        typer.Option(
+            help="Whose ratings readers see: all, or own, the default with keys or tokens. Reviewers see all."
+        ),
+    ] = "",
 ) -> None:
     """Run the server for 3D Slicer, scripts and MONAI Label clients: review, comparison, ratings.
 
@@ -173,6 +179,7 @@ def serve(
         waiting=queue,
         compute_seconds=compute_seconds,
         compute_memory_mb=compute_memory_mb,
+        ratings_visible=ratings_visible,
     )
     listening.check()
     launch(Configuration.of(studies, given), listening)

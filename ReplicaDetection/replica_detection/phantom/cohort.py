@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import os
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from replica_detection.atomic import atomic_write
+from replica_detection.csv_rows import write_rows
 from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.phantom.base import Phantom, generator
 from replica_detection.phantom.replicas import MAKERS, REPLICA_KINDS, make_replica
@@ -207,6 +207,4 @@ def _write_all(
 
 def _write_table(path: Path, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     with atomic_write(path) as f:
-        writer = csv.writer(f, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+        write_rows(f, [header, *rows])

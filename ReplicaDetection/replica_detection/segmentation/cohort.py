@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, fields
@@ -12,6 +11,7 @@ import numpy as np
 
 from replica_detection.atomic import atomic_write
 from replica_detection.cohort import Case, Cohort, Problem
+from replica_detection.csv_rows import write_rows
 from replica_detection.loading import nothing_usable, or_problem
 from replica_detection.progress import Progress, silent
 from replica_detection.segmentation.base import Segmenter
@@ -75,6 +75,5 @@ def _segment(case: Case, segmenter: Segmenter, output: Path) -> MaskFile:
 
 def _write_table(path: Path, rows: Iterable[MaskFile]) -> None:
     with atomic_write(path) as f:
-        writer = csv.writer(f, lineterminator="\n")
-        writer.writerow([field.name for field in fields(MaskFile)])
-        writer.writerows(astuple(row) for row in rows)
+        write_rows(f, [[field.name for field in fields(MaskFile)]])
+        write_rows(f, map(astuple, rows))

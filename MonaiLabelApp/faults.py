@@ -1,0 +1,69 @@
+"""What is wrong with a request, in words for people: which part of it, and what it should be. Never its value."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+
+LONGEST = 2000
+THE_REQUEST = "the request"
+
+# By the kinds of error of pydantic, the first whose pattern fits; {names} are of the error's own figures.
+_WORDS = (
+    (r"missing.*", "is missing"),
+    (r"int_.*", "must be a whole number"),
+    (r"(float|decimal)_.*|finite_number|multiple_of", "must be a number"),
+    (r"bool_.*", "must be true or false"),
+    (r"string_too_short", "must have at least {min_length} letters"),
+    (r"string_too_long", "may have at most {max_length} letters"),
+    (r"string_pattern_mismatch", "has letters or a form that are not possible here"),
+    (r"string_.*|bytes_.*", "must be text"),
+    (r"greater_than_equal", "must be {ge} or more"),
+    (r"greater_than", "must be more than {gt}"),
+    (r"less_than_equal", "must be {le} or less"),
+    (r"less_than", "must be less than {lt}"),
+    (r"literal_error|enum", "must be one of {expected}"),
+    (r"json_.*", "is no JSON"),
+    (r"(dict|mapping|model|dataclass)_.*", "must be a JSON object"),
+    (r"(list|tuple|set|frozen_set|iterable)_.*", "must be a list"),
+    (r"too_short", "has too few entries"),
+    (r"too_long", "has too many entries"),
+    (r"(extra_forbidden|unexpected_.*)", "is not known"),
+    (r"(date|time).*", "must be a time, such as 2026-01-31T14:05:00Z"),
+)
+# Faults that this program found itself; their text is for people.
+OURS = "name_fault"
+
+
+def in_words(error: RequestValidationError) -> str:
+    """What is wrong with which part of the request, without its value, which may be a name."""
+    found: dict[str, str] = {}
+    for fault in error.errors():
+        # Of several things that a part may be, the first is meant; the others say the same again.
+        found.setdefault(_part(fault.get("loc", ())), _words(fault))
+    return "; ".join(f"{part} {words}" for part, words in found.items())[:LONGEST] or f"{THE_REQUEST} cannot be used"
+
+
+def _part(place: Sequence[Any]) -> str:
+    """The field, after query, path, form or body; what follows is how pydantic looks at it."""
+    name = place[1] if len(place) > 1 else ""
+    return name if isinstance(name, str) and re.fullmatch(r"[A-Za-z][\w-]{0,40}", name) else THE_REQUEST
+
+
+def _words(fault: Mapping[str, Any]) -> str:
+    kind = str(fault.get("type", ""))
+    if kind == OURS:
+        return str(fault.get("msg"))
+    if "UploadFile" in str(fault.get("msg")):
+        return "must be a file"
+    words = next((words for pattern, words in _WORDS if re.fullmatch(pattern, kind)), "cannot be used")
+    figures = dict(fault.get("ctx") or {})
+    if "expected" in figures:
+        figures["expected"] = ", ".join(re.findall(r"'([^']+)'", str(figures["expected"]))) or "what the page / names"
+    try:
+        return words.format_map(figures)
+    except KeyError:
+        return "cannot be used"
