@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import logging.config
@@ -28,6 +29,7 @@ from starlette.types import ASGIApp
 from replica_detection.console import console, print_warnings
 from replica_detection.errors import ConfigurationError, InputError, ReplicaDetectionError
 from replica_detection_server.configuration import Configuration
+from replica_detection_server.hardening.connections import MAX_CONNECTIONS, PER_ADDRESS, Connections, Limits, open_files
 from replica_detection_server.hardening.keys import ApiKeys, readable_by_others
 from replica_detection_server.hardening.logs import Scrub, configuration, where
 from replica_detection_server.hardening.origin import is_address, is_loopback
@@ -57,6 +59,8 @@ class Listening:
     tls_key: Path | None = None
     max_upload_mb: int = MAX_UPLOAD_MB
     waiting: int = WAITING
+    max_connections: int = MAX_CONNECTIONS
+    connections_per_address: int = PER_ADDRESS
 
     def check(self) -> list[str]:
         """Raises ConfigurationError or InputError for what must not be; returns what is worth a warning."""
@@ -211,15 +215,28 @@ def _made(given: Configuration, settings: Settings, port: int) -> ASGIApp:
 def _serve(app: ASGIApp, settings: Settings, listening: Listening, listener: socket.socket, said: list[str]) -> None:
     import uvicorn
 
+    from replica_detection_server.hardening import asgi
+    from replica_detection_server.hardening.protocol import BoundedHttp
+
+    limits = Limits(open_files(listening.max_connections), listening.connections_per_address)
+    connections = asgi.application.state.connections = Connections(limits)
+
     class Announcing(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
+            with connections.guarding(asyncio.get_running_loop()):
+                await super().startup(sockets)
             if self.started:
                 _announce(settings, listening, listener.getsockname()[1], said)
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            connections.close()
+            await super().shutdown(sockets)
 
     server = Announcing(
         uvicorn.Config(
             app,
+            loop="asyncio",
+            http=BoundedHttp,
             workers=1,  # jobs and sessions live in one process
             log_config=None,
             log_level="warning",

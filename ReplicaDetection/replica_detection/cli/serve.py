@@ -72,6 +72,11 @@ def serve(
     tls_key: Annotated[Path | None, typer.Option(help="PEM file: key of --tls-certificate.")] = None,
     max_upload_mb: Annotated[int, typer.Option(help="Largest upload in MiB.", min=1, max=1 << 20)] = 1024,
     queue: Annotated[int, typer.Option(help="Computations that may wait; more are told to come back.", min=0)] = 16,
+    max_connections: Annotated[int, typer.Option(help="Open connections in all.", min=8, max=50_000)] = 500,
+    connections_per_address: Annotated[
+        int,
+        typer.Option(help="Of them from one other machine. This one may be a proxy for many and has no limit.", min=1),
+    ] = 100,
 ) -> None:
     """Run the server for 3D Slicer, scripts and MONAI Label clients: review, comparison, ratings.
 
@@ -117,6 +122,8 @@ def serve(
         tls_key=tls_key,
         max_upload_mb=max_upload_mb,
         waiting=queue,
+        max_connections=max_connections,
+        connections_per_address=connections_per_address,
     )
     listening.check()
     launch(Configuration.of(studies, given), listening)
