@@ -31,7 +31,7 @@ class BoundedHttp(H11Protocol):
         self._lingers_since: float | None = None
         self._received = 0
         self._body_since = time.monotonic()
-        self._stalled: tuple[float, int] | None = None
+        self._all_sent = (self._body_since, 0)
 
     # --------------------------------------------------------------------------------------------------- the protocol
 
@@ -92,9 +92,10 @@ class BoundedHttp(H11Protocol):
         """Whether the client is within its time; called every second with the bytes that it has not taken yet."""
         transport: _Transport = self.transport  # type: ignore[assignment]
         sent = transport.written - unsent
-        # What the operating systems buffer on the way does not count as read.
-        self._stalled = (self._stalled or (now, sent)) if unsent else None
-        if self._stalled is not None and self._too_slow(now, self._stalled[0], sent - self._stalled[1], "grace"):
+        # What lies in the buffers of the operating systems counts as read: how far the client is, nobody knows.
+        if unsent == 0:
+            self._all_sent = (now, sent)
+        elif self._too_slow(now, self._all_sent[0], sent - self._all_sent[1], "grace"):
             return False
         if self._lingers_since is not None:
             if now - self._lingers_since > self.limits.linger_seconds and unsent == 0:

@@ -36,7 +36,7 @@ QUICK = Limits(
     linger_seconds=0.4,
     grace_seconds=2.0,
     impatient_seconds=0.5,
-    bytes_per_second=64 * 1024,
+    bytes_per_second=2 << 20,
 )
 GET = b"GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n"
 LARGE = 48 << 20
@@ -263,7 +263,7 @@ def test_a_slow_reader_that_goes_on_gets_everything(served):
             part = connection.recv(1 << 20)
             assert part
             received += len(part)
-            if time.monotonic() - start < 4:
+            if received > (time.monotonic() - start) * 2 * QUICK.bytes_per_second:
                 time.sleep(0.05)
 
 
