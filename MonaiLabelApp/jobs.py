@@ -8,6 +8,7 @@ became of it.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import queue
 import subprocess
@@ -23,6 +24,8 @@ from replica_detection.errors import ReplicaDetectionError
 from replica_detection.schema import Job, from_json, to_json
 from replica_detection_server.configuration import Configuration
 from replica_detection_server.progress import seldom
+
+logger = logging.getLogger(__name__)
 
 KINDS = ("index", "score")
 KEPT = 50
@@ -128,6 +131,7 @@ class Jobs:
                 except OSError as error:
                     self._end(entry, "failed", f"its process could not be started ({error})")
                     continue
+                logger.info("job %s begun", entry.job.kind)
                 self._store()
             message = self._follow(entry)
             code = entry.process.wait()
@@ -179,6 +183,7 @@ class Jobs:
 
     def _end(self, entry: _Entry, state: str, message: str = "") -> None:
         entry.job = replace(self._now(entry), state=state, message=message)
+        logger.info("job %s ended after %.0f s: %s", entry.job.kind, entry.job.seconds, state)
         entry.process = None
         entry.ended.set()
         self._store()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import logging.config
@@ -28,12 +27,15 @@ from starlette.types import ASGIApp
 
 from replica_detection.console import console, print_warnings
 from replica_detection.errors import ConfigurationError, InputError, ReplicaDetectionError
+from replica_detection.version import __version__
 from replica_detection_server.configuration import Configuration
+from replica_detection_server.hardening.arguments import both_families, check_proxies, check_tokens, role_names
 from replica_detection_server.hardening.connections import MAX_CONNECTIONS, PER_ADDRESS, Connections, Limits, open_files
 from replica_detection_server.hardening.keys import ApiKeys, readable_by_others
 from replica_detection_server.hardening.logs import Scrub, configuration, where
 from replica_detection_server.hardening.origin import is_address, is_loopback
 from replica_detection_server.hardening.queue import WAITING
+from replica_detection_server.hardening.reloading import ignore_signal_until_started, reload_on_signal
 from replica_detection_server.hardening.settings import MAX_UPLOAD_MB, MEBIBYTE, VARIABLE, Settings
 
 logger = logging.getLogger(__name__)
@@ -47,13 +49,20 @@ MAIN = Path(__file__).with_name("main.py")
 
 @dataclass(frozen=True)
 class Listening:
-    """Where the server listens and who may use it. At most one of `api_key_file` and `realm_uri`."""
+    """Where the server listens and who may use it. At most one of `api_key_file`, `realm_uri` and `oidc_issuer`."""
 
     host: str = "127.0.0.1"
     port: int = 8000
     allow_hosts: tuple[str, ...] = ()
     api_key_file: Path | None = None
     realm_uri: str = ""
+    oidc_issuer: str = ""
+    oidc_audience: str = ""
+    oidc_roles_claim: str = ""
+    oidc_name_claim: str = ""
+    oidc_roles: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+    access_record: Path | None = None
     without_authentication: bool = False
     tls_certificate: Path | None = None
     tls_key: Path | None = None
@@ -62,20 +71,25 @@ class Listening:
     max_connections: int = MAX_CONNECTIONS
     connections_per_address: int = PER_ADDRESS
 
+    @property
+    def issuer(self) -> str:
+        """Whose tokens are taken; "" for none's."""
+        return self.oidc_issuer or self.realm_uri
+
     def check(self) -> list[str]:
         """Raises ConfigurationError or InputError for what must not be; returns what is worth a warning."""
-        if self.api_key_file and self.realm_uri:
-            raise ConfigurationError("--api-key-file and --realm-uri exclude each other")
-        open_to_all = not self.api_key_file and not self.realm_uri
+        if bool(self.api_key_file) + bool(self.realm_uri) + bool(self.oidc_issuer) > 1:
+            raise ConfigurationError("--api-key-file, --oidc-issuer and --realm-uri exclude each other")
+        open_to_all = not self.api_key_file and not self.issuer
         if not open_to_all and self.without_authentication:
-            raise ConfigurationError("--insecure-no-authentication contradicts --api-key-file and --realm-uri")
+            raise ConfigurationError("--insecure-no-authentication contradicts --api-key-file and --oidc-issuer")
         if open_to_all and not is_loopback(self.host) and not self.without_authentication:
             raise ConfigurationError(
-                f"--host {self.host} is reached from other machines: give --api-key-file FILE or --realm-uri URL, "
+                f"--host {self.host} is reached from other machines: give --api-key-file FILE or --oidc-issuer URL, "
                 "or say --insecure-no-authentication"
             )
-        if self.realm_uri and not self.realm_uri.startswith(("http://", "https://")):
-            raise ConfigurationError(f"--realm-uri {self.realm_uri} must begin with https:// (or http://)")
+        check_tokens(self.issuer, self.oidc_roles, self.oidc_audience, self.oidc_roles_claim, self.oidc_name_claim)
+        check_proxies(self.trusted_proxies)
         if bool(self.tls_certificate) != bool(self.tls_key):
             raise ConfigurationError("--tls-certificate and --tls-key go together")
         for path in (self.tls_certificate, self.tls_key):
@@ -83,7 +97,7 @@ class Listening:
                 raise InputError(path, "does not exist", "Give the certificate and its key as PEM files")
         said = []
         if self.api_key_file:
-            ApiKeys.read(self.api_key_file)
+            said += ApiKeys.read(self.api_key_file).warnings()
             if readable_by_others(self.api_key_file):
                 said.append(f"{self.api_key_file} can be read by other users of this machine: chmod 600 it.")
         if open_to_all and not is_loopback(self.host):
@@ -101,6 +115,7 @@ def launch(given: Configuration, listening: Listening) -> None:
         ReplicaDetectionError: the port is taken, another server uses the data folder, or the server did not start.
     """
     said = listening.check()
+    ignore_signal_until_started()
     with _socket(listening.host, listening.port) as listener, _private_folder(given.data):
         settings = _settings(given, listening)
         logging.config.dictConfig(configuration(settings.logs, Scrub(settings.folders)))
@@ -121,7 +136,12 @@ def _settings(given: Configuration, listening: Listening) -> Settings:
         loopback=is_loopback(listening.host),
         hosts=tuple(dict.fromkeys((*own, *names, *listening.allow_hosts))),
         api_key_file=listening.api_key_file.resolve() if listening.api_key_file else None,
-        realm_uri=listening.realm_uri,
+        realm_uri=listening.issuer,
+        oidc_audience=listening.oidc_audience,
+        oidc_roles_claim=listening.oidc_roles_claim,
+        oidc_name_claim=listening.oidc_name_claim,
+        oidc_roles=role_names(listening.oidc_roles),
+        access_record=listening.access_record.resolve() if listening.access_record else None,
         max_upload_bytes=listening.max_upload_mb * MEBIBYTE,
         waiting=listening.waiting,
         folders=_folders(given),
@@ -216,21 +236,18 @@ def _serve(app: ASGIApp, settings: Settings, listening: Listening, listener: soc
     import uvicorn
 
     from replica_detection_server.hardening import asgi
-    from replica_detection_server.hardening.protocol import BoundedHttp
+    from replica_detection_server.hardening.protocol import BoundedHttp, BoundedServer
 
     limits = Limits(open_files(listening.max_connections), listening.connections_per_address)
-    connections = asgi.application.state.connections = Connections(limits)
+    asgi.application.state.connections = Connections(limits)
 
-    class Announcing(uvicorn.Server):
+    class Announcing(BoundedServer):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            with connections.guarding(asyncio.get_running_loop()):
-                await super().startup(sockets)
+            await super().startup(sockets)
             if self.started:
                 _announce(settings, listening, listener.getsockname()[1], said)
-
-        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            connections.close()
-            await super().shutdown(sockets)
+                logger.info("started: version %s, authentication by %s", __version__, settings.authentication)
+                reload_on_signal(self.config)
 
     server = Announcing(
         uvicorn.Config(
@@ -246,7 +263,11 @@ def _serve(app: ASGIApp, settings: Settings, listening: Listening, listener: soc
             timeout_graceful_shutdown=SECONDS_TO_STOP,
             ssl_certfile=listening.tls_certificate,
             ssl_keyfile=listening.tls_key,
-        )
+            # Only what a proxy of --trusted-proxy says of a client counts; uvicorn's default is this machine's.
+            proxy_headers=bool(listening.trusted_proxies),
+            forwarded_allow_ips=both_families(listening.trusted_proxies),
+        ),
+        asgi.application.state.connections,
     )
     signal.signal(signal.SIGTERM, _terminated)
     try:
@@ -254,6 +275,7 @@ def _serve(app: ASGIApp, settings: Settings, listening: Listening, listener: soc
     except (KeyboardInterrupt, SystemExit):  # uvicorn passes the signal on once it has stopped
         pass
     finally:
+        logger.info("stopped")
         logging.shutdown()
     if not server.started:
         raise ReplicaDetectionError(f"the server did not start; {settings.logs / 'server.log'} says where it failed")
@@ -266,7 +288,7 @@ def _announce(settings: Settings, listening: Listening, port: int, said: list[st
     who = {
         "none": "nobody needs a key" + (": every user of this machine can come in" if settings.loopback else ""),
         "key": "readers with a key of the key file",
-        "token": f"users of {settings.realm_uri} with a role of MONAI Label",
+        "token": f"users of {settings.realm_uri} with a role of this server",
     }[settings.authentication]
     reach = "this machine only" if settings.loopback else "every network that reaches this machine"
     console.print(f"[bold]Replica Detection[/bold] serves [bold]{scheme}://{host}:{port}[/bold]  (Ctrl-C stops it)")
@@ -275,6 +297,8 @@ def _announce(settings: Settings, listening: Listening, port: int, said: list[st
     console.print("  closed         web pages of other origins, /reload, /logs, /proxy, /ohif, /model, /infer/wsi")
     console.print(f"  limits         {listening.max_upload_mb} MiB an upload, {settings.waiting} waiting computations")
     console.print(f"  own folder     {escape(str(settings.data))} (results, ratings, sessions, log)")
+    if settings.access_record:
+        console.print(f"  access record  {escape(str(settings.access_record))}")
     print_warnings(said)
 
 

@@ -23,7 +23,9 @@ from starlette.types import ASGIApp
 from replica_detection.errors import ConfigurationError
 from replica_detection.version import __version__
 from replica_detection_server.hardening import errors, stock
-from replica_detection_server.hardening.gate import Gate
+from replica_detection_server.hardening.access import Recorded
+from replica_detection_server.hardening.case_codes import CaseCodes
+from replica_detection_server.hardening.gate import Gate, Keyring
 from replica_detection_server.hardening.hygiene import OnlyClean
 from replica_detection_server.hardening.identity import ROLES
 from replica_detection_server.hardening.keys import ApiKeys
@@ -31,7 +33,9 @@ from replica_detection_server.hardening.logs import Scrub, where
 from replica_detection_server.hardening.oauth import Realm
 from replica_detection_server.hardening.origin import OnlyMeantForUs
 from replica_detection_server.hardening.queue import Queue
+from replica_detection_server.hardening.record import AccessRecord
 from replica_detection_server.hardening.replies import Envelope
+from replica_detection_server.hardening.request_log import RequestLog
 from replica_detection_server.hardening.sessions import PrivateSessions
 from replica_detection_server.hardening.settings import Settings, current
 
@@ -42,24 +46,32 @@ LEFTOVER_SECONDS = 3600
 
 
 def build(settings: Settings) -> tuple[FastAPI, ASGIApp]:
-    """The routes, and the whole with what stands before them. Raises InputError for a key file that cannot be used."""
+    """The routes, and the whole with what stands before them.
+
+    Raises InputError for a key file or access record that cannot be used.
+    """
     application = FastAPI(
         title="Replica Detection", version=__version__, docs_url=None, redoc_url=None, lifespan=_lifespan
     )
-    keys = ApiKeys.read(settings.api_key_file) if settings.api_key_file else None
+    keyring = Keyring(ApiKeys.read(settings.api_key_file)) if settings.api_key_file else None
+    record = AccessRecord(settings.access_record) if settings.access_record else None
     realm = _realm(settings) if settings.realm_uri else None
     scrub = Scrub(settings.folders)
     application.state.authentication = settings.authentication
     application.state.max_upload_bytes = settings.max_upload_bytes
     application.state.settings = settings
     application.state.realm = realm
+    application.state.keyring = keyring
+    application.state.record = record
     application.state.scrub = scrub
     application.state.queue = Queue(waiting=settings.waiting)
     errors.register(application)
     stock.register(application)
     clean = OnlyClean(application, settings.max_upload_bytes)
-    meant = OnlyMeantForUs(Gate(clean, keys, realm), settings.hosts, any_address=not settings.loopback)
-    return application, Envelope(meant, scrub)
+    recorded = Recorded(clean, record) if record is not None else clean
+    meant = OnlyMeantForUs(Gate(recorded, keyring, realm), settings.hosts, any_address=not settings.loopback)
+    log = RequestLog(CaseCodes(settings.data), named=settings.authentication != "none")
+    return application, Envelope(meant, scrub, log)
 
 
 @asynccontextmanager
@@ -98,13 +110,17 @@ def sweep(folder: Path, older_than: float = LEFTOVER_SECONDS) -> None:
 
 
 def _realm(settings: Settings) -> Realm:
-    names = {role: getattr(of_monai_label, f"MONAI_LABEL_AUTH_ROLE_{role.upper()}") for role in ROLES}
+    """The provider of tokens; what the command line does not say, MONAI Label's own settings do."""
+    names = {
+        role: getattr(of_monai_label, f"MONAI_LABEL_AUTH_ROLE_{role.upper()}", f"monailabel-{role}") for role in ROLES
+    }
     return Realm(
         settings.realm_uri,
         of_monai_label.MONAI_LABEL_AUTH_CLIENT_ID,
-        names,
-        of_monai_label.MONAI_LABEL_AUTH_TOKEN_USERNAME,
-        of_monai_label.MONAI_LABEL_AUTH_TOKEN_ROLES,
+        names | dict(settings.oidc_roles),
+        settings.oidc_name_claim or of_monai_label.MONAI_LABEL_AUTH_TOKEN_USERNAME,
+        settings.oidc_roles_claim or of_monai_label.MONAI_LABEL_AUTH_TOKEN_ROLES,
+        settings.oidc_audience,
     )
 
 

@@ -11,8 +11,9 @@ from starlette.types import Scope
 
 from replica_detection_server.hardening.settings import current
 
-# Least to most: a role may do what those before it may. MONAI Label itself refuses an admin the routes of a user.
-ROLES = ("user", "annotator", "reviewer", "admin")
+# Least to most: a role may do what those before it may. MONAI Label itself refuses an admin the routes of a user, and
+# knows no trainer, who may start and end trainings and other long jobs.
+ROLES = ("user", "annotator", "reviewer", "trainer", "admin")
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def having(role: str) -> Any:
         from monailabel.config import settings
         from monailabel.endpoints.user.auth import RBAC
 
-        return RBAC(getattr(settings, f"MONAI_LABEL_AUTH_ROLE_{role.upper()}"))
+        stock = "admin" if role == "trainer" else role
+        return RBAC(getattr(settings, f"MONAI_LABEL_AUTH_ROLE_{stock.upper()}"))
     least = ROLES.index(role)
 
     async def check(request: Request) -> Identity:

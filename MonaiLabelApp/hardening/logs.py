@@ -11,9 +11,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from replica_detection_server.hardening.sampling import Sampler
+
 OURS = ("replica_detection", "replica_detection_server", "uvicorn")
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 MAX_BYTES, KEPT = 5 << 20, 5
+# A line stays a line, whatever a caller sent.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class WithoutPatients(logging.Filter):
@@ -22,6 +26,7 @@ class WithoutPatients(logging.Filter):
     def __init__(self, scrub: Scrub):
         super().__init__()
         self.scrub = scrub
+        self.repeated = Sampler("warnings")
 
     def filter(self, record: logging.LogRecord) -> bool:
         ours = record.name.split(".")[0] in OURS
@@ -35,9 +40,23 @@ class WithoutPatients(logging.Filter):
             message = "a traceback without its message: see the line before"
         if record.exc_info and record.exc_info[1] is not None:
             message += f": {where(record.exc_info[1])}"
-        record.msg, record.args, record.exc_info, record.exc_text = self.scrub.text(message), (), None, None
+        # What comes twice, for the console and the file, was made one line the first time.
+        message = _CONTROL.sub(lambda found: repr(found.group())[1:-1], self.scrub.text(message))
+        record.msg, record.args, record.exc_info, record.exc_text = message, (), None, None
         record.stack_info = None
-        return True
+        return self._is_not_too_much(record)
+
+    def _is_not_too_much(self, record: logging.LogRecord) -> bool:
+        """Warnings from one place that come again and again are counted: a client can cause some without a key."""
+        if record.levelno < logging.WARNING or record.levelno >= logging.CRITICAL:
+            return True
+        # Once for the console and the file.
+        if "admitted" not in record.__dict__:
+            said = self.repeated.summary()
+            record.__dict__["admitted"] = self.repeated.admits(f"{record.name} line {record.lineno}")
+            if said:
+                record.msg = f"{said}; {record.msg}"
+        return bool(record.__dict__["admitted"])
 
 
 class Scrub:

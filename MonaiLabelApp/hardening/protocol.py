@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import time
 from typing import Any
 
 import h11
+import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from replica_detection_server.hardening.connections import Limits
+from replica_detection_server.hardening.connections import Connections, Limits
 
 CLOSE = (b"connection", b"close")
 # What a client may still send after the answer to a request whose body it was sending.
@@ -123,6 +126,22 @@ class BoundedHttp(H11Protocol):
         events = (h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage())
         self.transport.write(b"".join(self.conn.send(event) or b"" for event in events))
         self._linger()
+
+
+class BoundedServer(uvicorn.Server):
+    """A server whose connections are counted in a table."""
+
+    def __init__(self, config: uvicorn.Config, connections: Connections):
+        super().__init__(config)
+        self.connections = connections
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        with self.connections.guarding(asyncio.get_running_loop()):
+            await super().startup(sockets)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.connections.close()
+        await super().shutdown(sockets)
 
 
 class _Transport:

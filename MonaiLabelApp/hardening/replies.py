@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from replica_detection_server.hardening.identity import NOBODY
 from replica_detection_server.hardening.logs import Scrub, where
 from replica_detection_server.hardening.refusing import refuse
+from replica_detection_server.hardening.request_log import RequestLog
 
 logger = logging.getLogger("replica_detection_server.requests")
 
@@ -34,8 +33,8 @@ FAILED = "The server failed at this. The log says where."
 class Envelope:
     """Wraps the whole application."""
 
-    def __init__(self, app: ASGIApp, scrub: Scrub):
-        self.app, self.scrub = app, scrub
+    def __init__(self, app: ASGIApp, scrub: Scrub, log: RequestLog | None = None):
+        self.app, self.scrub, self.log = app, scrub, log or RequestLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -50,16 +49,7 @@ class Envelope:
             if not reply.status:
                 logger.error("failed: %s", where(error))
                 await refuse(scope, receive, reply, 500, FAILED)
-        self._log(scope, reply.status, time.perf_counter() - start)
-
-    def _log(self, scope: Scope, status: int, seconds: float) -> None:
-        # The route's template, not the path: the path names a case.
-        template = getattr(scope.get("route"), "path", "-")
-        if scope["path"].startswith("/replica/") and template != "-":
-            template = f"/replica{template.removeprefix('/replica')}"
-        identity: Any = scope.get("state", {}).get("identity", NOBODY)
-        reader = f" {identity.reader!r}" if identity.reader else ""
-        logger.info("%s %s %d %.0f ms%s", scope["method"], template, status, seconds * 1000, reader)
+        self.log(scope, reply.status, time.perf_counter() - start)
 
 
 class _Reply:

@@ -17,13 +17,19 @@ MAX_UPLOAD_MB = 1024
 @dataclass(frozen=True)
 class Settings:
     """`hosts`: names beside the loopback's under which the server is reached; `folders`: path -> the name that stands
-    for it in replies and logs; at most one of `api_key_file` and `realm_uri` is given."""
+    for it in replies and logs; at most one of `api_key_file` and `realm_uri` is given. `realm_uri` is the issuer of
+    tokens; of the `oidc_` ones an empty one leaves what MONAI Label's own settings say."""
 
     data: Path
     loopback: bool = True
     hosts: tuple[str, ...] = ()
     api_key_file: Path | None = None
     realm_uri: str = ""
+    oidc_audience: str = ""
+    oidc_roles_claim: str = ""
+    oidc_name_claim: str = ""
+    oidc_roles: tuple[tuple[str, str], ...] = ()
+    access_record: Path | None = None
     max_upload_bytes: int = MAX_UPLOAD_MB * MEBIBYTE
     waiting: int = WAITING
     folders: tuple[tuple[str, str], ...] = ()
@@ -60,6 +66,8 @@ def current() -> Settings | None:
     values["data"] = Path(values["data"])
     values["hosts"] = tuple(values.get("hosts", ()))
     values["folders"] = tuple((path, name) for path, name in values.get("folders", ()))
-    if values.get("api_key_file"):
-        values["api_key_file"] = Path(values["api_key_file"])
+    values["oidc_roles"] = tuple((role, name) for role, name in values.get("oidc_roles", ()))
+    for name in ("api_key_file", "access_record"):
+        if values.get(name):
+            values[name] = Path(values[name])
     return Settings(**values)

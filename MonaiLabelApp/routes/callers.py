@@ -10,7 +10,7 @@ from replica_detection_server.hardening.identity import having, reader_of
 from replica_detection_server.services import Services
 
 # Roles as MONAI Label names them; without authentication everybody has all.
-USER, ANNOTATOR, ADMIN = having("user"), having("annotator"), having("admin")
+USER, ANNOTATOR, TRAINER, ADMIN = having("user"), having("annotator"), having("trainer"), having("admin")
 
 
 def _services(request: Request) -> Services:

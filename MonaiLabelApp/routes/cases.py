@@ -9,6 +9,7 @@ from fastapi import APIRouter, File, HTTPException, Path, Query, Request, Respon
 from replica_detection.cohort import Case
 from replica_detection.schema import Comparison
 from replica_detection_server.cohorts import TRAINING
+from replica_detection_server.hardening.access import shows_matches
 from replica_detection_server.hardening.queue import heavy
 from replica_detection_server.routes.callers import Shared
 from replica_detection_server.routes.files import MAX_UPLOAD_BYTES, received
@@ -25,8 +26,8 @@ UPLOADED = "uploaded"
 @router.get(
     "/cases/{synthetic_id}/comparison", summary="A synthetic image against the training cohort", dependencies=[heavy]
 )
-def get_comparison(shared: Shared, synthetic_id: CaseId, k: K = 10) -> Comparison:
-    return shared.engine.comparison(synthetic_id, k)
+def get_comparison(request: Request, shared: Shared, synthetic_id: CaseId, k: K = 10) -> Comparison:
+    return shows_matches(request, shared.engine.comparison(synthetic_id, k))
 
 
 @router.post(
@@ -42,7 +43,8 @@ def post_compare(
     limit = getattr(request.app.state, "max_upload_bytes", MAX_UPLOAD_BYTES)
     inbox = shared.configuration.data / "uploads"
     with received({"image": file, "mask": mask}, inbox, limit) as paths:
-        return shared.engine.compare(Case(UPLOADED, (paths["image"],), paths.get("mask")), k)
+        found = shared.engine.compare(Case(UPLOADED, (paths["image"],), paths.get("mask")), k)
+        return shows_matches(request, found)
 
 
 @router.get(

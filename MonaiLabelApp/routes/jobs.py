@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, HTTPException, Path
+from fastapi import APIRouter, Depends, HTTPException, Path, Request
 
 from replica_detection.schema import Job
-from replica_detection_server.routes.callers import ADMIN, ANNOTATOR, Shared
+from replica_detection_server.hardening.identity import ROLES, identity_of, reader_of
+from replica_detection_server.routes.callers import ANNOTATOR, TRAINER, Shared
 from replica_detection_server.routes.guarded import REFUSALS, Guarded
 
+logger = logging.getLogger(__name__)
 router = APIRouter(prefix="/jobs", tags=["Replica"], route_class=Guarded, responses=REFUSALS)
 
 JobId = Annotated[str, Path(max_length=64)]
 
 
 @router.post("/score", summary="Score all synthetic images", status_code=202, dependencies=[Depends(ANNOTATOR)])
-def post_score(shared: Shared) -> Job:
-    return shared.jobs.start("score")
+def post_score(request: Request, shared: Shared) -> Job:
+    return _begun(request, shared.jobs.start("score"))
 
 
-@router.post("/index", summary="Make or extend the index", status_code=202, dependencies=[Depends(ADMIN)])
-def post_index(shared: Shared) -> Job:
-    return shared.jobs.start("index")
+@router.post("/index", summary="Make or extend the index", status_code=202, dependencies=[Depends(TRAINER)])
+def post_index(request: Request, shared: Shared) -> Job:
+    return _begun(request, shared.jobs.start("index"))
 
 
 @router.get("", summary="Jobs, the oldest first")
@@ -36,9 +39,20 @@ def get_job(shared: Shared, job_id: JobId) -> Job:
 
 
 @router.delete("/{job_id}", summary="End a job", dependencies=[Depends(ANNOTATOR)])
-def delete_job(shared: Shared, job_id: JobId) -> Job:
+def delete_job(request: Request, shared: Shared, job_id: JobId) -> Job:
     """What was done so far is kept where it can be: an index goes on where it stopped."""
-    return _found(shared.jobs.cancel(job_id))
+    job = _found(shared.jobs.get(job_id))
+    if job.kind != "score" and identity_of(request).rank < ROLES.index("trainer"):
+        # Who may not start it may not end it.
+        raise HTTPException(403, "This needs the role of trainer.")
+    ended = _found(shared.jobs.cancel(job_id))
+    logger.info("job %s cancelled by %r", job.kind, reader_of(request))
+    return ended
+
+
+def _begun(request: Request, job: Job) -> Job:
+    logger.info("job %s asked for by %r", job.kind, reader_of(request))
+    return job
 
 
 def _found(job: Job | None) -> Job:

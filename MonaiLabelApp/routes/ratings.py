@@ -16,6 +16,7 @@ from replica_detection.rating_files import write_ratings
 from replica_detection.ratings import Rating, checked, latest
 from replica_detection.schema import AgreementReport, RatingReceipt
 from replica_detection_server.cohorts import TRAINING
+from replica_detection_server.hardening.access import shows
 from replica_detection_server.hardening.identity import reader_of
 from replica_detection_server.hardening.queue import heavy
 from replica_detection_server.routes.callers import Shared
@@ -43,6 +44,7 @@ def post_rating(request: Request, response: Response, shared: Shared, rating: Ra
         created=rating.created or datetime.now(UTC).isoformat(),
     )
     rating = checked(rating, "the request")
+    shows(request, [rating.synthetic_id], [rating.training_id])
     _require_known(shared, rating)
     try:
         is_new = shared.ratings.add(rating)

@@ -8,9 +8,11 @@ from fastapi import APIRouter, HTTPException, Query, Request, Response
 from monailabel.config import settings
 
 from replica_detection.errors import ReplicaDetectionError
+from replica_detection.report.page import pictured
 from replica_detection.schema import API_VERSION, Histogram, IndexDescription, Status, Worklist, WorklistItem
 from replica_detection.version import __version__
 from replica_detection_server import worklist
+from replica_detection_server.hardening.access import shows
 from replica_detection_server.hardening.identity import reader_of
 from replica_detection_server.routes.callers import Reader, Shared
 from replica_detection_server.routes.files import MAX_UPLOAD_BYTES
@@ -94,8 +96,9 @@ def get_histograms(shared: Shared) -> list[Histogram]:
     response_class=Response,
     responses={200: {"content": {"text/html": {}}}},
 )
-def get_report(shared: Shared) -> Response:
-    shared.engine.required_scores()
+def get_report(request: Request, shared: Shared) -> Response:
+    pairs = pictured(shared.engine.required_scores().result)
+    shows(request, (c.synthetic_id for c in pairs), (c.nearest_training_id for c in pairs))
     path = shared.configuration.scored / "report" / "index.html"
     try:
         return Response(path.read_bytes(), media_type="text/html")

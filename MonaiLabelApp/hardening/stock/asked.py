@@ -15,7 +15,7 @@ from monailabel.interfaces.utils.app import app_instance
 from replica_detection_server.hardening.identity import having
 from replica_detection_server.hardening.names import LABELS, TAG
 
-USER, ANNOTATOR, ADMIN = (Depends(having(role)) for role in ("user", "annotator", "admin"))
+USER, ANNOTATOR, TRAINER, ADMIN = (Depends(having(role)) for role in ("user", "annotator", "trainer", "admin"))
 
 # What clients send with every task beside what the task itself offers.
 COMMON = {"client_id", "device", "logging", "gpus", "multi_gpu"}

@@ -16,6 +16,7 @@ from fastapi.responses import FileResponse
 from monailabel.utils.others.generic import get_mime_type
 from starlette.background import BackgroundTask
 
+from replica_detection_server.hardening.access import shows
 from replica_detection_server.hardening.identity import Identity
 from replica_detection_server.hardening.names import KnownId, NewId, Tag, json_object
 from replica_detection_server.hardening.queue import heavy
@@ -147,9 +148,11 @@ def add_label_info(
 
 
 @router.get("/dataset", summary="All labelled images as a ZIP file", dependencies=[heavy], response_class=FileResponse)
-def dataset(who: Annotated[Identity, ANNOTATOR], limit_cases: int | None = None) -> FileResponse:
-    if not app().datastore().datalist():
+def dataset(request: Request, who: Annotated[Identity, ANNOTATOR], limit_cases: int | None = None) -> FileResponse:
+    store = app().datastore()
+    if not store.datalist():
         raise HTTPException(404, "No image has a final label yet.")
+    shows(request, store.get_labeled_images())
     path = Path(app().datastore().get_dataset_archive(limit_cases))
     return FileResponse(
         path, media_type="application/zip", filename="dataset.zip", background=BackgroundTask(path.unlink, True)

@@ -16,6 +16,7 @@ from monailabel.utils.others.generic import get_mime_type
 from requests_toolbelt import MultipartEncoder
 from starlette.background import BackgroundTask
 
+from replica_detection_server.hardening.access import shows_answer
 from replica_detection_server.hardening.identity import ROLES, Identity
 from replica_detection_server.hardening.names import NONE, KnownId, SessionId, TaskName, json_object
 from replica_detection_server.hardening.queue import heavy
@@ -94,6 +95,7 @@ def _reply(request: Request, result: dict[str, Any], output: Output | None) -> R
     path = Path(made) if isinstance(made, str) and Path(made).is_file() else None
     try:
         answer = plain(result.get("params"))
+        shows_answer(request, answer)
         if output is Output.image:
             if path is None:
                 raise HTTPException(422, "This model gives no image; ask for output=json.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -9,14 +10,14 @@ import psutil
 from fastapi import APIRouter, HTTPException
 from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 from monailabel.utils.async_tasks.task import AsyncTask
-from monailabel.utils.async_tasks.utils import tasks
+from monailabel.utils.async_tasks.utils import background_executors, tasks
 
 from replica_detection_server.hardening.identity import Identity
 from replica_detection_server.hardening.names import TaskName
 from replica_detection_server.hardening.queue import heavy_if_sync
 from replica_detection_server.hardening.stock.asked import (
-    ADMIN,
     ANNOTATOR,
+    TRAINER,
     USER,
     known_image,
     known_task,
@@ -24,6 +25,7 @@ from replica_detection_server.hardening.stock.asked import (
     plain,
 )
 
+logger = logging.getLogger(__name__)
 router = APIRouter(tags=["MONAI Label"])
 
 MAX_QUEUED = 8
@@ -34,13 +36,13 @@ Params = dict[str, Any] | None
 @router.post("/train/{model}", summary="Train a model, or build the index", dependencies=[heavy_if_sync])
 def train(
     model: TaskName,
-    who: Annotated[Identity, ADMIN],
+    who: Annotated[Identity, TRAINER],
     params: Params = None,
     run_sync: bool = False,
     enqueue: bool = False,
 ) -> Any:
     asked = options(params or {}, known_task("trainers", model))
-    return _run("train", {"model": model}, asked, run_sync, enqueue)
+    return _run("train", {"model": model}, asked, who, run_sync, enqueue)
 
 
 @router.post("/scoring/{method}", summary="Score the whole collection", dependencies=[heavy_if_sync])
@@ -48,13 +50,13 @@ def scoring(
     method: TaskName, who: Annotated[Identity, ANNOTATOR], params: Params = None, run_sync: bool = False
 ) -> Any:
     asked = options(params or {}, known_task("scoring", method))
-    return _run("scoring", {"method": method}, asked, run_sync)
+    return _run("scoring", {"method": method}, asked, who, run_sync)
 
 
 @router.post("/batch/infer/{model}", summary="Run a model on many images", dependencies=[heavy_if_sync])
 def batch_infer(
     model: TaskName,
-    who: Annotated[Identity, ADMIN],
+    who: Annotated[Identity, TRAINER],
     images: BatchInferImageType = BatchInferImageType.IMAGES_ALL,
     params: Params = None,
     run_sync: bool = False,
@@ -72,7 +74,7 @@ def batch_infer(
     if not torch.cuda.is_available():
         # MONAI Label divides by the number of GPUs unless told otherwise.
         asked.update(multi_gpu=False, device="cpu")
-    return _run("batch_infer", {"model": model, "images": images.value}, asked, run_sync)
+    return _run("batch_infer", {"model": model, "images": images.value}, asked, who, run_sync)
 
 
 @router.get("/train/", summary="The last training, or all")
@@ -91,18 +93,18 @@ def batch_status(who: Annotated[Identity, USER], all: bool = False, check_if_run
 
 
 @router.delete("/train/", summary="Stop the training")
-def train_stop(who: Annotated[Identity, ADMIN]) -> Any:
-    return stop("train")
+def train_stop(who: Annotated[Identity, TRAINER]) -> Any:
+    return _stopped("train", who)
 
 
 @router.delete("/scoring/", summary="Stop the scoring")
 def scoring_stop(who: Annotated[Identity, ANNOTATOR]) -> Any:
-    return stop("scoring")
+    return _stopped("scoring", who)
 
 
 @router.delete("/batch/infer", summary="Stop the batch")
-def batch_stop(who: Annotated[Identity, ADMIN]) -> Any:
-    return stop("batch_infer")
+def batch_stop(who: Annotated[Identity, TRAINER]) -> Any:
+    return _stopped("batch_infer", who)
 
 
 def stop(kind: str) -> Any:
@@ -113,13 +115,35 @@ def stop(kind: str) -> Any:
         return None
 
 
-def _run(kind: str, request: dict[str, Any], asked: Mapping[str, Any], run_sync: bool, enqueue: bool = False) -> Any:
+def _stopped(kind: str, who: Identity) -> Any:
+    stopped = stop(kind)
+    if stopped is not None:
+        logger.info("job %s stopped by %r", kind, who.reader)
+    return stopped
+
+
+def _run(
+    kind: str,
+    request: dict[str, Any],
+    asked: Mapping[str, Any],
+    who: Identity,
+    run_sync: bool,
+    enqueue: bool = False,
+) -> Any:
     if enqueue and sum(task["status"] == "SUBMITTED" for task in tasks(kind)) >= MAX_QUEUED:
         raise HTTPException(429, f"{MAX_QUEUED} jobs wait already.")
     result, detail = AsyncTask.run(kind, request=request, params=dict(asked), force_sync=run_sync, enqueue=enqueue)
     if result is None and detail:
         raise HTTPException(429, "A job of this kind is running; wait for it or stop it.")
+    logger.info("job %s of MONAI Label begun by %r", kind, who.reader)
+    if not run_sync:
+        # MONAI Label runs the jobs of a kind one after the other, so this runs when this one has ended.
+        background_executors[kind].submit(_say_end, kind, result)
     return plain(result)
+
+
+def _say_end(kind: str, task: Mapping[str, Any]) -> None:
+    logger.info("job %s of MONAI Label ended: %s", kind, str(task["status"]).lower())
 
 
 def _status(kind: str, all: bool, check_if_running: bool) -> Any:

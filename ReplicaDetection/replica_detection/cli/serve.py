@@ -60,14 +60,43 @@ def serve(
         list[str] | None, typer.Option(help="A further name by which clients reach the server, e.g. of a proxy.")
     ] = None,
     api_key_file: Annotated[
-        Path | None, typer.Option(help="Lines `name:key`. Ratings carry the name. Sent as Authorization: Bearer KEY.")
+        Path | None,
+        typer.Option(
+            help="Lines `name:key`, see make-key. Ratings carry the name. Sent as Authorization: Bearer KEY. "
+            "SIGHUP reads the file again."
+        ),
     ] = None,
     realm_uri: Annotated[
-        str, typer.Option(help="OpenID Connect realm (Keycloak) whose tokens are taken, as in MONAI Label.")
+        str, typer.Option(help="Keycloak realm whose tokens are taken, as in MONAI Label: the same as --oidc-issuer.")
     ] = "",
+    oidc_issuer: Annotated[
+        str, typer.Option(help="OpenID Connect provider whose tokens are taken, e.g. https://login.example/tenant.")
+    ] = "",
+    oidc_audience: Annotated[
+        str, typer.Option(help="Whom tokens must have been made for (`aud`). Default: the client monailabel-app.")
+    ] = "",
+    oidc_roles_claim: Annotated[
+        str, typer.Option(help="Where a token lists roles, # between levels. Default: realm_access#roles.")
+    ] = "",
+    oidc_name_claim: Annotated[
+        str, typer.Option(help="Where a token names the reader. Default: preferred_username.")
+    ] = "",
+    oidc_role: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="ROLE=NAME: what the provider calls user, annotator, reviewer, trainer or admin. Repeatable."
+        ),
+    ] = None,
     insecure_no_authentication: Annotated[
         bool, typer.Option("--insecure-no-authentication", help="Listen to other machines and let everyone in.")
     ] = False,
+    trusted_proxy: Annotated[
+        list[str] | None,
+        typer.Option(help="Address of a proxy whose X-Forwarded-For tells the client's address. Repeatable."),
+    ] = None,
+    access_record: Annotated[
+        Path | None, typer.Option(help="File to which is added who was shown which patient's scan, for an auditor.")
+    ] = None,
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM file: answer HTTPS.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM file: key of --tls-certificate.")] = None,
     max_upload_mb: Annotated[int, typer.Option(help="Largest upload in MiB.", min=1, max=1 << 20)] = 1024,
@@ -117,6 +146,13 @@ def serve(
         allow_hosts=tuple(allow_host or ()),
         api_key_file=api_key_file,
         realm_uri=realm_uri,
+        oidc_issuer=oidc_issuer,
+        oidc_audience=oidc_audience,
+        oidc_roles_claim=oidc_roles_claim,
+        oidc_name_claim=oidc_name_claim,
+        oidc_roles=tuple(oidc_role or ()),
+        trusted_proxies=tuple(trusted_proxy or ()),
+        access_record=access_record,
         without_authentication=insecure_no_authentication,
         tls_certificate=tls_certificate,
         tls_key=tls_key,

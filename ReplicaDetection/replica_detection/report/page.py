@@ -23,6 +23,7 @@ _HERE = Path(__file__).parent
 # All pictures of slices as they lie, as many again aligned, and all of surfaces; base64 adds a third.
 _PICTURES_BYTES, _SURFACES_BYTES = 7_000_000, 6_000_000
 _PICTURE_BYTES = 400_000
+MAX_PAIRS = 50
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def write_report(
     folder: Path,
     pair: Callable[..., Pair | None],
     *,
-    max_pairs: int = 50,
+    max_pairs: int = MAX_PAIRS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Writes `folder/index.html` (the folder is made if missing) and returns its path.
@@ -78,16 +79,19 @@ def write_report(
             left out.
         progress: called with (sections done, sections in all).
     """
-    flagged = [c for c in result.worklist() if c.verdict in FLAGGED]
-    shown = flagged[: max(0, max_pairs)]
-    sections = _sections(result, shown, pair, progress)
-    html = _render(result, sections, len(flagged))
+    sections = _sections(result, pictured(result, max_pairs), pair, progress)
+    html = _render(result, sections, sum(c.verdict in FLAGGED for c in result.summary))
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "index.html"
     with atomic_write(path) as f:
         f.write(html)
     return path
+
+
+def pictured(result: DetectionResult, max_pairs: int = MAX_PAIRS) -> list[CaseSummary]:
+    """The cases of which a page shows pictures, beside their nearest training case."""
+    return [c for c in result.worklist() if c.verdict in FLAGGED][: max(0, max_pairs)]
 
 
 def _sections(

@@ -1,0 +1,29 @@
+"""Where a request comes from. uvicorn takes what a proxy says of it from `--trusted-proxy` alone, see launch.py."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from starlette.types import Scope
+
+UNKNOWN = "-"
+
+
+def address_of(scope: Scope) -> str:
+    """The client's IP address in its usual form; UNKNOWN where there is none, as where a proxy passed on nonsense."""
+    client = scope.get("client")
+    try:
+        found = ipaddress.ip_address((client or ("",))[0])
+    except ValueError:
+        return UNKNOWN
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return str(mapped or found)
+
+
+def neighbourhood(address: str) -> str:
+    """What is counted as one client: an IPv4 address, or 64 bits of an IPv6 one, whose rest its user chooses."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return address if found.version == 4 else str(ipaddress.ip_network((found, 64), strict=False))

@@ -1,0 +1,119 @@
+"""SIGHUP: keys, certificate and keys of the token provider are read again, and files that are added to opened again.
+
+What is faulty is not taken: the old stays, and the log says so. Windows has no such signal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import ssl
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from replica_detection.errors import InputError
+from replica_detection_server.hardening.keys import ApiKeys, readable_by_others
+
+if TYPE_CHECKING:
+    import uvicorn
+
+logger = logging.getLogger(__name__)
+
+NUMBER = getattr(signal, "SIGHUP", None)
+
+
+def ignore_signal_until_started() -> None:
+    """A SIGHUP while the server starts does nothing: it reads everything then anyway."""
+    if NUMBER is not None:
+        # Not SIG_IGN, which job processes would inherit.
+        signal.signal(NUMBER, lambda number, frame: None)
+
+
+def reload_on_signal(config: uvicorn.Config) -> None:
+    """From now on SIGHUP reloads. Called in the server's event loop."""
+    if NUMBER is not None:
+        asyncio.get_running_loop().add_signal_handler(NUMBER, reload, config)
+
+
+def reload(config: uvicorn.Config) -> None:
+    """Reads again what may have changed, each part for itself."""
+    _tried("the log", _log)
+    _tried("keys", _keys)
+    _tried("the certificate", lambda: _certificate(config))
+    _tried("the access record", _record)
+    _tried("the keys of the token provider", _realm)
+
+
+def _tried(what: str, again: Callable[[], str]) -> None:
+    try:
+        said = again()
+    except InputError as error:
+        logger.error("reload: the new file of %s is not used, the old one stays: %s", what, error.found)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
+        logger.error("reload: %s stays as it was: %s", what, str(why))
+    else:
+        if said:
+            logger.info("reload: %s: %s", what, said)
+
+
+def _keys() -> str:
+    from replica_detection_server.hardening.asgi import application
+
+    path, keyring = application.state.settings.api_key_file, application.state.keyring
+    if keyring is None:
+        return ""
+    keyring.keys = ApiKeys.read(path)
+    for warning in (*keyring.keys.warnings(), *(["chmod 600 the key file"] if readable_by_others(path) else [])):
+        logger.warning("reload: %s", warning)
+    return f"{len(keyring.keys.owners)} are in use"
+
+
+def _certificate(config: uvicorn.Config) -> str:
+    certificate, context = config.ssl_certfile, config.ssl
+    if certificate is None or context is None:
+        return ""
+
+    def load(into: ssl.SSLContext) -> None:
+        into.load_cert_chain(certificate, config.ssl_keyfile, config.ssl_keyfile_password or _no_password)
+
+    # First in a context that nobody uses: what fails half-way must not leave a certificate without its key.
+    load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+    load(context)
+    return "new connections get that of the file"
+
+
+def _no_password() -> str:
+    raise ValueError("its key is encrypted, and there is nobody to ask for the password")
+
+
+def _record() -> str:
+    from replica_detection_server.hardening.asgi import application
+
+    if application.state.record is None:
+        return ""
+    application.state.record.reopen()
+    return "opened again"
+
+
+def _realm() -> str:
+    from replica_detection_server.hardening.asgi import application
+
+    if application.state.realm is None:
+        return ""
+    application.state.realm.forget()
+    return "fetched with the next token"
+
+
+def _log() -> str:
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.acquire()
+            try:
+                if handler.stream is not None:
+                    handler.stream.close()
+                handler.stream = None  # it opens its file with the next line
+            finally:
+                handler.release()
+    return "its file was opened again"
