@@ -8,6 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from monailabel.utils.sessions import SessionInfo, Sessions
@@ -46,7 +47,8 @@ class PrivateSessions(Sessions):
             return None
         if update_ts:
             info.last_access_ts = int(time.time())
-            self._write_meta_info(session_id, info)
+            with suppress(OSError):  # a full disk is no reason not to show it
+                self._write_meta_info(session_id, info)
         return info
 
     def remove_session(self, session_id: str) -> None:
