@@ -26,6 +26,6 @@ RUN pip install .
 WORKDIR /tmp
 USER 10001:10001
 EXPOSE 8000
-HEALTHCHECK --start-period=120s CMD ["python", "-c", "import socket; socket.create_connection(('127.0.0.1', 8000), 5)"]
+HEALTHCHECK --start-period=120s CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/health', timeout=10)"]
 ENTRYPOINT ["replica-detection", "serve", "--studies", "/studies", "--training", "/training", "--data", "/data"]
 CMD ["--host", "0.0.0.0", "--api-key-file", "/run/secrets/keys"]

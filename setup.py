@@ -57,6 +57,8 @@ setup(
             "dicomweb-client[gcp]>=0.59.1,<0.60",
             # Dependencies that end before the reply is sent came with 0.121.
             "fastapi>=0.121,<1",
+            # Counters for /metrics: Apache-2.0, pure Python.
+            "prometheus-client>=0.20",
             "pydantic>=2.7,<3",
             "pydicom>=2.4.4,<3",
             "pyjwt[crypto]>=2.8,<3",

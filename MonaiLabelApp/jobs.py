@@ -24,6 +24,7 @@ from replica_detection.errors import ReplicaDetectionError
 from replica_detection.schema import Job, from_json, to_json
 from replica_detection_server.configuration import Configuration
 from replica_detection_server.progress import Pace, seldom
+from replica_detection_server.storage import storage_refusal
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ class Jobs:
                 try:
                     entry.process = self._process(entry.job)
                 except OSError as error:
-                    self._end(entry, "failed", f"its process could not be started ({error})")
+                    self._end(entry, "failed", f"its process could not be started ({error.strerror})")
                     continue
                 logger.info("job %s begun", entry.job.kind)
                 self._store()
@@ -249,8 +250,11 @@ def main() -> int:
     try:
         tell = seldom(lambda stage, done, total: say(stage=stage, done=done, total=total), 0.2)
         WORK[sys.argv[1]](configuration, tell)
-    except ReplicaDetectionError as error:
-        say(error=str(error))
+    except Exception as error:
+        storage = storage_refusal(error)
+        if storage is None and not isinstance(error, ReplicaDetectionError):
+            raise
+        say(error=str(error) if storage is None else storage.detail)
         return 1
     return 0
 

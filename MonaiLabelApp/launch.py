@@ -30,6 +30,7 @@ from replica_detection.version import __version__
 from replica_detection_server.configuration import Configuration
 from replica_detection_server.hardening import tls
 from replica_detection_server.hardening.arguments import both_families, check_proxies, check_tokens, role_names
+from replica_detection_server.hardening.connections import MAX_CONNECTIONS, PER_ADDRESS, Connections, Limits, open_files
 from replica_detection_server.hardening.keys import ApiKeys, readable_by_others
 from replica_detection_server.hardening.logs import Scrub, configuration, where
 from replica_detection_server.hardening.origin import is_address, is_loopback
@@ -72,6 +73,8 @@ class Listening:
     compute_seconds: float = 600
     compute_memory_mb: int = 0
     ratings_visible: str = ""
+    max_connections: int = MAX_CONNECTIONS
+    connections_per_address: int = PER_ADDRESS
 
     def __post_init__(self) -> None:
         # The launch leaves the working folder. Links stay as they are: a renewed certificate is another target of one.
@@ -263,9 +266,13 @@ def _found_at_the_start() -> list[str]:
 def _serve(app: ASGIApp, settings: Settings, listening: Listening, listener: socket.socket, said: list[str]) -> None:
     import uvicorn
 
-    from replica_detection_server.hardening.asgi import end_computations
+    from replica_detection_server.hardening import asgi
+    from replica_detection_server.hardening.protocol import BoundedHttp, BoundedServer
 
-    class Announcing(uvicorn.Server):
+    limits = Limits(open_files(listening.max_connections), listening.connections_per_address)
+    asgi.application.state.connections = Connections(limits)
+
+    class Announcing(BoundedServer):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
@@ -275,12 +282,14 @@ def _serve(app: ASGIApp, settings: Settings, listening: Listening, listener: soc
                 reload_on_signal(self.config)
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            end_computations()  # else their callers would be waited for
+            asgi.end_computations()  # else their callers would be waited for
             await super().shutdown(sockets)
 
     server = Announcing(
         uvicorn.Config(
             app,
+            loop="asyncio",
+            http=BoundedHttp,
             workers=1,  # jobs and sessions live in one process
             log_config=None,
             log_level="warning",
@@ -293,7 +302,8 @@ def _serve(app: ASGIApp, settings: Settings, listening: Listening, listener: soc
             # Only what a proxy of --trusted-proxy says of a client counts; uvicorn's default is this machine's.
             proxy_headers=bool(listening.trusted_proxies),
             forwarded_allow_ips=both_families(listening.trusted_proxies),
-        )
+        ),
+        asgi.application.state.connections,
     )
     if listening.tls_certificate and listening.tls_key:
         server.config.load()

@@ -8,6 +8,7 @@ from fastapi import HTTPException
 
 from replica_detection.errors import FullDiskError, IndexFormatError, InputError, ReplicaDetectionError, StorageError
 from replica_detection_server.jobs import AlreadyRunningError
+from replica_detection_server.storage import storage_refusal
 
 RETRY_SECONDS = 5
 _START = "start it with POST /replica/jobs/index"
@@ -33,6 +34,8 @@ def no_index(words: str, unusable: IndexFormatError | None, failure: str) -> HTT
 
 def refusal(error: ReplicaDetectionError) -> HTTPException:
     """The status that fits an error, and its message without the folders of this machine."""
+    if (found := storage_refusal(error)) is not None:
+        return found
     if isinstance(error, StorageError):
         status = 507 if isinstance(error, FullDiskError) else 503
         return HTTPException(status, f"{Path(error.path).name}: {error.found}. {error.advice}. Nothing was stored.")

@@ -20,10 +20,11 @@ from starlette.types import ASGIApp
 
 from replica_detection.errors import ConfigurationError
 from replica_detection.version import __version__
-from replica_detection_server.hardening import errors, stock
+from replica_detection_server.hardening import errors, metrics, stock
 from replica_detection_server.hardening.access import Recorded
 from replica_detection_server.hardening.case_codes import CaseCodes
 from replica_detection_server.hardening.gate import Gate, Keyring
+from replica_detection_server.hardening.health import Health
 from replica_detection_server.hardening.hygiene import OnlyClean
 from replica_detection_server.hardening.identity import ROLES
 from replica_detection_server.hardening.keys import ApiKeys
@@ -63,11 +64,13 @@ def build(settings: Settings) -> tuple[FastAPI, ASGIApp]:
     application.state.queue = Queue(waiting=settings.waiting)
     errors.register(application)
     stock.register(application)
+    application.include_router(metrics.router)
     clean = OnlyClean(application, settings.max_upload_bytes)
     recorded = Recorded(clean, record) if record is not None else clean
-    meant = OnlyMeantForUs(Gate(recorded, keyring, realm), settings.hosts, any_address=not settings.loopback)
+    gate = Health(Gate(recorded, keyring, realm), application)
+    meant = OnlyMeantForUs(gate, settings.hosts, any_address=not settings.loopback)
     log = RequestLog(CaseCodes(settings.data), named=settings.authentication != "none")
-    return application, Envelope(meant, scrub, log)
+    return application, Envelope(metrics.Measured(meant, application), scrub, log)
 
 
 @asynccontextmanager

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from replica_detection.errors import ReplicaDetectionError
 from replica_detection_server.faults import in_words
 from replica_detection_server.hardening.logs import where
 from replica_detection_server.hardening.replies import FAILED
 from replica_detection_server.refusals import refusal
+from replica_detection_server.storage import storage_refusal
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +34,9 @@ def as_refusal(error: Exception) -> HTTPException:
 
 def known_refusal(error: Exception) -> HTTPException | None:
     """The refusal that an error means; None for a failure of the server itself."""
+    if (found := storage_refusal(error)) is not None:
+        logger.error("storage: %s", where(error))
+        return found
     if isinstance(error, HTTPException):
         return error
     if isinstance(error, ReplicaDetectionError):
@@ -49,10 +55,16 @@ def register(app: FastAPI) -> None:
         refusal = as_refusal(error)
         return JSONResponse({"detail": refusal.detail}, refusal.status_code)
 
+    async def said(request: Request, error: Exception) -> Response:
+        assert isinstance(error, StarletteHTTPException)
+        # FastAPI says 400 where it cannot put a body on the disk.
+        return await http_exception_handler(request, as_refusal(error) if storage_refusal(error) else error)
+
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         return JSONResponse({"detail": in_words(error)}, 422)
 
+    app.add_exception_handler(StarletteHTTPException, said)
     app.add_exception_handler(RequestValidationError, invalid)
     for kind in (ReplicaDetectionError, MONAILabelException, Exception):
         app.add_exception_handler(kind, refused)

@@ -50,7 +50,7 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if self.realm is not None and scope["path"] in BEFORE_TOKEN:
+        if (self.keyring or self.realm) is not None and scope["path"] in BEFORE_TOKEN:
             await self.app(scope, receive, self._late_refusal(scope, send))
             return
         try:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from urllib.parse import unquote_to_bytes
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from replica_detection_server.hardening.habits import BODILESS, Bodiless, with_true_boundary
 from replica_detection_server.hardening.names import json_fault
 from replica_detection_server.hardening.refusing import header_values, refuse
 
@@ -18,6 +20,8 @@ MAX_URL, MAX_HEADERS = 8192, 32 << 10
 FORM_OVERHEAD = 1 << 20
 # A client that sends nothing for so long in the middle of its body is gone.
 SILENCE_SECONDS = 60.0
+# One that is slower in the mean, beyond that silence, never comes to an end: 1 GiB may take nine hours.
+BYTES_PER_SECOND = 32 * 1024
 DRAIN_SECONDS, DRAIN_BYTES = 5.0, 64 << 20
 UPLOADS = (
     ("PUT", re.compile(r"/datastore/(image|label)?")),
@@ -47,6 +51,9 @@ class OnlyClean:
         if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADERS:
             await refuse(scope, receive, send, 431, f"The headers are larger than {MAX_HEADERS // 1024} KiB.")
             return
+        if scope["method"] in BODILESS:
+            await self.app(scope, Bodiless(receive), send)
+            return
         limit = self._limit(scope)
         length = next(iter(header_values(scope, b"content-length")), "0")
         if not length.isdigit():
@@ -57,11 +64,12 @@ class OnlyClean:
         else:
             limited = _Limited(receive, limit)
             try:
+                rest = await with_true_boundary(scope, limited)
                 body = await limited.json(scope) if self._is_json(scope) else None
             except HTTPException as error:
                 await refuse(scope, receive, send, error.status_code, error.detail)
                 return
-            await self.app(scope, limited if body is None else _Replay(body, receive), send)
+            await self.app(scope, rest if body is None else _Replay(body, receive), send)
 
     def _limit(self, scope: Scope) -> int:
         upload = any(scope["method"] == method and path.fullmatch(scope["path"]) for method, path in UPLOADS)
@@ -109,18 +117,22 @@ async def _drain(receive: Receive) -> None:
 
 
 class _Limited:
-    """`receive` that ends a body beyond `limit` with 413 and a silent client with 408."""
+    """`receive` that ends a body beyond `limit` with 413, and a client that is silent or too slow with 408."""
 
     def __init__(self, receive: Receive, limit: int):
         self._receive, self._limit, self._taken, self._complete = receive, limit, 0, False
+        self._waited = 0.0
 
     async def __call__(self) -> Message:
         if self._complete:
             return await self._receive()
+        start = time.monotonic()
+        left = SILENCE_SECONDS + self._taken / BYTES_PER_SECOND - self._waited
         try:
-            message = await asyncio.wait_for(self._receive(), SILENCE_SECONDS)
+            message = await asyncio.wait_for(self._receive(), min(SILENCE_SECONDS, left))
         except TimeoutError:
-            raise HTTPException(408, "The body stopped in the middle.") from None
+            raise HTTPException(408, "The body stopped in the middle, or came too slowly.") from None
+        self._waited += time.monotonic() - start
         if message["type"] == "http.request":
             self._taken += len(message.get("body", b""))
             self._complete = not message.get("more_body", False)

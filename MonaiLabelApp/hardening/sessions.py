@@ -48,7 +48,8 @@ class PrivateSessions(Sessions):
             return None
         if update_ts:
             info.last_access_ts = int(time.time())
-            self._write_meta_info(session_id, info)
+            with suppress(OSError):  # a full disk is no reason not to show it
+                self._write_meta_info(session_id, info)
         return info
 
     def remove_session(self, session_id: str) -> None:

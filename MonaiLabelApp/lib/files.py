@@ -7,10 +7,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from fastapi import HTTPException
 
 if TYPE_CHECKING:
     from replica_detection.volume import Volume
+
+WRITTEN = (".nii.gz", ".nii", ".nrrd")
 
 
 @contextmanager
@@ -27,6 +31,14 @@ def fresh_file(suffix: str) -> Iterator[Path]:
     except BaseException:
         path.unlink(missing_ok=True)
         raise
+
+
+def result_suffix(request: dict[str, Any]) -> str:
+    """The extension of the file that a client asks for. Raises HTTPException 422 for one that cannot be written."""
+    wanted = request.get("result_extension") or WRITTEN[0]
+    if wanted not in WRITTEN:
+        raise HTTPException(422, f"result_extension {wanted!r} cannot be written; use one of {', '.join(WRITTEN)}")
+    return str(wanted)
 
 
 def read_image(path: str) -> Volume:

@@ -13,6 +13,7 @@ from replica_detection.errors import ReplicaDetectionError
 from replica_detection.schema import ErrorReply
 from replica_detection_server.faults import in_words
 from replica_detection_server.refusals import refusal
+from replica_detection_server.storage import storage_refusal
 
 # For the OpenAPI page: what any of these routes may answer besides.
 REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -24,6 +25,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         413: "too large",
         422: "a request that cannot be",
         503: "busy, or not ready yet: come again after Retry-After seconds",
+        507: "the server's disk is full",
     }.items()
 }
 
@@ -41,5 +43,9 @@ class Guarded(APIRoute):
                 raise HTTPException(422, in_words(error)) from error
             except ReplicaDetectionError as error:
                 raise refusal(error) from error
+            except Exception as error:
+                if (found := storage_refusal(error)) is not None:
+                    raise found from error
+                raise
 
         return guarded

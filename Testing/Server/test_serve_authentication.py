@@ -87,6 +87,8 @@ def test_without_a_key_nothing_is_open(keyed, headers):
 
 def test_every_route_needs_the_key(keyed):
     page = requests.get(keyed.url + "/openapi.json", headers=_as(ANNA), timeout=10).json()["paths"]
+    # What MONAI Label's module for Slicer asks before it asks its user for a name and a password.
+    del page["/auth/"], page["/auth/token"]
     for path, methods in {**page, "/openapi.json": {"get": 0}, "/": {"get": 0}, "/none": {"get": 0}}.items():
         for method in methods:
             reply = requests.request(method, keyed.url + path.replace("{", "").replace("}", ""), timeout=10)

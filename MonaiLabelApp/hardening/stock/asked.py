@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from replica_detection_server.cohorts import TRAINING
 from replica_detection_server.hardening.identity import having
 from replica_detection_server.hardening.names import LABELS, TAG
+from replica_detection_server.hardening.stock.usual import translated
 from replica_detection_server.images import StudiesAndTraining
 from replica_detection_server.services import Services
 
@@ -35,6 +36,7 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "label_tag": lambda v: isinstance(v, str) and bool(re.fullmatch(TAG, v)),
     "result_extension": lambda v: v in LABELS,
     "result_dtype": lambda v: v in ("uint8", "uint16", "int16", "int32", "float32"),
+    "largest_cc": lambda v: isinstance(v, bool),
     "result_compress": lambda v: isinstance(v, bool),
     "max_workers": lambda v: isinstance(v, int) and 0 <= v <= 8,
     "max_batch_size": lambda v: isinstance(v, int) and 0 <= v <= 10**6,
@@ -94,12 +96,14 @@ def known_task(kind: str, name: str) -> Mapping[str, Any]:
 
 
 def options(given: Mapping[str, Any], task: Mapping[str, Any], further: Collection[str] = ()) -> dict[str, Any]:
-    """The options of a request that the task offers, those that every task takes, and `further` ones.
+    """The options of a request that the task offers, those that every task takes, and `further` ones; those of MONAI
+    Label's own tasks in the task's words.
 
     Everything else is refused: options are merged into MONAI Label's own request, where they could name another image,
     another model, a file of weights or a folder of code (`bundle_path`).
     """
     offered = {*(task.get("config") or {}), *COMMON, *further}
+    given = translated(given, offered)
     for key, value in given.items():
         if key not in offered:
             raise HTTPException(422, f"Unknown option '{key[:60]}'; there are {', '.join(sorted(offered))}.")

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import HTMLResponse
 from fastapi.security import OAuth2PasswordRequestForm
 
+from replica_detection_server.hardening.gate import Keyring
 from replica_detection_server.hardening.identity import ROLES, Identity
 from replica_detection_server.hardening.names import TaskName
 from replica_detection_server.hardening.oauth import Realm, RealmUnreachableError
@@ -60,9 +61,11 @@ def next_sample(
 
 @router.get("/auth/", tags=["MONAI Label"], summary="Whether a token is needed, and which realm gives it")
 def authentication(request: Request) -> dict[str, Any]:
+    """MONAI Label's module for Slicer asks for a name and a password where it is `enabled`: for keys, the reader's name
+    and the key."""
     realm: Realm | None = request.app.state.realm
     return {
-        "enabled": realm is not None,
+        "enabled": realm is not None or request.app.state.keyring is not None,
         "client_id": realm.client_id if realm else None,
         "realm": realm.uri if realm else None,
     }
@@ -71,6 +74,11 @@ def authentication(request: Request) -> dict[str, Any]:
 @router.post("/auth/token", tags=["MONAI Label"], summary="A token for a name and a password")
 def token(request: Request, form: Annotated[OAuth2PasswordRequestForm, Depends()]) -> dict[str, Any]:
     realm: Realm | None = request.app.state.realm
+    keyring: Keyring | None = request.app.state.keyring
+    if keyring is not None:
+        if keyring.keys.reader(form.password) != form.username:
+            raise HTTPException(401, "The name must be that of the key file, and the password its key.")
+        return {"access_token": form.password, "token_type": "Bearer"}
     if realm is None:
         raise HTTPException(404, "This server gives no tokens.")
     try:

@@ -12,7 +12,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from replica_detection.cohort import Case
 from replica_detection.schema import to_json
 from replica_detection_server.engine import Engine
-from replica_detection_server.lib.files import fresh_file
+from replica_detection_server.lib.files import fresh_file, result_suffix
 from replica_detection_server.series import case_at, study_of_volume
 from replica_detection_server.volumes import difference, write_on_grid
 
@@ -34,8 +34,11 @@ class ReplicaMatches(InferTask):
         return True
 
     def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        """`params`: k. Raises InputError for an image that cannot be read, HTTPException where none can be compared."""
-        path = Path(request["image"])
+        """`params`: k, result_extension.
+
+        Raises InputError for an image that cannot be read, HTTPException where none can be compared.
+        """
+        path, suffix = Path(request["image"]), result_suffix(request)
         try:
             k = min(max(int(request.get("k", K)), 1), 1000)
         except (TypeError, ValueError, OverflowError):
@@ -50,7 +53,7 @@ class ReplicaMatches(InferTask):
             words = f"this image minus training case {found.nearest_training_id}"
         else:
             array, words = np.zeros_like(synthetic.image), "empty: no training case could be compared"
-        with fresh_file(".nii.gz") as file:
+        with fresh_file(suffix) as file:
             write_on_grid(file, array, synthetic.affine)
         return str(file), {**to_json(found), "file": words}
 

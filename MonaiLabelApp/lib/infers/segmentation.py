@@ -11,7 +11,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from replica_detection.errors import ReplicaDetectionError
 from replica_detection_server.cohorts import Files, state_of
 from replica_detection_server.configuration import Configuration
-from replica_detection_server.lib.files import fresh_file, read_image
+from replica_detection_server.lib.files import fresh_file, read_image, result_suffix
 
 # The name of the network that the trainer `segmentation` makes.
 TRAINED = "segmentation"
@@ -27,7 +27,9 @@ class Segmentation(InferTask):
 
     def __init__(self, segmenter: str, description: str, needs: Path | None = None):
         self.segmenter, self.needs = segmenter, needs
-        super().__init__(InferType.SEGMENTATION, {}, 3, description, {"result_extension": ".nii.gz"})
+        super().__init__(
+            InferType.SEGMENTATION, {}, 3, description, {"result_extension": ".nii.gz", "largest_cc": False}
+        )
 
     def is_valid(self) -> bool:
         return self._labels() is not None
@@ -46,20 +48,25 @@ class Segmentation(InferTask):
     def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         """The mask in a fresh file, which the server deletes once it is sent.
 
-        `params` may choose `result_extension`. Raises InputError for an image that cannot be read, ConfigurationError
-        for one that the segmenter cannot work on.
+        `params` may choose `result_extension`, `result_dtype`, and with `largest_cc` the largest connected part of each
+        label alone. Raises InputError for an image that cannot be read, ConfigurationError for one that the segmenter
+        cannot work on, HTTPException 422 for an extension that cannot be written.
         """
         import numpy as np
 
         from replica_detection.segmentation import make_segmenter
-        from replica_detection.volume import WRITABLE, write_volume
+        from replica_detection.segmentation.base import largest_component
+        from replica_detection.volume import write_volume
 
+        suffix = result_suffix(request)
         segmenter = make_segmenter(self.segmenter)
         volume = read_image(request["image"])
         mask = segmenter.segment(volume)
-        wanted = request.get("result_extension")
-        with fresh_file(wanted if wanted in WRITABLE else ".nii.gz") as path:
-            write_volume(path, mask, volume.affine)
+        if request.get("largest_cc"):
+            for value in segmenter.labels:
+                mask = np.where((mask == value) & ~largest_component(mask == value), 0, mask)
+        with fresh_file(suffix) as path:
+            write_volume(path, mask.astype(request.get("result_dtype") or mask.dtype), volume.affine)
         size = float(np.prod(volume.spacing)) / 1000
         found = {name: round(np.count_nonzero(mask == value) * size, 4) for value, name in segmenter.labels.items()}
         names = {name: value for value, name in segmenter.labels.items()}

@@ -31,3 +31,11 @@ def whole(request: dict[str, Any], name: str, default: int, largest: int) -> int
     if not 1 <= value <= largest:
         raise HTTPException(422, f"{name} is {value}: it must lie between 1 and {largest}")
     return value
+
+
+def patience(request: dict[str, Any], default: int) -> int:
+    """Validations without a better result after which a training ends; -1 or 0, as at MONAI Label: never."""
+    value = request.get("early_stop_patience", default)
+    if value in (-1, 0) and not isinstance(value, bool):
+        return LARGEST_EPOCHS
+    return whole(request, "early_stop_patience", default, LARGEST_EPOCHS)

@@ -15,9 +15,9 @@ from replica_detection.segmentation.network_files import SIDECAR
 from replica_detection_server import cohorts, encoders
 from replica_detection_server.configuration import Configuration
 from replica_detection_server.lib.progress import logged
-from replica_detection_server.lib.trainers.asked import DEVICES, LARGEST_EPOCHS, choice, whole
+from replica_detection_server.lib.trainers.asked import DEVICES, LARGEST_EPOCHS, choice, patience, whole
 
-_EPOCHS = 200
+_EPOCHS, _PATIENCE = 200, 30
 
 
 class TrainEncoder(TrainTask):
@@ -35,6 +35,7 @@ class TrainEncoder(TrainTask):
             "network": list(NETWORKS),
             "epochs": _EPOCHS,
             "restart": False,
+            "early_stop_patience": _PATIENCE,
             "device": list(DEVICES),
         }
 
@@ -62,6 +63,7 @@ class TrainEncoder(TrainTask):
             network=choice(request, "network", NETWORKS[0]),
             epochs=whole(request, "epochs", _EPOCHS, LARGEST_EPOCHS),
             device=choice(request, "device", DEVICES[0]),
+            patience=patience(request, _PATIENCE),
             resume=not bool(request.get("restart", False)),
             progress=logged("encoder"),
         )

@@ -14,7 +14,9 @@ from replica_detection_server import cohorts
 from replica_detection_server.configuration import Configuration
 from replica_detection_server.lib.infers.segmentation import TRAINED
 from replica_detection_server.lib.progress import logged
-from replica_detection_server.lib.trainers.asked import DEVICES, LARGEST_EPOCHS, choice, whole
+from replica_detection_server.lib.trainers.asked import DEVICES, LARGEST_EPOCHS, choice, patience, whole
+
+_PATIENCE = 10
 
 
 class TrainSegmentation(TrainTask):
@@ -32,6 +34,7 @@ class TrainSegmentation(TrainTask):
             "epochs": 100,
             "patch": 64,
             "restart": False,
+            "early_stop_patience": _PATIENCE,
             "device": list(DEVICES),
         }
 
@@ -58,6 +61,7 @@ class TrainSegmentation(TrainTask):
             epochs=whole(request, "epochs", 100, LARGEST_EPOCHS),
             patch=(patch, patch, patch),
             device=choice(request, "device", DEVICES[0]),
+            patience=patience(request, _PATIENCE),
             resume=not bool(request.get("restart", False)),
             progress=logged("segmentation"),
         )

@@ -123,6 +123,11 @@ def serve(
             help="Whose ratings readers see: all, or own, the default with keys or tokens. Reviewers see all."
         ),
     ] = "",
+    max_connections: Annotated[int, typer.Option(help="Open connections in all.", min=8, max=50_000)] = 500,
+    connections_per_address: Annotated[
+        int,
+        typer.Option(help="Of them from one other machine. This one may be a proxy for many and has no limit.", min=1),
+    ] = 100,
 ) -> None:
     """Run the server for 3D Slicer, scripts and MONAI Label clients: review, comparison, ratings.
 
@@ -180,6 +185,8 @@ def serve(
         compute_seconds=compute_seconds,
         compute_memory_mb=compute_memory_mb,
         ratings_visible=ratings_visible,
+        max_connections=max_connections,
+        connections_per_address=connections_per_address,
     )
     listening.check()
     launch(Configuration.of(studies, given), listening)
