@@ -195,6 +195,8 @@ def _metaimage(path: Path, limits: UploadLimits) -> int:
     if not re.fullmatch(r"\d{1,15}", stated, re.ASCII) or int(stated) > left:
         raise InputError(path, "is truncated, or states more compressed bytes than it has", DAMAGED)
     if packed.lower() == "true":
+        if "compresseddatasize" not in fields:  # ITK then gives zeros
+            raise InputError(path, "does not say how many compressed bytes it has", _AGAIN)
         _count_unpacked(path, header, size)
     return voxels
 

@@ -275,3 +275,13 @@ def test_several_time_points_are_counted_in_the_error(tmp_path: Path):
     write_series(tmp_path, stack_of(6), [(0, 0, i % 3) for i in range(6)])
     with pytest.raises(InputError, match="6 slices at 3 positions"):
         read_one(tmp_path)
+
+
+def test_slices_so_far_apart_that_an_even_grid_takes_many_times_their_memory_are_refused(tmp_path: Path):
+    gap = [(0, 0, z) for z in (0, 1, 2, 3, 4, 5e6)]
+    tilt = [(0, 1e6 * z, z) for z in range(6)]
+    for name, places in (("gap", gap), ("tilt", tilt)):
+        (tmp_path / name).mkdir()
+        write_series(tmp_path / name, stack_of(6), places)
+        with pytest.raises(InputError, match="so far apart that an even grid has"):
+            read_one(tmp_path / name)

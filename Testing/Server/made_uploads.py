@@ -7,6 +7,7 @@ import io
 import struct
 import tempfile
 import zlib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,10 @@ def metaimage(fields: str = "", file: str = "LOCAL", *, size: Size = SHAPE, data
     text = f"ObjectType = Image\nNDims = {len(size)}\nDimSize = {' '.join(map(str, size))}\nElementSpacing = 1 1 1\n"
     text += f"ElementType = MET_SHORT\n{fields}ElementDataFile = {file}\n"
     return text.encode("latin-1") + (voxels().tobytes() if data is None else data)
+
+
+def packed_metaimage(packed: bytes, size: Size = SHAPE) -> bytes:
+    return metaimage(f"CompressedData = True\nCompressedDataSize = {len(packed)}\n", size=size, data=packed)
 
 
 def nrrd(fields: str = "", *, size: Size = SHAPE, encoding: str = "raw", data: bytes | None = None) -> bytes:
@@ -129,6 +134,7 @@ def jpeg(size: tuple[int, int] = (40, 30)) -> bytes:
     return file.getvalue()
 
 
+@cache
 def packed_zeros(mebibytes: int, wbits: int = 15) -> bytes:
     """A stream that unfolds to so many MiB of zeros: zlib, or gzip with 31, bare with -15."""
     packer = zlib.compressobj(9, zlib.DEFLATED, wbits)
@@ -140,9 +146,7 @@ def whole_files() -> dict[str, bytes]:
     packed = voxels().tobytes()
     return {
         "a.mha": metaimage(),
-        "packed.mha": metaimage(
-            f"CompressedData = True\nCompressedDataSize = {len(zlib.compress(packed))}\n", data=zlib.compress(packed)
-        ),
+        "packed.mha": packed_metaimage(zlib.compress(packed)),
         "a.nrrd": nrrd(),
         "packed.nrrd": nrrd(encoding="gzip", data=gzip.compress(packed)),
         "a.nii": nifti(),

@@ -6,6 +6,7 @@ import gzip
 import os
 import struct
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from Server.made_uploads import (
     metaimage,
     nifti,
     nrrd,
+    packed_metaimage,
     packed_zeros,
     png,
     voxels,
@@ -164,6 +166,12 @@ def test_nothing_but_the_upload_is_opened(tmp_path, secret):
     }
 
 
+def test_a_compressed_metaimage_without_its_length_is_refused(tmp_path):
+    """ITK reads zeros from it, in silence."""
+    content = metaimage("CompressedData = True\n", data=zlib.compress(voxels().tobytes()))
+    assert "compressed bytes" in refusal(tmp_path / "a.mha", content)
+
+
 @pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
 def test_detached_headers_are_refused_whatever_they_say(tmp_path, suffix):
     assert refusal(tmp_path / f"a{suffix}", metaimage() if suffix == ".mhd" else nrrd()) == REFERENCE
@@ -264,7 +272,7 @@ def test_more_bytes_than_the_limit(tmp_path):
     [
         ("a.nii.gz", lambda: nifti(pack=True) + packed_zeros(64, 31)),
         ("a.nii.gz", lambda: gzip.compress(nifti() + bytes(8 << 20))),
-        ("a.mha", lambda: metaimage("CompressedData = True\n", data=packed_zeros(64))),
+        ("a.mha", lambda: packed_metaimage(packed_zeros(64))),
         ("a.nrrd", lambda: nrrd(encoding="gzip", data=packed_zeros(64, 31))),
         ("a.png", lambda: bare_png((40, 30), packed_zeros(64))),
         ("a.png", lambda: png(chunks=[(b"zTXt", b"a\0\0" + packed_zeros(64))])),

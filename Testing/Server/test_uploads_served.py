@@ -16,6 +16,7 @@ pytest.importorskip("monailabel", reason="the server needs it: requirements-serv
 
 import requests
 
+from replica_detection.client import ReplicaClient
 from Server import collections_on_disk
 from Server.collections_on_disk import ANNA
 from Server.made_uploads import (
@@ -26,6 +27,7 @@ from Server.made_uploads import (
     metaimage,
     nifti,
     nrrd,
+    packed_metaimage,
     packed_zeros,
     voxels,
     whole_files,
@@ -96,6 +98,9 @@ def server(folder) -> Iterator[Server]:
         conf=collections.options | {"measures": "mae"},
         hardened=True,
     ) as started:
+        client = ReplicaClient(started.url, key=ANNA)
+        for job in client.jobs():
+            assert client.wait(job.id, every=0.1).state == "done"
         yield started
 
 
@@ -127,10 +132,10 @@ BOMBS = {
     "600.nii.gz": lambda: (
         gzip.compress(nifti(size=(600, 600, 600), data=b"") + bytes(16 << 20)) + packed_zeros(400, 31)
     ),
-    "600.mha": lambda: metaimage("CompressedData = True\n", size=(600, 600, 600), data=packed_zeros(412)),
-    "600.nrrd": lambda: nrrd(size=(600, 600, 600), encoding="gzip", data=packed_zeros(412, 31)),
+    "600.mha": lambda: packed_metaimage(packed_zeros(400), size=(600, 600, 600)),
+    "600.nrrd": lambda: nrrd(size=(600, 600, 600), encoding="gzip", data=packed_zeros(400, 31)),
     "small.nii.gz": lambda: nifti(pack=True) + packed_zeros(400, 31),
-    "small.mha": lambda: metaimage("CompressedData = True\n", data=packed_zeros(400)),
+    "small.mha": lambda: packed_metaimage(packed_zeros(400)),
     "small.nrrd": lambda: nrrd(encoding="gzip", data=packed_zeros(400, 31)),
     "wide.png": lambda: bare_png((20000, 20000), packed_zeros(400)),
     "small.png": lambda: bare_png((40, 30), packed_zeros(400)),
