@@ -101,10 +101,11 @@ class Connections:
                 del self._of[connection.address]
 
     def close(self) -> None:
-        """Ends handshakes and the watch; for the server's own end."""
+        """Ends the watch and all connections on which nothing is being answered; for the server's own end."""
         if self._timer is not None:
             self._timer.cancel()
-        for connection in [c for c in self._all if c.inner is None]:
+        now = time.monotonic()
+        for connection in [c for c in self._all if c.keeps_waiting(now)]:
             connection.end()
 
     @contextmanager
