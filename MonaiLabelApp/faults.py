@@ -44,7 +44,7 @@ def in_words(error: RequestValidationError) -> str:
     for fault in error.errors():
         # Of several things that a part may be, the first is meant; the others say the same again.
         found.setdefault(_part(fault.get("loc", ())), _words(fault))
-    return "; ".join(f"{part} {words}" for part, words in found.items())[:LONGEST] or f"{THE_REQUEST} cannot be used"
+    return "; ".join(f"{part}: {words}" for part, words in found.items())[:LONGEST] or f"{THE_REQUEST}: cannot be used"
 
 
 def _part(place: Sequence[Any]) -> str:
