@@ -385,6 +385,8 @@ class StudiesAndTraining(LocalDatastore):
             except OSError:
                 self._seen = None
                 raise
+        if self._seen is not None:  # what was written is what is known
+            self._seen = self._seen[0], self._file.state, self._seen[2]
 
 
 def _put(source: str, target: Path) -> None:

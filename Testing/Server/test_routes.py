@@ -417,6 +417,7 @@ def test_the_openapi_page_describes_every_route(served):
             "report",
             "compare",
             "cases/{synthetic_id}/comparison",
+            "cases/{synthetic_id}/files",
             "masks/{case_id}",
             "surfaces/{synthetic_id}/{training_id}",
             "surfaces/{synthetic_id}/{training_id}/statistics",

@@ -20,7 +20,7 @@ from Core import made_up
 from Core.made_dicom import write_series
 from replica_detection.client import ReplicaClient
 from replica_detection.errors import InputError, ServerError
-from replica_detection.volume import read_volume
+from replica_detection.volume import read_mask, read_volume
 from Server.conftest import checksums, strict_json
 from Server.running import Server, running_server
 
@@ -196,7 +196,7 @@ def test_a_series_is_a_study_for_every_client(odd, tmp_path):
     matches = odd("POST", "/infer/replica_matches", params={"image": "copied", "output": "json"})
     answer = strict_json(matches)
     assert (answer["synthetic_id"], answer["nearest_training_id"]) == ("copied", "trn_003")
-    assert read_volume(odd.client.segment("vessels", "copied", tmp_path)).array.shape == sent.array.shape
+    assert read_mask(odd.client.segment("vessels", "copied", tmp_path), sent).shape == sent.array.shape
     for reply in (odd("GET", "/datastore/?output=all"), odd("GET", "/replica/worklist"), matches):
         assert PATIENT not in reply.text
 
