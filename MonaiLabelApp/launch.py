@@ -336,6 +336,7 @@ def _announce(settings: Settings, listening: Listening, port: int, said: list[st
     console.print(f"  who            {escape(who)}")
     console.print("  closed         web pages of other origins, /reload, /logs, /proxy, /ohif, /model, /infer/wsi")
     console.print(f"  limits         {listening.max_upload_mb} MiB an upload, {settings.waiting} waiting computations")
+    console.print(f"                 {settings.compute_seconds:g} s and {_memory(settings)} MiB for each computation")
     console.print(f"  own folder     {escape(str(settings.data))} (results, ratings, sessions, log)")
     if settings.access_record:
         console.print(f"  access record  {escape(str(settings.access_record))}")
@@ -349,6 +350,12 @@ def _tell_of_jobs() -> None:
 
     telling = Telling(app_instance().services, lambda line: console.print(escape(line)))
     threading.Thread(target=telling.run, name="telling", daemon=True).start()
+
+
+def _memory(settings: Settings) -> int:
+    from replica_detection_server.workers import Limits
+
+    return Limits.of(settings.compute_seconds, settings.compute_memory_mb).memory_bytes // MEBIBYTE
 
 
 @contextmanager

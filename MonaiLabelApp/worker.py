@@ -28,6 +28,9 @@ from replica_detection_server.computations import COMPUTATIONS, prepare
 from replica_detection_server.configuration import Configuration
 from replica_detection_server.services import Services, services_of
 
+# So often it looks whether there is a new index, which it then prepares for the next comparison.
+IDLE_SECONDS = 2.0
+
 
 def main() -> int:
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -48,11 +51,12 @@ def main() -> int:
 
     services = services_of(Configuration.from_json(lines.get()))
     services.engine.tell_null = tell_null
-    # Without an index, or with one that cannot be used, there is nothing to prepare; requests are told why.
-    with suppress(ReplicaDetectionError, HTTPException):
-        services.engine.prepare()
     while True:
-        say(**answer(services, json.loads(lines.get()), lambda: say(began=True)))
+        # Without an index, or with one that cannot be used, there is nothing to prepare; requests are told why.
+        with suppress(ReplicaDetectionError, HTTPException):
+            services.engine.prepare()
+        with suppress(queue.Empty):
+            say(**answer(services, json.loads(lines.get(timeout=IDLE_SECONDS)), lambda: say(began=True)))
 
 
 def answer(services: Services, request: dict[str, Any], begin: Callable[[], None]) -> dict[str, Any]:

@@ -115,12 +115,14 @@ class Workers:
         """
         gone = CALLER_GONE.get()
         worker = self._take(gone)
+        answered = False
         try:
             said = self._ask(worker, task, arguments, uploaded, gone)
             file = worker.handed_over(Path(said["file"])) if said.get("file") else None
+            answered = True
         finally:
             # Much memory is not given back to the system, and would count against the next.
-            if task in ONCE or worker.memory_bytes() > self.limits.memory_bytes // 2:
+            if not answered or task in ONCE or worker.memory_bytes() > self.limits.memory_bytes // 2:
                 worker.end()
             with self._changed:
                 if worker.is_alive and not self._closed:
