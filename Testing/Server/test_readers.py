@@ -298,8 +298,8 @@ def test_notes_are_bounded_all_together(tmp_path):
                     "blinded": "perhaps",
                 }
             },
-            "rating_id: must be text; reader: must be text; synthetic_id: must be text; rating: must be a whole number; "
-            "blinded: must be true or false; seconds: must be a number",
+            "rating_id: must be text; reader: must be text; synthetic_id: must be text; "
+            "rating: must be a whole number; blinded: must be true or false; seconds: must be a number",
         ),
         ("GET", "/datastore/?output=x", {}, "output: must be one of train, stats, all"),
         ("GET", "/datastore/image?image=a%2Fb", {}, "image: has letters or a form that are not possible here"),

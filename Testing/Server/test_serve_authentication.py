@@ -242,8 +242,8 @@ def test_roles(tokened, realm, roles, reads, labels, removes):
 def test_readers_do_not_see_each_others_ratings(tokened, realm):
     """By default where callers are known; reviewers and admins see what everybody said."""
 
-    def ask(reader: str, role: str, path: str, **query):
-        token = realm.token(role, preferred_username=reader)
+    def ask(who: str, role: str, path: str, **query):
+        token = realm.token(role, preferred_username=who)
         return requests.get(f"{tokened.url}/replica/{path}", headers=_as(token), params=query, timeout=20)
 
     for reader, value in (("dora", 4), ("emil", 1)):
