@@ -207,7 +207,7 @@ class Engine:
         """A synthetic image against the training cohort, from the scores; None where they are not current."""
         case, opened, scored = self.case(synthetic_id), self.required_index(), self.scored()
         if scored is not None and scored.is_current(case, opened.version):
-            return scored.comparison(synthetic_id, k)
+            return scored.comparison(case.id, k)
         return None
 
     def compare(self, case: Case, k: int) -> Comparison:
@@ -313,7 +313,7 @@ class Engine:
         case, opened, scored = self.case(synthetic_id), self.required_index(), self.scored()
         training = opened.stored(training_id)
         current = scored is not None and scored.is_current(case, opened.version)
-        alignment = scored.result.alignment(synthetic_id, training_id) if scored is not None and current else None
+        alignment = scored.result.alignment(case.id, training_id) if scored is not None and current else None
         if alignment is None:
             raise HTTPException(404, "no alignment is known for this pair")
         synthetic = self.prepared(case)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from replica_detection.cohort import Case, Cohort
-from replica_detection.errors import InputError, ReplicaDetectionError
+from replica_detection.errors import InputError
 from replica_detection.image_files import is_dicom_name
 from replica_detection_server.cohorts import state_of, suffix_of
 from replica_detection_server.refusals import refusal
@@ -32,7 +32,10 @@ class Volumes:
         return self._folder_of(case.id) / _digest(known) / f"{case.id}.nii.gz"
 
     def make_study(self, case: Case) -> Path:
-        """The volume of a study, written where it is not there yet. Raises HTTPException (422) for a damaged series."""
+        """The volume of a study, written where it is not there yet.
+
+        Raises HTTPException (422) for a damaged series, OSError where the volume cannot be written.
+        """
         path = self.of_study(case)
         if not path.is_file():
             with self._making:
@@ -109,7 +112,9 @@ def _write(path: Path, files: Sequence[Path]) -> None:
         volume = read_volume(files)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_volume(path, volume.array, volume.affine)
-    except ReplicaDetectionError as error:
+    except InputError as error:
+        if error.path == str(path) and isinstance(error.__cause__, OSError):
+            raise error.__cause__ from None  # such as a full disk: no fault of the series
         raise refusal(error) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 import unicodedata
 import zipfile
@@ -30,6 +31,8 @@ from replica_detection_server.series import one_case
 from replica_detection_server.studies import Studies
 
 NOTES = "datastore_v2.json"
+# Pipes, names that are no Unicode, and names that differ in case alone.
+linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems do not have such files")
 
 
 def fill(folder: Path, *names: str) -> Path:
@@ -62,6 +65,7 @@ def engine(folder: Path, **options: object) -> Engine:
 # ------------------------------------------------------------------------------------------------------------ the rule
 
 
+@linux
 def test_every_list_has_the_same_studies_and_says_what_it_left_out(tmp_path):
     folder = fill(
         tmp_path / "studies", "plain.nii.gz", "UPPER.NII.GZ", "a.nrrd", "a.nii.gz", ".hidden.nii.gz", "notes.txt"
@@ -104,6 +108,7 @@ def test_what_is_said_is_bounded(tmp_path):
     assert len(said) < 600 and "497 more" in said and "\x1b" not in said
 
 
+@linux
 def test_ids_that_differ_in_case_alone_are_both_studies_and_said(tmp_path):
     folder = fill(tmp_path / "studies", "Case.nii.gz", "case.nii.gz")
     store = ours(folder)
@@ -151,6 +156,7 @@ def test_a_link_into_the_servers_own_folder_is_not_followed(tmp_path):
     assert served.studies().ids == ("own",) and reasons(served.found) == {"x.nii.gz": rule.LINK}
 
 
+@linux
 def test_a_file_that_becomes_a_link_or_a_device_after_it_was_listed_is_not_opened(tmp_path):
     """Also where the folder keeps its time: a link inside the folder to a place that nobody looks at."""
     secret = fill(tmp_path / "elsewhere", "secret.nii.gz") / "secret.nii.gz"
@@ -269,6 +275,20 @@ def test_a_series_is_converted_once_and_again_when_it_changed(tmp_path):
     assert refused.value.status_code == 422 and str(tmp_path) not in refused.value.detail
 
 
+def test_a_full_disk_is_no_fault_of_the_series(tmp_path, monkeypatch):
+    series(tmp_path / "studies" / "s")
+    store = ours(tmp_path / "studies")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("replica_detection.volume._write_nifti", full)
+    with pytest.raises(OSError, match="No space"):
+        store.get_image_uri("s")
+    monkeypatch.undo()
+    assert Path(store.get_image_uri("s")).is_file()
+
+
 def test_labels_of_a_series_are_kept_and_the_series_can_be_removed(tmp_path):
     folder = tmp_path / "studies"
     series(folder / "patient" / "s")
@@ -365,6 +385,7 @@ def test_a_damaged_file_of_notes_keeps_nothing_from_starting(tmp_path, kind):
     )
 
 
+@linux
 def test_a_pipe_in_the_place_of_the_notes_is_not_opened(tmp_path):
     folder = fill(tmp_path / "studies", "s.nii.gz")
     os.mkfifo(folder / NOTES)

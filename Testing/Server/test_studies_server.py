@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import unicodedata
 import zipfile
 from dataclasses import dataclass
@@ -24,7 +25,10 @@ from replica_detection.volume import read_mask, read_volume
 from Server.conftest import checksums, strict_json
 from Server.running import Server, running_server
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="other systems do not have such files"),
+]
 
 KEY = "key-of-anna-for-these-tests"
 SECRET, PATIENT = "not-for-readers", "Smith^John"
@@ -57,17 +61,22 @@ def write_as_dicom(image: Path, folder: Path, **elements) -> None:
 
 
 def a_folder_of_studies(folder: Path, training: Path) -> None:
-    made_up.cohort(folder, 2, 200, "syn")
+    made_up.cohort(folder, 3, 200, "syn")
     (folder / "syn_000.nii.gz").rename(folder / unicodedata.normalize("NFD", f"{ACCENT}.nii.gz"))
     (folder / "syn_001.nii.gz").rename(folder / "UPPER.NII.GZ")
+    (folder / "syn_002.nii.gz").rename(folder / "plain.nii.gz")
     write_as_dicom(training / "trn_003.nii.gz", folder / "copied", SeriesInstanceUID="1.1")
     secret = folder.parent / "elsewhere" / "secret.nii.gz"
     secret.parent.mkdir()
     secret.write_text(SECRET)
     (folder / "link.nii.gz").symlink_to(secret)
-    (folder / "labels" / "final").mkdir(parents=True)
-    (folder / "labels" / "final" / "UPPER.nii.gz").symlink_to(secret)
-    (folder / "labels" / "final" / f"{ACCENT}.nii.gz").touch()
+    (folder / "linked.nii.gz").symlink_to(
+        made_up.write(folder.parent / "shared" / f"{PATIENT}.nii.gz", made_up.volume(400))
+    )
+    for tag in ("final", "original"):
+        (folder / "labels" / tag).mkdir(parents=True)
+    (folder / "labels" / "final" / "plain.nii.gz").symlink_to(secret)
+    (folder / "labels" / "original" / "plain.nii.gz").touch()
     (folder / "empty.nii.gz").touch()
     (folder / os.fsdecode(b"bytes\xff.nii.gz")).write_bytes(b"content")
     os.mkfifo(folder / "pipe.nii.gz")
@@ -90,6 +99,7 @@ def odd(tmp_path_factory):
         training=folder / "training",
         conf={"validation": folder / "unseen", "measures": "mae,rmse", "api_key_file": keys},
         hardened=True,
+        args=("--allow-links-to", str(folder / "shared")),
     ) as server:
         client = ReplicaClient(server.url, key=KEY)
         for job in client.jobs():
@@ -100,7 +110,7 @@ def odd(tmp_path_factory):
 
 def test_the_start_says_what_is_served_and_what_is_not(odd):
     said = " ".join(odd.server.log_text().split())
-    assert "3 studies, 1 of them DICOM series." in said
+    assert "5 studies, 1 of them DICOM series." in said
     for words in ("link that leads out of the folder: 'link.nii.gz'", "empty file: 'empty.nii.gz'", "--allow-links-to"):
         assert words in said, said
     assert "'pipe.nii.gz'" in said and r"bytes\udcff" in said and "datastore_v2.json.damaged-" in said
@@ -110,11 +120,11 @@ def test_the_start_says_what_is_served_and_what_is_not(odd):
 
 
 def test_all_lists_agree_and_readers_learn_reasons_without_names(odd):
-    kept = {ACCENT, "UPPER", "copied"}
+    kept = {ACCENT, "UPPER", "plain", "copied", "linked"}
     listed = strict_json(odd("GET", "/datastore/", params={"output": "all"}))["objects"]
     assert set(listed) == kept == {item.synthetic_id for item in odd.client.worklist()}
     status = odd.client.status()
-    assert status.studies == 3 == strict_json(odd("GET", "/datastore/"))["total"]
+    assert status.studies == 5 == strict_json(odd("GET", "/datastore/"))["total"]
     assert {item.reason: item.count for item in status.left_out}["link that leads out of the folder"] == 1
     text = odd("GET", "/replica/status").text
     assert str(odd.folder) not in text and "link.nii" not in text and "pipe.nii" not in text
@@ -132,6 +142,12 @@ def test_accents_in_either_form_name_the_same_study(odd, form, tmp_path):
 def test_extensions_in_capitals_are_served(odd):
     assert odd("GET", "/datastore/image?image=UPPER").content == (odd.studies / "UPPER.NII.GZ").read_bytes()
     assert odd.client.comparison("UPPER").measures
+
+
+def test_a_link_into_a_named_folder_is_a_study_of_its_own_name(odd):
+    reply = odd("GET", "/datastore/image?image=linked")
+    assert reply.content == (odd.folder / "shared" / f"{PATIENT}.nii.gz").read_bytes()
+    assert "linked.nii.gz" in reply.headers["content-disposition"] and PATIENT not in str(reply.headers)
 
 
 @pytest.mark.parametrize("name", ["link", "empty", "pipe", "bytes\ufffd", "link.nii.gz", "labels"])
@@ -161,10 +177,10 @@ def test_a_study_that_becomes_a_link_is_not_served_any_more(odd):
 
 def test_empty_and_linked_labels_are_none(odd):
     assert strict_json(odd("GET", "/datastore/"))["completed"] == 0
-    for name in ("UPPER", ACCENT):
-        reply = odd("GET", "/datastore/label", params={"label": name, "tag": "final"})
+    for tag in ("final", "original"):
+        reply = odd("GET", "/datastore/label", params={"label": "plain", "tag": tag})
         assert reply.status_code == 404 and SECRET not in reply.text
-        assert odd("HEAD", "/datastore/label", params={"image": name, "tag": "final"}).status_code == 404
+        assert odd("HEAD", "/datastore/label", params={"image": "plain", "tag": tag}).status_code == 404
 
 
 def test_a_refused_upload_leaves_no_file(odd):
@@ -212,10 +228,13 @@ def test_a_label_of_a_series_is_saved_and_given_back(odd):
 
 
 def test_the_collection_is_scored_with_its_series(odd):
+    """And a case is found in the scores by either form of its name."""
     done = odd.client.wait(odd.client.start_scoring().id, every=0.2)
     assert done.state == "done", done
     first = next(iter(odd.client.worklist()))
-    assert (first.synthetic_id, first.nearest_training_id) == ("copied", "trn_003") and odd.client.status().scored == 3
+    assert (first.synthetic_id, first.nearest_training_id) == ("copied", "trn_003") and odd.client.status().scored == 5
+    for form in ("NFC", "NFD"):
+        assert odd.client.comparison(unicodedata.normalize(form, ACCENT)).synthetic_id == ACCENT
     report = odd("GET", "/replica/report").text
     assert "copied" in report and PATIENT not in report and str(odd.folder / "studies" / "link") not in report
 
