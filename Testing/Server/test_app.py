@@ -18,6 +18,7 @@ from replica_detection.segmentation import SEGMENTERS, make_segmenter
 from replica_detection.volume import read_volume
 from Server.collections_on_disk import COPIED, COPY, NEW
 from Server.conftest import MOVED, Served, checksums, real_scans, strict_json, until
+from Server.made_uploads import metaimage, nrrd, voxels
 from Server.running import APP
 
 pytestmark = pytest.mark.slow
@@ -159,6 +160,20 @@ def test_a_label_is_never_written_outside(served, tag):
         "PUT", "/datastore/label", params={"image": "syn_000", "tag": tag}, files={"label": ("l.nii.gz", b"new")}
     )
     assert reply.status_code == 422 and checksums(served.collections.folder / "studies") == before
+
+
+def test_an_upload_that_names_a_file_of_the_machine_is_refused(served, tmp_path):
+    """Through MONAI Label's own routes, which look at nothing."""
+    (tmp_path / "secret").write_bytes(voxels().tobytes())
+    for name, content in (
+        ("x.mha", metaimage(file=str(tmp_path / "secret"))),
+        ("x.nrrd", nrrd(f"data file: {tmp_path / 'secret'}\n")),
+    ):
+        reply = served("POST", "/infer/vessels", params={"output": "json"}, files={"file": (name, content)})
+        assert reply.status_code == 422 and "itself" in strict_json(reply)["detail"], reply.text
+        session = served("PUT", "/session/", files={"files": (name, content)}).json()["session_id"]
+        reply = served("POST", "/infer/vessels", params={"output": "json", "session_id": session})
+        assert reply.status_code == 422 and "itself" in strict_json(reply)["detail"], reply.text
 
 
 def test_no_other_file_of_the_machine_is_an_image(served):
