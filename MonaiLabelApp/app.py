@@ -127,6 +127,8 @@ class ReplicaDetectionApp(MONAILabelApp):
         if task is None or not task.is_valid():
             known = ", ".join(name for name, t in self._infers.items() if t.is_valid())
             raise HTTPException(404, f"there is no model '{request.get('model')}'; known: {known}")
+        if isinstance(task, ReplicaMatches):
+            self.services.engine.required_index()
         store = datastore or self.datastore()
         image = request.get("image")
         path = self._image_path(image, store)

@@ -66,7 +66,8 @@ def test_inference_of_a_training_case_leaves_it_where_it_is(stock, served):
 
 def test_the_extension_of_a_mask_can_be_chosen_among_those_that_can_be_written(stock):
     assert stock.infer("vessels", "syn_001", {"result_extension": ".nrrd"})[0].endswith(".nrrd")
-    assert stock.infer("vessels", "syn_001", {"result_extension": "/../x.sh"})[0].endswith(".nii.gz")
+    with pytest.raises(MONAILabelClientException, match=r"cannot be written; use one of \.nii\.gz"):
+        stock.infer("vessels", "syn_001", {"result_extension": "/../x.sh"})
 
 
 def test_matches_come_with_a_file_that_is_new(stock, served):

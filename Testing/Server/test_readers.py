@@ -30,6 +30,7 @@ from Core import made_up
 from replica_detection_server import notes
 from replica_detection_server.hardening.stock.asked import plain
 from replica_detection_server.images import StudiesAndTraining
+from Server.collections_on_disk import image_bytes
 from Server.conftest import strict_json, until
 from Server.running import Server, running_server
 
@@ -96,7 +97,7 @@ def detail(reply: requests.Response) -> str:
 
 # ---------------------------------------------------------------------------------- while the index is made (in order)
 
-IMAGE = {"file": ("x.nii.gz", b"x" * 100)}
+IMAGE = {"file": ("x.nii", image_bytes())}
 NEED_THE_INDEX = [
     ("GET", "/replica/cases/syn_000/comparison", {}),
     ("POST", "/replica/compare", {"files": IMAGE}),
@@ -206,7 +207,7 @@ def test_no_note_takes_the_place_of_what_the_server_says(making, name):
         (
             "PUT",
             f"/datastore/label?image={before['id']}",
-            {"data": {"params": json.dumps({name: EVIL[name]})}, "files": {"label": ("x.nii.gz", b"x" * 100)}},
+            {"data": {"params": json.dumps({name: EVIL[name]})}, "files": {"label": ("x.nii", image_bytes())}},
         ),
     ):
         reply = making(method, path, **how)

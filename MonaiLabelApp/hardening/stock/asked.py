@@ -49,7 +49,9 @@ def app() -> MONAILabelApp:
 
 
 def known_image(image: str) -> None:
-    """Raises HTTPException 404 for any name but that of a known image, whatever lies under it on the disk."""
+    """Raises HTTPException 404 for any name but that of a known image, whatever lies under it on the disk; 503 or 409
+    for a training case while there is no index."""
+    require_index_for(image)
     store = app().datastore()
     known = store.has_image(image) if isinstance(store, StudiesAndTraining) else store.get_image_uri(image)
     # MONAI Label opens what exists under the name itself before it asks its table.
@@ -61,10 +63,8 @@ def image_file(image: str) -> Path:
     """The file of a known image; that of a DICOM series is made where it is not there yet.
 
     Raises:
-        HTTPException: as `known_image`; 422 for a series that cannot be read; 503 for a training case while the index
-            is being made.
+        HTTPException: as `known_image`; 422 for a series that cannot be read.
     """
-    require_index_for(image)
     known_image(image)
     path = app().datastore().get_image_uri(image)
     if not path or not Path(path).is_file():
