@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,7 @@ from replica_detection_server.lib.trainers.segmentation import TrainSegmentation
 from replica_detection_server.refusals import refusal
 from replica_detection_server.routes import register
 from replica_detection_server.routes.files import INBOX
+from replica_detection_server.series import write_volume_of
 from replica_detection_server.services import services_of
 
 logger = logging.getLogger(__name__)
@@ -85,6 +88,7 @@ class ReplicaDetectionApp(MONAILabelApp):
             training,
             watch=_server() is not None,
             found=self.services.engine.found,
+            convert=self._convert,
         )
         return self.store
 
@@ -156,6 +160,18 @@ class ReplicaDetectionApp(MONAILabelApp):
         """The same, computed in a process that can be ended."""
         found = self.services.workers.call("infer", {"request": request}, uploaded=uploaded)
         return None if found.file is None else str(found.file), found.value
+
+    def _convert(self, target: Path, files: Sequence[Path]) -> None:
+        """Writes the volume of a series; in a server by a process that can be ended."""
+        if _server() is None:
+            write_volume_of(target, files)
+            return
+        found = self.services.workers.call("volume", {"files": [str(file) for file in files]})
+        assert found.file is not None
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.tmp")  # tmp may lie on another disk
+        shutil.move(found.file, partial)
+        partial.replace(target)
 
     def train(self, request: dict[str, Any]) -> Any:
         if _server() is None:

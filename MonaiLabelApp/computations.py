@@ -15,7 +15,7 @@ from replica_detection.schema import SurfaceReply, SurfaceStatistics, from_json,
 from replica_detection.surface import Statistics
 from replica_detection_server.cohorts import TRAINING
 from replica_detection_server.lib.files import fresh_file
-from replica_detection_server.series import case_at
+from replica_detection_server.series import case_at, write_volume_of
 from replica_detection_server.services import Services
 from replica_detection_server.volumes import difference, in_file_space, positions_in_file, write_on_grid, write_surface
 from replica_detection_server.workers import Result
@@ -85,6 +85,13 @@ def aligned(services: Services, synthetic_id: str, training_id: str) -> Result:
     return _volume(training.image, synthetic.affine)
 
 
+def volume(services: Services, files: list[str]) -> Result:
+    """The image of a series in one file."""
+    with fresh_file(".nii.gz") as path:
+        write_volume_of(path, [Path(file) for file in files])
+    return Result(file=path)
+
+
 def agreement(services: Services, ratings: list[dict[str, Any]]) -> Result:
     """Agreement of the readers, with thresholds where the collection is scored."""
     from replica_detection.agreement import agreement_report
@@ -116,6 +123,7 @@ COMPUTATIONS: Mapping[str, Callable[..., Result]] = {
     "surface_statistics": surface_statistics,
     "difference": difference_image,
     "aligned": aligned,
+    "volume": volume,
     "agreement": agreement,
     "infer": infer,
     "train": train,

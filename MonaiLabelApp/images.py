@@ -34,7 +34,7 @@ from replica_detection_server.datastore_file import DamagedError, DatastoreFile,
 from replica_detection_server.hardening import names
 from replica_detection_server.labels import Labels
 from replica_detection_server.seen import NOTES, Seen
-from replica_detection_server.series import Volumes, single_file
+from replica_detection_server.series import Convert, Volumes, single_file
 from replica_detection_server.studies import LABELS, Listing, Studies, is_series
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class StudiesAndTraining(LocalDatastore):
         training: the index as it is now, or None where there is none yet.
         watch: whether what is found is written down, as in the server; a job of MONAI Label only reads.
         found: the studies of the folder, where others look at them too.
+        convert: writes the volume of a series; in this process where it is not given.
     """
 
     def __init__(
@@ -78,9 +79,10 @@ class StudiesAndTraining(LocalDatastore):
         *,
         watch: bool,
         found: Studies | None = None,
+        convert: Convert | None = None,
     ):
         self._studies, self._training, self._writes = found or Studies(studies), training, watch
-        self._volumes, self._labels = Volumes(volumes), Labels(self._studies)
+        self._volumes, self._labels = Volumes(volumes, convert), Labels(self._studies)
         self._alone = threading.RLock()
         self._file = DatastoreFile(studies / NOTES)
         self._seen: tuple[Listing, object, Seen] | None = None

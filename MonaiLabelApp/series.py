@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import threading
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from replica_detection.cohort import Case, Cohort
@@ -17,13 +17,18 @@ from replica_detection_server.refusals import refusal
 from replica_detection_server.studies import is_file_with_content, is_series
 
 STUDIES = "studies"
+Convert = Callable[[Path, Sequence[Path]], None]
 
 
 class Volumes:
-    """Series as one NIfTI file each, made when they are first asked for and kept in a folder of the server's."""
+    """Series as one NIfTI file each, made when they are first asked for and kept in a folder of the server's.
 
-    def __init__(self, folder: Path):
-        self._folder = folder
+    Args:
+        convert: writes the volume of some files; see `write_volume_of`.
+    """
+
+    def __init__(self, folder: Path, convert: Convert | None = None):
+        self._folder, self._convert = folder, convert or write_volume_of
         self._making = threading.Lock()
 
     def of_study(self, case: Case) -> Path:
@@ -41,7 +46,7 @@ class Volumes:
             with self._making:
                 if not path.is_file():
                     self.forget(case.id)
-                    _write(path, case.files)
+                    self._convert(path, case.files)
         return path
 
     def make_training(self, sha256: str, files: Sequence[str]) -> Path:
@@ -49,7 +54,7 @@ class Volumes:
         path = self._folder / f"{sha256}.nii.gz"
         with self._making:
             if not path.is_file():
-                _write(path, [Path(file) for file in files])
+                self._convert(path, [Path(file) for file in files])
         return path
 
     def forget(self, study_id: str) -> None:
@@ -105,7 +110,8 @@ def single_file(case: Case, volumes: Volumes) -> Path:
     return volumes.make_study(case) if is_series(case) else case.files[0].resolve()
 
 
-def _write(path: Path, files: Sequence[Path]) -> None:
+def write_volume_of(path: Path, files: Sequence[Path]) -> None:
+    """The image of some files as a file of its own. Raises HTTPException (422) where they cannot be read."""
     from replica_detection.volume import read_volume, write_volume
 
     try:

@@ -89,7 +89,7 @@ def _tar_members(archive: Path, file: Any) -> Iterator[tuple[str, IO[bytes]]]:
                 continue
             source = tar.extractfile(member) if member.isreg() else None
             if source is None:
-                raise InputError(archive.name, f"member {member.name!r} is a link or device", _ADVICE)
+                raise InputError(archive.name, f"member '{_shown(member.name)}' is a link or device", _ADVICE)
             yield member.name, source
             # tarfile keeps every header for a later look, which nobody takes.
             tar.members = []  # type: ignore[attr-defined]
@@ -104,10 +104,12 @@ def _zip_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
                 _parts(archive, member.filename)
                 continue
             if kind not in (0, 0o10):
-                raise InputError(archive.name, f"member {member.filename!r} is a link or device", _ADVICE)
+                raise InputError(archive.name, f"member '{_shown(member.filename)}' is a link or device", _ADVICE)
             if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise InputError(
-                    archive.name, f"member {member.filename!r} is encrypted or of an unusual compression", _ADVICE
+                    archive.name,
+                    f"member '{_shown(member.filename)}' is encrypted or of an unusual compression",
+                    _ADVICE,
                 )
             yield member.filename, zipped.open(member)
 
@@ -126,6 +128,11 @@ def _check_directory(archive: Path) -> None:
         raise InputError(archive.name, "holds more members than the server takes", _ADVICE)
 
 
+def _shown(name: str) -> str:
+    """The name of a member for people: what cannot be printed is a question mark."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name[:200])
+
+
 def _parts(archive: Path, name: str) -> list[str]:
     """The folders and name of a member.
 
@@ -140,7 +147,7 @@ def _parts(archive: Path, name: str) -> list[str]:
         or re.search("[\x00-\x1f\x7f\ud800-\udfff]", name)
         or any(len(part) > 200 for part in parts)
     ):
-        raise InputError(archive.name, f"member {name[:200]!r} has a path that cannot be used", _ADVICE)
+        raise InputError(archive.name, f"member '{_shown(name)}' has a path that cannot be used", _ADVICE)
     return parts
 
 
