@@ -51,6 +51,8 @@ def main() -> int:
 
     services = services_of(Configuration.from_json(lines.get()))
     services.engine.tell_null = tell_null
+    import monai.transforms  # noqa: F401  the first image needs it, and it takes seconds
+
     while True:
         # Without an index, or with one that cannot be used, there is nothing to prepare; requests are told why.
         with suppress(ReplicaDetectionError, HTTPException):

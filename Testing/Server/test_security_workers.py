@@ -26,7 +26,7 @@ from Server.conftest import until
 from Server.running import Server, running_server
 
 ODD = Path(__file__).with_name("odd_app")
-SECONDS, MEMORY_MB = 8, 1200
+SECONDS, MEMORY_MB = 10, 1500
 MEASURES = "mae,rmse"
 FOR_EVER = {"params": '{"seconds": 3000}'}
 
@@ -239,7 +239,7 @@ def test_refusals_of_the_other_process_are_those_of_this_one(configuration):
     workers = Workers(configuration, Limits.of(60))
     try:
         with pytest.raises(HTTPException) as unknown:
-            workers.call("comparison", {"synthetic_id": "none", "k": 1})
+            workers.call("difference", {"synthetic_id": "none", "training_id": "trn_000"})
         assert (unknown.value.status_code, unknown.value.detail) == (404, "there is no synthetic image 'none'")
         with pytest.raises(HTTPException) as missing:
             workers.call("comparison", {"synthetic_id": "syn_000", "k": 1})
