@@ -170,7 +170,7 @@ REFUSED = {"wsi_infer": ("Status: 404", "Status: 401"), "infer without a model":
 def comparable(name: str, said: Any) -> Any:
     """Without what chance decides, and without the folders of the machine, which only MONAI Label tells."""
     if name == "next_sample":
-        return {k: v for k, v in said.items() if k != "path"}
+        return {k: v for k, v in said.items() if k not in ("path", "notes")}
     if name.startswith("datastore"):  # MONAI Label notes on an image to whom it was the next sample
         infos = [image["image"]["info"] for image in said["objects"].values()]
         labels = [set(image["labels"]) for image in said["objects"].values()]
