@@ -22,6 +22,7 @@ from Core.made_dicom import write_series
 from replica_detection.client import ReplicaClient
 from replica_detection.errors import InputError, ServerError
 from replica_detection.volume import read_mask, read_volume
+from Server.collections_on_disk import image_bytes
 from Server.conftest import checksums, strict_json
 from Server.running import Server, running_server
 
@@ -90,7 +91,7 @@ def odd(tmp_path_factory):
     made_up.cohort(folder / "unseen", 8, 100, prefix="new")
     a_folder_of_studies(folder / "studies", folder / "training")
     keys = folder / "keys"
-    keys.write_text(f"anna:{KEY}\n")
+    keys.write_text(f"anna:{KEY} role=admin\n")
     keys.chmod(0o600)
     before = checksums(folder / "elsewhere")
     with running_server(
@@ -187,9 +188,9 @@ def test_a_refused_upload_leaves_no_file(odd):
     before = {path.name for path in odd.studies.rglob("*")}
     empty = odd("PUT", "/datastore/image?image=fresh", files={"file": ("a.nii.gz", b"")})
     assert empty.status_code == 422
-    taken = odd("PUT", "/datastore/image?image=upper", files={"file": ("a.nii.gz", b"content")})
+    taken = odd("PUT", "/datastore/image?image=upper", files={"file": ("a.nii", image_bytes())})
     assert taken.status_code == 409
-    over_a_link = odd("PUT", "/datastore/image?image=link", files={"file": ("a.nii.gz", b"content")})
+    over_a_link = odd("PUT", "/datastore/image?image=link", files={"file": ("a.nii", image_bytes())})
     assert over_a_link.status_code in (409, 422)
     assert {path.name for path in odd.studies.rglob("*")} == before
 
