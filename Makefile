@@ -21,7 +21,7 @@ types: $(VENV)/.dev $(VENV)/.server
 	MYPYPATH=$(VENV)/typing $(BIN)/mypy -p replica_detection -p replica_detection_server
 
 unit: $(VENV)/.dev $(VENV)/.server $(VENV)/.slicer
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 benchmark: $(VENV)/.dev $(VENV)/.server
 	$(BIN)/python Testing/Benchmarks

@@ -74,6 +74,8 @@ setup(
             "hypothesis>=6.100",
             "mypy>=1.11",
             "pytest>=8",
+            # Two tests at a time; MIT, alive.
+            "pytest-xdist>=3.6",
             "ruff==0.17.6",
             "surface-distance-based-measures==0.1",
             "vtk>=9.3",
