@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ def plain(value: Any) -> Any:
     """What JSON takes: arrays and numbers of NumPy as Python's, NaN and infinity as null, paths as their last part."""
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set)):
+    if isinstance(value, (list, tuple, set, deque)):
         return [plain(v) for v in value]
     if isinstance(value, Path):
         return value.name

@@ -43,7 +43,7 @@ USUAL: dict[str, Usual] = {
     "name": Usual(("train_01", "model_01", ""), _RUNS),
     "run_id": Usual(("",), _RUNS),
     "max_epochs": Usual((1, 50), "this trainer goes through the images once"),
-    "pretrained": Usual((True,), "this trainer has nothing to begin with but what is there"),
+    "pretrained": Usual((True,), "it is true or, where a trainer can begin anew, false"),
     "early_stop_patience": Usual((-1, 0), "this trainer goes through the images once"),
     "val_split": Usual((0.2,), "a fifth of the patients is kept for the validation"),
     "train_batch_size": Usual((1,), "the size of a batch is fixed"),
