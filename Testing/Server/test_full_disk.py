@@ -118,7 +118,7 @@ def test_a_full_disk_is_not_the_fault_of_the_client(full, image):
         "difference": lambda: full("GET", "/replica/difference/syn_000/trn_000"),
         "table": lambda: full("GET", "/replica/ratings?format=csv"),
     }
-    reading = ("/info/", "/replica/worklist", "/replica/status", "/replica/ratings", "/datastore/?output=all")
+    reading = ("/info/", "/replica/status", "/datastore/?output=all", "/datastore/image?image=syn_000")
     full.fill()
     try:
         stored, n = [0], 0
@@ -130,10 +130,15 @@ def test_a_full_disk_is_not_the_fault_of_the_client(full, image):
         found = {name: ask() for name, ask in asked.items()}
         for name, reply in found.items():
             print(f"{name:14s} {reply.status_code} {reply.text[:100]}")
-        assert {name: reply.status_code for name, reply in found.items()} == dict.fromkeys(asked, 507)
+        # What takes a page or two may find them; then it is kept.
+        small = {name: found.pop(name) for name in ("notes", "mask as NRRD")}
+        assert {reply.status_code for reply in small.values()} <= {200, 507}
+        assert {name: reply.status_code for name, reply in found.items()} == dict.fromkeys(found, 507)
         for reply in found.values():
             assert "full" in reply.json()["detail"] and str(full.disk) not in reply.text
         assert {path: full("GET", path).status_code for path in reading} == dict.fromkeys(reading, 200)
+        # Reading ratings takes a page or two for SQLite's notes.
+        assert {full("GET", path).status_code for path in ("/replica/worklist", "/replica/ratings")} <= {200, 507}
         assert full("GET", f"/session/{session}").status_code == 200
         assert full("GET", "/health").status_code == 200
         time.sleep(2.5)  # the answer of /ready is kept so long
@@ -147,6 +152,8 @@ def test_a_full_disk_is_not_the_fault_of_the_client(full, image):
         full.empty()
     kept = {r["rating_id"] for r in full("GET", "/replica/ratings?all=true").json()}
     assert {f"rating-{n}" for n in stored} <= kept
+    notes = full("GET", "/datastore/image/info?image=syn_000").json()
+    assert ("a" in notes) == (small["notes"].status_code == 200)
     assert full("POST", "/replica/ratings", json=rating(6000)).status_code == 201
     assert full("GET", "/datastore/label?label=syn_001&tag=final").content == label
     assert full("PUT", "/datastore/image?image=new", files={"file": ("a.nii.gz", image)}).status_code == 200
