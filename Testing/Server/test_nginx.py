@@ -116,8 +116,9 @@ def test_our_client(proxied):
     assert proxied("GET", "/info/", headers={"Host": "evil.example"}).status_code == 421
 
 
-def test_monai_labels_client(proxied, tmp_path):
+def test_monai_labels_client(proxied, tmp_path, monkeypatch):
     """It announces bodies that nginx, too, would wait for."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(proxied.certificate))
     client = monailabel.client.client.MONAILabelClient(proxied.url, str(tmp_path), "anna")
     assert client.auth_enabled()
     client.update_auth(client.auth_token("anna", ANNA))
