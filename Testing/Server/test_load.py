@@ -102,12 +102,12 @@ def reader(n: int, server: Server, collections: Collections, until: float, folde
     return notes
 
 
-def watch(server: Server, stop: threading.Event, pause: float = 0.05) -> Notes:
-    """Asks for MONAI Label's own page of information all the while."""
-    request = urllib.request.Request(f"{server.url}/info/", headers={"Authorization": f"Bearer {ANNA}"})
+def watch(server: Server, stop: threading.Event, pause: float = 0.05, path: str = "/info/") -> Notes:
+    """Asks for one page all the while, by default MONAI Label's own with information."""
+    request = urllib.request.Request(f"{server.url}{path}", headers={"Authorization": f"Bearer {ANNA}"})
     notes = Notes()
     while not stop.is_set():
-        notes.call("/info/", lambda: urllib.request.urlopen(request, timeout=30).read())
+        notes.call(path, lambda: urllib.request.urlopen(request, timeout=30).read())
         time.sleep(pause)
     return notes
 
@@ -166,7 +166,7 @@ def test_eight_readers_at_once(server, collections, tmp_path):
     client = ReplicaClient(server.url, key=ANNA)
     before = {r.rating_id for r in client.ratings(all=True)}
     stop, watched, results = threading.Event(), [], []
-    watcher = run(lambda: watch(server, stop), watched)
+    watchers = [run(lambda path=path: watch(server, stop, path=path), watched) for path in ("/info/", "/health")]
     until = time.monotonic() + SECONDS
     readers = [
         run(lambda n=n: reader(n, server, collections, until, tmp_path / str(n)), results) for n in range(READERS)
@@ -174,7 +174,8 @@ def test_eight_readers_at_once(server, collections, tmp_path):
     for thread in readers:
         thread.join()
     stop.set()
-    watcher.join()
+    for watcher in watchers:
+        watcher.join()
     assert len(results) == READERS, "a reader's thread ended with an exception"
 
     for kind in MIX:
@@ -182,7 +183,9 @@ def test_eight_readers_at_once(server, collections, tmp_path):
         busy = sum(notes.busy[kind] for notes in results)
         print(f"\n{kind:10s} {in_words(spans)}, busy {busy}", end="")
         assert spans, f"no {kind} succeeded in {SECONDS:g} s"
-    print(f"\n/info/     {in_words(watched[0].seconds['/info/'])}; {server.memory_bytes / 2**20:.0f} MiB at the end")
+    for path, spans in sorted((path, spans) for notes in watched for path, spans in notes.seconds.items()):
+        print(f"\n{path:10s} {in_words(spans)}", end="")
+    print(f"\n{server.memory_bytes / 2**20:.0f} MiB at the end")
     assert not [error for notes in (*results, *watched) for error in notes.errors]
 
     acknowledged = [rating_id for notes in results for rating_id in notes.rated]
