@@ -26,6 +26,6 @@ RUN pip install .
 WORKDIR /tmp
 USER 10001:10001
 EXPOSE 8000
-HEALTHCHECK --start-period=120s CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/health', timeout=10)"]
+HEALTHCHECK --start-period=120s CMD ["python", "-c", "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8000, timeout=10); c.request('GET', '/health'); raise SystemExit(c.getresponse().status != 200)"]
 ENTRYPOINT ["replica-detection", "serve", "--studies", "/studies", "--training", "/training", "--data", "/data"]
 CMD ["--host", "0.0.0.0", "--api-key-file", "/run/secrets/keys"]

@@ -241,6 +241,7 @@ def test_a_reader_that_does_not_read(served):
     """Its answer is dropped; it does not lie in the server's memory for ever."""
     with served.connect() as connection:
         connection.sendall(GET.replace(b"/x", b"/large"))
+        until(lambda: len(served.table) > 0, "the connection is not counted")
         until(lambda: not len(served.table), "the server still holds the answer", 30)
 
 
@@ -281,7 +282,7 @@ def test_more_connections_than_places(served, sent):
             with served.connect() as client:
                 client.sendall(GET)
                 assert one_answer(client)[0].startswith(b"HTTP/1.1 200")
-        assert len(served.table) <= QUICK.connections
+        assert 0 < len(served.table) <= QUICK.connections
 
 
 def test_half_handshakes_do_not_keep_others_out(served):
@@ -293,7 +294,7 @@ def test_half_handshakes_do_not_keep_others_out(served):
         with served.connect() as client:
             client.sendall(GET)
             assert one_answer(client)[0].startswith(b"HTTP/1.1 200")
-        assert len(served.table) <= QUICK.handshakes_per_address + 1
+        assert 0 < len(served.table) <= QUICK.handshakes_per_address + 1
 
 
 def test_bodies_that_trickle_make_room(served):
