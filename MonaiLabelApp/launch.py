@@ -97,7 +97,7 @@ class Listening:
                 raise InputError(path, "does not exist", "Give the certificate and its key as PEM files")
         said = []
         if self.api_key_file:
-            said += ApiKeys.read(self.api_key_file).warnings()
+            ApiKeys.read(self.api_key_file)
             if readable_by_others(self.api_key_file):
                 said.append(f"{self.api_key_file} can be read by other users of this machine: chmod 600 it.")
         if open_to_all and not is_loopback(self.host):
@@ -115,6 +115,7 @@ def launch(given: Configuration, listening: Listening) -> None:
         ReplicaDetectionError: the port is taken, another server uses the data folder, or the server did not start.
     """
     said = listening.check()
+    said += ApiKeys.read(listening.api_key_file).warnings() if listening.api_key_file else []
     ignore_signal_until_started()
     with _socket(listening.host, listening.port) as listener, _private_folder(given.data):
         settings = _settings(given, listening)
@@ -135,13 +136,13 @@ def _settings(given: Configuration, listening: Listening) -> Settings:
         data=given.data,
         loopback=is_loopback(listening.host),
         hosts=tuple(dict.fromkeys((*own, *names, *listening.allow_hosts))),
-        api_key_file=listening.api_key_file.resolve() if listening.api_key_file else None,
+        api_key_file=listening.api_key_file.absolute() if listening.api_key_file else None,
         realm_uri=listening.issuer,
         oidc_audience=listening.oidc_audience,
         oidc_roles_claim=listening.oidc_roles_claim,
         oidc_name_claim=listening.oidc_name_claim,
         oidc_roles=role_names(listening.oidc_roles),
-        access_record=listening.access_record.resolve() if listening.access_record else None,
+        access_record=listening.access_record.absolute() if listening.access_record else None,
         max_upload_bytes=listening.max_upload_mb * MEBIBYTE,
         waiting=listening.waiting,
         folders=_folders(given),

@@ -38,6 +38,7 @@ RETRY_SECONDS = 10
 # While the provider is away, its last keys serve for so long.
 STALE_SECONDS = 86400
 MAX_NAME = 200
+EXCHANGES = 4
 AWAY = "The provider that signs tokens does not answer. Try again later."
 
 
@@ -73,6 +74,8 @@ class Realm:
         self.uri, self.client_id, self.role_names = uri.rstrip("/"), client_id, dict(role_names)
         self.name_claim, self.roles_claim, self.audience = name_claim, roles_claim, audience
         self._lock = threading.Lock()
+        # Whoever signs in has no token yet: they must not take up all threads while the provider is slow.
+        self._exchanges = threading.Semaphore(EXCHANGES)
         self._issuer = ""
         self._keys: dict[Any, _Key] = {}
         self._asked = self._answered = -math.inf
@@ -102,6 +105,14 @@ class Realm:
 
     def token(self, username: str, password: str) -> dict[str, Any] | None:
         """A token for a name and a password; None where the provider refuses them."""
+        if not self._exchanges.acquire(blocking=False):
+            raise RealmUnreachableError("Too many are signing in. Try again in a moment.")
+        try:
+            return self._exchanged(username, password)
+        finally:
+            self._exchanges.release()
+
+    def _exchanged(self, username: str, password: str) -> dict[str, Any] | None:
         form = {"client_id": self.client_id, "username": username, "password": password, "grant_type": "password"}
         try:
             address = self._discovered().get("token_endpoint")
@@ -120,7 +131,7 @@ class Realm:
         algorithms, public = key
         if header.get("alg") not in algorithms:
             return None
-        options: Any = {"verify_aud": False, "require": ["exp", "iss"]}
+        options: Any = {"verify_aud": False, "require": ["exp", "iss"], "enforce_minimum_key_length": True}
         try:
             claims: dict[str, Any] = jwt.decode(
                 token, public, algorithms=algorithms, issuer=self._issuer, leeway=LEEWAY_SECONDS, options=options

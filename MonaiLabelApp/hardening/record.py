@@ -57,6 +57,8 @@ class AccessRecord:
     """
 
     def __init__(self, path: Path):
+        if not path.parent.is_dir():
+            raise InputError(path.parent, "is no folder", "Make it, or give another file")
         self.path = path
         self._lock = threading.Lock()
         self._owner = filelock.FileLock(_beside(path, "lock"), mode=0o600)
@@ -68,6 +70,7 @@ class AccessRecord:
         except filelock.Timeout:
             raise InputError(path, "is written by another server", "Give each server a record of its own") from None
         except OSError as error:
+            self._owner.release()
             raise InputError(path, f"cannot be written ({error.strerror or error})", "Give another file") from None
 
     @property

@@ -1,0 +1,298 @@
+"""The access record by itself: the chain, what removes or tears a line, files that cannot be written."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import os
+import stat
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager, nullcontext
+
+import pytest
+
+pytest.importorskip("fastapi", reason="the server needs it: requirements-server-lean.txt")
+
+from starlette.responses import Response
+
+from replica_detection.errors import InputError
+from replica_detection_server.hardening.access import Recorded, action_of
+from replica_detection_server.hardening.identity import Identity, identify
+from replica_detection_server.hardening.record import AccessRecord, check
+from Server.asgi_calls import call
+
+posix = pytest.mark.skipif(os.name != "posix", reason="rights and limits of POSIX")
+
+
+def _written(path, n: int, first: int = 0) -> None:
+    record = AccessRecord(path)
+    for i in range(first, first + n):
+        record.add(reader="anna", action="image", cases=[f"syn_{i:03d}"], training=[], status=200)
+    record.close()
+
+
+def _lines(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@contextmanager
+def _file_limit(size: int):
+    """No file of this process may grow beyond a size: writing fails as on a full disk, at the same place."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@posix
+def test_a_record_is_private_and_only_added_to(tmp_path):
+    path = tmp_path / "access"
+    path.touch(0o644)
+    _written(path, 3)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "access.end").stat().st_mode) == 0o600
+    before = path.read_bytes()
+    _written(path, 2, 3)
+    assert path.read_bytes().startswith(before)
+    assert [line["number"] for line in _lines(path)] == [1, 2, 3, 4, 5]
+    assert check([path]).faults == ()
+
+
+@pytest.mark.parametrize("gone", range(6))
+def test_a_removed_line_is_noticed(tmp_path, gone):
+    """The first, one in the middle, the last."""
+    path = tmp_path / "access"
+    _written(path, 6)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:gone] + lines[gone + 1 :]))
+    assert len(check([path]).faults) == 1
+
+
+@pytest.mark.parametrize("changed", range(6))
+def test_a_changed_line_is_noticed(tmp_path, changed):
+    path = tmp_path / "access"
+    _written(path, 6)
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[changed] = lines[changed].replace(b"anna", b"bert")
+    path.write_bytes(b"".join(lines))
+    assert len(check([path]).faults) == 1
+
+
+def test_lines_in_another_order_or_of_another_record_are_noticed(tmp_path):
+    path, other = tmp_path / "access", tmp_path / "other"
+    _written(path, 6)
+    _written(other, 6, 50)
+    lines, others = path.read_bytes().splitlines(keepends=True), other.read_bytes().splitlines(keepends=True)
+    for made in ([*lines[:2], lines[3], lines[2], *lines[4:]], [*lines[:3], *others[3:]], [*lines, lines[-1]]):
+        path.write_bytes(b"".join(made))
+        assert check([path]).faults
+
+
+def test_a_removed_file_is_noticed_also_after_the_server_went_on(tmp_path):
+    path = tmp_path / "access"
+    _written(path, 4)
+    path.unlink()
+    _written(path, 1)
+    assert check([path]).faults
+
+
+def test_the_chain_goes_on_through_files_that_were_moved_away(tmp_path):
+    path, old = tmp_path / "access", tmp_path / "access.1"
+    record = AccessRecord(path)
+    record.add(action="image")
+    path.rename(old)
+    record.add(action="image")  # the mover has not told the server yet
+    record.reopen()
+    record.add(action="image")
+    record.close()
+    _written(path, 1)
+    assert [len(_lines(p)) for p in (old, path)] == [2, 2]
+    assert check([old, path]).faults == ()
+    assert check([path]).faults and check([path], continued=True).faults == ()
+    assert check([path, old]).faults
+    packed = tmp_path / "access.1.gz"
+    packed.write_bytes(gzip.compress(old.read_bytes()))
+    assert check([packed, path]).faults == ()
+    # Moved away while no server ran.
+    path.rename(tmp_path / "access.0")
+    _written(path, 1)
+    assert check([packed, tmp_path / "access.0", path]).faults == ()
+
+
+def test_what_a_crash_tore_is_told_and_the_chain_goes_on(tmp_path):
+    path = tmp_path / "access"
+    _written(path, 3)
+    with path.open("ab") as file:
+        file.write(b'{"number": 4, "time": "20')
+    _written(path, 2, 3)
+    found = check([path])
+    assert (found.faults, found.torn, found.end.number) == ((), (4,), 5)
+    # A line that was only made to look so is missed in the chain.
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[1] = lines[1][:20] + b"\n"
+    path.write_bytes(b"".join(lines))
+    assert check([path]).faults
+
+
+def test_after_a_crash_the_file_knows_more_than_the_note_of_its_end(tmp_path):
+    path = tmp_path / "access"
+    _written(path, 3)
+    noted = (tmp_path / "access.end").read_bytes()
+    _written(path, 2, 3)
+    (tmp_path / "access.end").write_bytes(noted)
+    assert check([path]).faults == ()
+    _written(path, 1, 5)
+    assert check([path]).faults == () and check([path]).end.number == 6
+
+
+def test_one_server_writes_a_record_at_a_time(tmp_path):
+    record = AccessRecord(tmp_path / "access")
+    with pytest.raises(InputError, match="another server"):
+        AccessRecord(tmp_path / "access")
+    record.close()
+    AccessRecord(tmp_path / "access").close()
+
+
+@posix
+def test_files_that_cannot_be_a_record(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "target").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "link", "folder", "none/access"):
+        with pytest.raises(InputError):
+            AccessRecord(tmp_path / name)
+
+
+def test_many_threads_make_one_chain(tmp_path):
+    record = AccessRecord(tmp_path / "access")
+    threads = [threading.Thread(target=lambda: [record.add(action="image") for _ in range(20)]) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    record.close()
+    found = check([tmp_path / "access"])
+    assert (found.faults, found.end.number) == ((), 160)
+
+
+@posix
+def test_a_full_disk_leaves_no_part_of_a_line(tmp_path):
+    path = tmp_path / "access"
+    record = AccessRecord(path)
+    record.add(action="image")
+    size = path.stat().st_size
+    with _file_limit(size + 40), pytest.raises(OSError):
+        record.add(action="image")
+    assert path.stat().st_size == size
+    record.add(action="image")
+    record.close()
+    assert check([path]).faults == () and len(_lines(path)) == 2
+
+
+# -------------------------------------------------------------------------------------------------------- middleware
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "action"),
+    [
+        ("GET", "/datastore/image", "image"),
+        ("GET", "/datastore/label", "label"),
+        ("GET", "/datastore/dataset", "dataset"),
+        ("GET", "/replica/cases/syn_001/comparison", "comparison"),
+        ("POST", "/replica/compare", "comparison of an upload"),
+        ("GET", "/replica/masks/train:t1", "mask"),
+        ("GET", "/replica/difference/s/t", "difference"),
+        ("GET", "/replica/aligned/s/t", "aligned image"),
+        ("GET", "/replica/surfaces/s/t", "surface"),
+        ("GET", "/replica/surfaces/s/t/statistics", "surface"),
+        ("GET", "/replica/report", "report"),
+        ("POST", "/replica/ratings", "rating"),
+        ("POST", "/infer/replica_matches", "inference"),
+        ("GET", "/info/", ""),
+        ("HEAD", "/datastore/image", ""),
+        ("GET", "/replica/worklist", ""),
+    ],
+)
+def test_what_is_recorded(method, path, action):
+    assert action_of({"method": method, "path": path}) == action
+
+
+def _shown(path, reader="anna\nforged", **how):
+    """One request through the middleware over a route that serves a scan."""
+    served = []
+
+    async def inside(scope, receive, send):
+        scope["route"] = object()
+        scope["path_params"] = {"synthetic_id": "syn\n{}", "training_id": "train:t1"}
+        served.append(1)
+        await Response(b"scan" * 1000, how.get("status", 200))(scope, receive, send)
+
+    record = AccessRecord(path)
+    recorded = Recorded(inside, record)
+
+    async def app(scope, receive, send):
+        identify(scope, Identity(reader))
+        await recorded(scope, receive, send)
+
+    with _file_limit(how["limit"]) if "limit" in how else nullcontext():
+        reply = asyncio.run(call(app, "/replica/difference/x/y", address="192.0.2.9"))
+    record.close()
+    assert served
+    return reply
+
+
+def test_a_line_says_who_saw_what_and_names_cannot_forge_another(tmp_path):
+    path = tmp_path / "access"
+    assert _shown(path).body == b"scan" * 1000
+    (line,) = _lines(path)
+    assert line.pop("time").endswith("Z")
+    assert line == {
+        "number": 1,
+        "reader": "anna\nforged",
+        "address": "192.0.2.9",
+        "action": "difference",
+        "cases": ["syn\n{}"],
+        "training": ["t1"],
+        "status": 200,
+        "previous": "",
+    }
+
+
+@posix
+def test_what_cannot_be_recorded_is_not_shown(tmp_path):
+    path = tmp_path / "access"
+    _shown(path)
+    before = path.read_bytes()
+    reply = _shown(path, limit=len(before) + 30)
+    assert reply.status == 507 and b"scan" * 2 not in reply.body and b"access record" in reply.body
+    assert path.read_bytes() == before
+    # What shows nothing is answered all the same.
+    assert _shown(path, limit=len(before) + 30, status=404).status == 404
+
+
+# ----------------------------------------------------------------------------------------------------------- command
+
+
+def _command(*paths) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "replica_detection", "check-access-record", *map(str, paths)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_the_command_for_auditors(tmp_path):
+    path = tmp_path / "access"
+    _written(path, 5)
+    done = _command(path)
+    assert done.returncode == 0 and "lines 1 to 5" in done.stdout
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+    done = _command(path)
+    assert done.returncode == 1 and "ended with number 5" in done.stdout
+    done = _command(tmp_path / "none")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
