@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -246,3 +249,21 @@ def test_window_weights():
         assert weights.size == taps
         assert weights.sum() == pytest.approx(1, abs=1e-15)
     assert window_weights("gaussian")[4] / window_weights("gaussian")[5] == pytest.approx(np.exp(-0.5 / 1.5**2))
+
+
+def test_the_process_that_compiles_and_those_that_read_its_cache_get_the_same_bits(tmp_path):
+    script = """
+import hashlib
+import numpy as np
+from replica_detection.kernels import voxel_cpu
+blocks = np.random.default_rng(0).random((2, 3, 40, 32, 24), dtype=np.float32)
+found = [voxel_cpu.mae(*blocks), voxel_cpu.rmse(*blocks), voxel_cpu.ssim(*blocks, 1.0, "gaussian")]
+print([hashlib.sha256(f.tobytes()).hexdigest() for f in found])
+"""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    runs = [
+        subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+        for _ in range(2)
+    ]
+    assert list(tmp_path.rglob("*.nbc")), "nothing was kept for the second run"
+    assert runs[0].stdout == runs[1].stdout != ""

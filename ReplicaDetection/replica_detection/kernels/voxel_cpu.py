@@ -329,9 +329,13 @@ def _filter_depth(p, out, size, side):
         out[i] = s
 
 
-@njit(fastmath=FUSED, error_model="numpy", cache=True)
+@njit(fastmath=FUSED, error_model="numpy", cache=True, forceinline=True)
 def _ssim_plane(p, a_mean, b_mean, a_variance, b_variance, a_shift, b_shift, side, c1, c2, norm, size):
-    """Filter along X, then the formula: the sum of the local SSIM over `size` positions."""
+    """Filter along X, then the formula: the sum of the local SSIM over `size` positions.
+
+    Inlined by force: a copy of its own, compiled apart, would add up in another order, and the process that compiles
+    would get other last digits than those that read its cache.
+    """
     R = len(side)
     size = min(size, PLANE)
     total = np.float32(0)
