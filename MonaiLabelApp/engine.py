@@ -173,7 +173,7 @@ class Engine:
         if found is None:
             self.required_index()
             if words := self.index_words():
-                raise HTTPException(409, f"the collection is being scored: {words}; try again then")
+                raise HTTPException(409, f"the collection is being scored: {words}; try again after that")
             raise HTTPException(409, "the collection is not scored yet: POST /replica/jobs/score")
         return found
 
@@ -237,7 +237,7 @@ class Engine:
         opened = self.required_index()
         making = self._making(opened)
         if not making.done.wait(PATIENCE_SECONDS):
-            detail = f"the comparison is being prepared: {making.words}; try again then"
+            detail = f"the comparison is being prepared: {making.words}; try again after that"
             raise HTTPException(503, detail, headers={"Retry-After": str(RETRY_SECONDS)})
         if making.detector is None:
             with self._lock:

@@ -34,6 +34,8 @@ _WORDS = (
     (r"(extra_forbidden|unexpected_.*)", "is not known"),
     (r"(date|time).*", "must be a time, such as 2026-01-31T14:05:00Z"),
 )
+# By the pattern that a text must fit, where that can be said better than above.
+FORMS: dict[str, str] = {}
 # Faults that this program found itself; their text is for people.
 OURS = "name_fault"
 
@@ -59,8 +61,10 @@ def _words(fault: Mapping[str, Any]) -> str:
         return str(fault.get("msg"))
     if "UploadFile" in str(fault.get("msg")):
         return "must be a file"
-    words = next((words for pattern, words in _WORDS if re.fullmatch(pattern, kind)), "cannot be used")
     figures = dict(fault.get("ctx") or {})
+    if str(figures.get("pattern")) in FORMS:
+        return FORMS[str(figures["pattern"])]
+    words = next((words for pattern, words in _WORDS if re.fullmatch(pattern, kind)), "cannot be used")
     if "expected" in figures:
         figures["expected"] = ", ".join(re.findall(r"'([^']+)'", str(figures["expected"]))) or "what the page / names"
     try:

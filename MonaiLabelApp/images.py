@@ -189,10 +189,9 @@ class StudiesAndTraining(LocalDatastore):
 
     def _single_file(self, entry: Entry) -> Path:
         """A training image as MONAI Label sends it: in one file. Others (DICOM series) are written as NIfTI once."""
-        images = entry.files[:-1] if entry.mask == "file" else entry.files
-        if len(images) == 1 and suffix_of(images[0]):
-            return Path(images[0])
-        return self._volumes.make_training(entry.sha256, images)
+        if len(entry.images) == 1 and suffix_of(entry.images[0]):
+            return Path(entry.images[0])
+        return self._volumes.make_training(entry.sha256, entry.images)
 
     # ------------------------------------------------------------------------------------------------------ writing
 
@@ -422,9 +421,9 @@ def require_id(image_id: str) -> None:
     if is_training(image_id):
         raise HTTPException(403, "training cases are read only")
     if not NEW_ID.fullmatch(image_id) or suffix_of(image_id):
-        raise HTTPException(422, "an id consists of letters, digits, '.', '_' and '-', and has no extension")
+        raise HTTPException(422, f"the id cannot be used: {names.FORMS[names.NEW_ID]}; leave out the extension")
 
 
 def require_tag(tag: str) -> None:
     if not TAG.fullmatch(tag):
-        raise HTTPException(422, "a label's tag consists of letters, digits, '_' and '-'")
+        raise HTTPException(422, f"the tag cannot be used: {names.FORMS[names.TAG]}")

@@ -332,7 +332,8 @@ def _announce(settings: Settings, listening: Listening, port: int, said: list[st
     }[settings.authentication]
     reach = "this machine only" if settings.loopback else "every network that reaches this machine"
     console.print(f"[bold]Replica Detection[/bold] serves [bold]{scheme}://{host}:{port}[/bold]  (Ctrl-C stops it)")
-    console.print(f"  reached from   {reach}; Host names: {escape(', '.join(('localhost', *settings.hosts)))}")
+    hosts = ", ".join(dict.fromkeys(("localhost", *settings.hosts)))
+    console.print(f"  reached from   {reach}; Host names: {escape(hosts)}")
     console.print(f"  who            {escape(who)}")
     console.print("  closed         web pages of other origins, /reload, /logs, /proxy, /ohif, /model, /infer/wsi")
     console.print(f"  limits         {listening.max_upload_mb} MiB an upload, {settings.waiting} waiting computations")

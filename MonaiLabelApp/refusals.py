@@ -23,7 +23,7 @@ def no_index(words: str, unusable: IndexFormatError | None, failure: str) -> HTT
         failure: why the last job failed, "" where it did not.
     """
     if words:
-        detail = f"the index is being made: {words}; try again then"
+        detail = f"the index is being made: {words}; try again after that"
         return HTTPException(503, detail, headers={"Retry-After": str(RETRY_SECONDS)})
     if unusable is not None:
         return refusal(unusable)

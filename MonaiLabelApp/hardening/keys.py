@@ -23,6 +23,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 from replica_detection.errors import InputError
+from replica_detection.image_files import require_readable
 
 MINIMUM = 20
 # What a key may be -> the role of identity.ROLES that it has. A line without `role=` is a reader's.
@@ -117,9 +118,10 @@ class ApiKeys:
         """Reads the file; empty lines and lines that begin with # are passed over. Messages name lines, never keys.
 
         Raises:
-            InputError: it cannot be read, holds no key, a line is none (see above), a key is shorter than MINIMUM
-                letters or not plain ASCII, or a name or key comes twice.
+            InputError: it is a pipe or device, cannot be read, holds no key, a line is none (see above), a key is
+                shorter than MINIMUM letters or not plain ASCII, or a name or key comes twice.
         """
+        require_readable(path)
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
@@ -192,11 +194,17 @@ class ApiKeys:
 
 
 def made_key(name: str, role: str = READER, expires: date | None = None, *, hashed: bool = False) -> tuple[str, str]:
-    """A new key, and its line for the file. Raises ValueError for a name that no line can hold or an unknown role."""
+    """A new key, and its line for the file.
+
+    Raises:
+        ValueError: a name that no line can hold, an unknown role, or a last day that has passed.
+    """
     if not _NAME.fullmatch(name):
         raise ValueError("a name has 1 to 64 letters, digits, blanks or . @ ' + -, and begins with a letter or digit")
     if role not in KEY_ROLES:
         raise ValueError(f"a role is one of {', '.join(KEY_ROLES)}")
+    if KeyOwner(name, role, expires).has_expired:
+        raise ValueError("the last day of this key has passed; give a later one")
     key = f"{secrets.token_hex(8)}.{secrets.token_urlsafe(32)}" if hashed else secrets.token_urlsafe(32)
     words = [f"{name}:{Scrypt.of(key) if hashed else key}"]
     words += [f"role={role}"] if role != READER else []

@@ -16,13 +16,15 @@ from fastapi import HTTPException
 from pydantic import AfterValidator, StringConstraints
 from pydantic_core import PydanticCustomError
 
-from replica_detection_server.faults import OURS
+from replica_detection_server.faults import FORMS, OURS
 
 # Cohorts take every file name as id, so a lookup may hold spaces and letters of any language, but no path.
 KNOWN_ID = r"^[^/\\\x00-\x1f\x7f]{1,255}$"
 NEW_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 TAG = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 TASK = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+FORMS[NEW_ID] = "use letters A to Z, digits, '.', '_' and '-', at most 128; the first is a letter or digit"
+FORMS[TAG] = "use letters A to Z, digits, '_' and '-', at most 64; the first is a letter or digit"
 SESSION = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 # Clients send the parameter that they do not use empty.
 NONE = Literal[""]

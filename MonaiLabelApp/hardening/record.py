@@ -41,12 +41,13 @@ class End:
 
 @dataclass(frozen=True)
 class Checked:
-    """What a check of a record found; `faults` is empty for a whole one."""
+    """What a check of a record found; `faults` is empty for a whole one. `begins_late`: a fault is the beginning."""
 
     first: int
     end: End
     faults: tuple[str, ...]
     torn: tuple[int, ...]
+    begins_late: bool = False
 
 
 class AccessRecord:
@@ -165,7 +166,7 @@ def check(paths: Iterable[Path], *, continued: bool = False) -> Checked:
     """
     faults: list[str] = []
     torn: list[int] = []
-    first, end, path = 0, End(), Path()
+    first, end, path, begins_late = 0, End(), Path(), False
     for path in paths:
         for n, line in _lines(path):
             content = _content(line)
@@ -176,7 +177,9 @@ def check(paths: Iterable[Path], *, continued: bool = False) -> Checked:
             if first == 0:
                 first = number
                 if (number != 1 or content["previous"] != NONE) and not continued:
-                    faults.append(f"{path.name} begins with number {number}: those before it are missing")
+                    begins_late = True
+                    advice = "give the older files as well, or --continued"
+                    faults.append(f"{path.name} begins with number {number}: {advice}")
             elif content["previous"] != end.digest or number != end.number + 1:
                 what = f"{number - end.number - 1} are missing" if number > end.number + 1 else "it was changed"
                 faults.append(f"{path.name} line {n}, number {number}, does not follow on number {end.number}: {what}")
@@ -186,7 +189,7 @@ def check(paths: Iterable[Path], *, continued: bool = False) -> Checked:
         faults.append(f"the record ended with number {noted.number}, the file ends with number {end.number}")
     elif noted is not None and noted.number == end.number and noted.digest != end.digest:
         faults.append(f"the last line, number {end.number}, was changed")
-    return Checked(first, end, tuple(faults), tuple(torn))
+    return Checked(first, end, tuple(faults), tuple(torn), begins_late)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -86,5 +86,5 @@ def _copy(upload: UploadFile, path: Path, left: int, limit: int) -> int:
                 raise HTTPException(413, f"at most {limit} bytes may be sent")
             file.write(part)
     if not size:
-        raise HTTPException(422, f"the {path.stem} is an empty file")
+        raise HTTPException(422, f"the {path.name.partition('.')[0]} is an empty file")
     return size

@@ -16,6 +16,7 @@ import numpy as np
 from replica_detection.atomic import atomic_write
 from replica_detection.cohort import Case, Cohort, Problem
 from replica_detection.errors import InputError
+from replica_detection.image_files import is_image_name
 from replica_detection.loading import load_prepared
 from replica_detection.measures import Measure, features_of
 from replica_detection.preprocessing import Prepared
@@ -31,8 +32,9 @@ SCHEMA_VERSION = 3
 class Entry:
     """A training case in the index: its row, and what its files (image, then mask) were when it was read.
 
-    `mask` says who made the mask: "file", the name of a segmenter, or "" for none; `warnings` are the reader's;
-    `affine` (row-major 4 x 4) takes a voxel of the grid to mm RAS+ of the image file.
+    `mask` says who made the mask: "file", the name of a segmenter, or "" for none, also where the file lies there and
+    no measure asks for it; `warnings` are the reader's; `affine` (row-major 4 x 4) takes a voxel of the grid to mm RAS+
+    of the image file. `image_count` of the files are the image; 0 in an index of a version that did not say.
     """
 
     id: str
@@ -45,6 +47,7 @@ class Entry:
     mask: str = ""
     warnings: tuple[str, ...] = ()
     affine: tuple[float, ...] = ()
+    image_count: int = 0
 
     @classmethod
     def of(cls, case: Case, row: int, prepared: Prepared) -> Entry:
@@ -61,7 +64,20 @@ class Entry:
             prepared.mask_origin,
             prepared.warnings,
             tuple(prepared.affine.ravel().tolist()),
+            len(case.files),
         )
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The files of the image, without the mask's."""
+        if self.image_count:
+            return self.files[: self.image_count]
+        if self.mask == "file":
+            return self.files[:-1]
+        # Only a DICOM series has several files; another one behind is a mask that was not used.
+        if is_image_name(Path(self.files[0])):
+            return self.files[:1]
+        return tuple(file for file in self.files if not is_image_name(Path(file)))
 
     def unchanged(self, case: Case) -> bool:
         """Whether the case's files are still those that were read: same size and time, else same checksum."""

@@ -139,8 +139,8 @@ def _planted(
 
 def _case_of(entry: Entry) -> Case:
     """The training case as it was read; masks that a segmenter made are no file."""
-    files = tuple(Path(f) for f in entry.files)
-    return Case(entry.id, files[:-1], files[-1]) if entry.mask == "file" else Case(entry.id, files)
+    mask = Path(entry.files[-1]) if entry.mask == "file" else None
+    return Case(entry.id, tuple(Path(f) for f in entry.images), mask)
 
 
 def _rows(result: DetectionResult, truth: dict[str, tuple[str, str]]) -> Iterator[Found]:

@@ -73,7 +73,7 @@ def _examples(found: SelfTest, index: TrainingIndex, images: Path) -> Any:
     axes = figure.subplots(2, len(first), squeeze=False)
     for column, (kind, (case, training_id)) in enumerate(first.items()):
         entry = entries[training_id]
-        original = read_volume([*entry.files[:-1]] if entry.mask == "file" else list(entry.files)).array
+        original = read_volume(list(entry.images)).array
         low, high = intensity_range(original)
         for row, array in enumerate((original, read_volume(files[case]).array)):
             plane = array if array.ndim == 2 else array[:, :, array.shape[2] // 2]

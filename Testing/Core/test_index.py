@@ -6,16 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from Core.made_dicom import write_series
 from Core.made_up import cohort, volume, write
 from replica_detection.cohort import Cohort
 from replica_detection.errors import ConfigurationError, IndexFormatError, InputError
 from replica_detection.index import TrainingIndex
+from replica_detection.index_writing import Entry
 from replica_detection.measures import make_measures
 
 BUILD = """
@@ -263,3 +266,31 @@ def test_touched_file_still_serves_and_changed_file_does_not(small, tmp_path):
     assert not index.serves(small, "head-ct", ["mae"])
     write(path, volume(88))
     assert not index.serves(small, "generic", ["mae"])
+
+
+@pytest.mark.parametrize(("measures", "mask"), [(["mae"], ""), (["dice"], "file")])
+def test_the_mask_is_no_file_of_the_image_whether_used_or_not(tmp_path, measures, mask):
+    write(tmp_path / "training" / "one.nii.gz", volume(1))
+    write(tmp_path / "masks" / "one.nii.gz", (volume(1) > 500).astype(np.uint8))
+    (tmp_path / "training" / "two").mkdir()
+    write_series(tmp_path / "training" / "two", volume(2)[:5].astype(np.uint16), [(0, 0, z) for z in range(5)])
+    read = Cohort.read(tmp_path / "training")
+    mask_file = tmp_path / "masks" / "one.nii.gz"
+    masked = Cohort(read.source, tuple(replace(c, mask=mask_file) for c in read.cases if len(c.files) == 1))
+    index = build(masked, tmp_path / "x.rdindex", measures=measures)
+    (entry,) = index.entries
+    assert entry.mask == mask and entry.images == (str((tmp_path / "training" / "one.nii.gz").resolve()),)
+    assert index.serves(masked, "generic", measures)
+
+    # As versions wrote it that did not say how many files are the image.
+    stored = json.loads((index.folder / "index.json").read_text())
+    assert stored["entries"][0].pop("image_count") == 1
+    (index.folder / "index.json").write_text(json.dumps(stored))
+    old = TrainingIndex.open(index.folder)
+    assert old.entries[0].images == entry.images
+    assert old.serves(masked, "generic", measures) and old.verify() == []
+
+    (series,) = [c for c in read.cases if len(c.files) > 1]
+    names = tuple(map(str, series.files))
+    listed = Entry("two", None, 0, (*names, str(mask_file)), (), (), "", mask)
+    assert listed.images == names

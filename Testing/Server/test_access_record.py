@@ -294,5 +294,32 @@ def test_the_command_for_auditors(tmp_path):
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
     done = _command(path)
     assert done.returncode == 1 and "ended with number 5" in done.stdout
+    assert done.stdout.startswith("the record ended")
     done = _command(tmp_path / "none")
     assert done.returncode == 1 and "Traceback" not in done.stderr
+
+
+def test_a_missing_beginning_is_no_change(tmp_path):
+    """After logrotate has moved the first file away, as deploy/ has it: by date, the last one not compressed yet."""
+    path = tmp_path / "access.jsonl"
+    for n, moved in enumerate(("access.jsonl-20260101", "access.jsonl-20260201", None)):
+        _written(path, 2, 2 * n)
+        if moved:
+            path.rename(tmp_path / moved)
+    first = tmp_path / "access.jsonl-20260101"
+    packed = first.with_name(f"{first.name}.gz")
+    packed.write_bytes(gzip.compress(first.read_bytes()))
+    first.unlink()
+    done = _command(*sorted(tmp_path.glob("access.jsonl-*")), path)
+    assert done.returncode == 0 and "lines 1 to 6" in done.stdout
+
+    done = _command(path)
+    said = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode == 1 and "was changed" not in said and "the beginning of the access record" in said
+    assert "access.jsonl begins with number 5: give the older files as well, or --continued." in said
+    done = _command("--continued", path)
+    assert done.returncode == 0 and "lines 5 to 6" in done.stdout
+
+    path.write_bytes(path.read_bytes().replace(b"anna", b"bert"))
+    done = _command(path)
+    assert done.returncode == 1 and "the access record was changed" in " ".join((done.stdout + done.stderr).split())

@@ -18,8 +18,11 @@ from monailabel.datastore.local import LocalDatastore
 from monailabel.endpoints.infer import send_response
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 
+from Core import made_up
 from Core.made_dicom import write_series
 from replica_detection.cohort import Cohort
+from replica_detection.index import TrainingIndex
+from replica_detection.index_writing import Entry
 from replica_detection.volume import read_volume
 from replica_detection_server.images import StudiesAndTraining
 from replica_detection_server.lib.batch import BatchInfer
@@ -84,8 +87,8 @@ def test_removing_a_linked_study_leaves_the_scan_it_points_to(tmp_path):
 def test_training_cases_are_read_where_they_lie_and_never_written(tmp_path):
     image, mask = (fill(tmp_path / part, "t.nii.gz") / "t.nii.gz" for part in ("training", "masks"))
     entries = (
-        SimpleNamespace(id="t", files=(str(image), str(mask)), mask="file"),
-        SimpleNamespace(id="made", files=(str(image),), mask="vessels"),
+        Entry("t", None, 0, (str(image), str(mask)), (), (), "", "file"),
+        Entry("made", None, 1, (str(image),), (), (), "", "vessels"),
     )
     store = ours(fill(tmp_path / "studies", "s.nii.gz", "train:t.nii.gz"), SimpleNamespace(entries=entries))
     assert store.list_images() == ["s"] == list(store.json()["objects"])
@@ -112,7 +115,7 @@ def test_a_training_series_is_sent_as_one_volume_that_is_kept_elsewhere(tmp_path
     write_series(folder, stack, [(1.0, 2.0, 3.0 * n) for n in range(5)])
     case = Cohort.read(tmp_path / "training").cases[0]
     before = sorted(p.name for p in folder.parent.rglob("*"))
-    entry = SimpleNamespace(id="patient", files=tuple(str(f) for f in case.files), mask="", sha256="ab12")
+    entry = Entry("patient", None, 0, tuple(str(f) for f in case.files), (), (), "ab12")
     store = ours(tmp_path / "studies", SimpleNamespace(entries=(entry,)))
     path = Path(store.get_image_uri("train:patient"))
     sent, series = read_volume(path), read_volume(case)
@@ -208,3 +211,14 @@ def test_monai_label_cannot_infer_over_many_images_without_a_gpu(tmp_path):
         BatchInferTask()({"model": "m", "images": "all"}, store, lambda request, datastore: {})
     seen = BatchInfer()({"model": "m", "images": "all"}, store, lambda request, datastore: {"label": request["image"]})
     assert {k: v["label"] for k, v in seen.items()} == {"a": "a", "b": "b"}
+
+
+def test_a_training_image_whose_mask_no_measure_uses_is_handed_out_as_it_is(tmp_path):
+    image = made_up.write(tmp_path / "training" / "a.nii.gz", made_up.volume(1))
+    made_up.write(tmp_path / "masks" / "a.nii.gz", (made_up.volume(1) > 500).astype(np.uint8))
+    cohort = Cohort.read(tmp_path / "training", masks=tmp_path / "masks")
+    index = TrainingIndex.build(cohort, tmp_path / "x.rdindex", measures=["mae"])
+    (tmp_path / "studies").mkdir()
+    store = ours(tmp_path / "studies", index)
+    assert Path(store.get_image_uri("train:a")) == image.resolve()
+    assert store.get_label_uri("train:a", "final") == ""

@@ -187,8 +187,9 @@ def test_a_training_that_cannot_be_is_refused(folder, tmp_path, bad):
         TrainEncoder(configured(folder, tmp_path))({**QUICK, **bad}, None)
     assert refused.value.status_code == 422
     without = replace(configured(folder, tmp_path), training=None)
-    with pytest.raises(HTTPException) as refused:
-        TrainEncoder(without)(QUICK, None)
+    for refuses in (TrainEncoder(without).require_material, lambda: TrainEncoder(without)(QUICK, None)):
+        with pytest.raises(HTTPException, match="start the server with training") as refused:
+            refuses()
     assert refused.value.status_code == 409
     with pytest.raises(ConfigurationError, match="unknown kind"):
         TrainEncoder(configured(folder, tmp_path))({**QUICK, "kind": "none"}, None)
@@ -273,6 +274,13 @@ def test_an_upload_gets_the_same_from_the_measures_that_search_and_learn(server,
             values, others = ([m.value, m.ratio, *(n.distance for n in m.neighbors)] for m in (one, other))
             assert values == pytest.approx(others, abs=1e-12)
         assert sent.nearest_training_id == known.nearest_training_id
+
+
+@pytest.mark.slow
+def test_a_training_without_masks_is_refused_before_it_is_a_job(server):
+    reply = requests.post(f"{server.url}/train/segmentation", json={}, timeout=30)
+    assert reply.status_code == 409 and "training needs masks" in reply.json()["detail"]
+    assert requests.get(f"{server.url}/train/", timeout=30).status_code == 404, "no job was made"
 
 
 @pytest.mark.slow

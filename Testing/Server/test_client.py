@@ -509,3 +509,23 @@ def test_one_client_serves_many_threads():
         for thread in threads:
             thread.join()
     assert len(found) == 80 == len(server.asked)
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "below/A.NRRD", "a.png"])
+def test_a_folder_with_other_images_is_not_sent(tmp_path, name):
+    """Else the answer would be that of the series alone."""
+    (tmp_path / "1.dcm").write_bytes(b"x")
+    (tmp_path / "notes.txt").write_bytes(b"x")
+    with scripted(says(COMPARISON)) as server:
+        assert client(server).compare_file(tmp_path).verdict == "novel"
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+        with pytest.raises(InputError, match="holds other images too"):
+            client(server).compare_file(tmp_path)
+    assert len(server.asked) == 1
+
+
+def test_a_broken_connection_without_tls_asks_about_https():
+    """So a server that expects TLS ends one that speaks none; with TLS the question would mislead."""
+    with scripted(breaks) as server, pytest.raises(ConnectionLostError, match=r"Does the server expect https://\?$"):
+        client(server, retries=0).status()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -70,6 +71,21 @@ def test_hashed_keys(tmp_path, cheap):
     assert found.reader(KEY) == "bernd"
     for wrong in (key[:-1], f"{key}x", key.partition(".")[0], line.partition(":")[2], line, key.replace(".", ":"), ""):
         assert found.owner(wrong) is None, wrong
+
+
+def test_no_key_is_made_whose_last_day_has_passed():
+    with pytest.raises(ValueError, match="has passed"):
+        made_key("anna", expires=TODAY - timedelta(days=1))
+    assert f"expires={TODAY}" in made_key("anna", expires=TODAY)[1]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes of POSIX")
+def test_a_pipe_as_key_file_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "keys")
+    program = "import sys; from pathlib import Path; from replica_detection_server.hardening.keys import ApiKeys; "
+    command = [sys.executable, "-c", program + "ApiKeys.read(Path(sys.argv[1]))", str(tmp_path / "keys")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1 and "is not a regular file" in done.stderr
 
 
 def test_a_hashed_key_is_hashed_once(tmp_path, cheap, monkeypatch):

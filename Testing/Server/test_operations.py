@@ -101,6 +101,8 @@ def test_backup_amid_work_and_restore_after_everything_is_lost(tmp_path):
     if os.name == "posix":
         assert not [p for p in (tmp_path / "the backups").rglob("*") if p.stat().st_mode & 0o077]
 
+    secret = (tmp_path / "data" / "case-codes.secret").read_bytes()
+    (tmp_path / "data" / "case-codes.secret").unlink()
     shutil.rmtree(tmp_path / "data" / "models")
     shutil.rmtree(tmp_path / "studies" / "labels")
     shutil.rmtree(tmp_path / "logs")
@@ -117,7 +119,12 @@ def test_backup_amid_work_and_restore_after_everything_is_lost(tmp_path):
         reply = requests.get(url + "/datastore/label?label=syn_001&tag=final", **asked)
         assert reply.status_code == 200 and reply.content == label
     assert (tmp_path / "data" / "models" / "trained.safetensors").read_bytes() == b"weights"
-    assert (tmp_path / "logs" / "access.jsonl").exists()
+    assert (tmp_path / "logs" / "access.jsonl").read_text() == "{}\n"
+    assert (tmp_path / "data" / "case-codes.secret").read_bytes() == secret
+
+    (tmp_path / "logs" / "access.jsonl").write_text("{}\nlater\n")
+    _run("Restore", places)
+    assert (tmp_path / "logs" / "access.jsonl").read_text() == "{}\nlater\n", "the record of now stays"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="commands of a POSIX shell")

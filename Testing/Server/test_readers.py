@@ -129,7 +129,7 @@ def test_what_needs_the_index_says_how_far_it_is(making, method, path, how):
     assert reply.status_code == 503 and reply.headers["Retry-After"] == "5"
     if method != "HEAD":
         assert re.search(r"the index is being made: (starting|reading the training scans)", detail(reply)), reply.text
-        assert detail(reply).endswith("; try again then")
+        assert detail(reply).endswith("; try again after that")
 
 
 def test_status_and_jobs_say_it_in_words(making):
@@ -304,6 +304,12 @@ def test_notes_are_bounded_all_together(tmp_path):
         ),
         ("GET", "/datastore/?output=x", {}, "output: must be one of train, stats, all"),
         ("GET", "/datastore/image?image=a%2Fb", {}, "image: has letters or a form that are not possible here"),
+        (
+            "PUT",
+            "/datastore/image?image=an%20%C3%A9",
+            {"files": IMAGE},
+            "image: use letters A to Z, digits, '.', '_' and",
+        ),
         ("PUT", "/datastore/image?image=nul", {"files": IMAGE}, "image: cannot be a file name"),
         ("PUT", "/datastore/label?image=syn_000&tag=con", {"files": {"label": IMAGE["file"]}}, "tag: cannot be a file"),
         ("POST", "/infer/vessels?image=a%2Fb", {}, "image: has letters or a form that are not possible here"),

@@ -19,11 +19,14 @@ from replica_detection_server.hardening.stock.asked import (
     ANNOTATOR,
     TRAINER,
     USER,
+    app,
     known_image,
     known_task,
     options,
     plain,
 )
+from replica_detection_server.lib.trainers.encoder import TrainEncoder
+from replica_detection_server.lib.trainers.segmentation import TrainSegmentation
 
 logger = logging.getLogger(__name__)
 router = APIRouter(tags=["MONAI Label"])
@@ -42,6 +45,9 @@ def train(
     enqueue: bool = False,
 ) -> Any:
     asked = options(params or {}, known_task("trainers", model))
+    trainer = app()._trainers[model]
+    if isinstance(trainer, TrainSegmentation | TrainEncoder):
+        trainer.require_material()  # now, for a job would be accepted and fail
     return _run("train", {"model": model}, asked, who, run_sync, enqueue)
 
 

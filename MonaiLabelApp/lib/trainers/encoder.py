@@ -48,11 +48,16 @@ class TrainEncoder(TrainTask):
         except (OSError, ValueError, KeyError, TypeError):
             return {"best_metric": 0.0}
 
-    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """Raises HTTPException 409 without training scans, and as `train_encoder`."""
-        cohort = cohorts.training(self.configuration)
-        if cohort is None:
+    def require_material(self) -> None:
+        """Raises HTTPException 409 where the server was started without what this learns from."""
+        if self.configuration.training is None:
             raise HTTPException(409, "an encoder learns from the training scans: start the server with training")
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
+        """Raises as `require_material` and `train_encoder`."""
+        self.require_material()
+        cohort = cohorts.training(self.configuration)
+        assert cohort is not None
         kind = choice(request, "kind", KINDS[0])
         # Not validated on the server's validation scans: they are the null, and the encoder must not have met them.
         report = train_encoder(

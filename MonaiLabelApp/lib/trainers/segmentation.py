@@ -47,11 +47,16 @@ class TrainSegmentation(TrainTask):
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
             return {"best_metric": 0.0}
 
-    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """Raises HTTPException 409 without training masks, and as `train_segmentation`."""
-        cohort = cohorts.training(self.configuration)
-        if cohort is None or self.configuration.training_masks is None:
+    def require_material(self) -> None:
+        """Raises HTTPException 409 where the server was started without what this learns from."""
+        if self.configuration.training is None or self.configuration.training_masks is None:
             raise HTTPException(409, "training needs masks: start the server with training and training_masks")
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
+        """Raises as `require_material` and `train_segmentation`."""
+        self.require_material()
+        cohort = cohorts.training(self.configuration)
+        assert cohort is not None
         patch = whole(request, "patch", 64, 512)
         report = train_segmentation(
             cohort,

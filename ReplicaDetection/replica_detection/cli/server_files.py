@@ -78,7 +78,7 @@ def check_access_record(
 ) -> None:
     """Check that no line of an access record was changed or removed.
 
-    Example: replica-detection check-access-record /var/log/replica-access.1 /var/log/replica-access
+    Example: replica-detection check-access-record access.jsonl-* access.jsonl
     """
     try:
         from replica_detection_server.hardening.record import check
@@ -88,7 +88,9 @@ def check_access_record(
     for line in found.torn:
         console.print(f"Line {line} is no line of the record; a crash or a full disk may have torn it.")
     for fault in found.faults:
-        console.print(escape(fault[0].upper() + fault[1:] + "."))
+        console.print(escape(f"{fault}."), soft_wrap=True)
+    if found.begins_late and len(found.faults) == 1:
+        raise ReplicaDetectionError("the beginning of the access record was not given; what was given is whole")
     if found.faults:
         raise ReplicaDetectionError("the access record was changed")
     if not found.first:

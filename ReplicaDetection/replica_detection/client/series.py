@@ -11,7 +11,7 @@ from pathlib import Path
 
 from replica_detection.client.cancelling import Cancel, check
 from replica_detection.errors import InputError
-from replica_detection.image_files import is_dicom_name, is_regular, walk
+from replica_detection.image_files import is_dicom_name, is_image_name, is_regular, walk
 
 ARCHIVE = ".zip"
 
@@ -23,7 +23,7 @@ def in_one_file(image: Path, cancel: Cancel) -> Iterator[Path]:
     Names are numbers: those of the files may tell a patient's name.
 
     Raises:
-        InputError: the folder holds no DICOM file, or cannot be read.
+        InputError: the folder holds no DICOM file, or other images too, or cannot be read.
         CancelledError: `cancel` said so.
     """
     if not image.is_dir():
@@ -44,6 +44,8 @@ def _pack(folder: Path, archive: zipfile.ZipFile, cancel: Cancel) -> None:
     try:
         for path in walk(folder, _raise):
             check(cancel)
+            if is_image_name(path):
+                raise InputError(folder, "holds other images too", "Give one image, or the folder of one series")
             if is_regular(path) and is_dicom_name(path):
                 archive.write(path, f"{count:05d}.dcm")
                 count += 1

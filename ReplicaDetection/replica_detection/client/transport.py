@@ -180,7 +180,8 @@ class Transport:
             advice = "Check that the server runs and that the address is right."
             raise UnreachableError(f"{unreachable}: {error.strerror or error}. {advice}") from error
         except (ConnectionError, ssl.SSLEOFError, http.client.IncompleteRead) as error:
-            raise ConnectionLostError(f"{self} broke the connection ({type(error).__name__}). Try again.") from error
+            advice = "Try again." if self.address.tls is not None else "Try again. Does the server expect https://?"
+            raise ConnectionLostError(f"{self} broke the connection ({type(error).__name__}). {advice}") from error
         except http.client.HTTPException as error:
             raise self.not_understood(f"no HTTP: {_one_line(str(error) or type(error).__name__)}") from error
         except ssl.SSLError as error:
