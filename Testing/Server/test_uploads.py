@@ -293,6 +293,17 @@ def test_streams_that_go_on_after_the_last_voxel(tmp_path, name, content):
     assert "more" in (found := refusal(tmp_path / name, content())) or "after" in found or "part" in found
 
 
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP"])
+def test_notes_of_a_picture_count_together(tmp_path, kind):
+    def note(size: int) -> tuple[bytes, bytes]:
+        return kind, (b"a\0\1\0\0\0" if kind == b"iTXt" else b"a\0\0") + zlib.compress(bytes(size))
+
+    check(tmp_path / "a.png", png(chunks=[note(200_000)] * 5))
+    assert "unfolds" in refusal(tmp_path / "a.png", png(chunks=[note(200_000)] * 6))
+    check(tmp_path / "a.png", png(chunks=[note(10)] * 100))
+    assert "notes" in refusal(tmp_path / "a.png", png(chunks=[note(10)] * 101))
+
+
 def test_a_long_header_in_front_of_the_voxels(tmp_path):
     content = bytearray(nifti())
     content[108:112] = struct.pack("<f", 1e9)
@@ -411,7 +422,7 @@ def test_a_jpeg_filled_up_at_length_costs_no_loop():
     [
         ("a.mha", b"A = b" + b" \t" * 100_000 + b"=c"),
         ("b.mha", metaimage("Comment = x" + " " * 250_000 + "\x85y\n")),
-        ("c.mha", metaimage("TransformMatrix = " + "11 " * 80 + "x\n").replace(b"NDims = 3", b"NDims = 9")),
+        ("c.mha", b"ObjectType = Image\nNDims = 9\nTransformMatrix = " + b"11 " * 80 + b"x\n"),
         ("a.nrrd", nrrd("a:" + ":" * 200_000 + "\n")),
         ("b.nrrd", nrrd("space " * 30_000 + "\n")),
         ("c.nrrd", nrrd("x:=" + "y" * 100_000 + "\n")),
