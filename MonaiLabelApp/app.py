@@ -27,11 +27,11 @@ from replica_detection.version import __version__
 from replica_detection_server import children
 from replica_detection_server.cohorts import TRAINING
 from replica_detection_server.configuration import Configuration
+from replica_detection_server.hardening.examining import examine
 from replica_detection_server.hardening.notice import open_doors
 from replica_detection_server.hardening.private import make_private
 from replica_detection_server.hardening.settings import current
 from replica_detection_server.hardening.upload_limits import upload_limits
-from replica_detection_server.hardening.uploads import check_series, check_upload
 from replica_detection_server.images import StudiesAndTraining
 from replica_detection_server.lib.activelearning.most_replica_like import MostReplicaLike
 from replica_detection_server.lib.batch import BatchInfer
@@ -45,7 +45,7 @@ from replica_detection_server.refusals import refusal
 from replica_detection_server.routes import register
 from replica_detection_server.routes.files import INBOX
 from replica_detection_server.series import write_volume_of
-from replica_detection_server.services import services_of
+from replica_detection_server.services import Services, services_of
 
 logger = logging.getLogger(__name__)
 
@@ -216,7 +216,7 @@ class ReplicaDetectionApp(MONAILabelApp):
                 return str(known)
             if _was_received(Path(image), self.sessions()):
                 if current() is None:  # else the routes that received it have looked already
-                    _require_fit(Path(image))
+                    _require_fit(self.services, Path(image))
                 return image
         raise HTTPException(404, f"there is no image '{Path(str(image)).name}'")
 
@@ -242,10 +242,11 @@ def _was_received(path: Path, sessions: Sessions | None) -> bool:
     return sessions is not None and path.is_relative_to(Path(sessions.store_path).resolve())
 
 
-def _require_fit(path: Path) -> None:
+def _require_fit(services: Services, path: Path) -> None:
     """Refuses an upload that MONAI Label's own routes let in, and that is not one image in its own file."""
     try:
-        (check_series if path.is_dir() else check_upload)(path, upload_limits(getattr(_server(), "state", None)))
+        server = _server()
+        examine(None if server is None else services, path, upload_limits(getattr(server, "state", None)))
     except ReplicaDetectionError as error:
         raise refusal(error) from error
 

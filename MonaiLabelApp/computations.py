@@ -14,6 +14,8 @@ from replica_detection.ratings import Rating
 from replica_detection.schema import SurfaceReply, SurfaceStatistics, from_json, to_json
 from replica_detection.surface import Statistics
 from replica_detection_server.cohorts import TRAINING
+from replica_detection_server.hardening.examining import examine_here
+from replica_detection_server.hardening.uploads import UploadLimits
 from replica_detection_server.lib.files import fresh_file
 from replica_detection_server.series import case_at, write_volume_of
 from replica_detection_server.services import Services
@@ -101,6 +103,12 @@ def agreement(services: Services, ratings: list[dict[str, Any]]) -> Result:
     return Result(to_json(agreement_report(known, None if scored is None else scored.result)))
 
 
+def examine(services: Services, path: str, max_voxels: int, max_bytes: int, series: bool) -> Result:
+    """Whether an upload, or a folder of them, may be opened. Raises what `check_upload` and `check_series` do."""
+    examine_here(Path(path), UploadLimits(max_voxels, max_bytes), series=series)
+    return Result()
+
+
 def infer(services: Services, request: dict[str, Any]) -> Result:
     """A task of MONAI Label's app on the file `request["image"]`; reply and file as the task gives them."""
     file, reply = app().run(request)
@@ -125,6 +133,7 @@ COMPUTATIONS: Mapping[str, Callable[..., Result]] = {
     "aligned": aligned,
     "volume": volume,
     "agreement": agreement,
+    "examine": examine,
     "infer": infer,
     "train": train,
     "scoring": scoring,

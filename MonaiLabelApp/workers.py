@@ -103,21 +103,25 @@ class Workers:
             if not self._all and not self._closed:
                 self._idle.append(self._started())
 
-    def call(self, task: str, arguments: dict[str, Any], *, uploaded: bool = False) -> Result:
+    def call(
+        self, task: str, arguments: dict[str, Any], *, uploaded: bool = False, seconds: float | None = None
+    ) -> Result:
         """Has a process compute one of `computations.COMPUTATIONS` and waits for it.
 
         Args:
             uploaded: whether it reads a file that the caller sent: what goes wrong is then the file's fault.
+            seconds: a shorter limit than that of each computation.
 
         Raises:
             HTTPException: what the computation refuses; 422, 503 or 504 where it was ended or its process died; 499
                 where the caller went away; 500 where it failed, with a line in the log.
         """
         gone = CALLER_GONE.get()
+        limit = self.limits.seconds if seconds is None else min(seconds, self.limits.seconds)
         worker = self._take(gone)
         answered = False
         try:
-            said = self._ask(worker, task, arguments, uploaded, gone)
+            said = self._ask(worker, task, arguments, uploaded, gone, limit)
             file = worker.handed_over(Path(said["file"])) if said.get("file") else None
             answered = True
         finally:
@@ -189,6 +193,7 @@ class Workers:
         arguments: dict[str, Any],
         uploaded: bool,
         gone: Callable[[], bool] | None,
+        seconds: float,
     ) -> dict[str, Any]:
         """The answer; a process that does not give one within the limits is ended."""
         asked = time.monotonic()
@@ -207,11 +212,11 @@ class Workers:
                 self._too_much(worker, task)
             else:
                 return said
-            if now > (asked + START_SECONDS if worker.began is None else worker.began + self.limits.seconds):
+            if now > (asked + START_SECONDS if worker.began is None else worker.began + seconds):
                 worker.end()
                 if worker.began is None:
                     _not_started(task)
-                self._too_long(task, uploaded)
+                _too_long(task, uploaded, seconds)
             if worker.memory_bytes() > self.limits.memory_bytes:
                 self._too_much(worker, task)
             if gone is not None and now > look:
@@ -220,13 +225,6 @@ class Workers:
                 if gone_since and now > gone_since + GONE_SECONDS:
                     worker.end()
                     raise HTTPException(499, "The client went away.")
-
-    def _too_long(self, task: str, uploaded: bool) -> NoReturn:
-        limit = f"{self.limits.seconds:g} s"
-        logger.warning("a computation was ended after %s: %s", limit, task)
-        advice = " Start it without run_sync." if task in ONCE else ""
-        detail = f"This took longer than the {limit} that one computation may take, and was ended.{advice}"
-        raise HTTPException(422 if uploaded else 504, detail)
 
     def _too_much(self, worker: _Worker, task: str) -> NoReturn:
         worker.end()
@@ -343,6 +341,14 @@ def _died(worker: _Worker, task: str, uploaded: bool) -> NoReturn:
         raise HTTPException(422, detail)
     detail = "The process that computed this ended unexpectedly; try again."
     raise HTTPException(503, detail, {"Retry-After": str(RETRY_SECONDS)})
+
+
+def _too_long(task: str, uploaded: bool, seconds: float) -> NoReturn:
+    limit = f"{seconds:g} s"
+    logger.warning("a computation was ended after %s: %s", limit, task)
+    advice = " Start it without run_sync." if task in ONCE else ""
+    detail = f"This took longer than the {limit} that one computation may take, and was ended.{advice}"
+    raise HTTPException(422 if uploaded else 504, detail)
 
 
 def _not_started(task: str) -> NoReturn:

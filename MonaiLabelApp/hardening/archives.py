@@ -44,8 +44,6 @@ def unpack(archive: Path, folder: Path, max_bytes: int) -> int:
         for name, source in _members(archive, max_bytes):
             target = folder.joinpath(*_parts(archive, name))
             files += 1
-            if files > MAX_MEMBERS:
-                raise InputError(archive.name, f"holds more than {MAX_MEMBERS} files", _ADVICE)
             target.parent.mkdir(parents=True, exist_ok=True)
             with source, target.open("xb") as file:
                 while chunk := source.read(CHUNK):
@@ -83,7 +81,10 @@ def _members(archive: Path, max_bytes: int) -> Iterator[tuple[str, IO[bytes]]]:
 
 def _tar_members(archive: Path, file: Any) -> Iterator[tuple[str, IO[bytes]]]:
     with tarfile.open(fileobj=file, mode="r:") as tar:
-        for member in tar:
+        for number, member in enumerate(tar):
+            # tarfile keeps every header for a later look, which nobody takes.
+            tar.members = []  # type: ignore[attr-defined]
+            _require_few(archive, number + 1)
             if member.isdir():
                 _parts(archive, member.name)
                 continue
@@ -91,13 +92,12 @@ def _tar_members(archive: Path, file: Any) -> Iterator[tuple[str, IO[bytes]]]:
             if source is None:
                 raise InputError(archive.name, f"member '{_shown(member.name)}' is a link or device", _ADVICE)
             yield member.name, source
-            # tarfile keeps every header for a later look, which nobody takes.
-            tar.members = []  # type: ignore[attr-defined]
 
 
 def _zip_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
     _check_directory(archive)
     with zipfile.ZipFile(archive) as zipped:
+        _require_few(archive, len(zipped.infolist()))
         for member in zipped.infolist():
             kind = member.external_attr >> 28
             if member.is_dir():
@@ -126,6 +126,12 @@ def _check_directory(archive: Path) -> None:
     length = int.from_bytes(tail[at + 12 : at + 16], "little")
     if _END_64 in tail[max(0, at - 20) : at] or length > MAX_DIRECTORY:
         raise InputError(archive.name, "holds more members than the server takes", _ADVICE)
+
+
+def _require_few(archive: Path, members: int) -> None:
+    """Folders count too: each takes as much of the server as an empty file."""
+    if members > MAX_MEMBERS:
+        raise InputError(archive.name, f"holds more than {MAX_MEMBERS} files", _ADVICE)
 
 
 def _shown(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 
 # A progressive JPEG of a few kilobytes can ask a decoder to go over the whole image ten thousand times.
@@ -9,6 +10,9 @@ MAX_SCANS = 100
 # A JPEG 2000 decoder keeps some kilobytes for each tile, and some hundred bytes for each precinct.
 MAX_TILES = 4096
 MIN_PRECINCT = 5  # log2 of its side
+# A stream has some dozens, and each tile of a JPEG 2000 image a few more.
+MAX_MARKERS = 100_000
+_FILLED = re.compile(rb"\xff+")
 _SIZES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 
 
@@ -24,13 +28,12 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
     if not data.startswith(b"\xff\xd8"):
         return None
     found, at = None, 2
-    while at + 4 <= len(data):
-        if data[at] != 0xFF:
+    for _ in range(MAX_MARKERS):
+        filled = _FILLED.match(data, at)  # as many as the writer liked
+        if filled is None or filled.end() + 3 > len(data):
             break
+        at = filled.end() - 1
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
-        if marker == 0xFF:  # filled up
-            at += 1
-            continue
         if marker == 0xDA:
             break
         if marker in _SIZES:
@@ -38,6 +41,8 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
                 raise UnfitStreamError("states its size twice or not whole")
             found = struct.unpack(">HH", data[at + 5 : at + 9])
         at += 2 + length
+    else:
+        raise UnfitStreamError("is in too many parts")
     if found is None:
         raise UnfitStreamError("states no size")
     if data.count(b"\xff\xda") > MAX_SCANS:
@@ -70,12 +75,16 @@ def jpeg2000_size(data: bytes) -> tuple[int, int] | None:
 def _check_coding(data: bytes) -> None:
     """The main header may divide the image into precincts once, not into tiny ones; parts may not do it again."""
     at, part_end, in_part, seen = 2, 0, False, False
-    while at + 4 <= len(data):
+    for _ in range(MAX_MARKERS):
+        if at + 4 > len(data):
+            return
         marker, length = struct.unpack(">HH", data[at : at + 4])
         if marker == 0xFF93:  # data follow; the next part begins where this one said it ends
+            if not in_part or 0 < part_end < at + 2:  # each begins anew, and none lies in what was read
+                raise UnfitStreamError("cannot be followed")
             if not part_end:
                 return
-            at, in_part = part_end, False
+            at, part_end, in_part = part_end, 0, False
             continue
         if marker == 0xFFD9:
             return
@@ -97,3 +106,4 @@ def _check_coding(data: bytes) -> None:
         if marker < 0xFF00 or length < 2:
             raise UnfitStreamError("cannot be followed")
         at += 2 + length
+    raise UnfitStreamError("is in too many parts")

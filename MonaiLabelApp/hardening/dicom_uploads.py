@@ -156,7 +156,7 @@ class _Walk:
         end = len(self.data)
         while at < end:
             # Some writers fill up the file.
-            if self.data[at : at + 8] in (bytes(8), bytes(end - at)) and not self.data[at:end].strip(b"\0"):
+            if not self.data[at : at + 8].strip(b"\0") and not self.data[at:end].strip(b"\0"):
                 break
             tag = self._tag(at)
             if only_group and tag >> 16 != only_group:

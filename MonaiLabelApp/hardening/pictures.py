@@ -14,7 +14,9 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 # Chunks of a single picture. Others hold frames of a film, or what no reader of ours knows.
 _CHUNKS = b"IHDR PLTE IDAT IEND cHRM gAMA iCCP sBIT sRGB bKGD hIST tRNS pHYs sPLT tIME iTXt tEXt zTXt eXIf cICP".split()
-_PACKED = {b"iCCP": 1 << 20, b"zTXt": 1 << 20, b"iTXt": 1 << 20}
+_PACKED = (b"iCCP", b"zTXt", b"iTXt")
+# All of them together; a picture has a profile and a few notes.
+_MAX_PACKED_BYTES, _MAX_PACKED = 1 << 20, 100
 _MAX_CHUNKS = 100_000
 _AGAIN = "Save it again as a plain PNG or JPEG picture"
 
@@ -56,6 +58,7 @@ def examine(path: Path) -> None:
     # Each line, of each of the seven passes of an interlaced picture, begins with a byte of its own.
     most = height * ((width * bits * _CHANNELS[colour] + 7) // 8 + 16) + 1024
     pixels, unpacked, at = zlib.decompressobj(), 0, 8
+    notes = notes_bytes = 0
     for _ in range(_MAX_CHUNKS):
         length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
         body = data[at + 8 : at + 8 + length]
@@ -64,7 +67,10 @@ def examine(path: Path) -> None:
         if kind == b"IHDR" and at != 8:
             raise InputError(path, "states its size twice", DAMAGED)
         if kind in _PACKED:
-            _require_small(path, kind, body)
+            notes += 1
+            notes_bytes += _packed_bytes(path, kind, body, _MAX_PACKED_BYTES - notes_bytes)
+            if notes > _MAX_PACKED:
+                raise InputError(path, "holds more notes than a picture has", _AGAIN)
         if kind == b"IDAT":
             unpacked += _counted(path, pixels, body, most - unpacked)
         if kind == b"IEND":
@@ -73,16 +79,16 @@ def examine(path: Path) -> None:
     raise InputError(path, "holds more parts than a picture has", _AGAIN)
 
 
-def _require_small(path: Path, kind: bytes, body: bytes) -> None:
-    """Text and colour profiles may be packed, and hold what they like."""
+def _packed_bytes(path: Path, kind: bytes, body: bytes, most: int) -> int:
+    """Bytes that a text or a colour profile unfolds to; 0 where it is not packed. Raises InputError beyond `most`."""
     rest = body.partition(b"\0")[2]
     if kind == b"iTXt":
         if rest[:1] != b"\1":
-            return
+            return 0
         rest = rest[2:].split(b"\0", 2)[-1]
     else:
         rest = rest[1:]
-    _counted(path, zlib.decompressobj(), rest, _PACKED[kind])
+    return _counted(path, zlib.decompressobj(), rest, most)
 
 
 def _counted(path: Path, stream: zlib._Decompress, block: bytes, most: int) -> int:

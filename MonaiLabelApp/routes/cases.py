@@ -48,7 +48,8 @@ def post_compare(
     limit = getattr(request.app.state, "max_upload_bytes", MAX_UPLOAD_BYTES)
     inbox = shared.configuration.data / "uploads"
     limits, archives = upload_limits(request.app.state), ("image",)
-    with received({"image": file, "mask": mask}, inbox, limit, limits, archives=archives) as paths:
+    sent_files = {"image": file, "mask": mask}
+    with received(sent_files, inbox, limit, limits, archives=archives, services=shared) as paths:
         shared.engine.required_index()
         sent = {"image": str(paths["image"]), "mask": str(paths["mask"]) if "mask" in paths else None, "k": k}
         found = from_json(Comparison, shared.workers.call("compare", sent, uploaded=True).value)

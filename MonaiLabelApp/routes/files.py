@@ -12,8 +12,10 @@ from fastapi import HTTPException, UploadFile
 
 from replica_detection_server.cohorts import SUFFIXES, suffix_of
 from replica_detection_server.hardening.archives import unpack
+from replica_detection_server.hardening.examining import examine
 from replica_detection_server.hardening.names import ARCHIVES
-from replica_detection_server.hardening.uploads import UploadLimits, check_series, check_upload
+from replica_detection_server.hardening.uploads import UploadLimits
+from replica_detection_server.services import Services
 
 MAX_UPLOAD_BYTES = 1 << 30
 INBOX = "upload-"
@@ -28,6 +30,7 @@ def received(
     limits: UploadLimits,
     *,
     archives: tuple[str, ...] = (),
+    services: Services | None = None,
 ) -> Iterator[dict[str, Path]]:
     """The uploads as files of a folder that only this user may enter, gone when the block ends.
 
@@ -38,6 +41,7 @@ def received(
         limit: bytes of all together, as they come; of an archive also what it holds.
         limits: of each image, and of all images of an archive together.
         archives: which of them may be the files of a series in an archive; its path is then that of their folder.
+        services: whose processes examine the uploads; None: this process does.
 
     Raises:
         HTTPException: 413 beyond the limits, 422 for an extension that cannot be read or an empty file.
@@ -53,10 +57,8 @@ def received(
                 paths[name] = inbox / f"{name}{ending}"
                 left -= _copy(upload, paths[name], left, limit)
                 if ending in ARCHIVES:
-                    paths[name] = _unpacked(paths[name], inbox / name, limit)
-                    check_series(paths[name], limits)
-                else:
-                    check_upload(paths[name], limits)
+                    paths[name] = _unpacked(paths[name], inbox / name, min(limit, limits.max_bytes))
+                examine(services, paths[name], limits)
         yield paths
     finally:
         shutil.rmtree(inbox, ignore_errors=True)

@@ -42,7 +42,10 @@ NRRD_FIELDS = {
 _LIMIT = 1 << 18
 # ITK reads 500 letters of a MetaImage line, and takes the rest for the next one.
 _META_LINE = 480
-_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+# Notes of programs on segments are some kilobytes long.
+_NRRD_LINE = 1 << 16
+# No text may be matched in two ways: the numbers of a matrix would then be tried in all combinations.
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _ADVICE = "Write the image again with a common program, as one file"
 
 
@@ -76,6 +79,7 @@ def read_nrrd_header(path: Path) -> TextHeader | None:
             break
         if not number or line.startswith("#"):
             continue
+        _require_short(path, line, _NRRD_LINE)
         field = re.fullmatch(r"([A-Za-z][A-Za-z _-]*): (.*)", line)
         name = _squeezed(field[1]) if field else ""
         if field and name in NRRD_FIELDS:
@@ -87,10 +91,10 @@ def read_nrrd_header(path: Path) -> TextHeader | None:
                 end = after
                 break
             continue
-        pair = re.fullmatch(r"([^:]+?):=(.*)", line)
-        if pair is None or _squeezed(pair[1]) in NRRD_FIELDS:
+        key, colon, rest = line.partition(":")
+        if not key or not colon or not rest.startswith("=") or _squeezed(key) in NRRD_FIELDS:
             raise _unusual(path, "a line that is no field")
-        further.append(pair[1])
+        further.append(key)
     else:
         _require_complete(path, complete)
     return TextHeader(fields, end, tuple(further))
@@ -111,17 +115,19 @@ def read_metaimage_header(path: Path) -> TextHeader | None:
     for line, after in _lines(path, start, complete):
         if not line:
             continue
-        found = re.fullmatch(r"([\w|][\w| .-]{0,99}?)[ \t]*=[ \t]*([^=:\s].*?)[ \t]*", line, re.ASCII)
-        if found is None or len(line) > _META_LINE:
+        _require_short(path, line, _META_LINE)
+        before, _, after_sign = line.partition("=")
+        name, value = before.rstrip(" \t"), after_sign.strip(" \t")
+        if not re.fullmatch(r"[\w|][\w| .-]{0,99}", name, re.ASCII) or not value or value[0] in "=:":
             raise _unusual(path, "a line that is no field")
-        known = META_FIELDS.get(_squeezed(found[1]))
+        known = META_FIELDS.get(_squeezed(name))
         if known is None:
-            further.append(found[1])
+            further.append(name)
             continue
-        if known != found[1]:
+        if known != name:
             raise _unusual(path, f"the field {known} in another spelling")
-        _require_numbers(path, known, found[2], fields.get("ndims", ""))
-        _set(path, fields, known.lower(), found[2])
+        _require_numbers(path, known, value, fields.get("ndims", ""))
+        _set(path, fields, known.lower(), value)
         if known == "ElementDataFile":
             return TextHeader(fields, after, tuple(further))
     _require_complete(path, complete)
@@ -166,14 +172,21 @@ def _require_numbers(path: Path, name: str, value: str, axes: str) -> None:
         if not re.fullmatch(r"\d{1,2}", value, re.ASCII) or not 1 <= int(value) <= 9:
             raise InputError(path, f"states {value[:20]} dimensions", _ADVICE)
     elif name in META_NUMBER:
-        if not re.fullmatch(_NUMBER, value, re.ASCII):
+        if not _NUMBER.fullmatch(value):
             raise _unusual(path, f"no number in {name}")
     elif name in META_VECTOR or name in META_MATRIX or name == "Color":
         if not axes and name != "Color":
             raise _unusual(path, f"{name} before NDims")
         count = 4 if name == "Color" else int(axes) if name in META_VECTOR else int(axes) ** 2
-        if not re.fullmatch(rf"{_NUMBER}(?:[ \t]+{_NUMBER}){{{count - 1}}}", value, re.ASCII):
+        numbers = re.split(r"[ \t]+", value)
+        if len(numbers) != count or not all(map(_NUMBER.fullmatch, numbers)):
             raise _unusual(path, f"other than {count} numbers in {name}")
+
+
+def _require_short(path: Path, line: str, limit: int) -> None:
+    """Comes before any pattern, so that none takes long."""
+    if len(line) > limit:
+        raise _unusual(path, "a line that is no field")
 
 
 def _require_complete(path: Path, complete: bool) -> None:

@@ -8,6 +8,7 @@ import math
 import os
 import threading
 import time
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -310,6 +311,20 @@ def test_uploads_beyond_the_limit_are_refused_and_gone(tmp_path, names, content,
     with pytest.raises(HTTPException) as refused, received(sent, tmp_path / "in", 1000, UploadLimits.of(1000)):
         raise AssertionError("was let in")
     assert refused.value.status_code == status and not list((tmp_path / "in").iterdir())
+
+
+def test_an_archive_unpacks_to_no_more_than_the_images_may_hold(tmp_path):
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as zipped:
+        for n in range(3):
+            zipped.writestr(f"notes{n}.txt", bytes(1000))
+    limits, sent = UploadLimits(1000, 2000), {"image": UploadFile(archive, filename="a.zip")}
+    archive.seek(0)
+    with (
+        pytest.raises(InputError, match="unpacks to more than"),
+        received(sent, tmp_path / "in", 1 << 20, limits, archives=("image",)),
+    ):
+        raise AssertionError("was let in")
 
 
 def test_a_fresh_file_is_gone_after_an_error():

@@ -142,6 +142,27 @@ def test_too_many_members_are_refused(tmp_path, place):
         unpack(_zip(tmp_path / "x", [(str(n), b"") for n in range(MAX_MEMBERS + 1)]), place, LIMIT)
 
 
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_folders_count_as_members_and_take_no_memory(tmp_path, place, mode):
+    folder = tarfile.TarInfo("a")
+    folder.type = tarfile.DIRTYPE
+    archive = _tar(tmp_path / "few", [(folder, b"")] * (MAX_MEMBERS - 1) + [("a/1.dcm", b"x")], mode)
+    tracemalloc.start()
+    assert unpack(archive, place, LIMIT) == 1
+    assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    tracemalloc.stop()
+    shutil.rmtree(place)
+    place.mkdir()
+    with pytest.raises(InputError, match="more than"):
+        unpack(_tar(tmp_path / "many", [(folder, b"")] * MAX_MEMBERS + [("a/1.dcm", b"x")], mode), place, LIMIT)
+
+
+def test_folders_of_zip_files_count_as_members(tmp_path, place):
+    folders = [(f"{n}/", b"") for n in range(MAX_MEMBERS)]
+    with pytest.raises(InputError, match="more than"):
+        unpack(_zip(tmp_path / "x", [*folders, ("a", b"x")]), place, LIMIT)
+
+
 @pytest.mark.parametrize("make", [_zip, _tar])
 def test_a_name_that_comes_twice_is_refused(tmp_path, place, make):
     with pytest.warns(UserWarning) if make is _zip else nullcontext():

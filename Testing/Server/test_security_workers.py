@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import signal
 import threading
 import time
@@ -18,11 +19,19 @@ import requests
 from fastapi import HTTPException
 
 from Core.made_up import cohort
+from replica_detection.errors import InputError
 from replica_detection_server.configuration import Configuration
-from replica_detection_server.hardening.queue import Queue
+from replica_detection_server.hardening import examining
+from replica_detection_server.hardening.errors import as_refusal
+from replica_detection_server.hardening.examining import examine
+from replica_detection_server.hardening.queue import Queue, heavy
+from replica_detection_server.hardening.stock import datastore, infer, sessions
+from replica_detection_server.hardening.uploads import UploadLimits
+from replica_detection_server.routes import cases
 from replica_detection_server.services import Services
 from replica_detection_server.workers import Limits, Result, Workers
 from Server.conftest import until
+from Server.made_uploads import nifti
 from Server.running import Server, running_server
 
 ODD = Path(__file__).with_name("odd_app")
@@ -100,7 +109,31 @@ def works(server: Server) -> None:
     assert reply.status_code == 200 and reply.json()["bytes"] > 0, reply.text
 
 
+def endless() -> bytes:
+    """A small image whose compressed voxels come in millions of empty pieces."""
+    whole = nifti()
+    return gzip.compress(whole[:352]) + gzip.compress(b"") * 4_000_000 + gzip.compress(whole[352:])
+
+
 # ------------------------------------------------------------------------------------------------------- one server
+
+
+@pytest.mark.slow
+def test_an_upload_whose_examination_does_not_end(server):
+    sent = ("a.nii.gz", endless())
+    doors = ("/session/", "files"), ("/datastore/image?image=new", "file")
+    calls = [
+        lambda path=path, field=field: requests.put(server.url + path, files={field: sent}, timeout=300)
+        for path, field in doors
+    ]
+    threads, replies = in_background(*calls)
+    until(lambda: len(workers_of(server)) == 2, "they are not examined apart", seconds=60)
+    for thread in threads:
+        thread.join(200)
+    assert [reply.status_code for reply in replies] == [422, 422]
+    assert all(f"longer than the {SECONDS} s" in reply.json()["detail"] for reply in replies)
+    assert not list((server.data / "tmp").glob("upload-*")) and not list((server.data / "tmp").glob("session-*"))
+    works(server)
 
 
 @pytest.mark.slow
@@ -254,6 +287,42 @@ def test_refusals_of_the_other_process_are_those_of_this_one(configuration):
     with pytest.raises(HTTPException, match="stopping"):
         workers.call("agreement", {"ratings": []})
     until(lambda: not list((configuration.data / "workers").iterdir()), "its folder stays behind")
+
+
+def test_an_upload_is_examined_in_another_process_with_the_same_words(configuration, tmp_path, monkeypatch):
+    services, limits = Services(configuration), UploadLimits.of(1 << 20)
+    try:
+        good, damaged = tmp_path / "a.nii", tmp_path / "b.nii"
+        good.write_bytes(nifti())
+        damaged.write_bytes(b"patient")
+        examine(services, good, limits)
+        for path, allowed in ((damaged, limits), (good, UploadLimits.of(1))):
+            with pytest.raises((InputError, HTTPException)) as here:
+                examine(None, path, allowed)
+            with pytest.raises(HTTPException) as apart:
+                examine(services, path, allowed)
+            expected = as_refusal(here.value)
+            assert (apart.value.status_code, apart.value.detail) == (expected.status_code, expected.detail)
+        series = tmp_path / "series"
+        series.mkdir()
+        (series / "a.nii").write_bytes(nifti())
+        (series / "run.exe").write_bytes(b"x")
+        examine(services, series, limits)
+        assert [path.name for path in series.iterdir()] == ["a.nii"]
+        monkeypatch.setattr(examining, "SECONDS", 1.0)
+        (tmp_path / "c.nii.gz").write_bytes(endless())
+        with pytest.raises(HTTPException, match="longer than the 1 s") as ended:
+            examine(services, tmp_path / "c.nii.gz", UploadLimits.of(1 << 28))
+        assert ended.value.status_code == 422
+    finally:
+        services.workers.close()
+
+
+def test_every_route_that_takes_a_file_takes_a_place_in_the_queue():
+    routes = [route for module in (cases, datastore, infer, sessions) for route in module.router.routes]
+    taking = [r for r in routes if any("UploadFile" in str(a) for a in r.endpoint.__annotations__.values())]
+    assert len(taking) >= 6
+    assert [r.path for r in taking if heavy.dependency not in [d.dependency for d in r.dependencies]] == []
 
 
 def test_the_default_memory_leaves_room_for_two_and_the_server():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import signal
 import struct
 import sys
 import zlib
@@ -20,7 +21,13 @@ from Core.bad_files import image_faults
 from replica_detection.errors import InputError
 from replica_detection.image_files import is_dicom_name, is_image_name
 from replica_detection.volume import read_volume
-from replica_detection_server.hardening.codestreams import MAX_SCANS, UnfitStreamError, jpeg2000_size, jpeg_size
+from replica_detection_server.hardening.codestreams import (
+    MAX_MARKERS,
+    MAX_SCANS,
+    UnfitStreamError,
+    jpeg2000_size,
+    jpeg_size,
+)
 from replica_detection_server.hardening.uploads import UploadLimits, check_series, check_upload
 from Server.made_uploads import (
     bare_png,
@@ -286,6 +293,17 @@ def test_streams_that_go_on_after_the_last_voxel(tmp_path, name, content):
     assert "more" in (found := refusal(tmp_path / name, content())) or "after" in found or "part" in found
 
 
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP"])
+def test_notes_of_a_picture_count_together(tmp_path, kind):
+    def note(size: int) -> tuple[bytes, bytes]:
+        return kind, (b"a\0\1\0\0\0" if kind == b"iTXt" else b"a\0\0") + zlib.compress(bytes(size))
+
+    check(tmp_path / "a.png", png(chunks=[note(200_000)] * 5))
+    assert "unfolds" in refusal(tmp_path / "a.png", png(chunks=[note(200_000)] * 6))
+    check(tmp_path / "a.png", png(chunks=[note(10)] * 100))
+    assert "notes" in refusal(tmp_path / "a.png", png(chunks=[note(10)] * 101))
+
+
 def test_a_long_header_in_front_of_the_voxels(tmp_path):
     content = bytearray(nifti())
     content[108:112] = struct.pack("<f", 1e9)
@@ -344,6 +362,74 @@ def test_a_jpeg_2000_image_in_countless_parts():
     fine[coding + 14 : coding + 14] = bytes([0x00] * 7)
     with pytest.raises(UnfitStreamError, match="finely"):
         jpeg2000_size(bytes(fine))
+
+
+@pytest.fixture
+def at_once():
+    """Ends what would go on for ever, or for hours."""
+
+    def ended(number, frame):
+        raise AssertionError("still at it")
+
+    before = signal.signal(signal.SIGALRM, ended)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+PART = b"\xff\x90" + struct.pack(">HHIBB", 10, 0, 14, 0, 1)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="alarms")
+@pytest.mark.parametrize("parts", [PART + b"\xff\x93" * 2, PART + b"\xff\x93" + PART[:6] + PART[6:] * 2, b"\xff\x93"])
+def test_a_jpeg_2000_image_whose_parts_end_where_they_began(at_once, parts):
+    size = struct.pack(">8IH", 16, 16, 0, 0, 16, 16, 0, 0, 1) + b"\x07\x01\x01"
+    start = b"\xff\x4f\xff\x51" + struct.pack(">HH", 4 + len(size), 0) + size
+    with pytest.raises(UnfitStreamError, match="followed"):
+        jpeg2000_size(start + parts + bytes(8))
+
+
+def test_streams_in_more_parts_than_any_image():
+    size = struct.pack(">8IH", 16, 16, 0, 0, 16, 16, 0, 0, 1) + b"\x07\x01\x01"
+    start = b"\xff\x4f\xff\x51" + struct.pack(">HH", 4 + len(size), 0) + size
+    with pytest.raises(UnfitStreamError, match="many parts"):
+        jpeg2000_size(start + b"\xff\x64\0\2" * (MAX_MARKERS + 1))
+    with pytest.raises(UnfitStreamError, match="many parts"):
+        jpeg_size(b"\xff\xd8" + b"\xff\xfe\0\2" * MAX_MARKERS + jpeg()[2:])
+
+
+def test_a_jpeg_filled_up_at_length_costs_no_loop():
+    content = jpeg()
+    steps = 0
+
+    def count(frame, event, argument):
+        nonlocal steps
+        steps += event == "line"
+        return count
+
+    sys.settrace(count)
+    try:
+        assert jpeg_size(content[:2] + b"\xff" * 100_000 + content[2:]) == (40, 30)
+    finally:
+        sys.settrace(None)
+    assert steps < 1000
+
+
+@pytest.mark.skipif(os.name != "posix", reason="alarms")
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.mha", b"A = b" + b" \t" * 100_000 + b"=c"),
+        ("b.mha", metaimage("Comment = x" + " " * 250_000 + "\x85y\n")),
+        ("c.mha", b"ObjectType = Image\nNDims = 9\nTransformMatrix = " + b"11 " * 80 + b"x\n"),
+        ("a.nrrd", nrrd("a:" + ":" * 200_000 + "\n")),
+        ("b.nrrd", nrrd("space " * 30_000 + "\n")),
+        ("c.nrrd", nrrd("x:=" + "y" * 100_000 + "\n")),
+    ],
+)
+def test_headers_that_keep_patterns_busy(tmp_path, at_once, name, content):
+    assert "a header with" in refusal(tmp_path / name, content)
 
 
 # ------------------------------------------------------------------------------------------------------------ series

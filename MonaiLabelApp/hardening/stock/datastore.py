@@ -54,8 +54,8 @@ def listing(who: Annotated[Identity, USER], output: Listing = Listing.stats) -> 
     return plain(store.status())
 
 
-@router.put("/", include_in_schema=False)
-@router.put("/image", summary="Add a synthetic image")
+@router.put("/", include_in_schema=False, dependencies=[heavy])
+@router.put("/image", summary="Add a synthetic image", dependencies=[heavy])
 def add_image(
     request: Request,
     who: Annotated[Identity, ANNOTATOR],
@@ -105,7 +105,7 @@ def add_image_info(who: Annotated[Identity, ANNOTATOR], image: KnownId, info: An
     app().datastore().update_image_info(image, {**notes, "user": _name(who)})
 
 
-@router.put("/label", summary="Save a label")
+@router.put("/label", summary="Save a label", dependencies=[heavy])
 def save_label(
     request: Request,
     who: Annotated[Identity, ANNOTATOR],
@@ -177,7 +177,8 @@ def _name(who: Identity) -> str:
 def _kept(request: Request, upload: UploadFile) -> Iterator[Path]:
     """The uploaded file on the disk under a name of our own, gone afterwards."""
     state, folder = request.app.state, Path(tempfile.gettempdir())
-    with received({"file": upload}, folder, state.max_upload_bytes, upload_limits(state)) as paths:
+    limits = upload_limits(state)
+    with received({"file": upload}, folder, state.max_upload_bytes, limits, services=state.replica) as paths:
         yield paths["file"]
 
 

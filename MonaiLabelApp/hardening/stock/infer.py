@@ -61,7 +61,8 @@ def infer(
         raise HTTPException(422, "DICOM SEG is given for images of a DICOMweb server only.")
     uploads = {"image": _sent(file), "label": _sent(label)}
     state, folder = request.app.state, Path(tempfile.gettempdir())
-    with received(uploads, folder, state.max_upload_bytes, upload_limits(state), archives=("image",)) as paths:
+    limits, archives = upload_limits(state), ("image",)
+    with received(uploads, folder, state.max_upload_bytes, limits, archives=archives, services=state.replica) as paths:
         asked["image"] = _image(paths.get("image"), image, session_id, asked)
         if "label" in paths:
             asked["label"] = str(paths["label"])

@@ -15,13 +15,14 @@ from monailabel.utils.others.generic import get_mime_type
 from monailabel.utils.sessions import SessionInfo
 
 from replica_detection_server.hardening.archives import unpack
+from replica_detection_server.hardening.examining import examine
 from replica_detection_server.hardening.identity import Identity
 from replica_detection_server.hardening.names import ARCHIVES, QUERIES, SessionId, extension
+from replica_detection_server.hardening.queue import heavy
 from replica_detection_server.hardening.sessions import PrivateSessions
 from replica_detection_server.hardening.settings import Settings
 from replica_detection_server.hardening.stock.asked import USER, app
 from replica_detection_server.hardening.upload_limits import upload_limits
-from replica_detection_server.hardening.uploads import check_series, check_upload
 
 router = APIRouter(prefix="/session", tags=["MONAI Label"])
 
@@ -30,7 +31,7 @@ CHUNK = 1 << 20
 ROOM = 8
 
 
-@router.put("/", summary="Keep an image, a series of files, or (uncompress) an archive of files")
+@router.put("/", summary="Keep an image, a series of files, or (uncompress) an archive of files", dependencies=[heavy])
 def create(
     request: Request,
     who: Annotated[Identity, USER],
@@ -42,10 +43,12 @@ def create(
     settings: Settings = request.app.state.settings
     if _sessions().total_bytes() > ROOM * settings.max_upload_bytes:
         raise HTTPException(409, "The sessions fill their space; remove some, or wait until they expire.")
+    state = request.app.state
+    limits = upload_limits(state)
     folder = Path(tempfile.mkdtemp(prefix="session-"))
     try:
-        image = _received(folder, files, uncompress, settings.max_upload_bytes)
-        (check_series if image.is_dir() else check_upload)(image, upload_limits(request.app.state))
+        image = _received(folder, files, uncompress, min(settings.max_upload_bytes, limits.max_bytes))
+        examine(state.replica, image, limits)
         # MONAI Label's own ids tell the time and the machine, so that the next can be guessed.
         id, info = _sessions().add_session(str(image), expiry, session_id=str(uuid.uuid4()))
     finally:
