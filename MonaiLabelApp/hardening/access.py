@@ -51,7 +51,10 @@ NOT_RECORDED = (
 
 
 def shows(connection: HTTPConnection, cases: Iterable[str] = (), training: Iterable[str] = ()) -> None:
-    """Notes for the record which cases the reply of a route shows, beside those that its address names."""
+    """Notes for the record which cases the reply of a route shows, beside those that its address names.
+
+    `cases` may hold training cases as `train:<id>`.
+    """
     held = connection.scope.setdefault("state", {}).setdefault("shown", ([], []))
     held[0].extend(cases)
     held[1].extend(training)
@@ -133,6 +136,7 @@ def _shown(scope: Scope, state: dict[str, Any]) -> tuple[list[str], list[str]]:
     """Ids of the synthetic images and of the training cases."""
     cases, training = state.get("shown", ([], []))
     named = cases_of(scope)
-    synthetic = [case for case in (*named, *cases) if case and not case.startswith(TRAINING)]
-    real = [case.removeprefix(TRAINING) for case in named if case.startswith(TRAINING)]
+    all_named = [*named, *cases]
+    synthetic = [case for case in all_named if case and not case.startswith(TRAINING)]
+    real = [case.removeprefix(TRAINING) for case in all_named if case.startswith(TRAINING)]
     return list(dict.fromkeys(synthetic)), list(dict.fromkeys(case for case in (*real, *training) if case))

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 
 from replica_detection.errors import ConfigurationError
 from replica_detection.version import __version__
-from replica_detection_server.hardening import errors, metrics, stock
+from replica_detection_server.hardening import errors, forms, metrics, stock
 from replica_detection_server.hardening.access import Recorded
 from replica_detection_server.hardening.case_codes import CaseCodes
 from replica_detection_server.hardening.gate import Gate, Keyring
@@ -62,6 +62,7 @@ def build(settings: Settings) -> tuple[FastAPI, ASGIApp]:
     application.state.record = record
     application.state.scrub = scrub
     application.state.queue = Queue(waiting=settings.waiting)
+    forms.bound()
     errors.register(application)
     stock.register(application)
     application.include_router(metrics.router)

@@ -6,8 +6,9 @@ import asyncio
 import json
 import re
 import time
-from urllib.parse import unquote_to_bytes
+from urllib.parse import parse_qsl, unquote_to_bytes
 
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -16,7 +17,16 @@ from replica_detection_server.hardening.names import json_fault
 from replica_detection_server.hardening.refusing import header_values, refuse
 
 MAX_BODY = 1 << 20  # of everything but an upload
+# A rating with 10,000 letters that are written as \ud83d\ude00 takes 120 KB; nothing that clients send is longer.
+MAX_JSON_BODY = 256 << 10
+# Longer JSON is read in a thread.
+QUICK_JSON = 4096
+# A name and a password; no key is needed to send them.
+MAX_SIGN_IN = 4096
 MAX_URL, MAX_HEADERS = 8192, 32 << 10
+MAX_PARAMETERS = 50
+# What a route takes more than once; of everything else one reader takes the first, another the last.
+LISTS = {"/replica/worklist": {"verdict"}}
 FORM_OVERHEAD = 1 << 20
 # A client that sends nothing for so long in the middle of its body is gone.
 SILENCE_SECONDS = 60.0
@@ -48,6 +58,9 @@ class OnlyClean:
         if fault := url_fault(scope.get("raw_path") or scope["path"].encode(), scope["query_string"]):
             await refuse(scope, receive, send, 400, f"The address {fault}.")
             return
+        if fault := parameters_fault(scope["path"], scope["query_string"]):
+            await refuse(scope, receive, send, 400, fault)
+            return
         if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADERS:
             await refuse(scope, receive, send, 431, f"The headers are larger than {MAX_HEADERS // 1024} KiB.")
             return
@@ -65,19 +78,43 @@ class OnlyClean:
             limited = _Limited(receive, limit)
             try:
                 rest = await with_true_boundary(scope, limited)
-                body = await limited.json(scope) if self._is_json(scope) else None
+                body = await self._json(scope, limited) if self._is_json(scope) else None
             except HTTPException as error:
                 await refuse(scope, receive, send, error.status_code, error.detail)
                 return
             await self.app(scope, rest if body is None else _Replay(body, receive), send)
 
     def _limit(self, scope: Scope) -> int:
-        upload = any(scope["method"] == method and path.fullmatch(scope["path"]) for method, path in UPLOADS)
-        return self.max_upload_bytes + FORM_OVERHEAD if upload else MAX_BODY
+        if _signs_in(scope):
+            return MAX_SIGN_IN
+        return self.max_upload_bytes + FORM_OVERHEAD if _is_upload(scope) else MAX_BODY
+
+    async def _json(self, scope: Scope, limited: _Limited) -> bytes:
+        if _signs_in(scope) or _is_upload(scope):
+            return await limited.no_json()
+        return await limited.json()
 
     def _is_json(self, scope: Scope) -> bool:
         kind = next(iter(header_values(scope, b"content-type")), "").partition(";")[0].strip().lower()
         return kind.startswith("application/") and kind.endswith("json")
+
+
+def _is_upload(scope: Scope) -> bool:
+    return any(scope["method"] == method and path.fullmatch(scope["path"]) for method, path in UPLOADS)
+
+
+def _signs_in(scope: Scope) -> bool:
+    return bool(re.match(r"/auth(/|$)", scope["path"]))
+
+
+def parameters_fault(path: str, query: bytes) -> str:
+    """What is wrong with the parameters of an address, as a sentence; empty for those that every reader takes alike."""
+    try:
+        given = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_PARAMETERS)
+    except ValueError:
+        return f"The address has more than {MAX_PARAMETERS} parameters."
+    single = [name for name, _ in given if name not in LISTS.get(path, ())]
+    return "The address names a parameter twice." if len(set(single)) < len(single) else ""
 
 
 def url_fault(raw_path: bytes, query: bytes) -> str:
@@ -99,7 +136,8 @@ def url_fault(raw_path: bytes, query: bytes) -> str:
 
 
 def too_large(limit: int) -> str:
-    return f"The request is larger than the {limit / (1 << 20):.0f} MiB that this server takes here."
+    size = f"{limit / (1 << 20):.0f} MiB" if limit >= 1 << 20 else f"{limit >> 10} KiB"
+    return f"The request is larger than the {size} that this server takes here."
 
 
 async def _drain(receive: Receive) -> None:
@@ -141,23 +179,38 @@ class _Limited:
                 raise HTTPException(413, too_large(self._limit))
         return message
 
-    async def json(self, scope: Scope) -> bytes:
+    async def no_json(self) -> bytes:
+        """The body, which is empty; some clients name a type where they send nothing."""
+        while not self._complete and not self._taken:
+            if (await self())["type"] == "http.disconnect":
+                raise HTTPException(400, "The body stopped in the middle.")
+        if self._taken:
+            if not self._complete:
+                await _drain(self._receive)
+            raise HTTPException(415, "No JSON is taken here: send a form.")
+        return b""
+
+    async def json(self) -> bytes:
         """The whole body, which is clean JSON or empty."""
         parts = []
+        self._limit = min(self._limit, MAX_JSON_BODY)
         while not self._complete:
             message = await self()
             if message["type"] == "http.disconnect":
                 raise HTTPException(400, "The body stopped in the middle.")
             parts.append(message.get("body", b""))
         body = b"".join(parts)
-        if body:
-            try:
-                fault = json_fault(json.loads(body))
-            except (ValueError, RecursionError):
-                fault = "is no JSON"
-            if fault:
-                raise HTTPException(422, f"The body {fault}.")
+        if fault := await run_in_threadpool(_fault, body) if len(body) > QUICK_JSON else _fault(body):
+            raise HTTPException(422, f"The body {fault}.")
         return body
+
+
+def _fault(body: bytes) -> str:
+    """What is wrong with a body of JSON, as a clause; empty for a clean or empty one."""
+    try:
+        return json_fault(json.loads(body)) if body else ""
+    except (ValueError, RecursionError):
+        return "is no JSON"
 
 
 class _Replay:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import json
 import logging
 import logging.config
 import re
@@ -70,10 +72,18 @@ class Scrub:
         # The longest first: a folder may lie inside another.
         self.names = {path.rstrip("/\\"): name for path, name in sorted(folders, key=lambda f: -len(f[0]))}
         self.names.pop("", None)
-        # JSON writes the backslashes of Windows twice.
-        self.names.update({path.replace("\\", "\\\\"): name for path, name in list(self.names.items())})
+        # JSON writes the backslashes of Windows twice, and other letters as numbers; HTML has its own & and quotes.
+        for path, name in list(self.names.items()):
+            as_html = html.escape(path)
+            for written in (
+                path.replace("\\", "\\\\"),
+                json.dumps(path)[1:-1],
+                as_html,
+                as_html.replace("&#x27;", "&#39;"),
+            ):
+                self.names.setdefault(written, name)
         whole = "|".join(re.escape(path) for path in self.names)
-        self._pattern = re.compile(rf"(?:{whole})(?![^/\\\"'\s,;:)\]}}>])") if whole else None
+        self._pattern = re.compile(rf"(?:{whole})(?![^/\\\"'\s,;:)\]}}><&])") if whole else None
 
     def text(self, text: str) -> str:
         return self._pattern.sub(lambda found: self.names[found.group()], text) if self._pattern else text

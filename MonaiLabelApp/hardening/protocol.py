@@ -13,8 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from replica_detection_server.hardening.connections import Connections, Limits
+from replica_detection_server.hardening.refusing import refuse
 
 CLOSE = (b"connection", b"close")
+TWO_LENGTHS = "A request has either a Content-Length or a Transfer-Encoding."
 # What a client may still send after the answer to a request whose body it was sending.
 LINGER_BYTES = 64 << 20
 
@@ -53,13 +55,19 @@ class BoundedHttp(H11Protocol):
         cycle = self.cycle
         self._head_since, self._received, self._body_since = None, 0, time.monotonic()
 
+        # Where a proxy goes by the one and this server by the other, the rest of a body passes for a request.
+        both = {b"content-length", b"transfer-encoding"} <= {name.lower() for name, _ in scope.get("headers", ())}
+
         async def closing(message: Message) -> None:
-            if message["type"] == "http.response.start" and cycle.more_body:
+            if message["type"] == "http.response.start" and (cycle.more_body or both):
                 others = [h for h in message.get("headers", ()) if h[0].lower() != b"connection"]
                 message = {**message, "headers": [*others, CLOSE]}
             await send(message)
 
-        await self._application(scope, receive, closing)
+        if both:
+            await refuse(scope, receive, closing, 400, TWO_LENGTHS)
+        else:
+            await self._application(scope, receive, closing)
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, msg)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from typing import Any
-from urllib.parse import parse_qs
 
+from starlette.datastructures import QueryParams
 from starlette.types import Scope
 
 from replica_detection_server.cohorts import TRAINING
@@ -19,7 +18,6 @@ from replica_detection_server.hardening.sampling import Sampler
 
 logger = logging.getLogger("replica_detection_server.requests")
 
-MAX_CASES = 4
 _IN_QUERY, _WITH_QUERY = ("image", "id", "label"), ("/datastore/", "/infer/")
 
 
@@ -66,7 +64,7 @@ def cases_of(scope: Scope) -> list[str]:
     """Ids of the cases that a request names, training cases as `train:<id>`. Those of a route that was found alone."""
     if scope.get("route") is None:
         return []
-    return list(dict.fromkeys(case for case in _named(scope) if 0 < len(case) <= 500))[:MAX_CASES]
+    return list(dict.fromkeys(case for case in _named(scope) if 0 < len(case) <= 500))
 
 
 def _named(scope: Scope) -> Iterator[str]:
@@ -76,7 +74,7 @@ def _named(scope: Scope) -> Iterator[str]:
     if "training_id" in path:
         yield TRAINING + str(path["training_id"]).removeprefix(TRAINING)
     if scope["path"].startswith(_WITH_QUERY):
-        with suppress(ValueError):
-            query = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=100)
-            for name in _IN_QUERY:
-                yield from query.get(name, [])
+        # As the routes read it, which take the last of a name.
+        query = QueryParams(scope["query_string"])
+        for name in _IN_QUERY:
+            yield query.get(name, "")

@@ -10,6 +10,8 @@ from typing import IO, Any
 
 # What a spreadsheet takes for a formula, or for the end of the cell before it; full-width signs count in some.
 _FORMULA = re.compile(r"""[\s'"]*[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]""")
+# What follows the end of a cell in a spreadsheet that does not separate at commas, or that does not heed quotes.
+_BEHIND_END = re.compile(r"(?<=[;\t\r\n])[^;\t\r\n]+")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|nan)")
 
 
@@ -26,10 +28,22 @@ def write_rows(file: IO[str], rows: Iterable[Iterable[Any]]) -> None:
 
 
 def defused(text: str) -> str:
-    """The text, with an apostrophe before it where a spreadsheet would take it for a formula; numbers stay numbers."""
-    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+    """The text, with an apostrophe wherever a spreadsheet would take what follows for a formula; numbers stay numbers.
+
+    That is before the text, and behind each sign in it at which some spreadsheets end a cell.
+    """
+    inner = _BEHIND_END.sub(lambda part: f"'{part[0]}" if _is_formula(part[0]) else part[0], text)
+    return f"'{inner}" if _is_formula(text) else inner
 
 
 def original(cell: str) -> str:
     """The text that `defused` was given."""
-    return cell[1:] if cell.startswith("'") and defused(cell[1:]) != cell[1:] else cell
+    return _bare(_BEHIND_END.sub(lambda part: _bare(part[0]), cell))
+
+
+def _bare(text: str) -> str:
+    return text[1:] if text.startswith("'") and _is_formula(text[1:]) else text
+
+
+def _is_formula(text: str) -> bool:
+    return bool(_FORMULA.match(text)) and not _NUMBER.fullmatch(text)

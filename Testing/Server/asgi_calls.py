@@ -23,8 +23,9 @@ async def call(
     headers: Mapping[str, str] | None = None,
     address: str = "192.0.2.1",
     query: str = "",
+    body: bytes = b"",
 ) -> Reply:
-    """The answer to one request without a body."""
+    """The answer to one request."""
     reply = Reply()
     scope = {
         "type": "http",
@@ -37,7 +38,7 @@ async def call(
     }
 
     async def receive() -> Message:
-        return {"type": "http.request", "body": b"", "more_body": False}
+        return {"type": "http.request", "body": body, "more_body": False}
 
     async def send(message: Message) -> None:
         if message["type"] == "http.response.start":

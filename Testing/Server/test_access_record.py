@@ -14,14 +14,18 @@ from contextlib import contextmanager, nullcontext
 
 import pytest
 
-pytest.importorskip("fastapi", reason="the server needs it: requirements-server-lean.txt")
+pytest.importorskip("monailabel", reason="the server needs it: requirements-server-bare.txt")
 
+from fastapi import FastAPI
 from starlette.responses import Response
 
 from replica_detection.errors import InputError
+from replica_detection_server.hardening import access
 from replica_detection_server.hardening.access import Recorded, action_of
 from replica_detection_server.hardening.identity import Identity, identify
 from replica_detection_server.hardening.record import AccessRecord, check
+from replica_detection_server.hardening.request_log import cases_of
+from replica_detection_server.hardening.stock import datastore
 from Server.asgi_calls import call
 
 posix = pytest.mark.skipif(os.name != "posix", reason="rights and limits of POSIX")
@@ -276,6 +280,46 @@ def test_what_cannot_be_recorded_is_not_shown(tmp_path):
     assert path.read_bytes() == before
     # What shows nothing is answered all the same.
     assert _shown(path, limit=len(before) + 30, status=404).status == 404
+
+
+@pytest.mark.parametrize("query", ["image=one&image=two", "&".join([*(f"x{n}=1" for n in range(200)), "image=two"])])
+@pytest.mark.parametrize("path", ["/datastore/image", "/infer/segmentation"])
+def test_what_the_route_takes_is_what_is_recorded(path, query):
+    """FastAPI takes the last of a name, of any number of parameters."""
+    scope = {"route": object(), "path_params": {}, "path": path, "query_string": query.encode()}
+    assert cases_of(scope) == ["two"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "cases", "training"),
+    [
+        ("/datastore/image?image=syn_1", ["syn_1"], []),
+        ("/datastore/image?image=train:t1", [], ["t1"]),
+        ("/datastore/label?label=syn_1&tag=final", ["syn_1"], []),
+    ],
+)
+def test_routes_note_themselves_what_they_serve(tmp_path, monkeypatch, asked, cases, training):
+    """With nothing read from the address, as when its reader is fooled."""
+    scan = tmp_path / "scan.nii.gz"
+    scan.write_bytes(b"scan")
+    monkeypatch.setattr(access, "cases_of", lambda scope: [])
+    monkeypatch.setattr(datastore, "image_file", lambda image: scan)
+    monkeypatch.setattr(datastore, "known_label", lambda label, tag: scan)
+    application = FastAPI()
+    application.state.authentication = "none"
+    application.include_router(datastore.router)
+    record = AccessRecord(tmp_path / "access")
+
+    async def app(scope, receive, send):
+        identify(scope, Identity("anna"))
+        await Recorded(application, record)(scope, receive, send)
+
+    path, _, query = asked.partition("?")
+    reply = asyncio.run(call(app, path, query=query))
+    record.close()
+    assert reply.body == b"scan"
+    (line,) = _lines(tmp_path / "access")
+    assert (line["cases"], line["training"]) == (cases, training)
 
 
 # ----------------------------------------------------------------------------------------------------------- command

@@ -196,6 +196,18 @@ def test_requests_one_after_the_other_keep_their_connection(served):
             assert json.loads(body) == ["POST", 5] and b"connection: close" not in head.lower()
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_two_lengths_in_one_request(served, order):
+    """What is left of the body by one length must not be answered as a request."""
+    lengths = (b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n")
+    head = b"POST /body HTTP/1.1\r\nHost: localhost\r\n" + lengths[order[0]] + lengths[order[1]] + b"\r\n"
+    with served.connect() as connection:
+        connection.sendall(head + b"0\r\n\r\n" + GET)
+        answer = everything(connection)
+    assert answer.startswith(b"HTTP/1.1 400") and b"connection: close" in answer.lower()
+    assert answer.count(b"HTTP/1.1") == 1 and b"Transfer-Encoding" in answer
+
+
 def test_no_request_at_all_is_told_so(served):
     with served.connect() as connection:
         connection.sendall(b"nonsense\r\n\r\n")

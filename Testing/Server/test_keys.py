@@ -208,6 +208,13 @@ def test_an_expired_key_is_told_so(tmp_path):
     assert reply.status == 401 and b"expired" in reply.body and reply.headers["www-authenticate"] == "Bearer"
 
 
+def test_an_unknown_key_is_told_apart_from_none(tmp_path):
+    app = _gate(tmp_path, f"anna:{KEY}")
+    unknown, none = (asyncio.run(call(app, headers=h)) for h in (_bearer("c" * 32), {}))
+    assert (unknown.status, json.loads(unknown.body)["detail"]) == (401, "This key is not known.")
+    assert none.status == 401 and "needs an API key" in json.loads(none.body)["detail"]
+
+
 def test_the_delay_grows_and_ends():
     grown = [Delays.seconds(n) for n in range(1, 40)]
     assert grown[: delays.FREE_TRIES] == [0] * delays.FREE_TRIES

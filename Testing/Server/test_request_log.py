@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import html
+import json
 import logging
 import os
 import stat
@@ -195,3 +197,13 @@ def test_a_line_stays_a_line():
     assert WithoutPatients(Scrub([])).filter(record)
     text = record.getMessage()
     assert text.splitlines() == [text] and text.isprintable() and "forged" in text
+
+
+@pytest.mark.parametrize("behind", ["", "<", "</td>", "&quot;", "&#39;", "/a.nii<br>", " x", '"', "\n"])
+@pytest.mark.parametrize("folder", ["/srv/studies", "/srv/R&D/o'brien", "/srv/M\u00fcller"])
+def test_folders_are_hidden_in_pages_too(folder, behind):
+    scrub = Scrub([(folder, "<hidden>"), ("/srv/R", "<other>")])
+    written = {folder, html.escape(folder), html.escape(folder).replace("&#x27;", "&#39;"), json.dumps(folder)[1:-1]}
+    for form in written:
+        assert scrub.text(f"<td>{form}{behind}") == f"<td><hidden>{behind}"
+    assert scrub.text(f"{folder}2") == f"{folder}2"

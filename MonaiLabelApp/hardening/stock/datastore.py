@@ -85,9 +85,10 @@ def check_image(who: Annotated[Identity, USER], image: KnownId, check_sum: str |
 
 
 @router.get("/image", summary="Download an image", response_class=FileResponse)
-def download_image(who: Annotated[Identity, USER], image: KnownId) -> FileResponse:
+def download_image(request: Request, who: Annotated[Identity, USER], image: KnownId) -> FileResponse:
     """A DICOM series comes as one NIfTI file; `/replica/cases/ID/files` gives its own files."""
     path = image_file(image)
+    shows(request, [image])
     return _file(path, path.name if image.startswith(TRAINING) else f"{image}{suffix_of(path.name)}")
 
 
@@ -135,8 +136,9 @@ def check_label(who: Annotated[Identity, USER], image: KnownId, tag: Tag) -> Res
 
 
 @router.get("/label", summary="Download a label", response_class=FileResponse)
-def download_label(who: Annotated[Identity, USER], label: KnownId, tag: Tag) -> FileResponse:
+def download_label(request: Request, who: Annotated[Identity, USER], label: KnownId, tag: Tag) -> FileResponse:
     path = known_label(label, tag)
+    shows(request, [label])
     return _file(path, path.name)
 
 

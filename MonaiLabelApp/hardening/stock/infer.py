@@ -16,7 +16,7 @@ from monailabel.utils.others.generic import get_mime_type
 from requests_toolbelt import MultipartEncoder
 from starlette.background import BackgroundTask
 
-from replica_detection_server.hardening.access import shows_answer
+from replica_detection_server.hardening.access import shows, shows_answer
 from replica_detection_server.hardening.identity import ROLES, Identity
 from replica_detection_server.hardening.names import NONE, KnownId, SessionId, TaskName, json_object
 from replica_detection_server.hardening.queue import heavy
@@ -64,6 +64,8 @@ def infer(
     limits, archives = upload_limits(state), ("image",)
     with received(uploads, folder, state.max_upload_bytes, limits, archives=archives, services=state.replica) as paths:
         asked["image"] = _image(paths.get("image"), image, session_id, asked)
+        if asked["image"] == image:
+            shows(request, [image])
         if "label" in paths:
             asked["label"] = str(paths["label"])
         result = app().infer({**asked, "model": model})
