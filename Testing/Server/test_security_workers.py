@@ -79,7 +79,7 @@ def wait_for_jobs(server: Server) -> None:
 
 def ask(server: Server, model: str, *, upload: bool = False, **how) -> requests.Response:
     """A study, or a file that this request brings."""
-    sent = {"files": {"file": ("SECRET^NAME.nii.gz", b"patient")}} if upload else {}
+    sent = {"files": {"file": ("SECRET^NAME.nii.gz", gzip.compress(nifti()))}} if upload else {}
     params = {"output": "json", **({} if upload else {"image": "syn_000"})}
     return requests.post(f"{server.url}/infer/{model}", params=params, timeout=300, **sent, **how)
 
@@ -276,7 +276,7 @@ def test_refusals_of_the_other_process_are_those_of_this_one(configuration):
         assert (unknown.value.status_code, unknown.value.detail) == (404, "there is no synthetic image 'none'")
         with pytest.raises(HTTPException) as missing:
             workers.call("comparison", {"synthetic_id": "syn_000", "k": 1})
-        assert missing.value.status_code == 503 and dict(missing.value.headers) == {"Retry-After": "5"}
+        assert missing.value.status_code == 409 and "there is no index" in missing.value.detail
         with pytest.raises(HTTPException) as failed:
             workers.call("agreement", {"ratings": [{"reader": "Smith^John"}] * 2000})
         assert failed.value.status_code == 500 and "Smith" not in failed.value.detail
