@@ -82,7 +82,7 @@ class Scrub:
                 as_html.replace("&#x27;", "&#39;"),
             ):
                 self.names.setdefault(written, name)
-        whole = "|".join(re.escape(path) for path in self.names)
+        whole = "|".join(re.escape(path) for path in sorted(self.names, key=len, reverse=True))
         self._pattern = re.compile(rf"(?:{whole})(?![^/\\\"'\s,;:)\]}}><&])") if whole else None
 
     def text(self, text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -37,8 +38,12 @@ async def call(
         "client": (address, 4711),
     }
 
+    left = [body]
+
     async def receive() -> Message:
-        return {"type": "http.request", "body": body, "more_body": False}
+        if not left:
+            await asyncio.Event().wait()  # the client stays
+        return {"type": "http.request", "body": left.pop(), "more_body": False}
 
     async def send(message: Message) -> None:
         if message["type"] == "http.response.start":
