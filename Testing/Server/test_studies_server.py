@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import sys
@@ -188,9 +189,9 @@ def test_a_refused_upload_leaves_no_file(odd):
     before = {path.name for path in odd.studies.rglob("*")}
     empty = odd("PUT", "/datastore/image?image=fresh", files={"file": ("a.nii.gz", b"")})
     assert empty.status_code == 422
-    taken = odd("PUT", "/datastore/image?image=upper", files={"file": ("a.nii", image_bytes())})
+    taken = odd("PUT", "/datastore/image?image=upper", files={"file": ("a.nii.gz", gzip.compress(image_bytes()))})
     assert taken.status_code == 409
-    over_a_link = odd("PUT", "/datastore/image?image=link", files={"file": ("a.nii", image_bytes())})
+    over_a_link = odd("PUT", "/datastore/image?image=link", files={"file": ("a.nii.gz", gzip.compress(image_bytes()))})
     assert over_a_link.status_code in (409, 422)
     assert {path.name for path in odd.studies.rglob("*")} == before
 
