@@ -8,6 +8,9 @@ import pytest
 
 from replica_detection.embedding import invariants
 
+# pytest-xdist sets it in its workers; the console would take it for good when it is made.
+os.environ.pop("COLUMNS", None)
+
 PROJECT = Path(__file__).resolve().parent.parent
 
 

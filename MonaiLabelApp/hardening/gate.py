@@ -73,7 +73,7 @@ class Gate:
             if not await self.delays.wrong_key(address_of(scope)):
                 await refuse(scope, receive, send, 429, TOO_MANY, {**challenge, "Retry-After": "60"})
                 return
-            detail = "This key is not known." if self.keyring else "This token is not valid."
+            detail = "This API key is not known." if self.keyring else "This token is not valid."
         await refuse(scope, receive, send, 401, detail, challenge)
 
     def _needed(self) -> str:

@@ -211,7 +211,7 @@ def test_an_expired_key_is_told_so(tmp_path):
 def test_an_unknown_key_is_told_apart_from_none(tmp_path):
     app = _gate(tmp_path, f"anna:{KEY}")
     unknown, none = (asyncio.run(call(app, headers=h)) for h in (_bearer("c" * 32), {}))
-    assert (unknown.status, json.loads(unknown.body)["detail"]) == (401, "This key is not known.")
+    assert (unknown.status, json.loads(unknown.body)["detail"]) == (401, "This API key is not known.")
     assert none.status == 401 and "needs an API key" in json.loads(none.body)["detail"]
 
 
