@@ -38,7 +38,7 @@ def folder(tmp_path_factory) -> Path:
     made_up.cohort(made / "studies", 2, 200, "syn")
     (made / "patients.csv").write_text("id,patient\n" + "".join(f"trn_{n:03d},p{n}\n" for n in range(6)))
     certificate(made, "127.0.0.1")
-    (made / "keys").write_text(f"anna:{KEY}\n")
+    (made / "keys").write_text(f"anna:{KEY} role=admin\n")
     (made / "keys").chmod(0o600)
     _used_before(made / "data", made / "elsewhere")
     return made
