@@ -6,10 +6,11 @@ import gzip
 import logging
 import math
 import re
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from replica_detection.text_headers import TextHeader, read_metaimage_header, re
 
 # A corrupt header can announce any size; no scan has 2^31 voxels, and nothing is allocated before this is checked.
 VOXEL_LIMIT = 2**31
+# The NRRD library below ITK keeps its messages in one place for all threads: two faulty files at once end the process.
+_TEEM = threading.Lock()
 # RAS+ of NIfTI and LPS+ of DICOM and ITK differ by the sign of the first two axes.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 DAMAGED = "The file is damaged: export, convert or copy it again"
@@ -73,18 +76,19 @@ def read_itk(path: Path) -> Decoded:
     reader = sitk.ImageFileReader()
     reader.SetImageIO("NrrdImageIO" if is_nrrd(path) else "MetaImageIO")
     reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    if reader.GetPixelID() in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64):
-        raise InputError(path, "has complex voxels", "Give the magnitude image")
-    components = reader.GetNumberOfComponents()
-    if components > 1:
-        found = f"has {components} values in each voxel (colour, vectors or complex numbers)"
-        raise InputError(path, found, "Give one grey value per voxel")
-    shape = squeezed_shape(path, reader.GetSize())
-    require_spacing(path, np.array(reader.GetSpacing()[:3]))
-    bytes_each = _BYTES.get(re.sub(r"\D", "", sitk.GetPixelIDValueAsString(reader.GetPixelID())), 1)
-    _check_payload(path, payload, start, header.fields, math.prod(shape) * bytes_each)
-    image = reader.Execute()
+    with _TEEM if is_nrrd(path) else nullcontext():
+        reader.ReadImageInformation()
+        if reader.GetPixelID() in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64):
+            raise InputError(path, "has complex voxels", "Give the magnitude image")
+        components = reader.GetNumberOfComponents()
+        if components > 1:
+            found = f"has {components} values in each voxel (colour, vectors or complex numbers)"
+            raise InputError(path, found, "Give one grey value per voxel")
+        shape = squeezed_shape(path, reader.GetSize())
+        require_spacing(path, np.array(reader.GetSpacing()[:3]))
+        bytes_each = _BYTES.get(re.sub(r"\D", "", sitk.GetPixelIDValueAsString(reader.GetPixelID())), 1)
+        _check_payload(path, payload, start, header.fields, math.prod(shape) * bytes_each)
+        image = reader.Execute()
     affine = _itk_affine(image.GetDirection(), image.GetSpacing(), image.GetOrigin())
     stated = {"space directions", "spacings", "elementspacing", "transformmatrix", "orientation", "rotation"}
     return Decoded(sitk.GetArrayFromImage(image).T.reshape(shape), affine, bool(stated & header.fields.keys()))

@@ -1,5 +1,7 @@
 """No input ends in anything but a clean result or an InputError that names the file and says what to do."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -61,3 +63,28 @@ def test_good_cases_among_bad_ones_are_kept(tmp_path: Path):
     assert len(refused) + len(cohort.problems) == count >= 200
     with pytest.raises(InputError):
         Cohort.read(tmp_path, strict=True)
+
+
+def test_faulty_nrrd_files_read_at_once_do_not_end_the_process(tmp_path):
+    """The library below ITK writes its messages into one place for all threads."""
+    header = "NRRD0004\ntype: float\ndimension: 3\nsizes: 4 4 4\nspace: LPS\nspace directions: (1,0,0) (0,1) (0,0,1)\n"
+    for n in range(40):
+        (tmp_path / f"{n}.nrrd").write_bytes(f"{header}encoding: raw\n\n".encode() + bytes(256))
+    script = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from replica_detection.errors import InputError
+from replica_detection.volume import read_volume
+def read(path):
+    try:
+        read_volume(path)
+    except InputError:
+        return 1
+    return 0
+files = sorted(Path(sys.argv[1]).iterdir()) * 60
+with ThreadPoolExecutor(8) as pool:
+    print(sum(pool.map(read, files)))
+"""
+    run = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True)
+    assert (run.returncode, run.stdout.strip()) == (0, str(40 * 60)), run.stderr[-500:]
