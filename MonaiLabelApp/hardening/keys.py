@@ -1,7 +1,7 @@
 """API keys of readers: a file with a line `name:key` for each. Imports with the standard library alone.
 
-A line may end with `role=reader`, `role=trainer` or `role=admin` and with `expires=YEAR-MONTH-DAY`. In the place of the
-key may stand its hash, `scrypt$N$r$p$SALT$HASH`, as `replica-detection make-key --hashed` prints it. Such a key begins
+A line may end with `role=reviewer` or another of KEY_ROLES, and with `expires=YEAR-MONTH-DAY`. In the place of the key
+may stand its hash, `scrypt$N$r$p$SALT$HASH`, as `replica-detection make-key --hashed` prints it. Such a key begins
 with its salt and a full stop: by that one line is found, so that no request costs more than one hash.
 """
 
@@ -27,7 +27,7 @@ from replica_detection.image_files import require_readable
 
 MINIMUM = 20
 # What a key may be -> the role of identity.ROLES that it has. A line without `role=` is a reader's.
-KEY_ROLES = {"reader": "annotator", "trainer": "trainer", "admin": "admin"}
+KEY_ROLES = {"reader": "annotator", "reviewer": "reviewer", "trainer": "trainer", "admin": "admin"}
 READER = "reader"
 SCRYPT = "scrypt"
 # 32 MiB and some 0.1 s for each check; the limits keep a line from asking for more than a server can give.

@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import ssl
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from replica_detection.errors import InputError
 from replica_detection_server.hardening.keys import ApiKeys, readable_by_others
+from replica_detection_server.hardening.tls import renew
 
 if TYPE_CHECKING:
     import uvicorn
@@ -39,7 +40,7 @@ def reload_on_signal(config: uvicorn.Config) -> None:
 def reload(config: uvicorn.Config) -> None:
     """Reads again what may have changed, each part for itself."""
     _tried("the log", _log)
-    _tried("keys", _keys)
+    _tried("the key file", _keys)
     _tried("the certificate", lambda: _certificate(config))
     _tried("the access record", _record)
     _tried("the keys of the token provider", _realm)
@@ -49,7 +50,7 @@ def _tried(what: str, again: Callable[[], str]) -> None:
     try:
         said = again()
     except InputError as error:
-        logger.error("reload: the new file of %s is not used, the old one stays: %s", what, error.found)
+        logger.error("reload: %s stays as it was: %s: %s", what, Path(error.path).name, error.found)
     except (OSError, ValueError) as error:
         why = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
         logger.error("reload: %s stays as it was: %s", what, str(why))
@@ -67,7 +68,7 @@ def _keys() -> str:
     keyring.keys = ApiKeys.read(path)
     for warning in (*keyring.keys.warnings(), *(["chmod 600 the key file"] if readable_by_others(path) else [])):
         logger.warning("reload: %s", warning)
-    return f"{len(keyring.keys.owners)} are in use"
+    return f"{len(keyring.keys.owners)} keys are in use"
 
 
 def _certificate(config: uvicorn.Config) -> str:
@@ -75,17 +76,8 @@ def _certificate(config: uvicorn.Config) -> str:
     if certificate is None or context is None:
         return ""
 
-    def load(into: ssl.SSLContext) -> None:
-        into.load_cert_chain(certificate, config.ssl_keyfile, config.ssl_keyfile_password or _no_password)
-
-    # First in a context that nobody uses: what fails half-way must not leave a certificate without its key.
-    load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
-    load(context)
+    renew(context, Path(certificate), Path(config.ssl_keyfile or certificate))
     return "new connections get that of the file"
-
-
-def _no_password() -> str:
-    raise ValueError("its key is encrypted, and there is nobody to ask for the password")
 
 
 def _record() -> str:

@@ -71,7 +71,7 @@ def get_ratings(
     format: Literal["json", "csv"] = "json",
     all: Annotated[bool, Query(description="Also those that a later rating replaced.")] = False,
 ):
-    """A reader sees all ratings or the own ones alone, as the server was started; reviewers and admins see all."""
+    """A reader sees all ratings or the own ones alone, as the server was started; from reviewer on they see all."""
     stored = visible(shared.ratings.all(), request)
     chosen = [
         r
@@ -90,7 +90,7 @@ def get_ratings(
 def get_agreement(request: Request, shared: Shared) -> AgreementReport:
     """Thresholds need a scored set; without one there is the agreement alone."""
     if not sees_all(request):
-        raise HTTPException(403, "readers see their own ratings alone on this server: ask a reviewer or an admin")
+        raise HTTPException(403, "readers see their own ratings alone on this server: ask a reviewer for the agreement")
     return shared.agreement()
 
 

@@ -189,20 +189,20 @@ def test_keys_are_read_again_while_it_runs(running):
         session.headers["Authorization"] = f"Bearer {ANNA}"
         assert session.get(running.server.url + "/info/", timeout=20).status_code == 200
         running.keys.write_text(text.replace("anna:", "nora:").replace(ANNA, new))
-        running.reload("reload: keys: 4 are in use")
+        running.reload("reload: the key file: 4 keys are in use")
         assert session.get(running.server.url + "/info/", timeout=20).status_code == 401
     assert running.ask(new, "/replica/status").json()["reader"] == "nora"
     assert running.ask(running.trainer, "/info/").status_code == 200
     for faulty in ("", "nobody\n", f"x:{new} role=boss\n", text + text):
         running.keys.write_text(faulty)
-        running.reload("of keys is not used, the old one stays")
+        running.reload("reload: the key file stays as it was: ")
         assert running.ask(new, "/info/").status_code == 200, faulty
     running.keys.unlink()
-    running.reload("of keys is not used, the old one stays: cannot be read")
+    running.reload(f"reload: the key file stays as it was: {running.keys.name}: cannot be read")
     assert running.ask(new, "/info/").status_code == 200
     running.keys.write_text(text)
     running.keys.chmod(0o600)
-    running.reload("reload: keys: 4 are in use")
+    running.reload("reload: the key file: 4 keys are in use")
     assert running.ask(ANNA, "/info/").status_code == 200
     assert new not in running.log() and running.server.process.poll() is None
 

@@ -23,6 +23,7 @@ pytest.importorskip("monailabel", reason="the server's packages are not installe
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "Server"))
 
 KEYS = {"Dr A": "key-of-a-0123456789abcdefgh", "Dr B": "key-of-b-0123456789abcdefgh"}
+ROLES = {"Dr A": "reader", "Dr B": "reviewer"}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def server(collection, tmp_path_factory):
 
     work = tmp_path_factory.mktemp("server")
     keys = work / "keys"
-    keys.write_text("".join(f"{name}:{key}\n" for name, key in KEYS.items()))
+    keys.write_text("".join(f"{name}:{key} role={ROLES[name]}\n" for name, key in KEYS.items()))
     keys.chmod(0o600)
     folders = {name: collection.folder(name) for name in ("validation", "training_masks", "validation_masks")}
     with running_server(
@@ -58,7 +59,12 @@ def source(server) -> ServerSource:
     return ServerSource(server.url, KEYS["Dr A"])
 
 
-def test_from_the_list_to_the_rating(source, server, logic, layouts, collection, tmp_path):
+@pytest.fixture
+def reviewer(server) -> ServerSource:
+    return ServerSource(server.url, KEYS["Dr B"])
+
+
+def test_from_the_list_to_the_rating(source, reviewer, logic, layouts, collection, tmp_path):
     status = source.status()
     assert status.reader == "Dr A" and status.studies == 5 and status.scored == 5
     item = source.next("Dr A")
@@ -78,7 +84,7 @@ def test_from_the_list_to_the_rating(source, server, logic, layouts, collection,
     assert receipt.reader == "Dr A"
     assert source.saveRating(rating) == receipt
     logic.reveal()
-    stored = [r for r in ServerSource(server.url, KEYS["Dr B"]).ratings() if r.reader == "Dr A"]
+    stored = [r for r in reviewer.ratings() if r.reader == "Dr A"]
     assert [(r.synthetic_id, r.training_id, r.rating, r.comment, r.blinded) for r in stored] == [
         ("synthetic_0", "train_2", 4, "same head", True)
     ]
@@ -159,10 +165,13 @@ def test_a_case_that_nobody_waits_for_is_not_loaded(source):
         source.pair("synthetic_1", cancelled=cancelled)
 
 
-def test_readers_agree_over_the_server(source, server):
-    other = ServerSource(server.url, KEYS["Dr B"])
-    for each, value in ((source, 2), (other, 3)):
+def test_readers_agree_over_the_server(source, reviewer):
+    """Only who may see the ratings of all is told; a reader learns whom to ask, and still sees the own ones."""
+    for each, value in ((source, 2), (reviewer, 3)):
         for n in (3, 4):
             each.saveRating(Rating(str(uuid.uuid4()), "", f"synthetic_{n}", "train_1", value))
-    report = source.agreement()
+    with pytest.raises(AccessDeniedError, match="ask a reviewer"):
+        source.agreement()
+    assert {r.reader for r in source.ratings()} == {"Dr A"}
+    report = reviewer.agreement()
     assert {"Dr A", "Dr B"} <= set(report.readers) and report.pairs[0].percent_agreement == 0

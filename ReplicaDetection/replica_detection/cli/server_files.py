@@ -22,8 +22,8 @@ def make_key(
     role: Annotated[
         str,
         typer.Option(
-            help="reader: looks, compares, rates, saves labels, scores. trainer: also trainings and the index. "
-            "admin: everything, such as removing images."
+            help="reader: looks, compares, rates, saves labels, scores. reviewer: also sees the ratings of all and "
+            "how far they agree. trainer: also trainings and the index. admin: everything, such as removing images."
         ),
     ] = "reader",
     expires: Annotated[
