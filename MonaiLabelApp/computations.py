@@ -109,6 +109,14 @@ def examine(services: Services, path: str, max_voxels: int, max_bytes: int, seri
     return Result()
 
 
+def label(services: Services, label: str, files: list[str]) -> Result:
+    """Whether a label that a request brought is a mask on the grid of its image. Raises InputError where it is not."""
+    from replica_detection.volume import read_mask, read_volume
+
+    read_mask(label, read_volume(files), layers=True)
+    return Result()
+
+
 def infer(services: Services, request: dict[str, Any]) -> Result:
     """A task of MONAI Label's app on the file `request["image"]`; reply and file as the task gives them."""
     file, reply = app().run(request)
@@ -134,6 +142,7 @@ COMPUTATIONS: Mapping[str, Callable[..., Result]] = {
     "volume": volume,
     "agreement": agreement,
     "examine": examine,
+    "label": label,
     "infer": infer,
     "train": train,
     "scoring": scoring,

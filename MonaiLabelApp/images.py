@@ -208,7 +208,7 @@ class StudiesAndTraining(LocalDatastore):
             if any(known.casefold() == image_id.casefold() for known in self._datastore.objects):
                 raise HTTPException(409, f"there is a study '{image_id}' already; give another id with ?image=")
             target = self._folder / f"{image_id}{suffix}"
-            if os.path.lexists(target) and not (target.is_file() and not target.is_symlink() and not _size(target)):
+            if os.path.lexists(target):
                 raise HTTPException(409, f"a file that is no study has the name of '{image_id}'; give another id")
             _put(image_filename, target)
             info = {**(image_info or {}), "ts": int(time.time()), "name": target.name}
@@ -392,7 +392,7 @@ class StudiesAndTraining(LocalDatastore):
 
 def _put(source: str, target: Path) -> None:
     """A copy that is whole or not there. Raises HTTPException for an empty file."""
-    if not _size(Path(source)):
+    if not Path(source).stat().st_size:
         raise HTTPException(422, "the file is empty")
     with Path(source).open("rb") as file, atomic_write(target, "wb") as copy:
         shutil.copyfileobj(file, copy, 1 << 20)
@@ -401,10 +401,6 @@ def _put(source: str, target: Path) -> None:
 def _word(tag: str) -> str:
     """MONAI Label's own tags are members of an enumeration, which is no part of a path."""
     return tag.value if isinstance(tag, DefaultLabelTag) else tag
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size
 
 
 def _name_of(case: Case) -> str:

@@ -51,6 +51,11 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
     return width, height
 
 
+def jpeg_ends(data: bytes) -> bool:
+    """Whether the last scan of a JPEG or JPEG-LS stream is followed by the mark of its end, which no pixels contain."""
+    return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
+
+
 def jpeg2000_size(data: bytes) -> tuple[int, int] | None:
     """Width and height of a JPEG 2000 code stream; None where `data` does not begin one.
 

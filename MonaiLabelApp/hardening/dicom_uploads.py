@@ -12,12 +12,12 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from replica_detection.errors import InputError
 from replica_detection.formats import DAMAGED
-from replica_detection_server.hardening.codestreams import UnfitStreamError, jpeg2000_size, jpeg_size
+from replica_detection_server.hardening.codestreams import UnfitStreamError, jpeg2000_size, jpeg_ends, jpeg_size
 
 # An enhanced file of 4,000 frames has about 250,000 elements, and a reader keeps some 500 bytes for each.
 MAX_ELEMENTS = 300_000
@@ -28,6 +28,8 @@ _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
 _CHUNK = 1 << 20
 _PIXELS = 0x7FE00010
+# Or as float or double numbers.
+_ALL_PIXELS = (0x7FE00008, 0x7FE00009, _PIXELS)
 _URL = 0x00287FE0
 # Sequences that are opened; a file may call them unknown (UN), and they are read as what they are.
 _OPENED = (0x52009229, 0x52009230, 0x00283000)
@@ -44,10 +46,15 @@ _EXPORT = "Export the image again, as one DICOM file that holds its pixels"
 
 @dataclass(frozen=True)
 class Held:
-    """Values that a file holds in all its frames and samples, and the bytes of each; none without an image."""
+    """Values that a file holds in all its frames and samples, and the bytes of each; none without an image.
+
+    `promised` are the bytes that its header promises, `held` those that are there; both 0 where they are compressed.
+    """
 
     voxels: int
     bytes_each: int
+    promised: int = 0
+    held: int = 0
 
 
 def examine(path: Path, most: int) -> Held:
@@ -82,7 +89,9 @@ def examine(path: Path, most: int) -> Held:
         held, rows, columns, frames = _held(path, walk)
         if syntax not in _PLAIN:
             _check_frames(path, walk, syntax, (columns, rows), frames)
-        return held
+            return held
+        promised = (held.voxels * walk.number(0x00280100, 16) + 7) // 8
+        return replace(held, promised=promised, held=walk.pixel_bytes)
 
 
 def _held(path: Path, walk: _Walk) -> tuple[Held, int, int, int]:
@@ -136,6 +145,7 @@ class _Walk:
     big: bool = False
     explicit: bool = True
     count: int = 0
+    pixel_bytes: int = 0
     kept: dict[int, bytes] = field(default_factory=dict)
     fragments: list[tuple[int, int]] = field(default_factory=list)
 
@@ -192,6 +202,8 @@ class _Walk:
             raise self._fault("is truncated")
         if kind == b"SQ" or (kind == b"UN" and tag in _OPENED):
             self._items(start, start + length, depth, explicit, defined=True)
+        if depth == 0 and tag in _ALL_PIXELS:
+            self.pixel_bytes = length
         if depth == 0 and tag in _KEPT:
             if length > 256:
                 raise self._fault("states its size in an unusual way")
@@ -282,3 +294,5 @@ def _check_frames(path: Path, walk: _Walk, syntax: str, size: tuple[int, int], f
         raise InputError(path, f"holds compressed pixels that cannot be used ({error})", _EXPORT) from error
     if whole != size or begun != [size] * frames:
         raise InputError(path, "holds compressed pixels of another size than it states", DAMAGED)
+    if syntax in _JPEG and not all(map(jpeg_ends, pieces if frames > 1 else [b"".join(pieces)])):
+        raise InputError(path, "is truncated: its compressed pixels have no end", DAMAGED)

@@ -7,13 +7,16 @@ from pathlib import Path
 
 from replica_detection.errors import InputError
 from replica_detection.formats import DAMAGED, looks_like
-from replica_detection_server.hardening.codestreams import UnfitStreamError, jpeg_size
+from replica_detection_server.hardening.codestreams import UnfitStreamError, jpeg_ends, jpeg_size
+from replica_detection_server.hardening.truncation import require_whole
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 # Values in a pixel, by colour type.
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 # Chunks of a single picture. Others hold frames of a film, or what no reader of ours knows.
 _CHUNKS = b"IHDR PLTE IDAT IEND cHRM gAMA iCCP sBIT sRGB bKGD hIST tRNS pHYs sPLT tIME iTXt tEXt zTXt eXIf cICP".split()
+# First column and row of each pass of an interlaced picture, and how far they are apart.
+_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _PACKED = (b"iCCP", b"zTXt", b"iTXt")
 # All of them together; a picture has a profile and a few notes.
 _MAX_PACKED_BYTES, _MAX_PACKED = 1 << 20, 100
@@ -44,12 +47,14 @@ def size_of(path: Path) -> tuple[int, int]:
 
 
 def examine(path: Path) -> None:
-    """Looks through a PNG for what would unfold to more than its size says; a JPEG says all in its beginning.
+    """Looks through a PNG for what would unfold to more or less than its size says; a JPEG says all in its beginning.
 
-    Raises InputError: it does, is damaged, or holds several pictures.
+    Raises InputError: it does, is damaged, cut short, or holds several pictures.
     """
     data = path.read_bytes()
     if not data.startswith(_PNG):
+        if not jpeg_ends(data):
+            raise InputError(path, "is truncated: its compressed pixels have no end", DAMAGED)
         return
     width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
     bits, colour = data[24], data[25]
@@ -74,9 +79,17 @@ def examine(path: Path) -> None:
         if kind == b"IDAT":
             unpacked += _counted(path, pixels, body, most - unpacked)
         if kind == b"IEND":
+            require_whole(path, _png_bytes(width, height, bits * _CHANNELS[colour], data[28]), unpacked)
             return
         at += 12 + length
     raise InputError(path, "holds more parts than a picture has", _AGAIN)
+
+
+def _png_bytes(width: int, height: int, bits: int, interlaced: int) -> int:
+    """Bytes of all lines, each with one in front that says how it is filtered; `bits` are those of a pixel."""
+    passes = _PASSES if interlaced else ((0, 0, 1, 1),)
+    sizes = [(-(-(width - x) // across), -(-(height - y) // down)) for x, y, across, down in passes]
+    return sum(rows * (1 + (columns * bits + 7) // 8) for columns, rows in sizes if columns > 0 and rows > 0)
 
 
 def _packed_bytes(path: Path, kind: bytes, body: bytes, most: int) -> int:

@@ -20,9 +20,10 @@ from fastapi import HTTPException
 from replica_detection.errors import InputError
 from replica_detection.formats import DAMAGED, input_errors, looks_like
 from replica_detection.image_files import is_dicom_name, is_image_name, require_file
-from replica_detection.nifti import COLOUR, read_header
+from replica_detection.nifti import read_header
 from replica_detection.text_headers import TextHeader, read_metaimage_header, read_nrrd_header
 from replica_detection_server.hardening import dicom_uploads, pictures
+from replica_detection_server.hardening.truncation import require_whole
 
 # Headers, private elements of scanners, extensions and the like beside the voxels.
 BESIDE = 16 << 20
@@ -44,6 +45,8 @@ _NRRD_BYTES = {
     **dict.fromkeys(("uint64", "uint64_t", "double"), 8),
     "float": 4,
 }
+# RGB and RGBA of NIfTI.
+_COLOUR_BYTES = {128: 3, 2304: 4}
 _NRRD_ENCODINGS = ("raw", "gzip", "gz", "txt", "text", "ascii")
 
 
@@ -70,7 +73,8 @@ def check_upload(path: Path, limits: UploadLimits) -> None:
     Nothing else is opened, and no more than a few MiB are held in memory, except of a deflated DICOM file.
 
     Raises:
-        InputError: it is no such file, names another one, or could be read in more than one way.
+        InputError: it is no such file, names another one, holds less than its header promises, or could be read in
+            more than one way.
         HTTPException: 413, it holds more voxels or bytes than the limits.
     """
     with _answers():
@@ -133,18 +137,19 @@ def _nifti(path: Path, limits: UploadLimits) -> int:
             raise _in_several_files(path)
         if header is None:
             raise InputError(path, f"has no NIfTI header{looks_like(start)}", _AGAIN)
-        if header.dtype is None and header.datatype not in COLOUR:
+        if header.dtype is None and header.datatype not in _COLOUR_BYTES:
             raise InputError(path, f"has voxels of an unknown type (datatype {header.datatype})", DAMAGED)
         if not header.shape or not 0 <= header.offset <= BESIDE:
             raise InputError(path, "states an impossible number of axes or place of its voxels", DAMAGED)
         voxels = _product(path, header.shape)
-        end = header.offset + voxels * (4 if header.dtype is None else header.dtype.itemsize)
+        size = voxels * (_COLOUR_BYTES[header.datatype] if header.dtype is None else header.dtype.itemsize)
+        end = header.offset + size
         _require_within(path, voxels, end, limits)
-        if packed:
-            unpacked = len(start)
-            while piece := file.read(_CHUNK):
-                unpacked += len(piece)
-                _require_ends(path, unpacked, end)
+        held = len(start) if packed else path.stat().st_size
+        while packed and (piece := file.read(_CHUNK)):
+            held += len(piece)
+            _require_ends(path, held, end)
+    require_whole(path, size, held - header.offset)
     return voxels
 
 
@@ -163,8 +168,13 @@ def _nrrd(path: Path, limits: UploadLimits) -> int:
     voxels = _product(path, _whole_numbers(path, fields.get("sizes", ""), fields.get("dimension", "")))
     size = voxels * _NRRD_BYTES[kind]
     _require_within(path, voxels, size, limits)
+    left = path.stat().st_size - header.end
     if encoding in ("gzip", "gz"):
-        _count_unpacked(path, header, size)
+        require_whole(path, size, _unpacked(path, header, size, left))
+    elif encoding == "raw":
+        require_whole(path, size, left)
+    else:
+        require_whole(path, voxels, _words(path, header), of="numbers")
     return voxels
 
 
@@ -194,10 +204,10 @@ def _metaimage(path: Path, limits: UploadLimits) -> int:
     # ITK takes memory for as much as is stated here.
     if not re.fullmatch(r"\d{1,15}", stated, re.ASCII) or int(stated) > left:
         raise InputError(path, "is truncated, or states more compressed bytes than it has", DAMAGED)
-    if packed.lower() == "true":
-        if "compresseddatasize" not in fields:  # ITK then gives zeros
-            raise InputError(path, "does not say how many compressed bytes it has", _AGAIN)
-        _count_unpacked(path, header, size)
+    if packed.lower() == "true" and "compresseddatasize" not in fields:  # ITK then gives zeros
+        raise InputError(path, "does not say how many compressed bytes it has", _AGAIN)
+    held = _unpacked(path, header, size, int(stated)) if packed.lower() == "true" else left
+    require_whole(path, size, held)
     return voxels
 
 
@@ -211,6 +221,7 @@ def _picture(path: Path, limits: UploadLimits) -> int:
 def _dicom(path: Path, limits: UploadLimits) -> int:
     held = dicom_uploads.examine(path, limits.max_bytes)
     _require_within(path, held.voxels, held.voxels * held.bytes_each, limits)
+    require_whole(path, held.promised, held.held)
     return held.voxels
 
 
@@ -222,16 +233,31 @@ def _whole_streams(path: Path) -> Iterator[None]:
         raise InputError(path, "holds a compressed stream that is damaged or cut short", DAMAGED) from error
 
 
-def _count_unpacked(path: Path, header: TextHeader, size: int) -> None:
-    """Raises InputError where the zlib or gzip stream behind the header goes on after its last voxel."""
+def _unpacked(path: Path, header: TextHeader, size: int, left: int) -> int:
+    """Bytes in the zlib or gzip stream that fills `left` bytes behind the header; InputError where it goes on after its
+    last voxel."""
     unpacked, stream = 0, zlib.decompressobj(wbits=47)
     with path.open("rb") as file, _whole_streams(path):
         file.seek(header.end)
-        while (block := file.read(_CHUNK)) and not stream.eof:
+        while (block := file.read(min(_CHUNK, left))) and not stream.eof:
+            left -= len(block)
             while block and not stream.eof:
                 unpacked += len(stream.decompress(block, _CHUNK))
                 _require_ends(path, unpacked, size)
                 block = stream.unconsumed_tail
+    return unpacked
+
+
+def _words(path: Path, header: TextHeader) -> int:
+    """Numbers behind the header of a file that holds its voxels as text; commas may stand between them."""
+    words, inside = 0, False
+    with path.open("rb") as file:
+        file.seek(header.end)
+        while block := file.read(_CHUNK):
+            block = block.replace(b",", b" ")
+            words += len(block.split()) - (inside and not block[:1].isspace())
+            inside = not block[-1:].isspace()
+    return words
 
 
 def _require_ends(path: Path, unpacked: int, size: int) -> None:

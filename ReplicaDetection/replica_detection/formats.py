@@ -68,8 +68,12 @@ def read_nifti(path: Path) -> Decoded:
     return Decoded(array, np.diag([unit, unit, unit, 1.0]) @ affine, trusted, notes)
 
 
-def read_itk(path: Path) -> Decoded:
-    """NRRD or MetaImage, with the data in the same file or in another one of its folder."""
+def read_itk(path: Path, *, layers: bool = False) -> Decoded:
+    """NRRD or MetaImage, with the data in the same file or in another one of its folder.
+
+    Args:
+        layers: NRRD files of overlapping segments are read too, as 3D Slicer writes them; the largest value counts.
+    """
     sitk = quiet_itk()
     header = _text_header(path)
     payload, start = _payload(path, header)
@@ -81,17 +85,19 @@ def read_itk(path: Path) -> Decoded:
         if reader.GetPixelID() in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64):
             raise InputError(path, "has complex voxels", "Give the magnitude image")
         components = reader.GetNumberOfComponents()
-        if components > 1:
+        if components > 1 and not (layers and header.fields.get("kinds", "").lower().startswith("list ")):
             found = f"has {components} values in each voxel (colour, vectors or complex numbers)"
             raise InputError(path, found, "Give one grey value per voxel")
         shape = squeezed_shape(path, reader.GetSize())
         require_spacing(path, np.array(reader.GetSpacing()[:3]))
         bytes_each = _BYTES.get(re.sub(r"\D", "", sitk.GetPixelIDValueAsString(reader.GetPixelID())), 1)
-        _check_payload(path, payload, start, header.fields, math.prod(shape) * bytes_each)
+        _check_payload(path, payload, start, header.fields, math.prod(shape) * components * bytes_each)
         image = reader.Execute()
     affine = _itk_affine(image.GetDirection(), image.GetSpacing(), image.GetOrigin())
     stated = {"space directions", "spacings", "elementspacing", "transformmatrix", "orientation", "rotation"}
-    return Decoded(sitk.GetArrayFromImage(image).T.reshape(shape), affine, bool(stated & header.fields.keys()))
+    array = sitk.GetArrayFromImage(image)
+    array = array.max(-1) if components > 1 else array
+    return Decoded(array.T.reshape(shape), affine, bool(stated & header.fields.keys()))
 
 
 def voxel_files(path: Path) -> tuple[Path, ...]:

@@ -19,6 +19,8 @@ from replica_detection.volume import Volume
 IMPLAUSIBLE_EXTENT = 2.0
 # Percentiles that span less than this share of an image's range would clip what a mostly empty image shows.
 SMALLEST_CONTRAST = 0.02
+# Voxels of a file in one of the grid, along an axis, beyond which they are averaged in blocks before the Gaussian.
+WIDE = 32
 PERCENTILES = (0.0, 0.1, 1.0, 5.0, 99.0, 99.5, 99.9, 100.0)
 
 
@@ -89,9 +91,9 @@ def prepare(
     """Brings one image onto the grid.
 
     The array is turned to RAS, resampled only where its spacing differs by more than 2 % (after a Gaussian against
-    aliasing where that makes voxels larger), and cropped or padded about its centre with its own border values. An
-    image whose geometry is missing or cannot be true is taken to show the training cohort's typical field of view.
-    The same file always gives bit-identical arrays.
+    aliasing where that makes voxels larger, on means over blocks where it makes them very much larger), and cropped or
+    padded about its centre with its own border values. An image whose geometry is missing or cannot be true is taken to
+    show the training cohort's typical field of view. The same file always gives bit-identical arrays.
 
     Args:
         volume: (X, Y) or (X, Y, Z).
@@ -231,12 +233,13 @@ def _on_grid(
         own_spacing[2] = 1.0
     step = spacing / own_spacing
     if np.any(np.abs(step - 1) > SAME_SPACING):
-        if not labels and np.any(step > 1.5):
-            image = GaussianSmooth([float(max(0.0, (f - 1) / 2)) for f in step])(image)
         target = np.eye(4)
         target[:3, :3] = own * step
         shape = np.array(image.shape[1:])
         centre = image.affine.numpy() @ [*((shape - 1) / 2), 1]
+        if not labels and np.any(step > 1.5):
+            image, left = _in_blocks(image, step)
+            image = GaussianSmooth([float(max(0.0, (f - 1) / 2)) for f in left])(image)
         size = np.where(np.abs(step - 1) > SAME_SPACING, np.array(grid), shape)
         target[:3, 3] = centre[:3] - target[:3, :3] @ ((size - 1) / 2)
         mode, outside = ("nearest", "zeros") if labels else ("bilinear", "border")
@@ -247,3 +250,23 @@ def _on_grid(
     image = ResizeWithPadOrCrop(grid, mode="constant" if labels else "edge")(image)
     result = np.asarray(image[0], np.float32)
     return result[..., 0] if flat else result, np.asarray(image.affine, np.float64)
+
+
+def _in_blocks(image: Any, step: np.ndarray) -> tuple[Any, np.ndarray]:
+    """Means over blocks of voxels along axes that become far coarser, and how much coarser they are still to become.
+
+    A Gaussian as wide as hundreds of voxels would take hours; here its width stays below `WIDE`.
+    """
+    import torch
+    from monai.data import MetaTensor
+
+    shape = image.shape[1:]
+    blocks = [min(n, int(f * 4 / WIDE)) if f > WIDE else 1 for f, n in zip(step, shape, strict=True)]
+    if max(blocks) == 1:
+        return image, step
+    means = torch.nn.functional.avg_pool3d(image.as_tensor()[None], blocks)[0]
+    move = np.diag([*blocks, 1.0])
+    move[:3, 3] = (np.array(blocks) - 1) / 2
+    return MetaTensor(means, affine=image.affine @ torch.from_numpy(move)), np.where(
+        np.equal(blocks, shape), 1, step / blocks
+    )

@@ -86,12 +86,13 @@ def read_volume(source: Case | str | os.PathLike[str] | Sequence[str | os.PathLi
         return _checked(path, decoded)
 
 
-def read_mask(path: str | os.PathLike[str], like: Volume) -> np.ndarray:
+def read_mask(path: str | os.PathLike[str], like: Volume, *, layers: bool = False) -> np.ndarray:
     """Reads the labels that belong to a volume.
 
     Args:
         path: an image file with whole numbers; 0 is background. No label at all is allowed.
         like: the volume whose grid it must have. Geometries are compared where both files state one.
+        layers: an NRRD file may hold several layers of segments that overlap; the largest label counts.
 
     Returns:
         Labels with the shape of `like.array`, uint8, or int16 when a label lies outside 0 ... 255.
@@ -101,7 +102,7 @@ def read_mask(path: str | os.PathLike[str], like: Volume) -> np.ndarray:
     """
     path = Path(path)
     require_file(path)
-    decoded = _decode((path,), path)
+    decoded = _decode((path,), path, layers=layers)
     array = decoded.array
     if array.shape != like.array.shape:
         found = f"has {_times(array.shape)} voxels, its image {_times(like.array.shape)}"
@@ -161,14 +162,14 @@ def _paths(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) ->
     return tuple(Path(file) for file in source)
 
 
-def _decode(files: tuple[Path, ...], path: Path) -> Decoded:
+def _decode(files: tuple[Path, ...], path: Path, *, layers: bool = False) -> Decoded:
     name = files[0].name.lower()
     if len(files) == 1 and name.endswith((".nii", ".nii.gz")):
         with input_errors(path, "NIfTI"):
             return read_nifti(path)
     if len(files) == 1 and name.endswith((".nrrd", ".nhdr", ".mha", ".mhd")):
         with input_errors(path, "NRRD" if is_nrrd(path) else "MetaImage"):
-            return read_itk(path)
+            return read_itk(path, layers=layers)
     if len(files) == 1 and name.endswith((".png", ".jpg", ".jpeg")):
         with input_errors(path, "a picture"):
             return read_picture(path)

@@ -1,6 +1,7 @@
 """Orientation, spacing, grid and intensity of prepared images."""
 
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -13,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from Core.made_up import volume
 from replica_detection.errors import ConfigurationError
 from replica_detection.grids import grid_affine, orientation_of
-from replica_detection.preprocessing import intensity_limits, plan, prepare
+from replica_detection.preprocessing import WIDE, intensity_limits, plan, prepare
 from replica_detection.profiles import PROFILES, Intensity, Native, Preparation
 from replica_detection.schema import from_json, to_json
 from replica_detection.volume import Volume
@@ -91,6 +92,39 @@ def test_resampling_keeps_the_centre_and_the_content(generic):
         for offset in (-0.5, 0.5):
             moved = ndimage.shift(b, [offset * (i == axis) for i in range(3)], order=1, mode="nearest")
             assert np.corrcoef(a.ravel(), moved.ravel())[0, 1] < 0.96
+
+
+@pytest.mark.parametrize("shape", [(32767, 16, 2), (2, 30000, 5), (90, 90, 90)])
+def test_voxels_far_finer_than_the_grid_take_no_longer_than_others(generic, shape, monkeypatch):
+    """A Gaussian of hundreds of voxels held a computation for hours."""
+    from monai.transforms import GaussianSmooth
+
+    widths = []
+    original = GaussianSmooth.__init__
+
+    def noted(self, sigma, *more, **named):
+        widths.extend(sigma)
+        original(self, sigma, *more, **named)
+
+    monkeypatch.setattr(GaussianSmooth, "__init__", noted)
+    fine = np.random.default_rng(0).standard_normal(shape, np.float32)
+    for affine in (np.diag([0.001, 0.001, 0.001, 1.0]), None):
+        found = prepare(of(fine, np.eye(4) if affine is None else affine, trusted=affine is not None), generic)
+        assert found.image.shape == generic.grid and max(widths) <= WIDE
+
+
+def test_means_over_blocks_keep_place_and_content(generic):
+    """The same field at 1, and at 1/40 mm along one axis."""
+    along = np.sin(np.arange(24 * 40) / 200).astype(np.float32)
+    fine = np.ascontiguousarray(np.broadcast_to(along[:, None, None], (960, 28, 20)))
+    coarse = np.ascontiguousarray(fine.reshape(24, 40, 28, 20).mean(1))
+    step = AFFINE[0, 0] / 40
+    affine = AFFINE.copy()
+    affine[0, 0], affine[0, 3] = step, AFFINE[0, 3] - step * 19.5
+    window = replace(generic, intensity=Intensity(window=(-1, 1)))
+    one, other = prepare(of(fine, affine), window), prepare(of(coarse), window)
+    np.testing.assert_allclose(one.affine, other.affine, atol=1e-6)
+    np.testing.assert_allclose(one.image[2:-2], other.image[2:-2], atol=0.01)
 
 
 def test_untrusted_geometry_takes_the_training_field_of_view(generic):

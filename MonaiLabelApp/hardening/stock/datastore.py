@@ -34,6 +34,7 @@ from replica_detection_server.hardening.stock.asked import (
 from replica_detection_server.hardening.upload_limits import upload_limits
 from replica_detection_server.notes import require_own_names
 from replica_detection_server.routes.files import received
+from replica_detection_server.services import Services
 
 router = APIRouter(prefix="/datastore", tags=["MONAI Label"])
 
@@ -118,6 +119,7 @@ def save_label(
     notes = require_own_names(json_object(params, "params"), {})
     known_image(image)
     with _kept(request, label) as path:
+        _require_on_grid(request, image, path)
         saved = app().datastore().save_label(image, str(path), tag, {**notes, "user": _name(who)})
     return {**plain(app().on_save_label(image, saved) or {}), "image": image, "label": saved}
 
@@ -182,6 +184,15 @@ def _kept(request: Request, upload: UploadFile) -> Iterator[Path]:
     limits = upload_limits(state)
     with received({"file": upload}, folder, state.max_upload_bytes, limits, services=state.replica) as paths:
         yield paths["file"]
+
+
+def _require_on_grid(request: Request, image: str, label: Path) -> None:
+    """Refuses (422) a label that is no mask on the grid of its image, in the words of comparisons."""
+    services: Services = request.app.state.replica
+    case = services.engine.found.case(image)
+    if case is not None:  # of a training case none is saved
+        asked = {"label": str(label), "files": [str(path) for path in case.files]}
+        services.workers.call("label", asked, uploaded=True)
 
 
 def _file(path: Path, name: str) -> FileResponse:
