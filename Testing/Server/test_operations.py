@@ -12,6 +12,7 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 
@@ -76,7 +77,7 @@ def test_backup_amid_work_and_restore_after_everything_is_lost(tmp_path):
     given = ["--studies", "studies", "--training", "training", "--data", "data", "--measures", "mae"]
     given += ["--api-key-file", "keys"]
     asked = {"headers": {"Authorization": f"Bearer {KEY}"}, "timeout": 60}
-    label = (tmp_path / "studies" / "syn_001.nii.gz").read_bytes()
+    label = made_up.write(tmp_path / "label.nii.gz", np.zeros(made_up.SHAPE, np.uint8)).read_bytes()
     with started(given, tmp_path, tmp_path / "log") as server:
         url = url_of(server, tmp_path / "log")
         client = ReplicaClient(url, key=KEY)

@@ -219,8 +219,8 @@ def test_a_series_is_a_study_for_every_client(odd, tmp_path):
         assert PATIENT not in reply.text
 
 
-def test_a_label_of_a_series_is_saved_and_given_back(odd):
-    content = (odd.studies / "UPPER.NII.GZ").read_bytes()
+def test_a_label_of_a_series_is_saved_and_given_back(odd, tmp_path):
+    content = odd.client.segment("vessels", "copied", tmp_path).read_bytes()
     sent = odd("PUT", "/datastore/label?image=copied&tag=final", files={"label": ("x.nii.gz", content)})
     assert sent.status_code == 200, sent.text
     assert odd("GET", "/datastore/label?label=copied&tag=final").content == content
