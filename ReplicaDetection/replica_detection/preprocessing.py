@@ -255,7 +255,7 @@ def _on_grid(
 def _in_blocks(image: Any, step: np.ndarray) -> tuple[Any, np.ndarray]:
     """Means over blocks of voxels along axes that become far coarser, and how much coarser they are still to become.
 
-    A Gaussian as wide as hundreds of voxels would take hours; here its width stays below `WIDE`.
+    A Gaussian as wide as hundreds of voxels takes too long; here its width stays below `WIDE`.
     """
     import torch
     from monai.data import MetaTensor

@@ -96,7 +96,7 @@ def test_resampling_keeps_the_centre_and_the_content(generic):
 
 @pytest.mark.parametrize("shape", [(32767, 16, 2), (2, 30000, 5), (90, 90, 90)])
 def test_voxels_far_finer_than_the_grid_take_no_longer_than_others(generic, shape, monkeypatch):
-    """A Gaussian of hundreds of voxels held a computation for hours."""
+    """A Gaussian of hundreds of voxels held a computation until its time was over."""
     from monai.transforms import GaussianSmooth
 
     widths = []
