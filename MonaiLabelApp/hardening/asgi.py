@@ -68,8 +68,8 @@ def build(settings: Settings) -> tuple[FastAPI, ASGIApp]:
     application.include_router(metrics.router)
     clean = OnlyClean(application, settings.max_upload_bytes)
     recorded = Recorded(clean, record) if record is not None else clean
-    gate = Health(Gate(recorded, keyring, realm), application)
-    meant = OnlyMeantForUs(gate, settings.hosts, any_address=not settings.loopback)
+    application.state.gate = gate = Gate(recorded, keyring, realm)
+    meant = OnlyMeantForUs(Health(gate, application), settings.hosts, any_address=not settings.loopback)
     log = RequestLog(CaseCodes(settings.data), named=settings.authentication != "none")
     return application, Envelope(metrics.Measured(meant, application), scrub, log)
 
