@@ -17,8 +17,8 @@ FIRST_SECONDS, MOST_SECONDS = 0.5, 8.0
 # An address is forgotten when it was silent for so long, or when so many others came after it.
 FORGOTTEN_SECONDS = 900.0
 REMEMBERED = 10_000
-# So many refusals wait at once, in all and of one address; further ones are sent off at once, with 429. As many as there
-# may be connections: a refusal that is not waited for is followed by the next try.
+# So many refusals wait at once, in all and of one address; further ones are sent off at once, with 429. As many as
+# there may be connections: a refusal that is not waited for is followed by the next try.
 WAITING, WAITING_EACH = 500, 100
 
 

@@ -94,7 +94,10 @@ class Gate:
         scheme, _, credential = next(iter(header_values(scope, b"authorization")), "").partition(" ")
         given = credential.strip() if scheme.lower() == "bearer" else ""
         if self.keyring is not None:
-            given = given or next(iter(header_values(scope, b"x-api-key")), "")
+            other = next(iter(header_values(scope, b"x-api-key")), "")
+            if given and other:
+                return "Send one key: `Authorization: Bearer ...` or X-API-Key."
+            given = given or other
         if not given:
             return self._needed()
         if len(given) > MAX_CREDENTIAL:

@@ -23,7 +23,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 from replica_detection.errors import InputError
-from replica_detection.image_files import require_readable
+from replica_detection.image_files import composed, require_readable
 
 MINIMUM = 20
 # What a key may be -> the role of identity.ROLES that it has. A line without `role=` is a reader's.
@@ -237,7 +237,7 @@ def readable_by_others(path: Path) -> bool:
 
 def _parsed(path: Path, n: int, line: str) -> tuple[bytes | Scrypt, KeyOwner]:
     """The SHA-256 or scrypt hash of a line's key, and whose it is."""
-    name, colon, rest = (part.strip() for part in line.partition(":"))
+    name, colon, rest = (part.strip() for part in composed(line).partition(":"))
     if not colon or not _NAME.fullmatch(name):
         raise InputError(path, f"line {n} is no name:key", "Write a reader's name, a colon and the key")
     key, *words = rest.split() or [""]

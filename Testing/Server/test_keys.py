@@ -439,3 +439,18 @@ def test_signing_in_with_a_hashed_key_takes_its_turn(tmp_path, cheap):
 def test_very_long_keys_are_nobodys(tmp_path):
     door = _gate(tmp_path, f"anna:{KEY}")
     assert asyncio.run(call(door, headers=_bearer("x" * 100_000))).status == 401
+
+
+def test_two_keys_in_one_request_open_nothing(tmp_path):
+    door = _gate(tmp_path, f"anna:{KEY}", f"bernd:{OTHER}")
+    for first, second in ((KEY, OTHER), (KEY, "wrong"), ("wrong", KEY)):
+        reply = asyncio.run(call(door, headers={**_bearer(first), "X-API-Key": second}))
+        assert reply.status == 401 and b"one key" in reply.body
+    assert asyncio.run(call(door, headers={"Authorization": "Basic eDp5", "X-API-Key": KEY})).status == 200
+
+
+def test_a_name_has_one_form_of_accents_whoever_wrote_it(tmp_path):
+    door = _gate(tmp_path, f"Mu\u0308ller:{KEY}")
+    assert json.loads(asyncio.run(call(door, headers=_bearer(KEY))).body)["reader"] == "M\u00fcller"
+    with pytest.raises(InputError, match="line 2 repeats"):
+        _keys(tmp_path, f"Mu\u0308ller:{KEY}", f"M\u00fcller:{OTHER}")
