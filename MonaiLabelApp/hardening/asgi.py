@@ -24,6 +24,7 @@ from replica_detection_server.hardening import errors, forms, metrics, stock
 from replica_detection_server.hardening.access import Recorded
 from replica_detection_server.hardening.case_codes import CaseCodes
 from replica_detection_server.hardening.gate import Gate, Keyring
+from replica_detection_server.hardening.headers import OnlyOnce
 from replica_detection_server.hardening.health import Health
 from replica_detection_server.hardening.hygiene import OnlyClean
 from replica_detection_server.hardening.identity import ROLES
@@ -68,8 +69,8 @@ def build(settings: Settings) -> tuple[FastAPI, ASGIApp]:
     application.include_router(metrics.router)
     clean = OnlyClean(application, settings.max_upload_bytes)
     recorded = Recorded(clean, record) if record is not None else clean
-    gate = Health(Gate(recorded, keyring, realm), application)
-    meant = OnlyMeantForUs(gate, settings.hosts, any_address=not settings.loopback)
+    application.state.gate = gate = Gate(recorded, keyring, realm)
+    meant = OnlyMeantForUs(OnlyOnce(Health(gate, application)), settings.hosts, any_address=not settings.loopback)
     log = RequestLog(CaseCodes(settings.data), named=settings.authentication != "none")
     return application, Envelope(metrics.Measured(meant, application), scrub, log)
 

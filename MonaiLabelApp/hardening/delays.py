@@ -1,4 +1,7 @@
-"""A wrong key costs time after some tries. Only the refusal waits: whoever has a right key is never kept waiting."""
+"""A wrong key costs time after some tries. Only the refusal waits: whoever has a right key is never kept waiting.
+
+A hashed key must first be known for a right one, see turns.py.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,9 @@ FIRST_SECONDS, MOST_SECONDS = 0.5, 8.0
 # An address is forgotten when it was silent for so long, or when so many others came after it.
 FORGOTTEN_SECONDS = 900.0
 REMEMBERED = 10_000
-# So many refusals wait at once, in all and of one address; further ones are sent off at once, with 429.
-WAITING, WAITING_EACH = 200, 10
+# So many refusals wait at once, in all and of one address; further ones are sent off at once, with 429. As many as
+# there may be connections: a refusal that is not waited for is followed by the next try.
+WAITING, WAITING_EACH = 500, 100
 
 
 @dataclass

@@ -9,17 +9,18 @@ from typing import TypeVar
 from anyio import CapacityLimiter, to_thread
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from replica_detection_server.hardening.addresses import address_of
+from replica_detection_server.hardening.addresses import address_of, neighbourhood
 from replica_detection_server.hardening.delays import Delays
 from replica_detection_server.hardening.identity import NOBODY, ROLES, Identity, identify
-from replica_detection_server.hardening.keys import KEY_ROLES, ApiKeys, KeyOwner
+from replica_detection_server.hardening.keys import KEY_ROLES, ApiKeys, KeyOwner, key_id
 from replica_detection_server.hardening.oauth import Realm, RealmUnreachableError
 from replica_detection_server.hardening.refusing import header_values, refuse
+from replica_detection_server.hardening.turns import BusyError, Turns
 
 # What a client of MONAI Label asks before it has a token; nothing of the server's data is behind it.
 BEFORE_TOKEN = {"/auth/", "/auth", "/auth/token"}
-# Hashes of keys and questions to the provider of tokens have threads of their own, so many at once.
-CHECKING, CHECKING_WAIT = 2, 64
+# Questions to the provider of tokens have threads of their own, so many at once.
+ASKING, ASKING_WAIT = 2, 64
 # Longer ones are nobody's.
 MAX_CREDENTIAL = 16 << 10
 TOO_MANY = "Too many wrong keys came from your address. Wait a minute and try again."
@@ -33,18 +34,14 @@ class Keyring:
     keys: ApiKeys
 
 
-class BusyError(Exception):
-    """Too many keys or tokens are being checked."""
-
-
 class Gate:
     """Finds out who sends a request; with authentication, refuses it without a valid key or token."""
 
     def __init__(self, app: ASGIApp, keyring: Keyring | None = None, realm: Realm | None = None):
         self.app, self.keyring, self.realm = app, keyring, realm
-        self.delays = Delays()
+        self.delays, self.turns = Delays(), Turns()
         self._limiter: CapacityLimiter | None = None
-        self._checking = 0
+        self._asking = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -97,16 +94,25 @@ class Gate:
         scheme, _, credential = next(iter(header_values(scope, b"authorization")), "").partition(" ")
         given = credential.strip() if scheme.lower() == "bearer" else ""
         if self.keyring is not None:
-            given = given or next(iter(header_values(scope, b"x-api-key")), "")
+            other = next(iter(header_values(scope, b"x-api-key")), "")
+            if given and other:
+                return "Send one key: `Authorization: Bearer ...` or X-API-Key."
+            given = given or other
         if not given:
             return self._needed()
         if len(given) > MAX_CREDENTIAL:
             return ""
-        return await (self._by_key(given, self.keyring) if self.keyring else self._by_token(given))
+        return await (self._by_key(scope, given, self.keyring) if self.keyring else self._by_token(given))
 
-    async def _by_key(self, given: str, keyring: Keyring) -> Identity | str:
+    async def owner(self, scope: Scope, given: str, keyring: Keyring) -> KeyOwner | None:
+        """Whose key it is, expired or not; None for nobody's. Raises BusyError where too many are being checked."""
         found = keyring.keys.quick(given)
-        owner = found if found is None or isinstance(found, KeyOwner) else await self._in_thread(found)
+        if found is None or isinstance(found, KeyOwner):
+            return found
+        return await self.turns.run(neighbourhood(address_of(scope)), key_id(given), found)
+
+    async def _by_key(self, scope: Scope, given: str, keyring: Keyring) -> Identity | str:
+        owner = await self.owner(scope, given, keyring)
         if owner is None:
             return ""
         if owner.has_expired:
@@ -122,12 +128,12 @@ class Gate:
         return realm.identity(given) or ""
 
     async def _in_thread(self, check: Callable[[], T]) -> T:
-        if self._checking >= CHECKING_WAIT:
-            raise BusyError("Too many keys are being checked. Try again in a moment.")
+        if self._asking >= ASKING_WAIT:
+            raise BusyError
         if self._limiter is None:
-            self._limiter = CapacityLimiter(CHECKING)
-        self._checking += 1
+            self._limiter = CapacityLimiter(ASKING)
+        self._asking += 1
         try:
             return await to_thread.run_sync(check, limiter=self._limiter)
         finally:
-            self._checking -= 1
+            self._asking -= 1

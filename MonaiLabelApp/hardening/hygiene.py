@@ -1,4 +1,7 @@
-"""Requests that no route should see: paths that climb, bodies without end, JSON that cannot be written out again."""
+"""Requests that no route should see: paths that climb, bodies without end, JSON that cannot be written out again.
+
+Those that pass have one spelling of accents, see names.py.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from replica_detection.image_files import composed
 from replica_detection_server.hardening.habits import BODILESS, Bodiless, with_true_boundary
-from replica_detection_server.hardening.names import json_fault
+from replica_detection_server.hardening.names import composed_json, composed_query, json_fault
 from replica_detection_server.hardening.refusing import header_values, refuse
 
 MAX_BODY = 1 << 20  # of everything but an upload
@@ -61,6 +65,7 @@ class OnlyClean:
         if fault := parameters_fault(scope["path"], scope["query_string"]):
             await refuse(scope, receive, send, 400, fault)
             return
+        scope["path"], scope["query_string"] = composed(scope["path"]), composed_query(scope["query_string"])
         if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADERS:
             await refuse(scope, receive, send, 431, f"The headers are larger than {MAX_HEADERS // 1024} KiB.")
             return
@@ -95,7 +100,9 @@ class OnlyClean:
         return await limited.json()
 
     def _is_json(self, scope: Scope) -> bool:
-        kind = next(iter(header_values(scope, b"content-type")), "").partition(";")[0].strip().lower()
+        given = header_values(scope, b"content-type")
+        # Some versions of FastAPI take a body of no type as JSON.
+        kind = given[0].partition(";")[0].strip().lower() if given else "application/json"
         return kind.startswith("application/") and kind.endswith("json")
 
 
@@ -191,7 +198,7 @@ class _Limited:
         return b""
 
     async def json(self) -> bytes:
-        """The whole body, which is clean JSON or empty."""
+        """The whole body, which is clean JSON in the composed form, or empty."""
         parts = []
         self._limit = min(self._limit, MAX_JSON_BODY)
         while not self._complete:
@@ -200,17 +207,20 @@ class _Limited:
                 raise HTTPException(400, "The body stopped in the middle.")
             parts.append(message.get("body", b""))
         body = b"".join(parts)
-        if fault := await run_in_threadpool(_fault, body) if len(body) > QUICK_JSON else _fault(body):
-            raise HTTPException(422, f"The body {fault}.")
-        return body
+        return await run_in_threadpool(_clean, body) if len(body) > QUICK_JSON else _clean(body)
 
 
-def _fault(body: bytes) -> str:
-    """What is wrong with a body of JSON, as a clause; empty for a clean or empty one."""
+def _clean(body: bytes) -> bytes:
+    """A body of JSON in the composed form; the very same bytes where it is in it already. Raises HTTPException 422."""
     try:
-        return json_fault(json.loads(body)) if body else ""
+        value = json.loads(body) if body else None
+        fault = json_fault(value)
     except (ValueError, RecursionError):
-        return "is no JSON"
+        fault = "is no JSON"
+    if fault:
+        raise HTTPException(422, f"The body {fault}.")
+    made = composed_json(value)
+    return body if made == value else json.dumps(made).encode()
 
 
 class _Replay:

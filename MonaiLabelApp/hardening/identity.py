@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import HTTPException, Request
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
+from replica_detection.image_files import composed
 from replica_detection_server.hardening.settings import current
 
 # Least to most: a role may do what those before it may. MONAI Label itself refuses an admin the routes of a user, and
@@ -28,8 +29,8 @@ NOBODY = Identity()
 
 
 def identify(scope: Scope, identity: Identity) -> None:
-    """Writes down who sends the request."""
-    scope.setdefault("state", {})["identity"] = identity
+    """Writes down who sends the request; accents of the name as in all other names."""
+    scope.setdefault("state", {})["identity"] = replace(identity, reader=composed(identity.reader))
 
 
 def identity_of(connection: HTTPConnection) -> Identity:

@@ -23,7 +23,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 from replica_detection.errors import InputError
-from replica_detection.image_files import require_readable
+from replica_detection.image_files import composed, require_readable
 
 MINIMUM = 20
 # What a key may be -> the role of identity.ROLES that it has. A line without `role=` is a reader's.
@@ -51,7 +51,7 @@ class Scrypt:
     @classmethod
     def of(cls, key: str) -> Scrypt:
         """The hash of a key, which begins with its salt and a full stop."""
-        made = cls(COST, BLOCK, PARALLEL, key.partition(".")[0], b"")
+        made = cls(COST, BLOCK, PARALLEL, key_id(key), b"")
         return cls(COST, BLOCK, PARALLEL, made.salt, made.hashed(key))
 
     @classmethod
@@ -109,8 +109,8 @@ class ApiKeys:
 
     plain: tuple[tuple[bytes, KeyOwner], ...] = field(repr=False)
     hashed: Mapping[str, tuple[Scrypt, KeyOwner]] = field(default_factory=dict, repr=False)
-    # Keys that scrypt has found right, by their SHA-256: a reader pays for the first request alone.
-    _known: OrderedDict[bytes, KeyOwner] = field(default_factory=OrderedDict, repr=False)
+    # Lines of keys that scrypt has found right, by the key's SHA-256: a reader pays for the first request alone.
+    _known: OrderedDict[bytes, Scrypt] = field(default_factory=OrderedDict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @classmethod
@@ -156,6 +156,13 @@ class ApiKeys:
             said.append("No key has role=admin: nobody can remove images or labels through the server.")
         return said
 
+    def knowing(self, before: ApiKeys) -> ApiKeys:
+        """These keys; what scrypt has found right is not hashed again where its line is still the same."""
+        with before._lock:
+            known = list(before._known.items())
+        self._known.update((given, line) for given, line in known if self._owner_of(line) is not None)
+        return self
+
     def quick(self, key: str) -> KeyOwner | Callable[[], KeyOwner | None] | None:
         """Whose key it is, without a costly hash. None: nobody's. Where only scrypt can tell, the call that does.
 
@@ -169,9 +176,11 @@ class ApiKeys:
         if found is not None:
             return found
         with self._lock:
-            known = self._known.get(given)
-        candidate = self.hashed.get(key.partition(".")[0]) if known is None else None
-        return known if candidate is None else lambda: self._checked(key, given, *candidate)
+            line = self._known.get(given)
+        if line is not None:
+            return self._owner_of(line)
+        candidate = self.hashed.get(key_id(key))
+        return None if candidate is None else lambda: self._checked(key, given, *candidate)
 
     def owner(self, key: str) -> KeyOwner | None:
         """Whose key it is, expired or not; None for a key that is not in the file. Takes its time for a hashed one."""
@@ -183,14 +192,23 @@ class ApiKeys:
         owner = self.owner(key)
         return None if owner is None or owner.has_expired else owner.name
 
+    def _owner_of(self, line: Scrypt) -> KeyOwner | None:
+        found, owner = self.hashed.get(line.salt, (None, None))
+        return owner if found == line else None
+
     def _checked(self, key: str, given: bytes, line: Scrypt, owner: KeyOwner) -> KeyOwner | None:
         if not line.matches(key):
             return None
         with self._lock:
-            self._known[given] = owner
+            self._known[given] = line
             while len(self._known) > CACHED:
                 self._known.popitem(last=False)
         return owner
+
+
+def key_id(key: str) -> str:
+    """What a hashed key begins with: the salt of its line."""
+    return key.partition(".")[0]
 
 
 def made_key(name: str, role: str = READER, expires: date | None = None, *, hashed: bool = False) -> tuple[str, str]:
@@ -219,7 +237,7 @@ def readable_by_others(path: Path) -> bool:
 
 def _parsed(path: Path, n: int, line: str) -> tuple[bytes | Scrypt, KeyOwner]:
     """The SHA-256 or scrypt hash of a line's key, and whose it is."""
-    name, colon, rest = (part.strip() for part in line.partition(":"))
+    name, colon, rest = (part.strip() for part in composed(line).partition(":"))
     if not colon or not _NAME.fullmatch(name):
         raise InputError(path, f"line {n} is no name:key", "Write a reader's name, a colon and the key")
     key, *words = rest.split() or [""]

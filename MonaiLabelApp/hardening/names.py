@@ -1,7 +1,8 @@
 """Which names a request may carry: ids, tags, models, sessions, file extensions.
 
 An id is only ever looked up among the known cases; the patterns keep out what no lookup should see, and what may
-become part of a file name when an image or a label is added.
+become part of a file name when an image or a label is added. Whatever a request says, its accents are brought into
+Unicode's composed form before a route sees it, as those of the ids were.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import math
 import re
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl, urlencode
 
 from fastapi import HTTPException
 from pydantic import AfterValidator, StringConstraints
 from pydantic_core import PydanticCustomError
 
+from replica_detection.image_files import composed
 from replica_detection_server.faults import FORMS, OURS
 
 # Cohorts take every file name as id, so a lookup may hold spaces and letters of any language, but no path.
@@ -89,7 +92,23 @@ def json_object(text: str, what: str) -> dict[str, Any]:
         raise HTTPException(422, f"{what} must be a JSON object.")
     if fault := json_fault(value):
         raise HTTPException(422, f"{what} {fault}.")
-    return value
+    return dict(composed_json(value))
+
+
+def composed_json(value: Any) -> Any:
+    """A parsed JSON value with all its texts in Unicode's composed form (NFC)."""
+    if isinstance(value, str):
+        return composed(value)
+    if isinstance(value, dict):
+        return {composed(key): composed_json(part) for key, part in value.items()}
+    return [composed_json(part) for part in value] if isinstance(value, list) else value
+
+
+def composed_query(query: bytes) -> bytes:
+    """The parameters of an address in the composed form; the very same bytes where they are in it already."""
+    given = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+    made = [(composed(name), composed(value)) for name, value in given]
+    return query if made == given else urlencode(made).encode()
 
 
 def json_fault(value: Any, depth: int = 0, deepest: int = MAX_DEPTH) -> str:

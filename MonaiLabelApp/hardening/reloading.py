@@ -65,7 +65,7 @@ def _keys() -> str:
     path, keyring = application.state.settings.api_key_file, application.state.keyring
     if keyring is None:
         return ""
-    keyring.keys = ApiKeys.read(path)
+    keyring.keys = ApiKeys.read(path).knowing(keyring.keys)
     for warning in (*keyring.keys.warnings(), *(["chmod 600 the key file"] if readable_by_others(path) else [])):
         logger.warning("reload: %s", warning)
     return f"{len(keyring.keys.owners)} keys are in use"

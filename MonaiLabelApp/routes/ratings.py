@@ -7,15 +7,18 @@ import uuid
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, HTTPException, Query, Request, Response
+from pydantic import BeforeValidator
+from pydantic_core import PydanticCustomError
 
 from replica_detection.errors import RatingConflictError
 from replica_detection.rating_files import write_ratings
 from replica_detection.ratings import Rating, checked, latest
 from replica_detection.schema import AgreementReport, RatingReceipt
 from replica_detection_server.cohorts import TRAINING
+from replica_detection_server.faults import OURS
 from replica_detection_server.hardening.access import shows
 from replica_detection_server.hardening.identity import reader_of
 from replica_detection_server.hardening.privacy import sees_all, visible
@@ -27,6 +30,23 @@ from replica_detection_server.services import Services
 router = APIRouter(tags=["Replica"], route_class=Guarded, responses=REFUSALS)
 
 _ANYBODY = "without a name"
+_TYPES = {
+    "rating": ((int,), "a whole number"),
+    "blinded": ((bool,), "true or false"),
+    "seconds": ((int, float), "a number"),
+}
+
+
+def _of_its_types(value: Any) -> Any:
+    """Refuses what would be taken for something else: pydantic reads true and "1" as 1, and 1 as true."""
+    for name, (types, words) in _TYPES.items() if isinstance(value, dict) else ():
+        # A bool is an int to isinstance.
+        if name in value and type(value[name]) not in types:
+            raise PydanticCustomError(OURS, f"{name} must be {words}")
+    return value
+
+
+Sent = Annotated[Rating, BeforeValidator(_of_its_types)]
 
 
 @router.post(
@@ -35,7 +55,7 @@ _ANYBODY = "without a name"
     status_code=201,
     responses={200: {"model": RatingReceipt, "description": "was stored before"}},
 )
-def post_rating(request: Request, response: Response, shared: Shared, rating: Rating) -> RatingReceipt:
+def post_rating(request: Request, response: Response, shared: Shared, rating: Sent) -> RatingReceipt:
     """Answers once the rating is on the disk. With a key or token its owner is the reader, whoever the rating names."""
     rating = replace(
         rating,

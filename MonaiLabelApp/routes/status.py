@@ -14,7 +14,7 @@ from replica_detection.version import __version__
 from replica_detection.worklist import Filter, Rated, Sort, filtered, next_item, ordered
 from replica_detection_server.hardening.access import shows
 from replica_detection_server.hardening.identity import reader_of
-from replica_detection_server.hardening.privacy import visible
+from replica_detection_server.hardening.privacy import sees_all, visible
 from replica_detection_server.routes.callers import Reader, Shared
 from replica_detection_server.routes.files import MAX_UPLOAD_BYTES
 from replica_detection_server.routes.guarded import REFUSALS, Guarded
@@ -44,6 +44,7 @@ def get_status(request: Request, shared: Shared) -> Status:
         problem,
         tuple(LeftOut(reason, count) for reason, count in shared.engine.found.now().reasons.items()),
         shared.engine.index_words() if index is None else "",
+        sees_all(request),
     )
 
 

@@ -21,10 +21,16 @@ class AgreementPanel(Panel):
         session.caseChanged.connect(self._update)
         session.activities.changed.connect(self._update)
         self._shownFor: Any = None
+        # A source that does not say beforehand whom it tells.
+        self._refusedBy: Any = None
         self._update()
 
-    def show(self, report: AgreementReport) -> None:
-        """Fills the tables."""
+    def show(self, report: AgreementReport | None) -> None:
+        """Fills the tables; without a report, says that a reviewer may ask for it."""
+        if report is None:
+            self._refusedBy = self.session.source
+            self._update()
+            return
         self._shownFor = self.session.source
         self.ui.summaryLabel.setText(
             _("{readers} readers, {cases} cases rated, {replicas} of them replicas by consensus").format(
@@ -64,15 +70,22 @@ class AgreementPanel(Panel):
             return text
         return f"{text} ({number(threshold.low, 2)} to {number(threshold.high, 2)})"
 
+    @staticmethod
+    def _whyNot(blinded: bool, allowed: bool) -> str:
+        if not allowed:
+            return _("Readers see their own ratings alone on this server. A reviewer can see the agreement.")
+        return _("Shown after the blinded reading.") if blinded else ""
+
     def _update(self) -> None:
         source, blinded = self.session.source, self.session.blinded
         idle = self.session.activities.current is None
-        self.ui.agreementButton.setEnabled(source is not None and not blinded and idle)
-        if blinded or source is not self._shownFor or source is None:
+        allowed = self.session.seesAllRatings and (source is None or source is not self._refusedBy)
+        self.ui.agreementButton.setEnabled(source is not None and not blinded and idle and allowed)
+        if blinded or source is not self._shownFor or source is None or not allowed:
             self._shownFor = None
             for table in (self.ui.pairsTable, self.ui.thresholdsTable):
                 fillTable(table, [])
             self.ui.agreementNote.setText("")
-            self.ui.summaryLabel.setText(_("Shown after the blinded reading.") if blinded else "")
+            self.ui.summaryLabel.setText(self._whyNot(blinded, allowed))
         for widget in (self.ui.pairsTable, self.ui.thresholdsTable, self.ui.agreementNote):
             widget.setVisible(self._shownFor is not None)

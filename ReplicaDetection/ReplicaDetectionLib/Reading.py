@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from replica_detection.ratings import SCALE, Rating
+from replica_detection.ratings import LONGEST_SECONDS, SCALE, Rating
 
 Key = tuple[str, str]
 
@@ -136,7 +136,7 @@ class Reading:
             rating=self.draft.rating,
             comment=self.draft.comment,
             blinded=blinded,
-            seconds=round(self.seconds, 1),
+            seconds=min(round(self.seconds, 1), LONGEST_SECONDS),
             index_version=self._pair.comparison.index_version,
         )
         tried = self._tried.get(self._key)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from replica_detection.errors import ReplicaDetectionError
+from replica_detection.errors import AccessDeniedError, ReplicaDetectionError
 from replica_detection.ratings import Rating
 from replica_detection.schema import AgreementReport, Histogram, Status, WorklistItem
 from ReplicaDetectionLib.CaseList import CaseList
@@ -20,6 +20,9 @@ from ReplicaDetectionLib.PairLoader import PairLoader
 from ReplicaDetectionLib.Reading import Reading
 from ReplicaDetectionLib.Sources import PairCache, Source
 from ReplicaDetectionLib.Translation import _
+
+# What a server answers to a reader who may not see it; 401 is for keys that are none.
+FORBIDDEN = 403
 
 
 class Session:
@@ -356,9 +359,24 @@ class Session:
 
         self.activities.start(_("Reading the ratios"), lambda task: source.histograms(), keep)
 
-    def readAgreement(self, done: Callable[[AgreementReport], None]) -> None:
+    @property
+    def seesAllRatings(self) -> bool:
+        """Whether the source shows this reader what all readers said; without a word of it, yes."""
+        return self.status is None or self.status.sees_all_ratings
+
+    def readAgreement(self, done: Callable[[AgreementReport | None], None]) -> None:
+        """`done` gets None where the source tells the agreement to reviewers alone."""
         source = self.source
-        self.activities.start(_("Comparing the readers"), lambda task: source.agreement(), done)
+
+        def read(task: Any) -> AgreementReport | None:
+            try:
+                return source.agreement()
+            except AccessDeniedError as error:
+                if error.status != FORBIDDEN:
+                    raise
+                return None
+
+        self.activities.start(_("Comparing the readers"), read, done)
 
     def cancel(self) -> None:
         """Gives up whatever somebody waits for."""

@@ -5,7 +5,6 @@ Imports with the standard library alone.
 
 from __future__ import annotations
 
-import math
 import sqlite3
 import time
 import unicodedata
@@ -14,8 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from replica_detection.errors import FullDiskError, InputError, RatingConflictError, StorageError
+from replica_detection.image_files import composed
 
 # RELICT (arXiv 2502.17360): four points, 3 and 4 count as replica.
 SCALE = {
@@ -26,6 +27,8 @@ SCALE = {
 }
 REPLICA_FROM = 3
 LONGEST_NAME, LONGEST_COMMENT = 500, 10_000
+# A day: what is longer is no time that somebody looked at a pair.
+LONGEST_SECONDS = 86_400.0
 
 _APPLICATION_ID, _SCHEMA_VERSION = 0x52445253, 1
 _WAIT_SECONDS = 30.0
@@ -69,27 +72,28 @@ def latest(ratings: Iterable[Rating]) -> list[Rating]:
 
 
 def checked(rating: Rating, where: Path | str, row: str = "the rating") -> Rating:
-    """The rating with names without blanks around them and its time in UTC ("" stays: unknown).
+    """The rating with names without blanks around them in Unicode's composed form, its time in UTC ("" stays: unknown).
 
     Args:
         where: the file named in an error.
         row: what the error calls the rating, such as "line 7".
 
     Raises:
-        InputError: a rating that is no whole number from 1 to 4, an id or name that is empty, too long or holds
-            control characters, a time that is none.
+        InputError: a rating that is no whole number from 1 to 4, seconds that are no number from 0 to LONGEST_SECONDS,
+            blinded that is not true or false, an id or name that is empty, too long or holds control characters, a
+            time that is none.
     """
 
     def refuse(found: str, advice: str) -> InputError:
         return InputError(where, f"{row} {found}", advice)
 
-    names = {}
-    for name in ("rating_id", "reader", "synthetic_id", "training_id"):
+    names: dict[str, Any] = {}
+    for name in _NAMES:
         value = getattr(rating, name)
         fault = _name_fault(value)
         if fault:
             raise refuse(f"has a {name} that {fault}", f"Give a {name}")
-        names[name] = value.strip()
+        names[name] = composed(value.strip())
     if isinstance(rating.rating, bool) or not isinstance(rating.rating, int) or rating.rating not in SCALE:
         meaning = ", ".join(f"{value} {text}" for value, text in SCALE.items())
         raise refuse(f"has the value {rating.rating!r}", f"Rate with a whole number: {meaning}")
@@ -99,12 +103,15 @@ def checked(rating: Rating, where: Path | str, row: str = "the rating") -> Ratin
             raise refuse(f"has a {name} that is no text of at most {limit} characters", "Shorten it")
     if isinstance(rating.seconds, bool) or not isinstance(rating.seconds, (int, float)):
         raise refuse(f"has {rating.seconds!r} as seconds", "Give the time spent as a number")
-    if not math.isfinite(rating.seconds) or rating.seconds < 0:
-        raise refuse(f"took {rating.seconds} seconds", "Give the time spent as a number, 0 where it is unknown")
+    if not 0 <= rating.seconds <= LONGEST_SECONDS:
+        advice = f"Give the time spent as a number, 0 where it is unknown, at most {LONGEST_SECONDS:.0f} (a day)"
+        raise refuse(f"took {rating.seconds} seconds", advice)
+    if not isinstance(rating.blinded, bool):
+        raise refuse(f"has {rating.blinded!r} as blinded", "Say true or false")
     created = _utc(rating.created)
     if created is None:
         raise refuse(f"was created at {rating.created!r}", "Give the time as ISO 8601, such as 2026-01-31T14:05:00Z")
-    return replace(rating, **names, blinded=bool(rating.blinded), seconds=float(rating.seconds), created=created)
+    return replace(replace(rating, seconds=float(rating.seconds), created=created), **names)
 
 
 class RatingStore:
@@ -213,6 +220,7 @@ class RatingStore:
 
 
 _COLUMNS = tuple(f.name for f in fields(Rating))
+_NAMES = ("rating_id", "reader", "synthetic_id", "training_id")
 _SCHEMA = (
     # The checks repeat `checked`, so that no other program can put in what this one would not.
     """CREATE TABLE IF NOT EXISTS ratings (
@@ -241,7 +249,8 @@ def _read(connection: sqlite3.Connection, where: str = "", values: Iterable[str]
     rows = connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM ratings {where} ORDER BY sequence", tuple(values))
     for row in rows:
         found = dict(zip(_COLUMNS, row, strict=True))
-        yield Rating(**{**found, "blinded": bool(found["blinded"])})
+        # Stores of earlier versions hold names in any form.
+        yield Rating(**{**found, **{name: composed(found[name]) for name in _NAMES}, "blinded": bool(found["blinded"])})
 
 
 def same(one: Rating, other: Rating) -> bool:

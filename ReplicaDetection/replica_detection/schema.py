@@ -86,7 +86,8 @@ class LeftOut:
 class Status:
     """The server at a glance. `reader`: who the caller is by its token, "" without one; `scored`: cases of the worklist
     that have a score; `authentication`: none, key or token; `left_out`: what of the studies' folder is no study;
-    `index_words`: how far the index is while it is made."""
+    `index_words`: how far the index is while it is made; `sees_all_ratings`: whether the caller sees what all readers
+    said, and so their agreement (a server that does not say so refuses it where it must)."""
 
     api_version: int
     version: str
@@ -101,6 +102,7 @@ class Status:
     problem: str = ""
     left_out: tuple[LeftOut, ...] = ()
     index_words: str = ""
+    sees_all_ratings: bool = True
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from replica_detection.errors import ConfigurationError
+from replica_detection.image_files import composed
 from replica_detection.ratings import Rating
 from replica_detection.results import VERDICTS
 from replica_detection.schema import WorklistItem
@@ -19,7 +20,7 @@ SORTS: tuple[str, ...] = get_args(Sort)
 @dataclass(frozen=True)
 class Filter:
     """Which cases to keep. `verdict`: only these, "" for cases without a score; `rated`: whether the asking reader
-    (none named: anybody) has rated the case; `search`: part of the id, in any case."""
+    (none named: anybody) has rated the case; `search`: part of the id, in any case and form of its accents."""
 
     verdict: tuple[str, ...] = ()
     rated: str = "any"
@@ -52,14 +53,20 @@ def is_rated(item: WorklistItem, reader: str) -> bool:
 
 
 def filtered(items: Iterable[WorklistItem], chosen: Filter, reader: str = "") -> list[WorklistItem]:
+    search = _folded(chosen.search)
+
     def keep(item: WorklistItem) -> bool:
         return (
             (not chosen.verdict or item.verdict in chosen.verdict)
             and (chosen.rated == "any" or is_rated(item, reader) == (chosen.rated == "yes"))
-            and chosen.search.casefold() in item.synthetic_id.casefold()
+            and search in _folded(item.synthetic_id)
         )
 
     return [item for item in items if keep(item)]
+
+
+def _folded(text: str) -> str:
+    return composed(composed(text).casefold())
 
 
 def ordered(items: Iterable[WorklistItem], sort: str = "score", *, descending: bool = True) -> list[WorklistItem]:

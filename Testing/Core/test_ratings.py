@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import unicodedata
 import uuid
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ from replica_detection.errors import FullDiskError, InputError, RatingConflictEr
 from replica_detection.rating_files import COLUMNS, read_ratings, write_ratings
 from replica_detection.ratings import Rating, RatingStore, latest
 from replica_detection.schema import WorklistItem
-from replica_detection.worklist import next_item, ordered, with_ratings
+from replica_detection.worklist import Filter, filtered, next_item, ordered, with_ratings
 
 UTC_TIME = "2026-01-31T14:05:00.000000+00:00"
 
@@ -166,6 +167,12 @@ def test_a_rating_without_a_time_gets_the_present_one(tmp_path):
         ({"comment": "a\0b"}, "comment"),
         ({"seconds": float("nan")}, "nan seconds"),
         ({"seconds": -1.0}, "-1.0 seconds"),
+        ({"seconds": 86_401.0}, "at most 86400"),
+        ({"seconds": 1e308}, "1e+308 seconds"),
+        ({"seconds": float("inf")}, "inf seconds"),
+        ({"seconds": True}, "True as seconds"),
+        ({"blinded": 1}, "1 as blinded"),
+        ({"blinded": "no"}, "'no' as blinded"),
         ({"created": "yesterday"}, "'yesterday'"),
     ],
 )
@@ -175,6 +182,29 @@ def test_a_faulty_rating_is_refused_by_name(tmp_path, fault, says):
         store.add(replace(rating(), **fault))
     assert says in str(error.value)
     assert store.all() == []
+
+
+def test_names_are_stored_in_one_form_of_accents_and_found_in_it(tmp_path):
+    """Those of a store that an earlier version wrote, too."""
+    store = RatingStore(tmp_path / "ratings.sqlite")
+    old = replace(rating(), reader="Mu\u0308ller", synthetic_id="e\u0301tude", training_id="o\u0308")
+    store.add(old)
+    with sqlite3.connect(tmp_path / "ratings.sqlite") as connection:
+        rows = connection.execute("SELECT reader, synthetic_id, training_id FROM ratings").fetchall()
+        assert rows == [("M\u00fcller", "\u00e9tude", "\u00f6")]
+        connection.execute(
+            "INSERT INTO ratings (rating_id, reader, synthetic_id, training_id, rating, comment, blinded, seconds, "
+            "created, index_version) VALUES ('x', ?, ?, ?, 4, '', 0, 0, '', '')",
+            (old.reader, old.synthetic_id, old.training_id),
+        )
+    connection.close()
+    assert [r.rating for r in store.latest()] == [4] and store.latest()[0].reader == "M\u00fcller"
+
+
+def test_a_search_finds_ids_in_any_form_of_accents_and_case():
+    items = [WorklistItem(unicodedata.normalize(form, name)) for form in ("NFC", "NFD") for name in ("\u00c9tude", "x")]
+    for search in ("\u00e9tu", "e\u0301tu", "\u00c9TU", "E\u0301TU"):
+        assert len(filtered(items, Filter(search=search))) == 2, search
 
 
 def test_nothing_can_be_changed_or_deleted_not_even_by_another_program(tmp_path):
@@ -316,6 +346,9 @@ def test_a_table_made_by_hand_needs_two_columns(tmp_path):
         ("synthetic_id,rating\n,3\n", "line 2 has a synthetic_id that is empty"),
         ("synthetic_id,rating,blinded\na,3,perhaps\n", "'perhaps' as blinded"),
         ("synthetic_id,rating,seconds\na,3,long\n", "'long' as seconds"),
+        ("synthetic_id,rating,seconds\na,3,1e308\n", "line 2 took 1e+308 seconds"),
+        ("synthetic_id,rating,seconds\na,3,nan\n", "line 2 took nan seconds"),
+        ("synthetic_id,rating\na,True\n", "'True'"),
         ("synthetic_id,rating,created\na,3,soon\n", "'soon'"),
         ("synthetic_id,rating\na,\n", "holds no rating"),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message
@@ -21,12 +21,12 @@ async def call(
     path: str = "/info/",
     *,
     method: str = "GET",
-    headers: Mapping[str, str] | None = None,
+    headers: Mapping[str, str] | Sequence[tuple[str, str]] = (),
     address: str = "192.0.2.1",
     query: str = "",
     body: bytes = b"",
 ) -> Reply:
-    """The answer to one request."""
+    """The answer to one request. `headers` as pairs may come twice."""
     reply = Reply()
     scope = {
         "type": "http",
@@ -34,7 +34,10 @@ async def call(
         "path": path,
         "raw_path": path.encode(),
         "query_string": query.encode(),
-        "headers": [(k.lower().encode(), v.encode("latin-1")) for k, v in (headers or {}).items()],
+        "headers": [
+            (k.lower().encode(), v.encode("latin-1"))
+            for k, v in (headers.items() if isinstance(headers, Mapping) else headers)
+        ],
         "client": (address, 4711),
     }
 

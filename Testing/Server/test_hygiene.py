@@ -15,8 +15,9 @@ from fastapi import FastAPI, Form, UploadFile
 from starlette import requests as of_starlette
 from starlette.responses import JSONResponse
 
-from replica_detection_server.hardening import hygiene
+from replica_detection_server.hardening import hygiene, names
 from replica_detection_server.hardening.forms import MAX_FIELD, MAX_FIELDS, BoundedParser, bound
+from replica_detection_server.hardening.headers import ONCE, OnlyOnce
 from replica_detection_server.hardening.hygiene import MAX_JSON_BODY, MAX_SIGN_IN, OnlyClean
 from Server.asgi_calls import Reply, call
 
@@ -165,3 +166,54 @@ def test_too_many_files_are_refused(form):
 
 def test_the_parser_is_the_one_that_requests_use(form):
     assert of_starlette.MultiPartParser is BoundedParser
+
+
+@pytest.mark.parametrize("name", [name.decode() for name in ONCE])
+@pytest.mark.parametrize("second", ["1", "2"])
+def test_a_header_that_comes_twice_is_refused(name, second):
+    """Here the first would count, elsewhere the last."""
+    app = OnlyOnce(JSONResponse({}))
+    assert asyncio.run(call(app, headers=[(name, "1")])).status == 200
+    reply = asyncio.run(call(app, headers=[(name, "1"), ("Accept", "*/*"), (name.upper(), second)]))
+    assert reply.status == 400 and name in json.loads(reply.body)["detail"]
+
+
+def _seen(path: str, query: str = "", body: bytes = b"", headers=JSON) -> tuple[str, str, bytes]:
+    """Path, parameters and body as a route gets them."""
+    seen: list = []
+
+    async def inside(scope, receive, send):
+        request = of_starlette.Request(scope, receive)
+        seen.extend([scope["path"], dict(request.query_params), await request.body()])
+        await JSONResponse({})(scope, receive, send)
+
+    sent = {**headers, "Content-Length": str(len(body))}
+    reply = asyncio.run(call(OnlyClean(inside, 1 << 30), path, method="POST", query=query, body=body, headers=sent))
+    assert reply.status == 200, reply.body
+    return tuple(seen)
+
+
+@pytest.mark.parametrize("headers", [JSON, {}])
+def test_accents_have_one_form_whatever_form_a_request_gives_them(headers):
+    query = "search=e%CC%81tude&reader=Mu%CC%88ller+%26+A&verdict="
+    body = b'{"synthetic_id": "e\\u0301tude", "more": [{"u\xcc\x88": 2.0}], "seconds": 1e300, "on": true, "n": 2}'
+    path, parameters, got = _seen("/replica/cases/e\u0301tude/comparison", query, body, headers)
+    assert path == "/replica/cases/\u00e9tude/comparison"
+    assert parameters == {"search": "\u00e9tude", "reader": "M\u00fcller & A", "verdict": ""}
+    found = json.loads(got)
+    assert found == {"synthetic_id": "\u00e9tude", "more": [{"\u00fc": 2.0}], "seconds": 1e300, "on": True, "n": 2}
+    assert [type(found[name]) for name in ("seconds", "on", "n")] == [float, bool, int]
+
+
+def test_what_is_in_that_form_already_is_passed_on_byte_by_byte():
+    body = b'{ "a":1.50, "b" : "\\u00e9" }'
+    assert _seen("/replica/ratings", "a=1&b=%c3%a9", body)[2] == body
+
+
+def test_notes_in_a_form_have_one_form_of_accents():
+    assert names.json_object('{"e\\u0301": ["u\\u0308"]}', "params") == {"\u00e9": ["\u00fc"]}
+
+
+@pytest.mark.parametrize("body", [b'{"rating": NaN}', b"{", b"[" * 2000])
+def test_a_body_without_a_type_is_looked_at_as_json(body):
+    assert _asked("POST", "/replica/ratings", body, headers={}).status == 422

@@ -18,7 +18,7 @@ pytest.importorskip("fastapi", reason="the server needs it: requirements-server-
 from starlette.responses import JSONResponse
 
 from replica_detection.errors import InputError
-from replica_detection_server.hardening import delays, gate, keys
+from replica_detection_server.hardening import delays, keys, turns
 from replica_detection_server.hardening.delays import Delays
 from replica_detection_server.hardening.gate import Gate, Keyring
 from replica_detection_server.hardening.identity import ROLES
@@ -256,6 +256,7 @@ def test_wrong_keys_cost_time_and_right_ones_do_not(tmp_path, monkeypatch):
 def test_waiting_refusals_are_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(delays, "FIRST_SECONDS", 0.5)
     monkeypatch.setattr(delays, "MOST_SECONDS", 0.5)
+    monkeypatch.setattr(delays, "WAITING_EACH", 10)
     door = _gate(tmp_path, f"anna:{KEY}")
 
     async def scene() -> list[int]:
@@ -285,7 +286,7 @@ def test_addresses_are_remembered_up_to_a_bound_and_networks_count_as_one(monkey
 
 def test_checks_of_hashes_run_two_at_a_time_and_wait_up_to_a_bound(tmp_path, cheap, monkeypatch):
     """Known keys and plain ones pass meanwhile."""
-    monkeypatch.setattr(gate, "CHECKING_WAIT", 6)
+    monkeypatch.setattr(turns, "WAITING", 4)
     known, first = made_key("anna", hashed=True)
     salt = (made := made_key("bernd", hashed=True))[0].partition(".")[0]
     door = _gate(tmp_path, first, made[1], f"ada:{KEY}")
@@ -315,9 +316,141 @@ def test_checks_of_hashes_run_two_at_a_time_and_wait_up_to_a_bound(tmp_path, che
         return sorted([reply.status for reply in await asyncio.gather(*waiting)])
 
     assert asyncio.run(scene()) == [401] * 6 + [503] * 4
-    assert most[0] <= gate.CHECKING
+    assert most[0] <= turns.AT_ONCE
+
+
+@pytest.mark.parametrize("addresses", ["same", "others", "always new ones"])
+def test_a_right_hashed_key_is_next_however_many_wrong_ones_wait(tmp_path, cheap, monkeypatch, addresses):
+    """A few hashes at most are made before it, those that run already included."""
+    key, line = made_key("anna", hashed=True)
+    door = _gate(tmp_path, line)
+    done, stop = [], threading.Event()
+    hashed = Scrypt.hashed
+
+    def slow(self, given):
+        time.sleep(0.02)
+        done.append(given)
+        return hashed(self, given)
+
+    monkeypatch.setattr(Scrypt, "hashed", slow)
+
+    async def guess(n: int) -> None:
+        tried = 0
+        while not stop.is_set():
+            tried += 1
+            where = {"same": "10.0.0.1", "others": f"10.0.1.{n}"}.get(addresses, f"10.1.{n}.{tried % 256}")
+            await call(door, headers=_bearer(f"{keys.key_id(key)}.{n}-{tried}"), address=where)
+
+    async def scene() -> list[int]:
+        guessing = [asyncio.create_task(guess(n)) for n in range(60)]
+        before = []
+        for _ in range(5):
+            await asyncio.sleep(0.2)
+            door.keyring.keys = ApiKeys.read(tmp_path / "keys")
+            count = len(done)
+            assert (await call(door, headers=_bearer(key), address="10.0.0.1")).status == 200
+            before.append(len(done) - count)
+        stop.set()
+        for task in guessing:
+            task.cancel()
+        await asyncio.gather(*guessing, return_exceptions=True)
+        return before
+
+    assert max(asyncio.run(scene())) <= 2 * turns.AT_ONCE
+
+
+def test_one_client_has_one_hash_made_at_a_time(tmp_path, cheap, monkeypatch):
+    key, line = made_key("anna", hashed=True)
+    door = _gate(tmp_path, line)
+    go, running = threading.Event(), []
+    hashed = Scrypt.hashed
+    monkeypatch.setattr(Scrypt, "hashed", lambda self, g: (running.append(g), go.wait(60)) and hashed(self, g))
+
+    async def scene() -> list[int]:
+        wrong = [
+            asyncio.create_task(call(door, headers=_bearer(f"{keys.key_id(key)}.{n}"), address=f"2001:db8::{n}"))
+            for n in range(5)
+        ]
+        await asyncio.sleep(0.2)
+        assert len(running) == 1
+        right = asyncio.create_task(call(door, headers=_bearer(key), address="10.0.0.1"))
+        await asyncio.sleep(0.2)
+        assert len(running) == 2 and running[1] == key
+        go.set()
+        return [reply.status for reply in await asyncio.gather(right, *wrong)]
+
+    assert asyncio.run(scene()) == [200] + [401] * 5
+    assert not door.turns._busy and not door.turns._waiting
+
+
+def test_a_hash_that_a_caller_gave_up_leaves_its_place(tmp_path, cheap):
+    key, line = made_key("anna", hashed=True)
+    door = _gate(tmp_path, line)
+
+    async def scene() -> None:
+        asked = [asyncio.create_task(call(door, headers=_bearer(f"{keys.key_id(key)}.{n}"))) for n in range(5)]
+        await asyncio.sleep(0)
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+        assert (await call(door, headers=_bearer(key))).status == 200
+
+    asyncio.run(scene())
+    assert not door.turns._busy and not door.turns._waiting
+
+
+def test_a_key_that_was_right_is_not_hashed_again_after_a_reload(tmp_path, cheap, monkeypatch):
+    """As long as its line is the same: role and end may change, another hash or none may not."""
+    key, line = made_key("anna", hashed=True)
+    used = _keys(tmp_path, line)
+    assert used.reader(key) == "anna"
+    with monkeypatch.context() as patched:
+        patched.setattr(Scrypt, "hashed", lambda self, given: pytest.fail("hashed again"))
+        again = _keys(tmp_path, f"{line} role=admin").knowing(used)
+        assert again.owner(key) == KeyOwner("anna", "admin")
+    other = made_key("anna", hashed=True)[1].rpartition("$")[2]
+    for gone in (f"anna:{KEY}", f"{line.rpartition('$')[0]}${other}"):
+        assert _keys(tmp_path, gone).knowing(again).owner(key) is None
+
+
+def test_signing_in_with_a_hashed_key_takes_its_turn(tmp_path, cheap):
+    """A password is a key: without the gate's turns, wrong ones would take up the threads of all routes."""
+    from types import SimpleNamespace
+
+    from replica_detection_server.hardening.stock import overview
+
+    key, line = made_key("anna", hashed=True)
+    door = _gate(tmp_path, line)
+    state = SimpleNamespace(realm=None, keyring=door.keyring, gate=door)
+    request = SimpleNamespace(app=SimpleNamespace(state=state), scope={"client": ("10.0.0.1", 1)})
+    turns_taken = []
+    run = door.turns.run
+
+    async def noted(client, line, check):
+        turns_taken.append((client, line))
+        return await run(client, line, check)
+
+    door.turns.run = noted
+    form = SimpleNamespace(username="anna", password=key)
+    assert asyncio.run(overview.token(request, form))["access_token"] == key
+    assert turns_taken == [("10.0.0.1", keys.key_id(key))]
 
 
 def test_very_long_keys_are_nobodys(tmp_path):
     door = _gate(tmp_path, f"anna:{KEY}")
     assert asyncio.run(call(door, headers=_bearer("x" * 100_000))).status == 401
+
+
+def test_two_keys_in_one_request_open_nothing(tmp_path):
+    door = _gate(tmp_path, f"anna:{KEY}", f"bernd:{OTHER}")
+    for first, second in ((KEY, OTHER), (KEY, "wrong"), ("wrong", KEY)):
+        reply = asyncio.run(call(door, headers={**_bearer(first), "X-API-Key": second}))
+        assert reply.status == 401 and b"one key" in reply.body
+    assert asyncio.run(call(door, headers={"Authorization": "Basic eDp5", "X-API-Key": KEY})).status == 200
+
+
+def test_a_name_has_one_form_of_accents_whoever_wrote_it(tmp_path):
+    door = _gate(tmp_path, f"Mu\u0308ller:{KEY}")
+    assert json.loads(asyncio.run(call(door, headers=_bearer(KEY))).body)["reader"] == "M\u00fcller"
+    with pytest.raises(InputError, match="line 2 repeats"):
+        _keys(tmp_path, f"Mu\u0308ller:{KEY}", f"M\u00fcller:{OTHER}")

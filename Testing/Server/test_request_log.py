@@ -58,12 +58,14 @@ def test_one_client_of_ipv6_is_one_network():
         ("10.0.0.8", ("10.0.0.7",), "203.0.113.9", "10.0.0.8"),
         ("10.0.0.7", ("10.0.0.7",), "1.2.3.4, 203.0.113.9", "203.0.113.9"),
         ("10.0.0.7", ("10.0.0.0/24",), "1.2.3.4, 203.0.113.9, 10.0.0.9", "203.0.113.9"),
+        ("10.0.0.7", ("10.0.0.0/24",), ["1.2.3.4", "203.0.113.9, 10.0.0.9"], "203.0.113.9"),
+        ("10.0.0.7", ("10.0.0.0/24",), ["203.0.113.9", "10.0.0.9"], "203.0.113.9"),
         ("10.0.0.7", ("10.0.0.7",), "x\ty", "-"),
         ("10.0.0.7", ("10.0.0.7",), "", "10.0.0.7"),
     ],
 )
 def test_a_proxy_is_believed_where_told_so(peer, trusted, forwarded, address):
-    """As launch.py sets uvicorn up: the right-most address that is no trusted proxy's."""
+    """As launch.py sets uvicorn up: the right-most address that is no trusted proxy's, in however many lines."""
     found = []
 
     async def inside(scope, receive, send):
@@ -71,7 +73,8 @@ def test_a_proxy_is_believed_where_told_so(peer, trusted, forwarded, address):
         await JSONResponse({})(scope, receive, send)
 
     app = ProxyHeadersMiddleware(inside, both_families(trusted)) if trusted else inside
-    asyncio.run(call(app, headers={"X-Forwarded-For": forwarded}, address=peer))
+    lines = [forwarded] if isinstance(forwarded, str) else forwarded
+    asyncio.run(call(app, headers=[("X-Forwarded-For", line) for line in lines], address=peer))
     assert found == [address]
 
 

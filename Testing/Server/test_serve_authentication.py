@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,6 +100,21 @@ def test_every_route_needs_the_key(keyed):
 def test_a_key_opens(keyed, headers):
     status = requests.get(keyed.url + "/replica/status", headers=headers, timeout=10).json()
     assert (status["reader"], status["authentication"]) == ("anna", "key")
+
+
+def test_two_keys_in_one_request_are_refused(keyed):
+    """And a body of two types: whoever stands before the server may read the other one."""
+    for name, values in (("Authorization", (f"Bearer {ANNA}", f"Bearer {BERND}")), ("Content-Type", ("a/b", "c/d"))):
+        connection = http.client.HTTPConnection(keyed.url.removeprefix("http://"), timeout=20)
+        connection.putrequest("GET", "/replica/status")
+        if name != "Authorization":
+            connection.putheader("X-API-Key", ANNA)
+        for value in values:
+            connection.putheader(name, value)
+        connection.endheaders()
+        reply = connection.getresponse()
+        assert reply.status == 400 and f"{name.lower()} twice".encode() in reply.read()
+        connection.close()
 
 
 def test_ratings_carry_the_name_of_the_key(keyed):
@@ -257,6 +273,7 @@ def test_readers_do_not_see_each_others_ratings(tokened, realm):
         item = next(i for i in ask("emil", role, "worklist").json()["items"] if i["synthetic_id"] == "syn_000")
         assert (item["rating"], item["readers"]) == (1, len(seen))
         assert ask("emil", role, "agreement").status_code == (200 if "dora" in seen else 403)
+        assert ask("emil", role, "status").json()["sees_all_ratings"] == ("dora" in seen)
     unrated = next(i for i in ask("frida", "annotator", "worklist").json()["items"] if i["synthetic_id"] == "syn_000")
     assert (unrated["rating"], unrated["readers"]) == (None, 0)
     assert ask("frida", "annotator", "next").json()["synthetic_id"] == "syn_000"

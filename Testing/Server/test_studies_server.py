@@ -141,6 +141,20 @@ def test_accents_in_either_form_name_the_same_study(odd, form, tmp_path):
     assert odd("GET", "/datastore/image/info", params={"image": name}).status_code == 200
 
 
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_every_call_takes_either_form_of_accents(odd, form):
+    name, reader = unicodedata.normalize(form, ACCENT), "anna"
+    assert odd("GET", f"/replica/cases/{name}/comparison").status_code == 200
+    for search in (name, name.upper(), name[:-2]):
+        page = strict_json(odd("GET", "/replica/worklist", params={"search": search}))
+        assert [item["synthetic_id"] for item in page["items"]] == [ACCENT], search
+    rating = {"rating_id": "", "reader": reader, "synthetic_id": name, "training_id": "train:trn_003", "rating": 2}
+    reply = odd("POST", "/replica/ratings", json=rating)
+    assert reply.status_code == 201, reply.text
+    stored = strict_json(odd("GET", "/replica/ratings", params={"synthetic_id": name}))
+    assert [r["synthetic_id"] for r in stored] == [ACCENT]
+
+
 def test_extensions_in_capitals_are_served(odd):
     assert odd("GET", "/datastore/image?image=UPPER").content == (odd.studies / "UPPER.NII.GZ").read_bytes()
     assert odd.client.comparison("UPPER").measures

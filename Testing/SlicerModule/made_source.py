@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 from replica_detection.alignment import Alignment
-from replica_detection.errors import ReplicaDetectionError
+from replica_detection.errors import AccessDeniedError, ReplicaDetectionError
 from replica_detection.ratings import Rating
 from replica_detection.schema import (
     AgreementReport,
@@ -65,11 +65,13 @@ class MadeSource(Source):
         remote: whether it counts as a server.
         masks: whether its pairs have surfaces, which take time to make.
         prefix: what the names of all cases begin with.
+        told: whether the status says who may ask for the agreement.
 
     Attributes:
         problem: an error message for every call until it is "" again.
         hold: while set, reading a pair waits, as a slow server would.
         seconds: how long reading a pair takes.
+        apart: whether this reader sees the own ratings alone.
         read: keys of the pairs that were read.
         sent: files that were sent for comparison.
         stored: ratings as they came.
@@ -86,11 +88,13 @@ class MadeSource(Source):
         aligned: bool = True,
         masks: bool = True,
         prefix: str = "",
+        told: bool = True,
     ):
         self.name = "http://127.0.0.1:8000" if remote else "/data/result"
         self.remote, self.comparesImages, self.aligned, self.masks = remote, remote, aligned, masks
-        self.known_reader, self.prefix = reader, prefix
+        self.known_reader, self.prefix, self.told = reader, prefix, told
         self.problem, self.seconds = "", 0.0
+        self.apart = False
         self.hold = threading.Event()
         self.read: list[tuple[str, str]] = []
         self.sent: list[str] = []
@@ -114,7 +118,9 @@ class MadeSource(Source):
 
     def status(self) -> Status:
         self._answer()
-        return Status(1, "0.1", len(self._items), len(self._items), 400, "none", self.known_reader, 10**9)
+        count = len(self._items)
+        sees_all = not (self.apart and self.told)
+        return Status(1, "0.1", count, count, 400, "none", self.known_reader, 10**9, sees_all_ratings=sees_all)
 
     def worklist(
         self, *, offset=0, limit=50, sort="score", descending=True, verdicts=(), rated="any", reader="", search=""
@@ -197,6 +203,8 @@ class MadeSource(Source):
 
     def agreement(self) -> AgreementReport:
         self._answer()
+        if self.apart:
+            raise AccessDeniedError("ask a reviewer", status=403)
         pair = ReaderAgreement(("anna", "ben"), 20, 85.0, 0.7, 0.81)
         threshold = ThresholdItem("dice", "youden", 0.43, 0.9, 0.95, 0.85, 0.8, 0.97)
         return AgreementReport(("anna", "ben"), 20, 6, (pair,), (threshold,), "Consensus: the median of the readers.")

@@ -690,6 +690,53 @@ def test_agreement(opened):
     assert not ui.agreementButton.enabled
 
 
+def messages(panels) -> list[str]:
+    said: list[str] = []
+    panels.session.failed.connect(said.append)
+    return said
+
+
+def test_a_reader_is_told_beforehand_who_can_see_the_agreement(panels, source):
+    source.apart = True
+    said = messages(panels)
+    panels.session.open(lambda task: source)
+    wait(idle(panels))
+    ui = panels.agreement.ui
+    assert not ui.agreementButton.enabled
+    assert ui.summaryLabel.text == (
+        "Readers see their own ratings alone on this server. A reviewer can see the agreement."
+    )
+    assert said == []
+
+
+def test_a_server_that_tells_nothing_beforehand_is_asked_once(panels):
+    source = MadeSource(3, told=False)
+    source.apart = True
+    said = messages(panels)
+    panels.session.open(lambda task: source)
+    wait(idle(panels))
+    ui = panels.agreement.ui
+    assert ui.summaryLabel.text == ""
+    ui.agreementButton.click()
+    wait(idle(panels))
+    assert "A reviewer can see the agreement." in ui.summaryLabel.text and said == []
+    assert not ui.agreementButton.enabled and not ui.pairsTable.visible
+    panels.session.close()
+    panels.session.open(lambda task: MadeSource(3))
+    wait(idle(panels))
+    assert ui.agreementButton.enabled and ui.summaryLabel.text == ""
+
+
+def test_other_failures_of_the_agreement_are_told_as_failures(panels, source):
+    said = messages(panels)
+    panels.session.open(lambda task: source)
+    wait(idle(panels))
+    source.problem = "no answer"
+    panels.agreement.ui.agreementButton.click()
+    wait(idle(panels))
+    assert said and panels.agreement.ui.agreementButton.enabled
+
+
 # --- rating
 
 

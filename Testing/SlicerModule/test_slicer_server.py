@@ -172,6 +172,7 @@ def test_readers_agree_over_the_server(source, reviewer):
             each.saveRating(Rating(str(uuid.uuid4()), "", f"synthetic_{n}", "train_1", value))
     with pytest.raises(AccessDeniedError, match="ask a reviewer"):
         source.agreement()
+    assert (source.status().sees_all_ratings, reviewer.status().sees_all_ratings) == (False, True)
     assert {r.reader for r in source.ratings()} == {"Dr A"}
     report = reviewer.agreement()
     assert {"Dr A", "Dr B"} <= set(report.readers) and report.pairs[0].percent_agreement == 0

@@ -8,12 +8,15 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import HTMLResponse
 from fastapi.security import OAuth2PasswordRequestForm
+from starlette.concurrency import run_in_threadpool
 
-from replica_detection_server.hardening.gate import Keyring
+from replica_detection.image_files import composed
+from replica_detection_server.hardening.gate import Gate, Keyring
 from replica_detection_server.hardening.identity import ROLES, Identity
 from replica_detection_server.hardening.names import TaskName
 from replica_detection_server.hardening.oauth import Realm, RealmUnreachableError
 from replica_detection_server.hardening.stock.asked import USER, app, known_task, options, plain
+from replica_detection_server.hardening.turns import BusyError
 from replica_detection_server.notes import RESERVED
 
 router = APIRouter()
@@ -72,17 +75,22 @@ def authentication(request: Request) -> dict[str, Any]:
 
 
 @router.post("/auth/token", tags=["MONAI Label"], summary="A token for a name and a password")
-def token(request: Request, form: Annotated[OAuth2PasswordRequestForm, Depends()]) -> dict[str, Any]:
+async def token(request: Request, form: Annotated[OAuth2PasswordRequestForm, Depends()]) -> dict[str, Any]:
     realm: Realm | None = request.app.state.realm
     keyring: Keyring | None = request.app.state.keyring
     if keyring is not None:
-        if keyring.keys.reader(form.password) != form.username:
+        gate: Gate = request.app.state.gate
+        try:
+            owner = await gate.owner(request.scope, form.password, keyring)
+        except BusyError as error:
+            raise HTTPException(503, str(error), {"Retry-After": "10"}) from error
+        if owner is None or owner.has_expired or owner.name != composed(form.username):
             raise HTTPException(401, "The name must be that of the key file, and the password its key.")
         return {"access_token": form.password, "token_type": "Bearer"}
     if realm is None:
         raise HTTPException(404, "This server gives no tokens.")
     try:
-        given = realm.token(form.username, form.password)
+        given = await run_in_threadpool(realm.token, form.username, form.password)
     except RealmUnreachableError as error:
         raise HTTPException(503, str(error), {"Retry-After": "10"}) from error
     if given is None or "access_token" not in given:
