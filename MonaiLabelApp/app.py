@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from replica_detection_server.lib.activelearning.most_replica_like import MostRe
 from replica_detection_server.lib.batch import BatchInfer
 from replica_detection_server.lib.infers.replica_matches import ReplicaMatches
 from replica_detection_server.lib.infers.segmentation import segmentation_tasks
+from replica_detection_server.lib.progress import telling_failures
 from replica_detection_server.lib.scoring.score_all import ScoreAll
 from replica_detection_server.lib.trainers.build_index import BuildIndex
 from replica_detection_server.lib.trainers.encoder import TrainEncoder
@@ -175,13 +177,19 @@ class ReplicaDetectionApp(MONAILabelApp):
 
     def train(self, request: dict[str, Any]) -> Any:
         if _server() is None:
-            return super().train(request)
+            with telling_failures():
+                return super().train(request)
         return self.services.workers.call("train", {"request": request}).value
 
     def scoring(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:
         if _server() is None:
-            return super().scoring(request, datastore)
+            with telling_failures():
+                return super().scoring(request, datastore)
         return self.services.workers.call("scoring", {"request": request}).value
+
+    def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:
+        with telling_failures() if _server() is None else nullcontext():
+            return super().batch_infer(request, datastore)
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         strategy = request.get("strategy")

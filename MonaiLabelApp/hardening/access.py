@@ -95,7 +95,7 @@ class Recorded:
                 try:
                     await self._add(scope, action, message["status"])
                 except OSError as error:
-                    logger.error("the access record cannot be written (%s)", errno.errorcode.get(error.errno or 0, "?"))
+                    logger.error("the access record cannot be written (%s)", error.strerror)
                     refused = message["status"] < 400
                     if refused:
                         status = 507 if error.errno in FULL else 503

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from replica_detection_server.hardening.queue import Queue
+from replica_detection_server.hardening.record import AccessRecord
 from replica_detection_server.hardening.refusing import refuse
 from replica_detection_server.hardening.settings import Settings
 
@@ -31,6 +32,7 @@ WORDS = {
     "queue": "a computation has run for longer than it may",
     "disk": "the data folder cannot be written to",
     "space": "the disk of the data folder is nearly full",
+    "record": "the file of the access record was removed, and no scan is shown",
 }
 
 
@@ -77,11 +79,13 @@ class Health:
     def _look(self) -> dict[str, bool]:
         data = self.application.state.settings.data
         services = getattr(self.application.state, "replica", None)
+        record: AccessRecord | None = getattr(self.application.state, "record", None)
         return {
             "index": services is not None and services.engine.training() is not None,
             "queue": True,
             "disk": _can_write(data),
             "space": _has_room(data),
+            "record": record is None or record.is_kept,
         }
 
 

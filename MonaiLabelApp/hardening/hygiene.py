@@ -43,6 +43,11 @@ UPLOADS = (
     ("POST", re.compile(r"/infer/[^/]+")),
     ("POST", re.compile(r"/replica/compare")),
 )
+# Routes that take a form without a file.
+FORMS = (("PUT", re.compile(r"/datastore/(image|label)/info")),)
+FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
+NO_JSON = "No JSON is taken here: send a form."
+ONLY_JSON = "This is not understood here: send JSON and say so (Content-Type: application/json)."
 
 
 class OnlyClean:
@@ -83,7 +88,7 @@ class OnlyClean:
             limited = _Limited(receive, limit)
             try:
                 rest = await with_true_boundary(scope, limited)
-                body = await self._json(scope, limited) if self._is_json(scope) else None
+                body = await self._understood(scope, limited)
             except HTTPException as error:
                 await refuse(scope, receive, send, error.status_code, error.detail)
                 return
@@ -94,20 +99,31 @@ class OnlyClean:
             return MAX_SIGN_IN
         return self.max_upload_bytes + FORM_OVERHEAD if _is_upload(scope) else MAX_BODY
 
-    async def _json(self, scope: Scope, limited: _Limited) -> bytes:
-        if _signs_in(scope) or _is_upload(scope):
-            return await limited.no_json()
-        return await limited.json()
-
-    def _is_json(self, scope: Scope) -> bool:
-        given = header_values(scope, b"content-type")
+    async def _understood(self, scope: Scope, limited: _Limited) -> bytes | None:
+        """The body where it had to be read to know whether its route will understand it, None for a form: what a
+        route does not understand, it would pass over in silence."""
         # Some versions of FastAPI take a body of no type as JSON.
-        kind = given[0].partition(";")[0].strip().lower() if given else "application/json"
-        return kind.startswith("application/") and kind.endswith("json")
+        given = next(iter(header_values(scope, b"content-type")), "application/json")
+        kind = given.partition(";")[0].strip().lower()
+        if kind in FORM_TYPES:
+            return None
+        if _takes_a_form(scope):
+            return await limited.nothing(NO_JSON)
+        if kind.startswith("application/") and kind.endswith("json"):
+            return await limited.json()
+        return await limited.nothing(ONLY_JSON)
 
 
 def _is_upload(scope: Scope) -> bool:
-    return any(scope["method"] == method and path.fullmatch(scope["path"]) for method, path in UPLOADS)
+    return _is_one_of(scope, UPLOADS)
+
+
+def _takes_a_form(scope: Scope) -> bool:
+    return _signs_in(scope) or _is_one_of(scope, (*UPLOADS, *FORMS))
+
+
+def _is_one_of(scope: Scope, routes: tuple[tuple[str, re.Pattern[str]], ...]) -> bool:
+    return any(scope["method"] == method and path.fullmatch(scope["path"]) for method, path in routes)
 
 
 def _signs_in(scope: Scope) -> bool:
@@ -182,19 +198,23 @@ class _Limited:
             self._taken += len(message.get("body", b""))
             self._complete = not message.get("more_body", False)
             if self._taken > self._limit:
-                await _drain(self._receive)
+                await self._rest()
                 raise HTTPException(413, too_large(self._limit))
         return message
 
-    async def no_json(self) -> bytes:
-        """The body, which is empty; some clients name a type where they send nothing."""
+    async def _rest(self) -> None:
+        """Takes in what is left of a body that is refused; nothing comes after its end."""
+        if not self._complete:
+            await _drain(self._receive)
+
+    async def nothing(self, otherwise: str) -> bytes:
+        """The body, which is empty; some clients name a type where they send nothing. Else it is refused."""
         while not self._complete and not self._taken:
             if (await self())["type"] == "http.disconnect":
                 raise HTTPException(400, "The body stopped in the middle.")
         if self._taken:
-            if not self._complete:
-                await _drain(self._receive)
-            raise HTTPException(415, "No JSON is taken here: send a form.")
+            await self._rest()
+            raise HTTPException(415, otherwise)
         return b""
 
     async def json(self) -> bytes:

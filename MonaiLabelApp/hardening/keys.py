@@ -23,7 +23,8 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 from replica_detection.errors import InputError
-from replica_detection.image_files import composed, require_readable
+from replica_detection.image_files import composed
+from replica_detection_server.hardening.given_files import read_given
 
 MINIMUM = 20
 # What a key may be -> the role of identity.ROLES that it has. A line without `role=` is a reader's.
@@ -118,14 +119,14 @@ class ApiKeys:
         """Reads the file; empty lines and lines that begin with # are passed over. Messages name lines, never keys.
 
         Raises:
-            InputError: it is a pipe or device, cannot be read, holds no key, a line is none (see above), a key is
-                shorter than MINIMUM letters or not plain ASCII, or a name or key comes twice.
+            InputError: it is a pipe or device, cannot be read or is too long, holds no key, a line is none (see above),
+                a key is shorter than MINIMUM letters or not plain ASCII, or a name or key comes twice.
         """
-        require_readable(path)
+        advice = "Give a text file with lines name:key"
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(path, f"cannot be read ({_why(error)})", "Give a text file with lines name:key") from None
+            lines = read_given(path, advice).decode("utf-8-sig").splitlines()
+        except UnicodeDecodeError:
+            raise InputError(path, "cannot be read (it is not UTF-8)", advice) from None
         plain: dict[bytes, KeyOwner] = {}
         hashed: dict[str, tuple[Scrypt, KeyOwner]] = {}
         names: set[str] = set()
@@ -274,7 +275,3 @@ def _owner(path: Path, n: int, name: str, words: list[str]) -> KeyOwner:
 
 def _sha256(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
-
-
-def _why(error: Exception) -> str:
-    return "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", "") or str(error)

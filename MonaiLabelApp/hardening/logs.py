@@ -6,18 +6,25 @@ import html
 import json
 import logging
 import logging.config
+import logging.handlers
 import re
 import traceback
 from collections.abc import Iterable
+from io import TextIOWrapper
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from replica_detection_server.hardening.given_files import open_regular
 from replica_detection_server.hardening.sampling import Sampler
 
 OURS = ("replica_detection", "replica_detection_server", "uvicorn")
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 MAX_BYTES, KEPT = 5 << 20, 5
+# What MONAI Label's jobs print, each kind under a name of its own.
+OF_JOBS = ("task_train", "task_scoring", "task_batch_infer")
+# No client causes these lines, and an administrator waits for each.
+NEVER_COUNTED = ("replica_detection_server.hardening.reloading",)
 # A line stays a line, whatever a caller sent.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -50,7 +57,7 @@ class WithoutPatients(logging.Filter):
 
     def _is_not_too_much(self, record: logging.LogRecord) -> bool:
         """Warnings from one place that come again and again are counted: a client can cause some without a key."""
-        if record.levelno < logging.WARNING or record.levelno >= logging.CRITICAL:
+        if record.levelno < logging.WARNING or record.levelno >= logging.CRITICAL or record.name in NEVER_COUNTED:
             return True
         # Once for the console and the file.
         if "admitted" not in record.__dict__:
@@ -59,6 +66,30 @@ class WithoutPatients(logging.Filter):
             if said:
                 record.msg = f"{said}; {record.msg}"
         return bool(record.__dict__["admitted"])
+
+
+class LogFile(logging.handlers.RotatingFileHandler):
+    """A log that rotates, in a regular file: whatever else has its name is never waited for."""
+
+    def reopen(self) -> None:
+        """Goes on in the file that has the name now. Raises OSError; then the old one stays in use."""
+        opened = self._open()
+        self.acquire()
+        try:
+            before, self.stream = self.stream, opened
+        finally:
+            self.release()
+        if before is not None:
+            before.close()
+
+    def _open(self) -> TextIOWrapper:
+        return open(self.baseFilename, "a", encoding=self.encoding, opener=open_regular)
+
+
+def log_files() -> list[LogFile]:
+    """Those that the server writes."""
+    handlers = [handler for name in ("", *OF_JOBS) for handler in logging.getLogger(name).handlers]
+    return [handler for handler in dict.fromkeys(handlers) if isinstance(handler, LogFile)]
 
 
 class Scrub:
@@ -100,9 +131,13 @@ def where(error: BaseException) -> str:
 
 
 def configuration(folder: Path, scrub: Scrub) -> dict[str, Any]:
-    """For `logging.config.dictConfig` and uvicorn: one line each to the console and to a file that rotates."""
+    """For `logging.config.dictConfig` and uvicorn: one line each to the console and to a file that rotates.
+
+    What MONAI Label's jobs print is kept as it is, in a file of its own: it may name cases and folders.
+    """
     handlers = ("console", "file")
     kept = {"formatter": "line", "filters": ["without_patients"]}
+    rotates = {"()": LogFile, "maxBytes": MAX_BYTES, "backupCount": KEPT, "encoding": "utf-8"}
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -110,19 +145,16 @@ def configuration(folder: Path, scrub: Scrub) -> dict[str, Any]:
         "formatters": {"line": {"format": FORMAT}},
         "handlers": {
             "console": {"class": "logging.StreamHandler", **kept},
-            "file": {
-                "class": "logging.handlers.RotatingFileHandler",
-                "filename": str(folder / "server.log"),
-                "maxBytes": MAX_BYTES,
-                "backupCount": KEPT,
-                "encoding": "utf-8",
-                **kept,
-            },
+            "file": {"filename": str(folder / "server.log"), **rotates, **kept},
+            "jobs": {"filename": str(folder / "jobs.log"), "formatter": "line", **rotates},
         },
         "root": {"level": "INFO", "handlers": list(handlers)},
         "loggers": {
             "uvicorn.access": {"level": "CRITICAL"},
             "replica_detection_server": {"level": "INFO"},
+            **{name: {"level": "INFO", "handlers": ["jobs"], "propagate": False} for name in OF_JOBS},
+            # It has a way of its own to the console, where it shows functions of Python.
+            "timeloop": {"filters": ["without_patients"]},
         },
     }
 

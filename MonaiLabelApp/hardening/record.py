@@ -13,7 +13,6 @@ import gzip
 import hashlib
 import json
 import os
-import stat
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -24,11 +23,11 @@ from typing import Any
 import filelock
 
 from replica_detection.errors import InputError
+from replica_detection_server.hardening.given_files import open_regular
 
 NONE = ""
 _TAIL = 1 << 16
-# No link, no waiting for the other end of a pipe, no translation of line ends.
-_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class AccessRecord:
         self._owner = filelock.FileLock(_beside(path, "lock"), mode=0o600)
         try:
             self._owner.acquire(timeout=0)
-            self._end_file = os.open(_beside(path, "end"), os.O_RDWR | os.O_CREAT | _FLAGS, 0o600)
+            self._end_file = self._opened_end()
             self._end = _parsed_end(os.read(self._end_file, 200))
             self._file = self._opened()
         except filelock.Timeout:
@@ -78,8 +77,16 @@ class AccessRecord:
     def end(self) -> End:
         return self._end
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether what is added stays: not once its file, or the note of its end, was removed. One that was moved away
+        stays under its other name."""
+        with self._lock:
+            return self._has_names()
+
     def add(self, **said: Any) -> None:
-        """Adds a line and returns once it is on the disk. Raises OSError where it is not; then nothing was added."""
+        """Adds a line and returns once it is on the disk. Raises OSError where it is not, or where the file was removed
+        and would be gone with this process; then nothing was added."""
         with self._lock:
             before = os.fstat(self._file).st_size
             number = self._end.number + 1
@@ -89,13 +96,15 @@ class AccessRecord:
             try:
                 self._write(line + b"\n")
                 os.fsync(self._file)
+                # Last: a line is acknowledged while its file is there.
+                if not self._has_names():
+                    raise OSError(errno.ENOENT, "its file was removed; SIGHUP begins a new one")
             except OSError:
                 # A part of a line would look like damage; on a full disk there is room to take it back.
                 os.ftruncate(self._file, before)
                 raise
             self._end = End(number, hashlib.sha256(line).hexdigest())
-            os.lseek(self._end_file, 0, os.SEEK_SET)
-            os.write(self._end_file, f"{number:020d} {self._end.digest}\n".encode())
+            self._note_end()
 
     def reopen(self) -> None:
         """Goes on in the file that has the name now: another, where the old one was moved away. Raises OSError."""
@@ -103,6 +112,11 @@ class AccessRecord:
             file = self._opened()
             os.close(self._file)
             self._file = file
+            if not os.fstat(self._end_file).st_nlink:
+                end_file = self._opened_end()
+                os.close(self._end_file)
+                self._end_file = end_file
+                self._note_end()
 
     def close(self) -> None:
         with self._lock:
@@ -115,12 +129,20 @@ class AccessRecord:
         if written != len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    def _has_names(self) -> bool:
+        return all(os.fstat(file).st_nlink for file in (self._file, self._end_file))
+
+    def _note_end(self) -> None:
+        os.lseek(self._end_file, 0, os.SEEK_SET)
+        os.write(self._end_file, f"{self._end.number:020d} {self._end.digest}\n".encode())
+
+    def _opened_end(self) -> int:
+        return open_regular(_beside(self.path, "end"), os.O_RDWR | os.O_CREAT | _NO_LINK)
+
     def _opened(self) -> int:
         """The file for adding, with a whole last line: what a crash tore stays and is no line of the chain."""
-        file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | _FLAGS, 0o600)
+        file = open_regular(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | _NO_LINK)
         try:
-            if not stat.S_ISREG(os.fstat(file).st_mode):
-                raise OSError(errno.EINVAL, "it is no ordinary file")
             if os.name == "posix":
                 os.fchmod(file, 0o600)
             if size := os.fstat(file).st_size:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from replica_detection.errors import InputError
 from replica_detection_server.hardening.keys import ApiKeys, readable_by_others
+from replica_detection_server.hardening.logs import log_files
 from replica_detection_server.hardening.tls import renew
 
 if TYPE_CHECKING:
@@ -99,13 +100,6 @@ def _realm() -> str:
 
 
 def _log() -> str:
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, logging.FileHandler):
-            handler.acquire()
-            try:
-                if handler.stream is not None:
-                    handler.stream.close()
-                handler.stream = None  # it opens its file with the next line
-            finally:
-                handler.release()
-    return "its file was opened again"
+    for file in log_files():
+        file.reopen()
+    return "its files were opened again"

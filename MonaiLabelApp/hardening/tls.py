@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from replica_detection.errors import InputError
+from replica_detection_server.hardening.given_files import read_given
 from replica_detection_server.hardening.keys import readable_by_others
 
 if TYPE_CHECKING:
@@ -20,35 +21,19 @@ def context(certificate: Path, key: Path) -> ssl.SSLContext:
     """For connections that clients make.
 
     Raises:
-        InputError: a file cannot be read or is no PEM, the key belongs to another certificate, or is encrypted: nobody
-            is there to be asked for a password when the machine starts.
+        InputError: a file is a pipe or device, cannot be read or is no PEM, the key belongs to another certificate, or
+            is encrypted: nobody is there to be asked for a password when the machine starts.
     """
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     made.minimum_version = ssl.TLSVersion.TLSv1_2
-
-    def refuse() -> str:
-        decrypt = f"openssl pkey -in {key.name} -out server.key && chmod 600 server.key"
-        raise InputError(key, "is encrypted, and the server asks for no password", f"Decrypt it: {decrypt}")
-
-    for path in (certificate, key):
-        _bytes(path)
-    try:
-        made.load_cert_chain(certificate, key, refuse)
-    except ssl.SSLError as error:
-        _chain(certificate)
-        if error.reason == "KEY_VALUES_MISMATCH":
-            found, advice = f"does not belong to {certificate.name}", "Give the key that the certificate was made with"
-        else:
-            found = f"cannot be used as a key ({error.reason or 'no PEM'})"
-            advice = "Give the private key as a PEM file"
-        raise InputError(key, found, advice) from None
+    _load(made, certificate, key)
     return made
 
 
 def renew(used: ssl.SSLContext, certificate: Path, key: Path) -> None:
     """Reads both again for a context in use: later connections get them. Raises as `context`; the old ones stay."""
     context(certificate, key)
-    used.load_cert_chain(certificate, key)
+    _load(used, certificate, key)
 
 
 def checked(certificate: Path, key: Path) -> list[str]:
@@ -67,6 +52,25 @@ def checked(certificate: Path, key: Path) -> list[str]:
     return said
 
 
+def _load(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    def refuse() -> str:
+        decrypt = f"openssl pkey -in {key.name} -out server.key && chmod 600 server.key"
+        raise InputError(key, "is encrypted, and the server asks for no password", f"Decrypt it: {decrypt}")
+
+    for path in (certificate, key):
+        _bytes(path)
+    try:
+        context.load_cert_chain(certificate, key, refuse)
+    except ssl.SSLError as error:
+        _chain(certificate)
+        if error.reason == "KEY_VALUES_MISMATCH":
+            found, advice = f"does not belong to {certificate.name}", "Give the key that the certificate was made with"
+        else:
+            found = f"cannot be used as a key ({error.reason or 'no PEM'})"
+            advice = "Give the private key as a PEM file"
+        raise InputError(key, found, advice) from None
+
+
 def _chain(certificate: Path) -> list[x509.Certificate]:
     """The server's own certificate first."""
     from cryptography import x509
@@ -78,9 +82,4 @@ def _chain(certificate: Path) -> list[x509.Certificate]:
 
 
 def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            path, f"cannot be read ({error.strerror or error})", "Give the certificate and its key as PEM files"
-        ) from None
+    return read_given(path, "Give the certificate and its key as PEM files")

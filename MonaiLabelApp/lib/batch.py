@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
+
+from replica_detection_server.lib.progress import logged, telling_failures
 
 
 class BatchInfer(BatchInferTask):
@@ -17,4 +20,18 @@ class BatchInfer(BatchInferTask):
 
         if not torch.cuda.is_available():
             request = {**request, "multi_gpu": False, "device": "cpu"}
-        return dict(super().__call__(request, datastore, infer))
+        total = len(self.get_images(request, datastore))
+        total = min(total, request.get("max_batch_size") or total)
+        tell, one_at_a_time, done = logged("batch"), threading.Lock(), 0
+
+        def told(asked: dict[str, Any], store: Datastore) -> Any:
+            nonlocal done
+            try:
+                with telling_failures(asked["image"]):
+                    return infer(asked, store)
+            finally:
+                with one_at_a_time:
+                    done += 1
+                    tell("images", done, total)
+
+        return dict(super().__call__(request, datastore, told))

@@ -1,14 +1,42 @@
-"""Progress of a task as lines of the log, of which MONAI Label shows the last twenty."""
+"""What a task tells people of its progress and of its failure, as lines of the log.
+
+MONAI Label hands on everything that a job prints; the server shows its clients these lines alone.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from replica_detection.progress import Progress
 from replica_detection_server.progress import seldom
 
+TOLD = "replica_detection.told"
+# How the last line of a failed job begins.
+FAILED = "failed: "
+UNFORESEEN = f"{FAILED}the server's jobs.log says where"
+
 
 def logged(task: str) -> Progress:
     """A line every two seconds, at each new stage and at its end."""
-    logger = logging.getLogger(f"replica_detection.{task}")
+    logger = logging.getLogger(f"{TOLD}.{task}")
     return seldom(lambda stage, done, total: logger.info("%s: %d of %d", stage, done, total), 2.0)
+
+
+@contextmanager
+def telling_failures(of: str = "") -> Iterator[None]:
+    """Tells why the block failed, before whoever catches the exception prints it for programmers.
+
+    Args:
+        of: the image that failed, where others go on.
+    """
+    from replica_detection_server.hardening.errors import known_refusal
+
+    try:
+        yield
+    except Exception as error:
+        refusal = known_refusal(error)
+        words = UNFORESEEN if refusal is None else f"{FAILED}{refusal.detail}"
+        logging.getLogger(TOLD).error("%s", f"{of} {words}" if of else words)
+        raise

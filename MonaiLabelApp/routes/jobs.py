@@ -18,12 +18,21 @@ router = APIRouter(prefix="/jobs", tags=["Replica"], route_class=Guarded, respon
 JobId = Annotated[str, Path(max_length=64)]
 
 
-@router.post("/score", summary="Score all synthetic images", status_code=202, dependencies=[Depends(ANNOTATOR)])
+async def takes_nothing(request: Request) -> None:
+    """Raises HTTPException 422 for options: there are none, and whoever sends some expects that they count."""
+    if (await request.body()).strip() not in (b"", b"{}", b"null"):
+        raise HTTPException(422, "this job has no options: send no body")
+
+
+Plain = Depends(takes_nothing)
+
+
+@router.post("/score", summary="Score all synthetic images", status_code=202, dependencies=[Depends(ANNOTATOR), Plain])
 def post_score(request: Request, shared: Shared) -> Job:
     return _begun(request, shared.jobs.start("score"))
 
 
-@router.post("/index", summary="Make or extend the index", status_code=202, dependencies=[Depends(TRAINER)])
+@router.post("/index", summary="Make or extend the index", status_code=202, dependencies=[Depends(TRAINER), Plain])
 def post_index(request: Request, shared: Shared) -> Job:
     return _begun(request, shared.jobs.start("index"))
 

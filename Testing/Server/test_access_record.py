@@ -271,6 +271,36 @@ def test_a_line_says_who_saw_what_and_names_cannot_forge_another(tmp_path):
 
 
 @posix
+@pytest.mark.parametrize("gone", ["access", "access.end"])
+def test_a_removed_record_takes_no_further_line_until_it_is_opened_again(tmp_path, gone):
+    path = tmp_path / "access"
+    record = AccessRecord(path)
+    record.add(case="a")
+    assert record.is_kept
+    (tmp_path / gone).unlink()
+    assert not record.is_kept
+    for _ in range(2):
+        with pytest.raises(OSError, match="removed"):
+            record.add(case="b")
+    record.reopen()
+    assert record.is_kept
+    record.add(case="c")
+    record.close()
+    assert [line["case"] for line in _lines(path)] == (["c"] if gone == "access" else ["a", "c"])
+    assert check([path]).begins_late == (gone == "access") and check([path], continued=True).faults == ()
+
+
+def test_a_record_that_was_moved_away_is_kept(tmp_path):
+    path = tmp_path / "access"
+    record = AccessRecord(path)
+    path.rename(tmp_path / "moved")
+    record.add(case="a")
+    assert record.is_kept
+    record.close()
+    assert [line["case"] for line in _lines(tmp_path / "moved")] == ["a"]
+
+
+@posix
 def test_what_cannot_be_recorded_is_not_shown(tmp_path):
     path = tmp_path / "access"
     _shown(path)

@@ -71,7 +71,7 @@ def test_ready_without_a_key_and_without_data(served):
     """Not before the index is loaded; then with nothing but yes and no."""
     until(lambda: get(served, "/ready").status_code == 200, get(served, "/ready").text, 300)
     answer = get(served, "/ready").json()
-    assert answer == {"status": "ok", "checks": dict.fromkeys(("index", "queue", "disk", "space"), True)}
+    assert answer == {"status": "ok", "checks": dict.fromkeys(("index", "queue", "disk", "space", "record"), True)}
 
 
 @pytest.mark.slow
@@ -122,7 +122,7 @@ def test_a_data_folder_that_is_not_there(tmp_path):
     """And no index yet; the answer says neither where nor how much."""
     reply = _asked(_application(tmp_path / "gone"), "/ready")
     assert reply.status_code == 503 and str(tmp_path) not in reply.text
-    assert reply.json()["checks"] == {"index": False, "queue": True, "disk": False, "space": False}
+    assert reply.json()["checks"] == {"index": False, "queue": True, "disk": False, "space": False, "record": True}
 
 
 # -------------------------------------------------------------------------------------------------------------- metrics

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from typing import Annotated
 
 import pytest
@@ -18,7 +19,7 @@ from starlette.responses import JSONResponse
 from replica_detection_server.hardening import hygiene, names
 from replica_detection_server.hardening.forms import MAX_FIELD, MAX_FIELDS, BoundedParser, bound
 from replica_detection_server.hardening.headers import ONCE, OnlyOnce
-from replica_detection_server.hardening.hygiene import MAX_JSON_BODY, MAX_SIGN_IN, OnlyClean
+from replica_detection_server.hardening.hygiene import MAX_BODY, MAX_JSON_BODY, MAX_SIGN_IN, OnlyClean
 from Server.asgi_calls import Reply, call
 
 JSON = {"Content-Type": "application/json"}
@@ -33,7 +34,7 @@ UPLOADS = [
 RATING = json.dumps({"comment": "\U0001f600" * 10_000, "reader": "anna"}).encode()
 
 
-def _asked(method: str, path: str, body: bytes = b"", query: str = "", headers=JSON) -> Reply:
+def _asked(method: str, path: str, body: bytes = b"", query: str = "", headers=JSON, announced: bool = True) -> Reply:
     """The answer of what stands before a route that says how long the body is which it got."""
 
     async def inside(scope, receive, send):
@@ -46,7 +47,7 @@ def _asked(method: str, path: str, body: bytes = b"", query: str = "", headers=J
         await JSONResponse(length)(scope, receive, send)
 
     app = OnlyClean(inside, 1 << 30)
-    sent = {**headers, "Content-Length": str(len(body))}
+    sent = {**headers, "Content-Length": str(len(body))} if announced else headers
     return asyncio.run(call(app, path, method=method, body=body, query=query, headers=sent))
 
 
@@ -67,6 +68,24 @@ def test_the_longest_rating_fits_and_longer_json_does_not():
     assert _asked("POST", "/replica/ratings", RATING).body == str(len(RATING)).encode()
     reply = _asked("POST", "/replica/ratings", b"[" + b"0," * (MAX_JSON_BODY // 2) + b"0]")
     assert reply.status == 413 and b"256 KiB" in reply.body
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "length"),
+    [
+        ("POST", "/replica/ratings", JSON, MAX_JSON_BODY + 1),
+        ("POST", "/train/encoder", JSON, MAX_BODY + 1),
+        ("PUT", "/session/", JSON, 5000),
+        ("PUT", "/datastore/image/info", JSON, 5000),
+        ("POST", "/train/encoder", {"Content-Type": "text/plain"}, 5000),
+    ],
+)
+@pytest.mark.parametrize("announced", [True, False])
+def test_what_came_whole_is_refused_at_once(method, path, headers, length, announced):
+    """Nothing comes after the end of a body; `call` waits for ever there, as a client that stays does."""
+    start = time.monotonic()
+    reply = _asked(method, path, b"[" + b"1" * (length - 2) + b"]", headers=headers, announced=announced)
+    assert reply.status in (413, 415) and time.monotonic() - start < hygiene.DRAIN_SECONDS / 2
 
 
 def test_long_json_is_read_in_a_thread_and_bad_json_is_told_so(monkeypatch):

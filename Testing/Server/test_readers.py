@@ -317,7 +317,12 @@ def test_notes_are_bounded_all_together(tmp_path):
         ("POST", "/activelearning/most_replica_like", {"json": [1]}, "the request: must be a JSON object"),
         ("POST", "/scoring/score_all?run_sync=x", {"json": {}}, "run_sync: must be true or false"),
         ("POST", "/infer/replica_matches?image=syn_000", {"data": {"params": '{"k": {"a": 1}}'}}, "k must be a whole"),
-        ("POST", "/train/encoder?run_sync=true", {"json": {"kind": {"a": [1]}}}, "kind must be a word"),
+        (
+            "POST",
+            "/train/encoder?run_sync=true",
+            {"json": {"kind": {"a": [1]}}},
+            "kind must be one of contrastive, deepssim",
+        ),
         ("POST", "/train/encoder?run_sync=true", {"json": {"epochs": [None]}}, "epochs must be a whole number"),
     ],
 )
@@ -335,7 +340,118 @@ def test_the_lines_of_a_job_are_a_list(making):
     until(lambda: making.json("/train/")["status"] not in ("SUBMITTED", "RUNNING"), "it does not end", seconds=120)
     for job in (making.json("/train/"), making.json("/train/", all="true")[0]):
         assert job["status"] == "DONE" and isinstance(job["details"], list) and job["details"]
-        assert all(isinstance(line, str) for line in job["details"])
+        assert all(re.fullmatch(r"[\w ]+: [\d,]+ of [\d,]+", line) for line in job["details"]), job["details"]
+
+
+# What no reader has any use for: times and processes of log lines, modules, source.
+OF_PROGRAMMERS = re.compile(
+    r"Traceback|File \"|line \d|\.py|lib/|<app>|\[INFO\]|\[ERROR\]|MainThread|replica_detection[._]"
+)
+
+
+def test_a_failed_job_says_why_in_words(making):
+    """A training that goes on with another; what the job printed for programmers is on the disk."""
+
+    def ended(**options) -> dict:
+        making("POST", "/train/encoder", json=options).raise_for_status()
+        until(lambda: making.json("/train/")["status"] not in ("SUBMITTED", "RUNNING"), "it does not end", seconds=120)
+        return making.json("/train/")
+
+    done = ended(epochs=1)
+    assert done["status"] == "DONE" and done["details"]
+    job = ended(epochs=1, kind="deepssim")
+    assert job["status"] == "ERROR" and set(job) == {"id", "status", "request", "start_ts", "end_ts", "details"}
+    assert job["details"][-1].startswith("failed: ") and "jobs.log" not in job["details"][-1], job
+    for path in ("/train/", "/train/?all=true"):
+        assert not OF_PROGRAMMERS.search(making("GET", path).text)
+    log = making.server.data / "logs" / "jobs.log"
+    assert "Traceback" in log.read_text(encoding="utf-8") and log.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "words"),
+    [
+        ("/train/encoder", {"epochs": -1}, "epochs is -1: it must lie between 1 and 10000"),
+        ("/train/encoder", {"epochs": "x"}, "epochs must be a whole number"),
+        ("/train/encoder", {"epochs": 1.5}, "epochs must be a whole number"),
+        ("/train/encoder", {"max_epochs": 10**12}, "epochs is 1000000000000"),
+        ("/train/encoder", {"kind": "../../x"}, "kind is '../../x': it must be one of contrastive, deepssim"),
+        ("/train/encoder", {"network": "none"}, "network is 'none'"),
+        ("/train/encoder", {"restart": "false"}, "restart must be true or false"),
+        ("/train/encoder", {"early_stop_patience": -2}, "early_stop_patience is -2"),
+        ("/train/encoder", {"device": "tpu"}, "device is 'tpu'"),
+        ("/train/segmentation", {"epochs": 0}, "epochs is 0"),
+        ("/train/segmentation", {"patch": 13}, "patch is 13"),
+        ("/train/segmentation", {"patch": 8192}, "patch is 8192"),
+        ("/train/build_index", {"rebuild": "no"}, "rebuild must be true or false"),
+        ("/batch/infer/vessels", {"max_workers": 99}, "a whole number from 0 to 8"),
+        ("/batch/infer/vessels", {"max_workers": True}, "a whole number from 0 to 8"),
+        ("/batch/infer/vessels", {"max_batch_size": -1}, "a whole number from 0 to 1000000"),
+        ("/batch/infer/vessels", {"result_extension": ".png"}, "use one of .nii.gz"),
+        ("/batch/infer/replica_matches", {"k": "many"}, "a whole number"),
+        ("/scoring/score_all", {"epochs": 3}, "Unknown option 'epochs'"),
+    ],
+)
+def test_options_that_cannot_be_start_no_job(making, path, options, words):
+    before = {kind: making("GET", kind).text for kind in ("/train/?all=true", "/batch/infer?all=true")}
+    reply = making("POST", path, json=options)
+    assert reply.status_code == 422 and words in detail(reply), reply.text
+    assert {kind: making("GET", kind).text for kind in before} == before
+
+
+def _job_ids(making: Making) -> list[str]:
+    return [job["id"] for job in making.json("/replica/jobs")]
+
+
+NOT_UNDERSTOOD = [
+    ("application/json", b"[1,2]"),
+    ("application/json", b'"x"'),
+    ("application/json", b"true"),
+    ("text/plain", b"info={}"),
+    ("application/octet-stream", b"{}"),
+    ("", b'{"a": 1}'),
+]
+
+
+@pytest.mark.parametrize(("kind", "body"), NOT_UNDERSTOOD)
+def test_no_route_passes_over_what_it_does_not_understand(making, kind, body):
+    """Every route that takes something, from the server's own list."""
+    filled = {"model": "build_index", "method": "score_all", "strategy": "most_replica_like"}
+    jobs = _job_ids(making)
+    tried = 0
+    for path, methods in making.json("/openapi.json")["paths"].items():
+        for method in {"post", "put"} & set(methods):
+            given = path.format_map({**filled, "model": "vessels" if "infer" in path else "build_index"})
+            query = {"image": "syn_000", "label": "syn_000", "tag": "final"}
+            reply = making(method, given, params=query, data=body, headers={"Content-Type": kind})
+            assert reply.status_code in (415, 422), (method, given, reply.status_code, reply.text)
+            detail(reply)
+            tried += 1
+    assert tried > 10 and _job_ids(making) == jobs
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/train/build_index",
+        "/scoring/score_all",
+        "/batch/infer/vessels",
+        "/activelearning/most_replica_like",
+        "/replica/jobs/score",
+        "/replica/jobs/index",
+        "/replica/ratings",
+    ],
+)
+def test_a_form_where_json_is_taken_is_refused(making, path):
+    jobs = _job_ids(making)
+    reply = making("POST", path, data={"rebuild": "true"})
+    assert reply.status_code == 422 and detail(reply)
+    assert _job_ids(making) == jobs
+
+
+def test_a_form_without_its_field_is_refused(making):
+    reply = making("PUT", "/datastore/image/info?image=syn_000", data={"inof": '{"a": 1}'})
+    assert reply.status_code == 422 and "info" in detail(reply)
 
 
 class Colour(Enum):

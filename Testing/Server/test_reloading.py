@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,8 +21,14 @@ from cryptography.hazmat.primitives import serialization
 from starlette.responses import JSONResponse
 
 from replica_detection_server.hardening import reloading
+from replica_detection_server.hardening.given_files import LARGEST
+from replica_detection_server.hardening.keys import ApiKeys
+from replica_detection_server.hardening.logs import LogFile, Scrub, WithoutPatients
+from replica_detection_server.hardening.record import AccessRecord
 from Server.running import free_port
 from Server.test_client_tls import certificate
+
+posix = pytest.mark.skipif(os.name != "posix", reason="pipes and devices of POSIX")
 
 
 @pytest.fixture
@@ -92,6 +101,86 @@ def test_a_faulty_certificate_is_not_taken(served, caplog):
     (folder / "server.pem").unlink()
     reloading._tried("the certificate", lambda: reloading._certificate(config))
     assert _trusts(folder, config, "first")
+
+
+ODD = ["pipe", "folder", "device", "endless"]
+
+
+def _odd(path: Path, what: str) -> None:
+    path.unlink(missing_ok=True)
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    elif what == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        with path.open("wb") as file:
+            file.truncate(LARGEST + 1)
+
+
+def _in_time(done: Callable[[], object]) -> None:
+    """Fails where it waits; a pipe has nobody at its other end here."""
+    thread = threading.Thread(target=done, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive(), "it waits"
+
+
+@posix
+@pytest.mark.parametrize("what", ODD)
+@pytest.mark.parametrize("of", ["certificate", "key"])
+def test_certificate_and_key_that_are_no_files_hold_up_nobody(served, caplog, what, of):
+    folder, config = served
+    odd = folder / "odd"
+    _odd(odd, what)
+    setattr(config, "ssl_certfile" if of == "certificate" else "ssl_keyfile", odd)
+    _in_time(lambda: reloading._tried("the certificate", lambda: reloading._certificate(config)))
+    assert "reload: the certificate stays as it was: odd: " in caplog.text
+    assert _trusts(folder, config, "first")
+
+
+@posix
+@pytest.mark.parametrize("what", ODD)
+def test_keys_that_are_no_file_hold_up_nobody(tmp_path, caplog, what):
+    odd = tmp_path / "odd"
+    _odd(odd, what)
+    _in_time(lambda: reloading._tried("the key file", lambda: ApiKeys.read(odd) and ""))
+    assert "reload: the key file stays as it was: odd: " in caplog.text
+
+
+@posix
+@pytest.mark.parametrize("what", ODD[:-1])
+def test_a_record_goes_on_in_its_file_where_another_thing_has_the_name(tmp_path, caplog, what):
+    record = AccessRecord(tmp_path / "access")
+    (tmp_path / "access").rename(tmp_path / "moved")
+    _odd(tmp_path / "access", what)
+    _in_time(lambda: reloading._tried("the access record", lambda: record.reopen() or ""))
+    assert "reload: the access record stays as it was: " in caplog.text
+    record.add(case="a")
+    record.close()
+    assert b'"a"' in (tmp_path / "moved").read_bytes()
+
+
+@posix
+@pytest.mark.parametrize("what", ODD[:-1])
+def test_a_log_goes_on_in_its_file_where_another_thing_has_the_name(tmp_path, caplog, what):
+    file = LogFile(tmp_path / "log", encoding="utf-8")
+    (tmp_path / "log").rename(tmp_path / "moved")
+    _odd(tmp_path / "log", what)
+    _in_time(lambda: reloading._tried("the log", lambda: file.reopen() or ""))
+    assert "reload: the log stays as it was: " in caplog.text
+    _in_time(lambda: file.handle(logging.makeLogRecord({"msg": "heard"})))
+    file.close()
+    assert (tmp_path / "moved").read_text() == "heard\n"
+
+
+def test_lines_of_reloads_are_never_counted_away():
+    lines = WithoutPatients(Scrub([]))
+    record = logging.LogRecord(reloading.__name__, logging.ERROR, "x.py", 7, "reload: x stays as it was", (), None)
+    for _ in range(1000):
+        again = logging.makeLogRecord(dict(record.__dict__))
+        assert lines.filter(again) and again.msg.startswith("reload: ")
 
 
 def test_without_a_certificate_nothing_is_said(caplog):

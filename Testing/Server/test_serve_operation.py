@@ -79,7 +79,10 @@ def test_roles_of_keys(running):
         "removes a label": ("DELETE", "/datastore/label?id=none&tag=final"),
     }
     found = {
-        key: {what: running.ask(key, path, method).status_code for what, (method, path) in asked.items()}
+        key: {
+            what: running.ask(key, path, method, data={"info": "{}"} if method == "PUT" else None).status_code
+            for what, (method, path) in asked.items()
+        }
         for key in (ANNA, running.trainer, ADMIN)
     }
     assert list(found[ANNA].values()) == [404, 403, 403, 403]
@@ -150,6 +153,28 @@ def test_what_cannot_be_recorded_is_not_shown(running):
         resource.prlimit(running.server.pid, resource.RLIMIT_FSIZE, before)
     assert running.ask(ANNA, path).content == whole
     assert check([running.record]).faults == ()
+
+
+def test_a_removed_record_shows_nothing_and_is_told(running):
+    path = f"/datastore/image?image={COPY}"
+    whole = running.record.read_bytes()
+    running.record.unlink()
+    reply = running.ask(ANNA, path)
+    assert reply.status_code == 503 and "access record" in reply.json()["detail"]
+    assert "the access record cannot be written (its file was removed" in running.log()
+    until(lambda: running.ask("", "/ready").json()["checks"]["record"] is False, "/ready does not tell", 10)
+    assert "access record was removed" in running.ask("", "/ready").json()["detail"]
+    running.reload("reload: the access record: opened again")
+    assert running.ask(ANNA, path).status_code == 200
+    found = check([running.record])
+    assert found.begins_late and found.first > 1 and check([running.record], continued=True).faults == ()
+    running.record.write_bytes(whole + running.record.read_bytes())
+    running.reload("reload: the access record: opened again")
+    assert check([running.record]).faults == ()
+
+
+def test_the_console_shows_no_python(running):
+    assert "timeloop" not in running.server.log_text() and "<function" not in running.server.log_text()
 
 
 def test_the_log_names_address_and_code_and_no_case(running):

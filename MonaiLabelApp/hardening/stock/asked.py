@@ -38,8 +38,16 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "result_dtype": lambda v: v in ("uint8", "uint16", "int16", "int32", "float32"),
     "largest_cc": lambda v: isinstance(v, bool),
     "result_compress": lambda v: isinstance(v, bool),
-    "max_workers": lambda v: isinstance(v, int) and 0 <= v <= 8,
-    "max_batch_size": lambda v: isinstance(v, int) and 0 <= v <= 10**6,
+    "max_workers": lambda v: _is_whole(v, 8),
+    "max_batch_size": lambda v: _is_whole(v, 10**6),
+    "k": lambda v: str(v).removeprefix("-").isdecimal(),
+}
+# What an option can be, where a caller may not know.
+_WORDS = {
+    "max_workers": "a whole number from 0 to 8",
+    "max_batch_size": "a whole number from 0 to 1000000",
+    "k": "a whole number",
+    **dict.fromkeys(("multi_gpu", "save_label", "largest_cc", "result_compress"), "true or false"),
 }
 
 
@@ -109,9 +117,14 @@ def options(given: Mapping[str, Any], task: Mapping[str, Any], further: Collecti
             raise HTTPException(422, f"Unknown option '{key[:60]}'; there are {', '.join(sorted(offered))}.")
         check = _CHECKS.get(key)
         if check is not None and value is not None and not check(value):
-            raise HTTPException(422, f"Option '{key}' cannot have this value.")
-    # The words of the log are not a caller's to choose.
-    return {k: v for k, v in given.items() if k != "logging"}
+            words = f": {key} must be {_WORDS[key]}" if key in _WORDS else ""
+            raise HTTPException(422, f"Option '{key}' cannot have this value{words}.")
+    # The words of the log are not a caller's to choose, and null asks for nothing.
+    return {k: v for k, v in given.items() if k != "logging" and v is not None}
+
+
+def _is_whole(value: Any, largest: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= largest
 
 
 def plain(value: Any) -> Any:

@@ -100,10 +100,11 @@ def image_info(who: Annotated[Identity, USER], image: KnownId) -> dict[str, Any]
 
 
 @router.put("/image/info", summary="Add to the notes on an image")
-def add_image_info(who: Annotated[Identity, ANNOTATOR], image: KnownId, info: Annotated[str, Form()] = "{}") -> None:
-    notes = json_object(info, "info")
+def add_image_info(
+    who: Annotated[Identity, ANNOTATOR], image: KnownId, info: Annotated[str | None, Form()] = None
+) -> None:
     known_image(image)
-    notes = require_own_names(notes, app().datastore().get_image_info(image))
+    notes = require_own_names(_given(info), app().datastore().get_image_info(image))
     app().datastore().update_image_info(image, {**notes, "user": _name(who)})
 
 
@@ -152,11 +153,10 @@ def label_info(who: Annotated[Identity, USER], label: KnownId, tag: Tag) -> dict
 
 @router.put("/label/info", summary="Add to the notes on a label")
 def add_label_info(
-    who: Annotated[Identity, ANNOTATOR], label: KnownId, tag: Tag, info: Annotated[str, Form()] = "{}"
+    who: Annotated[Identity, ANNOTATOR], label: KnownId, tag: Tag, info: Annotated[str | None, Form()] = None
 ) -> None:
-    notes = json_object(info, "info")
     known_label(label, tag)
-    notes = require_own_names(notes, app().datastore().get_label_info(label, tag))
+    notes = require_own_names(_given(info), app().datastore().get_label_info(label, tag))
     app().datastore().update_label_info(label, tag, {**notes, "user": _name(who)})
 
 
@@ -170,6 +170,12 @@ def dataset(request: Request, who: Annotated[Identity, ANNOTATOR], limit_cases: 
     return FileResponse(
         path, media_type="application/zip", filename="dataset.zip", background=BackgroundTask(path.unlink, True)
     )
+
+
+def _given(info: str | None) -> dict[str, Any]:
+    if info is None:
+        raise HTTPException(422, "The field info is missing: send a form with it.")
+    return json_object(info, "info")
 
 
 def _name(who: Identity) -> str:

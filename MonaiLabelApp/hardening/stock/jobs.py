@@ -25,6 +25,9 @@ from replica_detection_server.hardening.stock.asked import (
     options,
     plain,
 )
+from replica_detection_server.hardening.stock.told import for_people
+from replica_detection_server.lib.files import result_suffix
+from replica_detection_server.lib.trainers.build_index import BuildIndex
 from replica_detection_server.lib.trainers.encoder import TrainEncoder
 from replica_detection_server.lib.trainers.segmentation import TrainSegmentation
 
@@ -46,8 +49,11 @@ def train(
 ) -> Any:
     asked = options(params or {}, known_task("trainers", model))
     trainer = app()._trainers[model]
+    # Now, for a job would be accepted and fail.
+    if isinstance(trainer, TrainSegmentation | TrainEncoder | BuildIndex):
+        trainer.wanted(asked)
     if isinstance(trainer, TrainSegmentation | TrainEncoder):
-        trainer.require_material()  # now, for a job would be accepted and fail
+        trainer.require_material()
     return _run("train", {"model": model}, asked, who, run_sync, enqueue)
 
 
@@ -71,6 +77,7 @@ def batch_infer(
     import torch
 
     asked = options(params or {}, known_task("models", model), BATCH)
+    result_suffix(asked)
     listed = asked.get("images")
     if listed is not None:
         if not isinstance(listed, list) or not all(isinstance(i, str) for i in listed):
@@ -116,9 +123,10 @@ def batch_stop(who: Annotated[Identity, TRAINER]) -> Any:
 def stop(kind: str) -> Any:
     """Ends the running process of a kind; the job, or None where none runs."""
     try:
-        return plain(AsyncTask.stop(kind))
+        stopped = AsyncTask.stop(kind)
     except (psutil.NoSuchProcess, StopIteration):
         return None
+    return None if stopped is None else plain(for_people(stopped))
 
 
 def _stopped(kind: str, who: Identity) -> Any:
@@ -145,6 +153,7 @@ def _run(
     if not run_sync:
         # MONAI Label runs the jobs of a kind one after the other, so this runs when this one has ended.
         background_executors[kind].submit(_say_end, kind, result)
+        return plain(for_people(result))
     return plain(result)
 
 
@@ -159,4 +168,4 @@ def _status(kind: str, all: bool, check_if_running: bool) -> Any:
         found = None
     if found is None:
         raise HTTPException(404, "No such job is running." if check_if_running else "There was no such job yet.")
-    return plain(found)
+    return plain([for_people(job) for job in found] if isinstance(found, list) else for_people(found))

@@ -10,6 +10,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 from replica_detection_server import work
 from replica_detection_server.engine import Engine
 from replica_detection_server.lib.progress import logged
+from replica_detection_server.lib.trainers.asked import flag
 
 
 class BuildIndex(TrainTask):
@@ -30,8 +31,13 @@ class BuildIndex(TrainTask):
         cases, left_out = len(index), len(index.problems)
         return {"best_metric": cases / (cases + left_out), "cases": cases, "left_out": left_out}
 
+    def wanted(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Options of `work.build_index`. Raises HTTPException 422 for what cannot be."""
+        return {"rebuild": flag(request, "rebuild")}
+
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """Raises as `work.build_index`."""
-        rebuild = bool(request.get("rebuild", False))
-        index = work.build_index(self.engine.configuration, logged("build_index"), rebuild=rebuild)
+        """Raises as `wanted` and `work.build_index`."""
+        wanted, tell = self.wanted(request), logged("build_index")
+        index = work.build_index(self.engine.configuration, tell, **wanted)
+        tell("cases in the index", len(index), len(index) + len(index.problems))
         return {"cases": len(index), "left_out": len(index.problems), "measures": list(index.measure_names)}

@@ -15,7 +15,7 @@ from replica_detection.segmentation.network_files import SIDECAR
 from replica_detection_server import cohorts, encoders
 from replica_detection_server.configuration import Configuration
 from replica_detection_server.lib.progress import logged
-from replica_detection_server.lib.trainers.asked import DEVICES, LARGEST_EPOCHS, choice, patience, whole
+from replica_detection_server.lib.trainers.asked import DEVICES, LARGEST_EPOCHS, choice, device, flag, patience, whole
 
 _EPOCHS, _PATIENCE = 200, 30
 
@@ -53,29 +53,35 @@ class TrainEncoder(TrainTask):
         if self.configuration.training is None:
             raise HTTPException(409, "an encoder learns from the training scans: start the server with training")
 
+    def wanted(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Options of `train_encoder`. Raises HTTPException 422 for what cannot be."""
+        return {
+            "kind": choice(request, "kind", KINDS),
+            "network": choice(request, "network", tuple(NETWORKS)),
+            "epochs": whole(request, "epochs", _EPOCHS, LARGEST_EPOCHS),
+            "device": device(request),
+            "patience": patience(request, _PATIENCE),
+            "resume": not flag(request, "restart"),
+        }
+
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """Raises as `require_material` and `train_encoder`."""
+        """Raises as `wanted`, `require_material` and `train_encoder`."""
+        wanted = self.wanted(request)
         self.require_material()
         cohort = cohorts.training(self.configuration)
         assert cohort is not None
-        kind = choice(request, "kind", KINDS[0])
         # Not validated on the server's validation scans: they are the null, and the encoder must not have met them.
         report = train_encoder(
             cohort,
             self.folder,
-            kind=kind,
             profile=self.configuration.profile,
-            network=choice(request, "network", NETWORKS[0]),
-            epochs=whole(request, "epochs", _EPOCHS, LARGEST_EPOCHS),
-            device=choice(request, "device", DEVICES[0]),
-            patience=patience(request, _PATIENCE),
-            resume=not bool(request.get("restart", False)),
             progress=logged("encoder"),
+            **wanted,
         )
         encoders.publish(self.configuration)
         return {
-            "best_metric": _quality(kind, report.best_loss),
-            "kind": kind,
+            "best_metric": _quality(wanted["kind"], report.best_loss),
+            "kind": wanted["kind"],
             "epoch": report.best_epoch,
             "validation_loss": report.best_loss,
             "epochs": len(report.history),

@@ -14,9 +14,10 @@ from replica_detection_server import cohorts
 from replica_detection_server.configuration import Configuration
 from replica_detection_server.lib.infers.segmentation import TRAINED
 from replica_detection_server.lib.progress import logged
-from replica_detection_server.lib.trainers.asked import DEVICES, LARGEST_EPOCHS, choice, patience, whole
+from replica_detection_server.lib.trainers.asked import DEVICES, LARGEST_EPOCHS, choice, device, flag, patience, whole
 
-_PATIENCE = 10
+_EPOCHS, _PATCH, _PATIENCE = 100, 64, 10
+_LARGEST_PATCH = 512
 
 
 class TrainSegmentation(TrainTask):
@@ -31,8 +32,8 @@ class TrainSegmentation(TrainTask):
         """What a client may choose; a list is a choice, its first entry the default."""
         return {
             "network": list(NETWORKS),
-            "epochs": 100,
-            "patch": 64,
+            "epochs": _EPOCHS,
+            "patch": _PATCH,
             "restart": False,
             "early_stop_patience": _PATIENCE,
             "device": list(DEVICES),
@@ -52,22 +53,32 @@ class TrainSegmentation(TrainTask):
         if self.configuration.training is None or self.configuration.training_masks is None:
             raise HTTPException(409, "training needs masks: start the server with training and training_masks")
 
+    def wanted(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Options of `train_segmentation`. Raises HTTPException 422 for what cannot be."""
+        network = choice(request, "network", tuple(NETWORKS))
+        patch, divisor = whole(request, "patch", _PATCH, _LARGEST_PATCH), NETWORKS[network][2]
+        if patch % divisor or patch < 2 * divisor:
+            raise HTTPException(422, f"patch is {patch}: {network} takes multiples of {divisor} from {2 * divisor} on")
+        return {
+            "network": network,
+            "epochs": whole(request, "epochs", _EPOCHS, LARGEST_EPOCHS),
+            "patch": (patch, patch, patch),
+            "device": device(request),
+            "patience": patience(request, _PATIENCE),
+            "resume": not flag(request, "restart"),
+        }
+
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """Raises as `require_material` and `train_segmentation`."""
+        """Raises as `wanted`, `require_material` and `train_segmentation`."""
+        wanted = self.wanted(request)
         self.require_material()
         cohort = cohorts.training(self.configuration)
         assert cohort is not None
-        patch = whole(request, "patch", 64, 512)
         report = train_segmentation(
             cohort,
             self.folder,
             profile=self.configuration.profile,
-            network=choice(request, "network", "unet"),
-            epochs=whole(request, "epochs", 100, LARGEST_EPOCHS),
-            patch=(patch, patch, patch),
-            device=choice(request, "device", DEVICES[0]),
-            patience=patience(request, _PATIENCE),
-            resume=not bool(request.get("restart", False)),
             progress=logged("segmentation"),
+            **wanted,
         )
         return {"best_metric": float(report.best_dice), "epoch": report.best_epoch, "dice": dict(report.dice)}
