@@ -121,6 +121,8 @@ def json_fault(value: Any, depth: int = 0, deepest: int = MAX_DEPTH) -> str:
         return "holds text that is not valid Unicode" if re.search("[\ud800-\udfff\x00]", value) else ""
     parts: Any = ()
     if isinstance(value, dict):
+        if len({composed(key) for key in value}) < len(value):
+            return "holds a name twice, in two spellings of its accents"
         parts = (*value, *value.values())
     elif isinstance(value, list):
         parts = value
