@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, HTTPException, Query, Request, Response
-from pydantic import BeforeValidator
+from pydantic import ValidatorFunctionWrapHandler, WrapValidator
 from pydantic_core import PydanticCustomError
 
 from replica_detection.errors import RatingConflictError
@@ -37,16 +37,17 @@ _TYPES = {
 }
 
 
-def _of_its_types(value: Any) -> Any:
+def _of_its_types(value: Any, validated: ValidatorFunctionWrapHandler) -> Rating:
     """Refuses what would be taken for something else: pydantic reads true and "1" as 1, and 1 as true."""
+    rating: Rating = validated(value)
     for name, (types, words) in _TYPES.items() if isinstance(value, dict) else ():
         # A bool is an int to isinstance.
         if name in value and type(value[name]) not in types:
             raise PydanticCustomError(OURS, f"{name} must be {words}")
-    return value
+    return rating
 
 
-Sent = Annotated[Rating, BeforeValidator(_of_its_types)]
+Sent = Annotated[Rating, WrapValidator(_of_its_types)]
 
 
 @router.post(
