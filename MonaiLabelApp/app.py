@@ -23,7 +23,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.sessions import Sessions
 
 from replica_detection.errors import ReplicaDetectionError
-from replica_detection.schema import to_json
+from replica_detection.results.schema import to_json
 from replica_detection.version import __version__
 from replica_detection_server import children
 from replica_detection_server.cohorts import TRAINING

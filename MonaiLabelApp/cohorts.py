@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replica_detection.cohort import Cohort
-from replica_detection.image_files import IMAGE_SUFFIXES, file_stem
+from replica_detection.io.cohort import Cohort
+from replica_detection.io.paths import IMAGE_SUFFIXES, file_stem
 from replica_detection_server.configuration import Configuration
 
 if TYPE_CHECKING:

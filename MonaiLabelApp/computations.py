@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from fastapi import HTTPException
 
-from replica_detection.ratings import Rating
-from replica_detection.schema import SurfaceReply, SurfaceStatistics, from_json, to_json
-from replica_detection.surface import Statistics
+from replica_detection.readers.ratings import Rating
+from replica_detection.results.schema import SurfaceReply, SurfaceStatistics, from_json, to_json
+from replica_detection.surfaces.distances import Statistics
 from replica_detection_server.cohorts import TRAINING
 from replica_detection_server.hardening.examining import examine_here
 from replica_detection_server.hardening.uploads import UploadLimits
@@ -96,7 +96,7 @@ def volume(services: Services, files: list[str]) -> Result:
 
 def agreement(services: Services, ratings: list[dict[str, Any]]) -> Result:
     """Agreement of the readers, with thresholds where the collection is scored."""
-    from replica_detection.agreement import agreement_report
+    from replica_detection.readers.agreement import agreement_report
 
     scored = services.engine.scored()
     known = tuple(from_json(Rating, rating) for rating in ratings)
@@ -111,7 +111,7 @@ def examine(services: Services, path: str, max_voxels: int, max_bytes: int, seri
 
 def label(services: Services, label: str, files: list[str]) -> Result:
     """Whether a label that a request brought is a mask on the grid of its image. Raises InputError where it is not."""
-    from replica_detection.volume import read_mask, read_volume
+    from replica_detection.io.volume import read_mask, read_volume
 
     read_mask(label, read_volume(files), layers=True)
     return Result()

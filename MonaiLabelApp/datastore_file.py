@@ -13,8 +13,8 @@ from pathlib import Path
 
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastoreModel
 
-from replica_detection.atomic import atomic_write
-from replica_detection.cohort import Case
+from replica_detection.io.cohort import Case
+from replica_detection.util.files import atomic_write
 from replica_detection_server.cohorts import suffix_of
 from replica_detection_server.studies import is_series
 

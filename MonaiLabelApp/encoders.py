@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replica_detection.atomic import atomic_write
 from replica_detection.errors import ConfigurationError
+from replica_detection.util.files import atomic_write
 
 if TYPE_CHECKING:
     from replica_detection.embedding import Encoders
-    from replica_detection.index import TrainingIndex
+    from replica_detection.index.training_index import TrainingIndex
     from replica_detection_server.configuration import Configuration
 
 # What the launch says for the encoder that the trainer `encoder` made.
@@ -57,7 +57,7 @@ def trained_file(configuration: Configuration) -> Path:
 
 def publish(configuration: Configuration) -> None:
     """Makes the best encoder of a finished training the one that `trained` means."""
-    from replica_detection.segmentation.network_files import WEIGHTS
+    from replica_detection.networks.weights import WEIGHTS
 
     best = (training_folder(configuration) / WEIGHTS).read_bytes()
     with atomic_write(trained_file(configuration), "wb") as f:
@@ -66,7 +66,7 @@ def publish(configuration: Configuration) -> None:
 
 def _trained(configuration: Configuration) -> str:
     """The name by which the core makes the encoder that was trained here."""
-    from replica_detection.segmentation.network_files import description_of, read_bytes
+    from replica_detection.networks.weights import description_of, read_bytes
 
     file = trained_file(configuration)
     if not file.is_file():

@@ -17,9 +17,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from fastapi import HTTPException
 
-from replica_detection.cohort import Case, Cohort, Problem
 from replica_detection.errors import IndexFormatError, ReplicaDetectionError
-from replica_detection.schema import Comparison, IndexDescription, Job, MeasureDescription, number
+from replica_detection.io.cohort import Case, Cohort, Problem
+from replica_detection.results.schema import (
+    Comparison,
+    IndexDescription,
+    Job,
+    MeasureDescription,
+    number,
+)
 from replica_detection_server import cohorts, work
 from replica_detection_server.configuration import Configuration
 from replica_detection_server.keeping import Kept, Recent
@@ -29,11 +35,11 @@ from replica_detection_server.scored import Scored
 from replica_detection_server.studies import Studies
 
 if TYPE_CHECKING:
-    from replica_detection.detection import Detector
-    from replica_detection.index import TrainingIndex
-    from replica_detection.preprocessing import Prepared
+    from replica_detection.detection.detector import Detector
+    from replica_detection.index.training_index import TrainingIndex
+    from replica_detection.preparation.prepare import PreparedImage
     from replica_detection.segmentation import Segmenter
-    from replica_detection.surface import SurfaceComparison
+    from replica_detection.surfaces.distances import SurfaceComparison
 
 logger = logging.getLogger(__name__)
 
@@ -75,9 +81,9 @@ class OpenedIndex:
         """Makes the masks of synthetic images that have none; a network is read from its file only once."""
         return self.index.segmenter if self.has_masks else None
 
-    def stored(self, training_id: str) -> Prepared:
+    def stored(self, training_id: str) -> PreparedImage:
         """A training case as it was compared; 404 for an unknown id."""
-        from replica_detection.pairs import PairLoader
+        from replica_detection.report.pair_loader import PairLoader
 
         if training_id not in self.positions:
             raise HTTPException(404, f"the index holds no training case '{training_id}'")
@@ -116,7 +122,7 @@ class Engine:
         self._null: _NullInTheMaking | None = None
         # Comparisons take all cores, so they run one after the other.
         self._turn = threading.Lock()
-        self._cases: Recent[Prepared] = Recent(KEPT_CASES)
+        self._cases: Recent[PreparedImage] = Recent(KEPT_CASES)
         self._surfaces: Recent[SurfaceComparison] = Recent(KEPT_SURFACES)
 
     # ------------------------------------------------------------------------------------------------ what there is
@@ -249,14 +255,14 @@ class Engine:
         """Begins in the background with what the first comparison needs."""
         self._making(self.required_index())
 
-    def prepared(self, case: Case) -> Prepared:
+    def prepared(self, case: Case) -> PreparedImage:
         """An image on the grid of the index, with the mask that comparisons use. Raises InputError as reading does."""
-        from replica_detection.index_writing import input_files
-        from replica_detection.loading import load_prepared
+        from replica_detection.index.entries import input_files
+        from replica_detection.preparation.loading import load_prepared
 
         opened = self.required_index()
 
-        def prepare() -> Prepared:
+        def prepare() -> PreparedImage:
             with self._turn:
                 _, found = next(
                     load_prepared(
@@ -273,13 +279,13 @@ class Engine:
         files = input_files(case)
         return self._cases.get((files, opened.version, cohorts.state_of(files)), prepare)
 
-    def surfaces(self, synthetic_id: str, training_id: str) -> tuple[SurfaceComparison, Prepared, Prepared]:
+    def surfaces(self, synthetic_id: str, training_id: str) -> tuple[SurfaceComparison, PreparedImage, PreparedImage]:
         """The surfaces of a pair's masks, in mm along the axes of the common grid, and both cases.
 
         Raises HTTPException 409 where either has no mask or an empty one, or the images are 2D.
         """
-        from replica_detection.index_writing import input_files
-        from replica_detection.surface import compare_surfaces
+        from replica_detection.index.entries import input_files
+        from replica_detection.surfaces.distances import compare_surfaces
 
         case, opened = self.case(synthetic_id), self.required_index()
         training = opened.stored(training_id)
@@ -303,12 +309,12 @@ class Engine:
         key = (files, training_id, opened.version, cohorts.state_of(files))
         return self._surfaces.get(key, compare), synthetic, training
 
-    def aligned(self, synthetic_id: str, training_id: str) -> tuple[Prepared, Prepared]:
+    def aligned(self, synthetic_id: str, training_id: str) -> tuple[PreparedImage, PreparedImage]:
         """A synthetic image and a training case moved onto it, both on the common grid.
 
         Raises HTTPException 404 where this pair was not aligned: it is no candidate, or nothing was scored yet.
         """
-        from replica_detection.pairs import PairLoader
+        from replica_detection.report.pair_loader import PairLoader
 
         case, opened, scored = self.case(synthetic_id), self.required_index(), self.scored()
         training = opened.stored(training_id)
@@ -317,7 +323,7 @@ class Engine:
         if alignment is None:
             raise HTTPException(404, "no alignment is known for this pair")
         synthetic = self.prepared(case)
-        return synthetic, PairLoader(opened.index, None).moved(training, alignment, synthetic.affine)
+        return synthetic, PairLoader(opened.index, None).resample(training, alignment, synthetic.affine)
 
     def _making(self, opened: OpenedIndex) -> _NullInTheMaking:
         with self._lock:
@@ -328,7 +334,7 @@ class Engine:
             return self._null
 
     def _open_index(self) -> OpenedIndex:
-        from replica_detection.index import TrainingIndex
+        from replica_detection.index.training_index import TrainingIndex
 
         index = TrainingIndex.open(self.configuration.index)
         found = work.misfit(self.configuration, index)

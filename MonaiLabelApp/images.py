@@ -25,9 +25,9 @@ from filelock import FileLock
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
 from monailabel.interfaces.datastore import DefaultLabelTag
 
-from replica_detection.atomic import atomic_write
-from replica_detection.cohort import Case
-from replica_detection.image_files import composed
+from replica_detection.io.cohort import Case
+from replica_detection.io.paths import composed
+from replica_detection.util.files import atomic_write
 from replica_detection_server import notes
 from replica_detection_server.cohorts import SUFFIXES, TRAINING, study_id, suffix_of
 from replica_detection_server.datastore_file import DamagedError, DatastoreFile, table_entry
@@ -38,8 +38,8 @@ from replica_detection_server.series import Convert, Volumes, single_file
 from replica_detection_server.studies import LABELS, Listing, Studies, is_series
 
 if TYPE_CHECKING:
-    from replica_detection.index import TrainingIndex
-    from replica_detection.index_writing import Entry
+    from replica_detection.index.entries import Entry
+    from replica_detection.index.training_index import TrainingIndex
 
 logger = logging.getLogger(__name__)
 

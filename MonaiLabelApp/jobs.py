@@ -19,9 +19,9 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from replica_detection.atomic import atomic_write
 from replica_detection.errors import ReplicaDetectionError
-from replica_detection.schema import Job, from_json, to_json
+from replica_detection.results.schema import Job, from_json, to_json
+from replica_detection.util.files import atomic_write
 from replica_detection_server.configuration import Configuration
 from replica_detection_server.progress import Pace, seldom
 from replica_detection_server.storage import storage_refusal

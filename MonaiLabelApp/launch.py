@@ -24,7 +24,7 @@ from typing import NoReturn
 from rich.markup import escape
 from starlette.types import ASGIApp
 
-from replica_detection.console import console, print_warnings
+from replica_detection.cli.console import console, print_warnings
 from replica_detection.errors import ConfigurationError, InputError, ReplicaDetectionError
 from replica_detection.version import __version__
 from replica_detection_server.configuration import Configuration

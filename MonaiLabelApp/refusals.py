@@ -6,7 +6,13 @@ from pathlib import Path
 
 from fastapi import HTTPException
 
-from replica_detection.errors import FullDiskError, IndexFormatError, InputError, ReplicaDetectionError, StorageError
+from replica_detection.errors import (
+    FullDiskError,
+    IndexFormatError,
+    InputError,
+    ReplicaDetectionError,
+    StorageError,
+)
 from replica_detection_server.jobs import AlreadyRunningError
 from replica_detection_server.storage import storage_refusal
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from replica_detection.atomic import atomic_write
-from replica_detection.cohort import Case
 from replica_detection.errors import InputError
-from replica_detection.index_writing import input_files
-from replica_detection.result_views import comparison_of, histograms_of
-from replica_detection.results import CaseSummary, DetectionResult
-from replica_detection.schema import Comparison, Histogram
+from replica_detection.index.entries import input_files
+from replica_detection.io.cohort import Case
+from replica_detection.results.result import CaseSummary, DetectionResult
+from replica_detection.results.schema import Comparison, Histogram
+from replica_detection.results.views import comparison_of, histograms_of
+from replica_detection.util.files import atomic_write
 from replica_detection_server.cohorts import Files, state_of
 
 _FILES = "files.json"

@@ -9,9 +9,9 @@ import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from replica_detection.cohort import Case, Cohort
 from replica_detection.errors import InputError
-from replica_detection.image_files import is_dicom_name
+from replica_detection.io.cohort import Case, Cohort
+from replica_detection.io.paths import is_dicom_name
 from replica_detection_server.cohorts import state_of, suffix_of
 from replica_detection_server.refusals import refusal
 from replica_detection_server.studies import is_file_with_content, is_series
@@ -112,7 +112,7 @@ def single_file(case: Case, volumes: Volumes) -> Path:
 
 def write_volume_of(path: Path, files: Sequence[Path]) -> None:
     """The image of some files as a file of its own. Raises HTTPException (422) where they cannot be read."""
-    from replica_detection.volume import read_volume, write_volume
+    from replica_detection.io.volume import read_volume, write_volume
 
     try:
         volume = read_volume(files)

@@ -9,10 +9,11 @@ from functools import cache, cached_property
 from fastapi import HTTPException
 
 from replica_detection.errors import ReplicaDetectionError
-from replica_detection.ratings import Rating, RatingStore, latest
-from replica_detection.result_views import worklist_item
-from replica_detection.schema import AgreementReport, WorklistItem, from_json, to_json
-from replica_detection.worklist import with_ratings
+from replica_detection.readers.rating_store import RatingStore
+from replica_detection.readers.ratings import Rating, latest
+from replica_detection.readers.worklist import with_ratings
+from replica_detection.results.schema import AgreementReport, WorklistItem, from_json, to_json
+from replica_detection.results.views import worklist_item
 from replica_detection_server.configuration import Configuration
 from replica_detection_server.engine import Engine
 from replica_detection_server.hardening.settings import current

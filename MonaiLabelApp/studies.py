@@ -20,15 +20,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replica_detection.cohort import Case, Cohort, Problem
 from replica_detection.errors import InputError
-from replica_detection.image_files import DICOM_SUFFIXES, composed, is_dicom_name, is_image_name
+from replica_detection.io.cohort import Case, Cohort, Problem
+from replica_detection.io.paths import DICOM_SUFFIXES, composed, is_dicom_name, is_image_name
 from replica_detection_server.cohorts import TRAINING, suffix_of
 from replica_detection_server.configuration import Configuration
 from replica_detection_server.seen import NOTES, Seen, State, state_of_file
 
 if TYPE_CHECKING:
-    from replica_detection.dicom import Header
+    from replica_detection.io.dicom import Header
 
 logger = logging.getLogger(__name__)
 
@@ -289,7 +289,7 @@ class _Headers:
 
     def __call__(self, path: Path) -> Header:
         """Raises InputError as `dicom.read_header`."""
-        from replica_detection.dicom import read_header
+        from replica_detection.io.dicom import read_header
 
         status = path.stat()
         state = status.st_ino, status.st_size, status.st_mtime_ns

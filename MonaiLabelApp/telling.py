@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from replica_detection.schema import Job
+from replica_detection.results.schema import Job
 from replica_detection_server.services import Services
 
 _SECONDS = 30.0

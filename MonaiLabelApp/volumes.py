@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from replica_detection.mesh import Mesh
-    from replica_detection.preprocessing import Prepared
+    from replica_detection.preparation.prepare import PreparedImage
+    from replica_detection.surfaces.mesh import Mesh
 
 
-def difference(synthetic: Prepared, training: Prepared) -> np.ndarray:
+def difference(synthetic: PreparedImage, training: PreparedImage) -> np.ndarray:
     """Synthetic minus training in mapped intensity, float32 in [-1, 1] on the common grid."""
     return np.asarray(synthetic.image - training.image, np.float32)
 
 
 def write_on_grid(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
-    from replica_detection.volume import write_volume
+    from replica_detection.io.volume import write_volume
 
     write_volume(path, array, affine)
 
 
 def in_file_space(mesh: Mesh, spacing: tuple[float, ...], affine: np.ndarray) -> Mesh:
     """A surface from mm along the axes of the common grid to mm RAS+ of an image's own file."""
-    from replica_detection.mesh import Mesh
+    from replica_detection.surfaces.mesh import Mesh
 
     points = positions_in_file(mesh.points, spacing, affine)
     # A file that mirrors an axis turns the surface inside out.
@@ -40,6 +40,6 @@ def positions_in_file(points: np.ndarray, spacing: tuple[float, ...], affine: np
 
 def write_surface(path: Path, mesh: Mesh, distances: np.ndarray) -> None:
     """A `.vtp` file with the distance in mm at every vertex."""
-    from replica_detection.mesh_files import write_mesh
+    from replica_detection.surfaces.mesh_files import write_mesh
 
     write_mesh(path, mesh, distances)

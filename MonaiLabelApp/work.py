@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from replica_detection.errors import IndexFormatError, InputError
-from replica_detection.index import TrainingIndex, index_for
+from replica_detection.index.training_index import TrainingIndex, index_for
 from replica_detection.progress import Progress, silent
-from replica_detection.results import DetectionResult
+from replica_detection.results.result import DetectionResult
 from replica_detection_server import cohorts, encoders
 from replica_detection_server.configuration import Configuration
 from replica_detection_server.scored import write_scored
@@ -82,7 +82,7 @@ def detector_for(configuration: Configuration, index: TrainingIndex, progress: P
     """A `detection.Detector` with the options of the launch; where its null is missing, one process makes it."""
     import filelock
 
-    from replica_detection.detection import Detector, Options
+    from replica_detection.detection.detector import Detector, Options
 
     options = Options(
         measures=configuration.measure_names,
@@ -102,9 +102,10 @@ def score(configuration: Configuration, progress: Progress = silent) -> Detectio
     Makes the index first where there is none that fits the launch. Raises InputError where there is no image, or
     another process scores.
     """
-    from replica_detection.index_writing import Lock, move_into_place
-    from replica_detection.pairs import PairLoader
+    from replica_detection.index.build import move_into_place
     from replica_detection.report import write_report
+    from replica_detection.report.pair_loader import PairLoader
+    from replica_detection.util.lock import Lock
 
     try:
         index = open_index(configuration)
@@ -137,7 +138,7 @@ def score(configuration: Configuration, progress: Progress = silent) -> Detectio
 
 
 def _files(case) -> tuple[Path, ...]:
-    from replica_detection.index_writing import input_files
+    from replica_detection.index.entries import input_files
 
     return input_files(case)
 

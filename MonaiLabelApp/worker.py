@@ -23,7 +23,7 @@ from typing import Any
 from fastapi import HTTPException
 
 from replica_detection.errors import ReplicaDetectionError
-from replica_detection.schema import Job, to_json
+from replica_detection.results.schema import Job, to_json
 from replica_detection_server.computations import COMPUTATIONS, prepare
 from replica_detection_server.configuration import Configuration
 from replica_detection_server.services import Services, services_of

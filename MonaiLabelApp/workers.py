@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 import psutil
 from fastapi import HTTPException
 
-from replica_detection.schema import Job, from_json
+from replica_detection.results.schema import Job, from_json
 from replica_detection_server.configuration import Configuration
 from replica_detection_server.hardening.queue import CALLER_GONE, RUNNING
 from replica_detection_server.hardening.replies import FAILED

@@ -12,7 +12,7 @@ from anyio import CapacityLimiter, to_thread
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from replica_detection.schema import Comparison
+from replica_detection.results.schema import Comparison
 from replica_detection_server.cohorts import TRAINING
 from replica_detection_server.hardening.addresses import address_of
 from replica_detection_server.hardening.identity import NOBODY

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from replica_detection.errors import InputError
-from replica_detection.formats import DAMAGED
+from replica_detection.io.formats import DAMAGED
 from replica_detection_server.hardening.codestreams import UnfitStreamError, jpeg2000_size, jpeg_ends, jpeg_size
 
 # An enhanced file of 4,000 frames has about 250,000 elements, and a reader keeps some 500 bytes for each.

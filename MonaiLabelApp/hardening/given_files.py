@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from replica_detection.errors import InputError
-from replica_detection.image_files import require_readable
+from replica_detection.io.paths import require_readable
 
 LARGEST = 4 << 20
 # No waiting for the other end of a pipe, no terminal that takes over, no translation of line ends.

@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from replica_detection.image_files import composed
+from replica_detection.io.paths import composed
 from replica_detection_server.hardening.habits import BODILESS, Bodiless, with_true_boundary
 from replica_detection_server.hardening.names import composed_json, composed_query, json_fault
 from replica_detection_server.hardening.refusing import header_values, refuse

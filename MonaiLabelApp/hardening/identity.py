@@ -9,7 +9,7 @@ from fastapi import HTTPException, Request
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from replica_detection.image_files import composed
+from replica_detection.io.paths import composed
 from replica_detection_server.hardening.settings import current
 
 # Least to most: a role may do what those before it may. MONAI Label itself refuses an admin the routes of a user, and

@@ -23,7 +23,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 from replica_detection.errors import InputError
-from replica_detection.image_files import composed
+from replica_detection.io.paths import composed
 from replica_detection_server.hardening.given_files import read_given
 
 MINIMUM = 20

@@ -18,7 +18,7 @@ from fastapi import HTTPException
 from pydantic import AfterValidator, StringConstraints
 from pydantic_core import PydanticCustomError
 
-from replica_detection.image_files import composed
+from replica_detection.io.paths import composed
 from replica_detection_server.faults import FORMS, OURS
 
 # Cohorts take every file name as id, so a lookup may hold spaces and letters of any language, but no path.

@@ -6,7 +6,7 @@ import zlib
 from pathlib import Path
 
 from replica_detection.errors import InputError
-from replica_detection.formats import DAMAGED, looks_like
+from replica_detection.io.formats import DAMAGED, looks_like
 from replica_detection_server.hardening.codestreams import UnfitStreamError, jpeg_ends, jpeg_size
 from replica_detection_server.hardening.truncation import require_whole
 

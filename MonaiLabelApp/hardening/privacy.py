@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from starlette.requests import HTTPConnection
 
-from replica_detection.ratings import Rating
+from replica_detection.readers.ratings import Rating
 from replica_detection_server.hardening.identity import ROLES, identity_of
 from replica_detection_server.hardening.settings import Settings
 

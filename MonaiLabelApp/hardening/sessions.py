@@ -88,7 +88,7 @@ class PrivateSessions(Sessions):
         return image.resolve() != folder and image.resolve().is_relative_to(folder)
 
     def _write_meta_info(self, session_id: str, session_info: SessionInfo) -> None:
-        from replica_detection.atomic import atomic_write
+        from replica_detection.util.files import atomic_write
 
         with atomic_write(Path(self.store_path) / session_id / "meta.info") as file:
             file.write(json.dumps(vars(session_info)))

@@ -11,7 +11,7 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
-from replica_detection.atomic import is_temporary
+from replica_detection.util.files import is_temporary
 
 # What a request left behind that failed half-way; the longest one takes less.
 LEFTOVER_SECONDS = 3600

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from replica_detection.errors import InputError
-from replica_detection.formats import DAMAGED
+from replica_detection.io.formats import DAMAGED
 
 
 def require_whole(path: Path, promised: int, held: int, of: str = "bytes") -> None:

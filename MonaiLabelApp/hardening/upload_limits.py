@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from replica_detection.cohort_lists import read_decathlon, read_table
 from replica_detection.errors import InputError
-from replica_detection.formats import quiet_libraries
-from replica_detection.image_files import is_dicom_name, is_image_name, walk
-from replica_detection.nifti import read_header
-from replica_detection.text_headers import read_metaimage_header, read_nrrd_header
+from replica_detection.io.cohort_tables import read_decathlon, read_table
+from replica_detection.io.formats import quiet_libraries
+from replica_detection.io.nifti import read_header
+from replica_detection.io.paths import is_dicom_name, is_image_name, walk
+from replica_detection.io.text_headers import read_metaimage_header, read_nrrd_header
 from replica_detection_server.hardening import pictures
 from replica_detection_server.hardening.logs import where
 from replica_detection_server.hardening.uploads import UploadLimits

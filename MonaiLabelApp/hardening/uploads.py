@@ -18,10 +18,10 @@ from pathlib import Path
 from fastapi import HTTPException
 
 from replica_detection.errors import InputError
-from replica_detection.formats import DAMAGED, input_errors, looks_like
-from replica_detection.image_files import is_dicom_name, is_image_name, require_file
-from replica_detection.nifti import read_header
-from replica_detection.text_headers import TextHeader, read_metaimage_header, read_nrrd_header
+from replica_detection.io.formats import DAMAGED, input_errors, looks_like
+from replica_detection.io.nifti import read_header
+from replica_detection.io.paths import is_dicom_name, is_image_name, require_file
+from replica_detection.io.text_headers import TextHeader, read_metaimage_header, read_nrrd_header
 from replica_detection_server.hardening import dicom_uploads, pictures
 from replica_detection_server.hardening.truncation import require_whole
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import HTTPException
 
 if TYPE_CHECKING:
-    from replica_detection.volume import Volume
+    from replica_detection.io.volume import Volume
 
 WRITTEN = (".nii.gz", ".nii", ".nrrd")
 
@@ -43,7 +43,7 @@ def result_suffix(request: dict[str, Any]) -> str:
 
 def read_image(path: str) -> Volume:
     """The image that MONAI Label names: a file, or the folder of an uploaded series."""
-    from replica_detection.volume import read_volume
+    from replica_detection.io.volume import read_volume
     from replica_detection_server.series import case_at
 
     return read_volume(case_at(Path(path), "image"))

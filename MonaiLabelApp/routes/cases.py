@@ -8,7 +8,7 @@ from fastapi import APIRouter, File, Path, Query, Request, Response, UploadFile
 from fastapi.responses import FileResponse
 from starlette.background import BackgroundTask
 
-from replica_detection.schema import Comparison, from_json
+from replica_detection.results.schema import Comparison, from_json
 from replica_detection_server.hardening.access import shows_matches
 from replica_detection_server.hardening.queue import heavy
 from replica_detection_server.hardening.upload_limits import upload_limits

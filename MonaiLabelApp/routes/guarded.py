@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
 from replica_detection.errors import ReplicaDetectionError
-from replica_detection.schema import ErrorReply
+from replica_detection.results.schema import ErrorReply
 from replica_detection_server.faults import in_words
 from replica_detection_server.refusals import refusal
 from replica_detection_server.storage import storage_refusal

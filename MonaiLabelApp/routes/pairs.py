@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Response
 
-from replica_detection.schema import SurfaceReply, from_json
+from replica_detection.results.schema import SurfaceReply, from_json
 from replica_detection_server.cohorts import TRAINING
 from replica_detection_server.hardening.queue import heavy
 from replica_detection_server.routes.callers import Shared

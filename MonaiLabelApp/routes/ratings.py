@@ -14,9 +14,9 @@ from pydantic import ValidatorFunctionWrapHandler, WrapValidator
 from pydantic_core import PydanticCustomError
 
 from replica_detection.errors import RatingConflictError
-from replica_detection.rating_files import write_ratings
-from replica_detection.ratings import Rating, checked, latest
-from replica_detection.schema import AgreementReport, RatingReceipt
+from replica_detection.readers.rating_tables import write_ratings
+from replica_detection.readers.ratings import Rating, checked, latest
+from replica_detection.results.schema import AgreementReport, RatingReceipt
 from replica_detection_server.cohorts import TRAINING
 from replica_detection_server.faults import OURS
 from replica_detection_server.hardening.access import shows

@@ -8,10 +8,18 @@ from fastapi import APIRouter, HTTPException, Query, Request, Response
 from monailabel.config import settings
 
 from replica_detection.errors import ReplicaDetectionError
+from replica_detection.readers.worklist import Filter, Rated, Sort, filtered, next_item, ordered
 from replica_detection.report.page import pictured
-from replica_detection.schema import API_VERSION, Histogram, IndexDescription, LeftOut, Status, Worklist, WorklistItem
+from replica_detection.results.schema import (
+    API_VERSION,
+    Histogram,
+    IndexDescription,
+    LeftOut,
+    Status,
+    Worklist,
+    WorklistItem,
+)
 from replica_detection.version import __version__
-from replica_detection.worklist import Filter, Rated, Sort, filtered, next_item, ordered
 from replica_detection_server.hardening.access import shows
 from replica_detection_server.hardening.identity import reader_of
 from replica_detection_server.hardening.privacy import sees_all, visible

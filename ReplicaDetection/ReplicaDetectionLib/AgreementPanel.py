@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from replica_detection.schema import AgreementReport
+from replica_detection.results.schema import AgreementReport
 from ReplicaDetectionLib.Panel import Panel, dressTable, fillTable, number
 from ReplicaDetectionLib.Translation import _
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from replica_detection.ratings import Rating
-from replica_detection.schema import Worklist, WorklistItem
+from replica_detection.readers.ratings import Rating
+from replica_detection.results.schema import Worklist, WorklistItem
 from ReplicaDetectionLib.Blinding import Blinding
 from ReplicaDetectionLib.Events import Activities, Event
 from ReplicaDetectionLib.Sources import Source

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from replica_detection.alignment import Alignment
-from replica_detection.mesh import Mesh
-from replica_detection.schema import Comparison
+from replica_detection.registration.alignment import Alignment
+from replica_detection.results.schema import Comparison
+from replica_detection.surfaces.mesh import Mesh
 
 
 @dataclass(frozen=True)

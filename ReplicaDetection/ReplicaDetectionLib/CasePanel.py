@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from replica_detection.schema import Comparison, MeasureResult
+from replica_detection.results.schema import Comparison, MeasureResult
 from ReplicaDetectionLib.Panel import VERDICT_COLOURS, Panel, dressTable, fillTable, number, selectRow
 from ReplicaDetectionLib.Translation import _
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from replica_detection.atomic import atomic_write
 from replica_detection.errors import InputError
-from replica_detection.ratings import SCALE, Rating
-from replica_detection.report.words import MISSING, SYMBOLS, number, probability, score
-from replica_detection.schema import Comparison
+from replica_detection.readers.ratings import SCALE, Rating
+from replica_detection.results.schema import Comparison
+from replica_detection.results.wording import MISSING, SYMBOLS, number, probability, score
+from replica_detection.util.files import atomic_write
 from replica_detection.version import __version__
 from ReplicaDetectionLib.PlacedSurfaces import SurfaceRow
 from ReplicaDetectionLib.Translation import _

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from replica_detection.grids import grid_affine
 from replica_detection.phantom.base import Phantom, generator
 from replica_detection.phantom.head_ct import make_head_ct
 from replica_detection.phantom.replicas import make_replica
-from replica_detection.profiles import Intensity, Native, Preparation
-from replica_detection.results import CohortInfo, DetectionResult, RunInfo
+from replica_detection.preparation.grids import grid_affine
+from replica_detection.preparation.profiles import Intensity, Native, Preparation
+from replica_detection.results.result import CohortInfo, DetectionResult, RunInfo
 from ReplicaDetectionLib.Translation import _
 
 TRAINING, REAL = 8, 12
@@ -95,8 +95,8 @@ def _dice(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _judged(folder: Path, prepared: dict[str, list]) -> DetectionResult:
-    from replica_detection.comparison import Distances
-    from replica_detection.judgement import judge
+    from replica_detection.detection.comparison import Distances
+    from replica_detection.detection.verdicts import judge
     from replica_detection.measures import MEASURES as CLASSES
 
     training = prepared["training"]
@@ -136,7 +136,7 @@ def _preparation() -> Preparation:
 
 def _writeIndex(folder: Path, names: list[str]) -> None:
     """The part of a training index that a viewer reads: which files the cases are, and the grid."""
-    from replica_detection.index_writing import SCHEMA_VERSION
+    from replica_detection.index.entries import SCHEMA_VERSION
 
     (folder / "index.rdindex").mkdir()
     entries = [

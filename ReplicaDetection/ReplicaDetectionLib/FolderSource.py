@@ -9,14 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replica_detection.cohort import Case, Cohort
 from replica_detection.errors import ConfigurationError, InputError, ReplicaDetectionError
-from replica_detection.profiles import Preparation
+from replica_detection.io.cohort import Case, Cohort
+from replica_detection.preparation.profiles import Preparation
 from replica_detection.progress import Progress, silent
-from replica_detection.ratings import Rating
-from replica_detection.result_views import comparison_of, histograms_of, worklist_item
-from replica_detection.results import DetectionResult
-from replica_detection.schema import (
+from replica_detection.readers.ratings import Rating
+from replica_detection.readers.worklist import Filter, filtered, next_item, ordered, with_ratings
+from replica_detection.results.result import DetectionResult
+from replica_detection.results.schema import (
     API_VERSION,
     AgreementReport,
     Comparison,
@@ -29,8 +29,8 @@ from replica_detection.schema import (
     WorklistItem,
     number,
 )
+from replica_detection.results.views import comparison_of, histograms_of, worklist_item
 from replica_detection.version import __version__
-from replica_detection.worklist import Filter, filtered, next_item, ordered, with_ratings
 from ReplicaDetectionLib.CasePair import CasePair
 from ReplicaDetectionLib.Sources import Cancelled, Source, Steps, never
 
@@ -155,14 +155,14 @@ class FolderSource(Source):
         return histograms_of(self.result)
 
     def saveRating(self, rating: Rating) -> RatingReceipt:
-        from replica_detection.ratings import RatingStore
+        from replica_detection.readers.rating_store import RatingStore
 
         RatingStore(self.ratingsFile).add(rating)
         stored = next(r for r in RatingStore(self.ratingsFile).all() if r.rating_id == rating.rating_id)
         return RatingReceipt(stored.rating_id, stored.reader, stored.created)
 
     def ratings(self, reader: str = "", syntheticId: str = "") -> list[Rating]:
-        from replica_detection.ratings import RatingStore
+        from replica_detection.readers.rating_store import RatingStore
 
         if not self.ratingsFile.exists():
             return []
@@ -173,7 +173,7 @@ class FolderSource(Source):
         ]
 
     def agreement(self) -> AgreementReport:
-        from replica_detection.agreement import agreement_report
+        from replica_detection.readers.agreement import agreement_report
 
         return agreement_report(self.ratings(), self.result)
 
@@ -215,7 +215,7 @@ class FolderSource(Source):
     @cached_property
     def _index(self) -> dict:
         """`index.json`: which files the training cases are, and the grid."""
-        from replica_detection.index_writing import SCHEMA_VERSION
+        from replica_detection.index.entries import SCHEMA_VERSION
 
         path = self._found(self.result.run.index, "index") / "index.json"
         try:

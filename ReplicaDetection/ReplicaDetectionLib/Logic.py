@@ -22,7 +22,7 @@ from ReplicaDetectionLib.SliceComposition import SliceComposition
 from ReplicaDetectionLib.SurfaceDisplay import SurfaceDisplay
 
 if TYPE_CHECKING:
-    from replica_detection.ratings import Rating
+    from replica_detection.readers.ratings import Rating
 
 
 class ReplicaDetectionLogic:

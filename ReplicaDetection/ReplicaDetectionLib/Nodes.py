@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from replica_detection.mesh import Mesh
+from replica_detection.surfaces.mesh import Mesh
 
 #: Colours of the first and the second row, whatever they hold: orange and blue, told apart with any colour vision.
 ROW_COLORS = {"First": (0.95, 0.55, 0.15), "Second": (0.30, 0.65, 0.98)}

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from replica_detection.alignment import Alignment
-from replica_detection.cohort import Case
 from replica_detection.errors import InputError
-from replica_detection.grids import grid_affine
-from replica_detection.mesh import Mesh, mesh_of_mask
-from replica_detection.preprocessing import believable_affine, intensity_limits
-from replica_detection.profiles import PROFILES, Intensity, Native, Preparation
+from replica_detection.io.cohort import Case
+from replica_detection.io.volume import read_mask, read_volume
+from replica_detection.preparation.grids import grid_affine
+from replica_detection.preparation.prepare import believable_affine, intensity_limits
+from replica_detection.preparation.profiles import PROFILES, Intensity, Native, Preparation
+from replica_detection.registration.alignment import Alignment
 from replica_detection.segmentation import Segmenter
-from replica_detection.surface import surface_distance
-from replica_detection.volume import read_mask, read_volume
+from replica_detection.surfaces.distances import surface_distance
+from replica_detection.surfaces.mesh import Mesh, mesh_of_mask
 from ReplicaDetectionLib.CasePair import CaseImage, PairSurfaces
 
 # For a profile that takes its mapping from the cohort, where nothing says which it took.

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from replica_detection.mesh import Mesh
-from replica_detection.surface import Statistics, SurfaceComparison
+from replica_detection.surfaces.distances import Statistics, SurfaceComparison
+from replica_detection.surfaces.mesh import Mesh
 from ReplicaDetectionLib.CasePair import CasePair, PairSurfaces
 from ReplicaDetectionLib.ComparisonLayout import FIRST, SECOND
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import slicer
 
-from replica_detection.schema import Histogram
+from replica_detection.results.schema import Histogram
 from ReplicaDetectionLib.Panel import Panel, number, quietly
 from ReplicaDetectionLib.Translation import _
 

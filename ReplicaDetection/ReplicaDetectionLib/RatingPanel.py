@@ -6,7 +6,7 @@ from typing import Any
 
 import slicer
 
-from replica_detection.ratings import REPLICA_FROM, SCALE
+from replica_detection.readers.ratings import REPLICA_FROM, SCALE
 from ReplicaDetectionLib.Blinding import Blinding
 from ReplicaDetectionLib.Panel import Panel, quietly
 from ReplicaDetectionLib.Settings import Settings

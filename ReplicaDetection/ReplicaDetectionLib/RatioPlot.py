@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from replica_detection.schema import Histogram
+from replica_detection.results.schema import Histogram
 from ReplicaDetectionLib.Nodes import removeNode
 
 SYNTHETIC_COLOR, NULL_COLOR = (0.85, 0.45, 0.10), (0.55, 0.60, 0.66)

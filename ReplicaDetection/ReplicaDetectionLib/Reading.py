@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from replica_detection.ratings import LONGEST_SECONDS, SCALE, Rating
+from replica_detection.readers.ratings import LONGEST_SECONDS, SCALE, Rating
 
 Key = tuple[str, str]
 

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from replica_detection.alignment import Alignment
 from replica_detection.errors import NotFoundError, ReplicaDetectionError, ServerError
-from replica_detection.mesh import Mesh
 from replica_detection.progress import Progress, silent
-from replica_detection.ratings import Rating
-from replica_detection.schema import (
+from replica_detection.readers.ratings import Rating
+from replica_detection.registration.alignment import Alignment
+from replica_detection.results.schema import (
     AgreementReport,
     Comparison,
     Histogram,
@@ -23,6 +22,7 @@ from replica_detection.schema import (
     Worklist,
     WorklistItem,
 )
+from replica_detection.surfaces.mesh import Mesh
 from ReplicaDetectionLib.CasePair import CasePair, PairSurfaces
 from ReplicaDetectionLib.Sources import Cancelled, Source, Steps, never
 

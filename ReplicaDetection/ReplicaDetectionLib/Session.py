@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from replica_detection.errors import AccessDeniedError, ReplicaDetectionError
-from replica_detection.ratings import Rating
-from replica_detection.schema import AgreementReport, Histogram, Status, WorklistItem
+from replica_detection.readers.ratings import Rating
+from replica_detection.results.schema import AgreementReport, Histogram, Status, WorklistItem
 from ReplicaDetectionLib.CaseList import CaseList
 from ReplicaDetectionLib.CasePair import CasePair
 from ReplicaDetectionLib.Events import Activities, Event

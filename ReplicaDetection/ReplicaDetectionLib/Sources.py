@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 
 from replica_detection.errors import ReplicaDetectionError
 from replica_detection.progress import Progress, silent
-from replica_detection.ratings import Rating
-from replica_detection.schema import (
+from replica_detection.readers.ratings import Rating
+from replica_detection.results.schema import (
     AgreementReport,
     Comparison,
     Histogram,
@@ -66,7 +66,7 @@ class Source(ABC):
         """One page of cases.
 
         Args:
-            sort: one of `replica_detection.worklist.SORTS`; unscored cases come last, ties go by id.
+            sort: one of `replica_detection.readers.worklist.SORTS`; unscored cases come last, ties go by id.
             verdicts: only these; empty: all.
             rated: "any", "yes" or "no", by `reader` (empty: by anyone).
             search: part of a synthetic id.

@@ -7,7 +7,7 @@ from typing import Any
 import qt
 import slicer
 
-from replica_detection.ratings import SCALE
+from replica_detection.readers.ratings import SCALE
 from ReplicaDetectionLib.AgreementPanel import AgreementPanel
 from ReplicaDetectionLib.CasePanel import CasePanel
 from ReplicaDetectionLib.ComparisonPanel import ComparisonPanel

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from replica_detection.results import DetectionResult
+from replica_detection.results.result import DetectionResult
 
 Shares = tuple[float, float, float]
 

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from replica_detection.cohort import Case, Cohort
-from replica_detection.detection import Detector, Options
-from replica_detection.index import TrainingIndex
-from replica_detection.planted import changes, write_copy
-from replica_detection.results import FLAGGED, DetectionResult
-from replica_detection.volume import read_volume
+from replica_detection.audit.planted_copies import changes, write_copy
+from replica_detection.detection.detector import Detector, Options
+from replica_detection.index.training_index import TrainingIndex
+from replica_detection.io.cohort import Case, Cohort
+from replica_detection.io.volume import read_volume
+from replica_detection.results.result import FLAGGED, DetectionResult
 
 VALIDATION, NEW, TRAINING = 26, 50, 76
 PLANTED = 5

@@ -12,13 +12,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from replica_detection import calibration
 from replica_detection.embedding import Encoders
 from replica_detection.embedding.base import Embedder
 from replica_detection.measures.feature import EmbeddingCosine, EmbeddingPearson, EmbeddingRmse
 from replica_detection.measures.memorization_index import MemorizationIndex
 from replica_detection.measures.slice_votes import flat_index, hnsw_index
-from replica_detection.profiles import Intensity, Native, Preparation
+from replica_detection.preparation.profiles import Intensity, Native, Preparation
+from replica_detection.statistics.distance_ratio import evidence, nearest
+from replica_detection.statistics.null import Null, benjamini_hochberg
 
 CASES, NUMBERS, LAYERS, K = 2000, 512, 3, 50
 SLICES, SLICE_NUMBERS, ASKED = 60_000, 384, 2_000
@@ -80,10 +81,10 @@ def _vectors(table: Table, training: np.ndarray, queries: np.ndarray, unseen: np
         measure = kind(PREPARATION, encoders=Encoders(_Given()))
         start = time.perf_counter()
         block = {"embedding": training}
-        near = calibration.nearest(measure.distances({"embedding": queries}, block), K)
-        null = calibration.nearest(measure.distances({"embedding": unseen}, block), K)
-        p = calibration.Null.fit(calibration.evidence(null.ratio)).p_values(calibration.evidence(near.ratio))
-        q = calibration.benjamini_hochberg(p)
+        near = nearest(measure.distances({"embedding": queries}, block), K)
+        null = nearest(measure.distances({"embedding": unseen}, block), K)
+        p = Null.fit(evidence(null.ratio)).p_values(evidence(near.ratio))
+        q = benjamini_hochberg(p)
         seconds = time.perf_counter() - start
         same = _same_as_faiss(kind.name, near.neighbors, training, queries)
         right &= same > 0.999

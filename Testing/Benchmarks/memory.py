@@ -29,8 +29,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 def report() -> bool:
     """Prints cohort size in MiB beside peak memory; false if it grows by a tenth of what the cohort grows by."""
-    from replica_detection.cohort import Cohort
-    from replica_detection.index import TrainingIndex
+    from replica_detection.index.training_index import TrainingIndex
+    from replica_detection.io.cohort import Cohort
 
     unit = 1 if sys.platform == "darwin" else 1024
     rng = np.random.default_rng(0)

@@ -79,9 +79,9 @@ def _measure(root: Path) -> None:
 
 def _collection(root: Path) -> None:
     """Six cases, each near one of four training cases, judged by two measures."""
-    from replica_detection.cohort import Cohort
-    from replica_detection.detection import detect
-    from replica_detection.index import TrainingIndex
+    from replica_detection.detection.detector import detect
+    from replica_detection.index.training_index import TrainingIndex
+    from replica_detection.io.cohort import Cohort
 
     for name, count, first in (("training", 4, 0), ("validation", 4, 50), ("synthetic", 6, 0)):
         for n in range(count):

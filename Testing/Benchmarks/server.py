@@ -56,13 +56,14 @@ def report() -> bool:
 
 def _parts(folder: Path, image: Path, mask: Path) -> Any:
     """Times the steps of `Detector.detect` one by one in this process, on the server's own index."""
-    from replica_detection.cohort import Case, Cohort
-    from replica_detection.comparison import CohortQueries, compare
-    from replica_detection.detection import Detector
-    from replica_detection.index import TrainingIndex
-    from replica_detection.judgement import judge
-    from replica_detection.loading import load_prepared
+    from replica_detection.detection.comparison import compare
+    from replica_detection.detection.detector import Detector
+    from replica_detection.detection.queries import CohortQueries
+    from replica_detection.detection.verdicts import assign_verdicts
+    from replica_detection.index.training_index import TrainingIndex
+    from replica_detection.io.cohort import Case, Cohort
     from replica_detection.measures import features_of, needed_features
+    from replica_detection.preparation.loading import load_prepared
 
     index = TrainingIndex.open(folder / "data" / "training.rdindex")
     unseen = Cohort.read(folder / "unseen", masks=folder / "unseen_masks")
@@ -84,7 +85,7 @@ def _parts(folder: Path, image: Path, mask: Path) -> Any:
         _timed(f"distances: {measure.name}", lambda m=measure: [m.distances(one, block) for block in blocks])
     found = compare(CohortQueries(cohort, index), index, detector.measures)
     chosen = {"k": detector.options.k, "alpha": detector.options.alpha}
-    _timed("statistics", lambda: judge(found, detector.null, detector.measures, index, **chosen))
+    _timed("statistics", lambda: assign_verdicts(found, detector.null, detector.measures, index, **chosen))
     result = _timed("whole comparison, in one process", lambda: detector.detect(cohort))
     return result.matches
 

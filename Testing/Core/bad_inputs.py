@@ -18,8 +18,8 @@ from PIL import Image
 
 from Core.bad_files import good_array, image_faults, nifti_bytes, with_value
 from Core.made_dicom import write_series
-from replica_detection.cohort import Cohort
-from replica_detection.volume import read_mask, read_volume, write_volume
+from replica_detection.io.cohort import Cohort
+from replica_detection.io.volume import read_mask, read_volume, write_volume
 
 
 @dataclass(frozen=True)

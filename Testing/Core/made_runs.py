@@ -6,10 +6,10 @@ import numpy as np
 from PIL import Image
 
 from Core.made_up import SHAPE, volume, write
-from replica_detection.cohort import Cohort
-from replica_detection.detection import Options, detect
-from replica_detection.index import TrainingIndex
-from replica_detection.results import DetectionResult
+from replica_detection.detection.detector import Options, detect
+from replica_detection.index.training_index import TrainingIndex
+from replica_detection.io.cohort import Cohort
+from replica_detection.results.result import DetectionResult
 
 VOXELS = ("mae", "rmse", "ssim")
 MASKS = ("dice", "asd", "asd_surfel", "hd95", "cldice")

@@ -4,7 +4,7 @@ import pytest
 from made_up_result import make_result
 from pages import render
 
-from replica_detection.results import DetectionResult
+from replica_detection.results.result import DetectionResult
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from replica_detection.report import Pair
-from replica_detection.results import (
+from replica_detection.results.result import (
     CaseSummary,
     CohortInfo,
     DetectionResult,

@@ -7,7 +7,7 @@ from pathlib import Path
 from made_up_result import make_pairs
 
 from replica_detection.report import write_report
-from replica_detection.results import DetectionResult
+from replica_detection.results.result import DetectionResult
 
 
 class Page(HTMLParser):

@@ -8,8 +8,8 @@ import pytest
 from made_up_result import make_pairs, make_result, without_flags
 from pages import Page, render, stable
 
-from replica_detection.report import words
-from replica_detection.results import FLAGGED, DetectionResult
+from replica_detection.results import wording
+from replica_detection.results.result import FLAGGED, DetectionResult
 
 EVIL = "<script>alert('x')</script> & \"q\" 'r' </style>"
 
@@ -52,7 +52,7 @@ def test_outcome(result, verdicts, sentence):
     summary = tuple(
         replace(c, verdict=names[v]) for c, v in zip(result.summary[: len(verdicts)], verdicts, strict=True)
     )
-    assert words.outcome(replace(result, summary=summary)) == sentence
+    assert wording.outcome(replace(result, summary=summary)) == sentence
 
 
 def test_worklist_holds_every_case_by_falling_score(result, page):
@@ -214,7 +214,7 @@ def test_extreme_numbers(result, tmp_path):
     ],
 )
 def test_probabilities(value, text):
-    assert words.probability(value) == text
+    assert wording.probability(value) == text
 
 
 @pytest.mark.parametrize(
@@ -222,4 +222,4 @@ def test_probabilities(value, text):
     [(math.nan, "–"), (math.inf, "∞"), (0.0, "0"), (-1.23456, "−1.235"), (12345.6, "12346"), (1.5e-7, "1.5×10⁻⁷")],
 )
 def test_numbers(value, text):
-    assert words.number(value) == text
+    assert wording.number(value) == text

@@ -8,7 +8,7 @@ import re
 import pytest
 from browser import open_page
 
-from replica_detection.results import FLAGGED
+from replica_detection.results.result import FLAGGED
 
 
 def test_opens_in_a_browser_without_errors(html, tmp_path):

@@ -7,7 +7,14 @@ import pytest
 from PIL import Image
 
 from replica_detection.report import Pair
-from replica_detection.report.pictures import DIFFERENCE_RANGE, compose, grey_window, jpeg, planes, position
+from replica_detection.report.pictures import (
+    DIFFERENCE_RANGE,
+    compose,
+    grey_window,
+    jpeg,
+    planes,
+    position,
+)
 
 
 def test_planes_follow_the_radiological_convention():

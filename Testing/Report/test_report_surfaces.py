@@ -13,11 +13,17 @@ from pages import Page, render, stable
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from replica_detection.mesh import mesh_of_mask
 from replica_detection.report import Pair, pictures, surfaces, tables
 from replica_detection.report.raster import Camera, draw
-from replica_detection.results import FLAGGED, CaseSummary, Match, levels_differ, nearest_by_level
-from replica_detection.surface import compare_surfaces
+from replica_detection.results.result import (
+    FLAGGED,
+    CaseSummary,
+    Match,
+    levels_differ,
+    nearest_by_level,
+)
+from replica_detection.surfaces.distances import compare_surfaces
+from replica_detection.surfaces.mesh import mesh_of_mask
 
 ONE = (1.0, 1.0, 1.0)
 SIZE = 48

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from made_up_result import make_result
 
-from replica_detection.report import words
-from replica_detection.result_views import comparison_of, histograms_of, worklist_item
-from replica_detection.schema import Comparison, from_json, to_json
+from replica_detection.results import wording
+from replica_detection.results.schema import Comparison, from_json, to_json
+from replica_detection.results.views import comparison_of, histograms_of, worklist_item
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_what_a_measure_says_beyond_the_match_goes_with_it(result):
     told = replace(result, run=replace(result.run, details={name: columns}))
     for n, id in enumerate(ids):
         said = {m.measure: {d.name: d.text for d in m.details} for m in comparison_of(told, id, 3, "").measures}
-        assert said[name] == {"layers agreeing": f"{n} of 4", "MI": "–" if n == 0 else words.number(n)}
+        assert said[name] == {"layers agreeing": f"{n} of 4", "MI": "–" if n == 0 else wording.number(n)}
         assert said[other] == {}
 
 

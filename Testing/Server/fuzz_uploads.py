@@ -266,7 +266,7 @@ def read_all(count: int, seed: int, folder: Path, names: list[str]) -> dict[str,
     from fastapi import HTTPException
 
     from replica_detection.errors import InputError
-    from replica_detection.volume import read_volume
+    from replica_detection.io.volume import read_volume
     from replica_detection_server.hardening.uploads import UploadLimits, check_upload
 
     limits, found = UploadLimits.of(1 << 20), Counter()

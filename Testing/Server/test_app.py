@@ -14,8 +14,8 @@ pytest.importorskip("monailabel", reason="the server needs it: requirements-serv
 from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
 
+from replica_detection.io.volume import read_volume
 from replica_detection.segmentation import SEGMENTERS, make_segmenter
-from replica_detection.volume import read_volume
 from Server.collections_on_disk import COPIED, COPY, NEW
 from Server.conftest import MOVED, Served, checksums, real_scans, strict_json, until
 from Server.made_uploads import metaimage, nrrd, voxels

@@ -20,10 +20,10 @@ from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 
 from Core import made_up
 from Core.made_dicom import write_series
-from replica_detection.cohort import Cohort
-from replica_detection.index import TrainingIndex
-from replica_detection.index_writing import Entry
-from replica_detection.volume import read_volume
+from replica_detection.index.entries import Entry
+from replica_detection.index.training_index import TrainingIndex
+from replica_detection.io.cohort import Cohort
+from replica_detection.io.volume import read_volume
 from replica_detection_server.images import StudiesAndTraining
 from replica_detection_server.lib.batch import BatchInfer
 from replica_detection_server.studies import Studies

@@ -19,8 +19,8 @@ from Core import made_up
 from replica_detection.client import ReplicaClient
 from replica_detection.embedding.training import nt_xent, similarity_error, train_encoder
 from replica_detection.errors import ConfigurationError, IndexFormatError, InputError
-from replica_detection.index import TrainingIndex
-from replica_detection.results import DetectionResult
+from replica_detection.index.training_index import TrainingIndex
+from replica_detection.results.result import DetectionResult
 from replica_detection_server import encoders, work
 from replica_detection_server.configuration import Configuration
 from replica_detection_server.engine import Engine
@@ -50,7 +50,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def contrastive(folder) -> Path:
     """An encoder that was trained elsewhere."""
-    from replica_detection.cohort import Cohort
+    from replica_detection.io.cohort import Cohort
 
     train_encoder(Cohort.read(folder / "training"), folder / "elsewhere", epochs=1, batch=4, most=16, device="cpu")
     return folder / "elsewhere"

@@ -14,7 +14,7 @@ import requests
 from Core import made_masks, made_up
 from replica_detection.client import ReplicaClient
 from replica_detection.errors import ServerError
-from replica_detection.results import DetectionResult
+from replica_detection.results.result import DetectionResult
 from Server import collections_on_disk
 from Server.collections_on_disk import COPIED, COPY, NEW, TRAINING, Collections
 from Server.conftest import Served, checksums, conf, real_scans, until

@@ -22,13 +22,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from Core import made_masks, made_up
-from replica_detection import worklist
 from replica_detection.errors import ConfigurationError, IndexFormatError, InputError
-from replica_detection.mesh import mesh_of_mask
-from replica_detection.ratings import Rating
-from replica_detection.result_views import worklist_item
-from replica_detection.results import VERDICTS, CaseSummary
-from replica_detection.schema import WorklistItem
+from replica_detection.readers import worklist
+from replica_detection.readers.ratings import Rating
+from replica_detection.results.result import VERDICTS, CaseSummary
+from replica_detection.results.schema import WorklistItem
+from replica_detection.results.views import worklist_item
+from replica_detection.surfaces.mesh import mesh_of_mask
 from replica_detection_server import volumes
 from replica_detection_server.configuration import Configuration, default_data_folder
 from replica_detection_server.hardening.identity import ROLES, Identity, identify
@@ -432,7 +432,7 @@ def _sleeper(code: str = "import time; time.sleep(600)"):
 
 @pytest.mark.slow
 def test_a_network_is_trained_and_then_listed_as_a_model(tmp_path):
-    from replica_detection.volume import read_volume
+    from replica_detection.io.volume import read_volume
     from replica_detection_server.lib.infers.segmentation import segmentation_tasks
     from replica_detection_server.lib.trainers.segmentation import TrainSegmentation
 

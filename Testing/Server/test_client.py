@@ -17,7 +17,6 @@ from email.utils import format_datetime
 
 import pytest
 
-from replica_detection import schema
 from replica_detection.client import ReplicaClient
 from replica_detection.errors import (
     AccessDeniedError,
@@ -31,7 +30,8 @@ from replica_detection.errors import (
     UnexpectedAnswerError,
     UnreachableError,
 )
-from replica_detection.ratings import Rating
+from replica_detection.readers.ratings import Rating
+from replica_detection.results import schema
 from Server.scripted import Asked, Held, breaks, refuses_unread, says, scripted, truncated
 
 STATUS = schema.to_json(schema.Status(schema.API_VERSION, "0.1.0", 3, 2, 5, "none", "", 1000))

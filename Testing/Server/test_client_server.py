@@ -13,10 +13,10 @@ import pytest
 
 pytest.importorskip("monailabel", reason="the server needs it: requirements-server-bare.txt")
 
-from replica_detection import schema
 from replica_detection.client import ReplicaClient
 from replica_detection.errors import AccessDeniedError, CancelledError, NotFoundError, ServerError
-from replica_detection.rating_files import read_ratings
+from replica_detection.readers.rating_tables import read_ratings
+from replica_detection.results import schema
 from Server import collections_on_disk
 from Server.collections_on_disk import ANNA, BERND, COPIED, COPY, NEW, TRAINING, Collections
 from Server.running import Server

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from replica_detection import schema
 from replica_detection.client import ReplicaClient
 from replica_detection.errors import InputError, UnreachableError
+from replica_detection.results import schema
 from Server.certificates import certificate
 from Server.scripted import says, scripted
 

@@ -16,13 +16,13 @@ import pytest
 
 pytest.importorskip("monailabel", reason="the server needs it: requirements-server-bare.txt")
 
-from replica_detection import schema
-from replica_detection.cohort import Cohort
-from replica_detection.index import TrainingIndex
-from replica_detection.pairs import PairLoader
-from replica_detection.ratings import Rating
-from replica_detection.results import DetectionResult
-from replica_detection.surface import compare_surfaces
+from replica_detection.index.training_index import TrainingIndex
+from replica_detection.io.cohort import Cohort
+from replica_detection.readers.ratings import Rating
+from replica_detection.report.pair_loader import PairLoader
+from replica_detection.results import schema
+from replica_detection.results.result import DetectionResult
+from replica_detection.surfaces.distances import compare_surfaces
 from Server.collections_on_disk import COPIED, COPY, NEW, TRAINING, UNSEEN
 from Server.conftest import MOVED, MOVED_MM, Served, strict_json
 
@@ -371,14 +371,14 @@ def test_ratings_as_a_table(served, tmp_path):
     assert reply.headers["content-type"].startswith("text/csv")
     rows = list(csv.DictReader(io.StringIO(reply.text)))
     assert [(r["reader"], r["comment"]) for r in rows] == [("table", 'quote " and, comma')]
-    from replica_detection.rating_files import read_ratings
+    from replica_detection.readers.rating_tables import read_ratings
 
     (tmp_path / "r.csv").write_bytes(reply.content)
     assert [asdict(r) for r in read_ratings(tmp_path / "r.csv")] == served.json("/replica/ratings", reader="table")
 
 
 def test_a_table_holds_no_formula_and_gives_the_words_back(served, tmp_path):
-    from replica_detection.rating_files import read_ratings
+    from replica_detection.readers.rating_tables import read_ratings
 
     comments = ["=HYPERLINK(1)", "+1+1", "-1-1", "@SUM(1)", "\t=1", "\r=1", " '=1", "'=1", "plain", "-1"]
     for number, comment in enumerate(comments):
@@ -394,7 +394,7 @@ def test_a_table_holds_no_formula_and_gives_the_words_back(served, tmp_path):
 
 
 def test_agreement_is_that_of_the_core(served, result):
-    from replica_detection.agreement import agreement_report
+    from replica_detection.readers.agreement import agreement_report
 
     for reader, said in (("agree_1", (4, 4, 1, 1)), ("agree_2", (4, 3, 1, 2))):
         for case, value in zip((COPY, MOVED, "syn_000", "syn_001"), said, strict=True):

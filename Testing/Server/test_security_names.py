@@ -14,7 +14,7 @@ from fastapi import HTTPException
 from pydantic import TypeAdapter, ValidationError
 
 from replica_detection.errors import InputError
-from replica_detection.image_files import composed
+from replica_detection.io.paths import composed
 from replica_detection_server.hardening.hygiene import url_fault
 from replica_detection_server.hardening.keys import ApiKeys, readable_by_others
 from replica_detection_server.hardening.logs import Scrub, WithoutPatients, where

@@ -23,7 +23,7 @@ import requests
 
 from Core.made_up import cohort, volume, write
 from replica_detection.cli import app
-from replica_detection.console import run_guarded
+from replica_detection.cli.console import run_guarded
 from replica_detection.errors import ConfigurationError
 from replica_detection_server.hardening.origin import is_loopback
 from replica_detection_server.launch import Listening

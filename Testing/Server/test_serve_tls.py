@@ -19,7 +19,8 @@ import requests
 from Core import made_up
 from replica_detection.client import ReplicaClient
 from replica_detection.errors import InputError, UnreachableError
-from replica_detection.ratings import Rating, RatingStore
+from replica_detection.readers.rating_store import RatingStore
+from replica_detection.readers.ratings import Rating
 from replica_detection_server.configuration import Configuration
 from replica_detection_server.hardening import tls
 from replica_detection_server.launch import Listening

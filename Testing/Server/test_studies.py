@@ -20,9 +20,9 @@ from monailabel.datastore.local import LocalDatastore
 
 from Core import made_up
 from Core.made_dicom import write_series
-from replica_detection.cohort import Cohort
 from replica_detection.errors import ConfigurationError, InputError
-from replica_detection.volume import read_volume
+from replica_detection.io.cohort import Cohort
+from replica_detection.io.volume import read_volume
 from replica_detection_server import studies as rule
 from replica_detection_server.configuration import Configuration
 from replica_detection_server.engine import Engine
@@ -282,7 +282,7 @@ def test_a_full_disk_is_no_fault_of_the_series(tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("replica_detection.volume._write_nifti", full)
+    monkeypatch.setattr("replica_detection.io.volume._write_nifti", full)
     with pytest.raises(OSError, match="No space"):
         store.get_image_uri("s")
     monkeypatch.undo()
@@ -311,7 +311,7 @@ def test_labels_of_a_series_are_kept_and_the_series_can_be_removed(tmp_path):
 
 
 def test_headers_are_read_once(tmp_path, monkeypatch):
-    from replica_detection import dicom
+    from replica_detection.io import dicom
 
     folder = tmp_path / "studies"
     series(folder / "s")

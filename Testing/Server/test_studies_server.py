@@ -22,7 +22,7 @@ from Core import made_up
 from Core.made_dicom import write_series
 from replica_detection.client import ReplicaClient
 from replica_detection.errors import InputError, ServerError
-from replica_detection.volume import read_mask, read_volume
+from replica_detection.io.volume import read_mask, read_volume
 from Server.collections_on_disk import image_bytes
 from Server.conftest import checksums, strict_json
 from Server.running import Server, running_server

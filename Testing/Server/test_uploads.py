@@ -19,8 +19,8 @@ from fastapi import HTTPException
 
 from Core.bad_files import image_faults
 from replica_detection.errors import InputError
-from replica_detection.image_files import is_dicom_name, is_image_name
-from replica_detection.volume import read_volume
+from replica_detection.io.paths import is_dicom_name, is_image_name
+from replica_detection.io.volume import read_volume
 from replica_detection_server.hardening.codestreams import (
     MAX_MARKERS,
     MAX_SCANS,

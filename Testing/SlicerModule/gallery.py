@@ -23,8 +23,8 @@ from PIL import Image, ImageDraw, ImageFont  # noqa: E402
 from bench.application import BenchApplication  # noqa: E402
 from bench.layouts import LayoutManager  # noqa: E402
 from bench.views import draw_chart  # noqa: E402
-from replica_detection.alignment import Alignment  # noqa: E402
-from replica_detection.grids import orientation_of  # noqa: E402
+from replica_detection.preparation.grids import orientation_of  # noqa: E402
+from replica_detection.registration.alignment import Alignment  # noqa: E402
 from ReplicaDetectionLib.CasePair import CasePair  # noqa: E402
 from ReplicaDetectionLib.FolderSource import FolderSource  # noqa: E402
 from ReplicaDetectionLib.Logic import ReplicaDetectionLogic  # noqa: E402

@@ -55,9 +55,9 @@ def judge(
     collection: Collection, segmenter: Segmenter | None = None, measures: tuple[str, ...] | None = None
 ) -> Collection:
     """`replica-detection detect` on it, without the report; with `segmenter` in place of the masks on disk."""
-    from replica_detection.cohort import Cohort
-    from replica_detection.detection import Options, detect
-    from replica_detection.index import TrainingIndex
+    from replica_detection.detection.detector import Options, detect
+    from replica_detection.index.training_index import TrainingIndex
+    from replica_detection.io.cohort import Cohort
 
     def masks_of(name: str) -> Path | None:
         return collection.folder(f"{name}_masks") if segmenter is None else None

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from replica_detection.alignment import Alignment
-from replica_detection.schema import Comparison, Detail, MeasureResult, NeighborItem
+from replica_detection.registration.alignment import Alignment
+from replica_detection.results.schema import Comparison, Detail, MeasureResult, NeighborItem
 from ReplicaDetectionLib.CasePair import CaseImage, CasePair
 from ReplicaDetectionLib.PairMaking import ReadImage, placementOf, surfacesOf
 

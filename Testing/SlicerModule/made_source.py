@@ -9,10 +9,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from replica_detection.alignment import Alignment
 from replica_detection.errors import AccessDeniedError, ReplicaDetectionError
-from replica_detection.ratings import Rating
-from replica_detection.schema import (
+from replica_detection.readers.ratings import Rating
+from replica_detection.readers.worklist import Filter, filtered, next_item, ordered, with_ratings
+from replica_detection.registration.alignment import Alignment
+from replica_detection.results.schema import (
     AgreementReport,
     Comparison,
     Detail,
@@ -26,8 +27,7 @@ from replica_detection.schema import (
     Worklist,
     WorklistItem,
 )
-from replica_detection.surface import compare_surfaces
-from replica_detection.worklist import Filter, filtered, next_item, ordered, with_ratings
+from replica_detection.surfaces.distances import compare_surfaces
 from ReplicaDetectionLib.CasePair import CaseImage, CasePair, PairSurfaces
 from ReplicaDetectionLib.Sources import LoadCancelled, Source
 

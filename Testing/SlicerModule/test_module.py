@@ -254,7 +254,7 @@ def test_reloading_reads_the_whole_package_again(module_widget, monkeypatch):
         module_widget.onReload()
         assert reloaded == ["ReplicaDetection"]
         assert "ReplicaDetectionLib.Widget" not in sys.modules
-        assert "replica_detection.schema" not in sys.modules
+        assert "replica_detection.results.schema" not in sys.modules
         again = make_widget()
         assert type(again.panels) is not Before.Widget
         again.cleanup()

@@ -31,11 +31,11 @@ def test_the_example_opens_by_its_button_with_progress_and_cancel(panels):
 
 def test_the_example_is_what_the_core_would_say(tmp_path):
     """Its distances are computed by numpy; the core's kernels, on the files and the core's preparation, agree."""
-    from replica_detection.cohort import Cohort
+    from replica_detection.io.cohort import Cohort
+    from replica_detection.io.volume import read_mask, read_volume
     from replica_detection.measures import MEASURES
-    from replica_detection.preprocessing import prepare
-    from replica_detection.results import DetectionResult
-    from replica_detection.volume import read_mask, read_volume
+    from replica_detection.preparation.prepare import prepare
+    from replica_detection.results.result import DetectionResult
     from ReplicaDetectionLib import Example
 
     result = DetectionResult.read(Example.writeExample(tmp_path, lambda stage: None))

@@ -15,8 +15,8 @@ import vtk
 
 from bench.pictures import keep, near
 from replica_detection.errors import InputError
-from replica_detection.ratings import Rating
-from replica_detection.schema import Histogram
+from replica_detection.readers.ratings import Rating
+from replica_detection.results.schema import Histogram
 from ReplicaDetectionLib.Blinding import NAMES, Blinding
 from ReplicaDetectionLib.ComparisonLayout import ROWS
 

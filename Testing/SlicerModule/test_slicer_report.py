@@ -12,8 +12,8 @@ import pytest
 from bench.pictures import keep, near
 from bench.views import draw_chart
 from replica_detection.errors import InputError
-from replica_detection.ratings import Rating
-from replica_detection.schema import Histogram
+from replica_detection.readers.ratings import Rating
+from replica_detection.results.schema import Histogram
 from ReplicaDetectionLib.CaseReport import fileName, grabWindow, jpeg
 from ReplicaDetectionLib.RatioPlot import CASE_COLOR, NULL_COLOR, SYNTHETIC_COLOR, THRESHOLD_COLOR
 

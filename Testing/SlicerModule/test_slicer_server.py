@@ -13,7 +13,7 @@ import slicer
 
 from bench.pictures import keep
 from replica_detection.errors import AccessDeniedError, NotFoundError, ServerError
-from replica_detection.ratings import Rating
+from replica_detection.readers.ratings import Rating
 from ReplicaDetectionLib.Blinding import Blinding
 from ReplicaDetectionLib.FolderSource import FolderSource
 from ReplicaDetectionLib.ServerSource import ServerSource

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 
 from replica_detection.errors import InputError, ReplicaDetectionError
-from replica_detection.mesh import mesh_of_mask
-from replica_detection.pairs import loader_of_result
-from replica_detection.ratings import Rating
-from replica_detection.results import DetectionResult
+from replica_detection.io.volume import Volume, write_volume
+from replica_detection.readers.ratings import Rating
+from replica_detection.report.pair_loader import loader_of_result
+from replica_detection.results.result import DetectionResult
 from replica_detection.segmentation import SEGMENTERS, Segmenter
-from replica_detection.surface import compare_surfaces
-from replica_detection.volume import Volume, write_volume
+from replica_detection.surfaces.distances import compare_surfaces
+from replica_detection.surfaces.mesh import mesh_of_mask
 from ReplicaDetectionLib.FolderSource import FolderSource
 from ReplicaDetectionLib.Sources import LoadCancelled, PairCache, Source
 
@@ -352,9 +352,9 @@ def test_large_pairs_are_not_hoarded(source):
 def test_2d_collections_have_pairs_without_surfaces(tmp_path):
     from PIL import Image
 
-    from replica_detection.cohort import Cohort
-    from replica_detection.detection import detect
-    from replica_detection.index import TrainingIndex
+    from replica_detection.detection.detector import detect
+    from replica_detection.index.training_index import TrainingIndex
+    from replica_detection.io.cohort import Cohort
 
     for name, count, first in (("training", 6, 0), ("validation", 20, 50), ("synthetic", 3, 0)):
         (tmp_path / name).mkdir()
@@ -372,8 +372,8 @@ def test_2d_collections_have_pairs_without_surfaces(tmp_path):
 
 
 def test_unscored_cases_come_last_in_every_order():
-    from replica_detection.schema import WorklistItem
-    from replica_detection.worklist import next_item, ordered
+    from replica_detection.readers.worklist import next_item, ordered
+    from replica_detection.results.schema import WorklistItem
 
     items = [WorklistItem("a"), WorklistItem("b", "novel", 0.2), WorklistItem("c", "replica", 0.9)]
     for sort, descending, expected in (

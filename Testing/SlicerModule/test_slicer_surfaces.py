@@ -8,7 +8,7 @@ import pytest
 import slicer
 
 from bench.pictures import around, keep, near
-from replica_detection.surface import compare_surfaces
+from replica_detection.surfaces.distances import compare_surfaces
 from ReplicaDetectionLib.ComparisonLayout import FIRST, OVERLAY, PLANES, ROWS, SECOND
 from ReplicaDetectionLib.Nodes import DISTANCE, HEAT, ROW_COLORS
 

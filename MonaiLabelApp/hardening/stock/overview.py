@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse
 from fastapi.security import OAuth2PasswordRequestForm
 from starlette.concurrency import run_in_threadpool
 
-from replica_detection.image_files import composed
+from replica_detection.io.paths import composed
 from replica_detection_server.hardening.gate import Gate, Keyring
 from replica_detection_server.hardening.identity import ROLES, Identity
 from replica_detection_server.hardening.names import TaskName

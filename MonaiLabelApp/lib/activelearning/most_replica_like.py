@@ -7,7 +7,7 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
-from replica_detection.worklist import next_item
+from replica_detection.readers.worklist import next_item
 from replica_detection_server.services import Services
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from fastapi import HTTPException
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
-from replica_detection.cohort import Case
-from replica_detection.schema import to_json
+from replica_detection.io.cohort import Case
+from replica_detection.results.schema import to_json
 from replica_detection_server.engine import Engine
 from replica_detection_server.lib.files import fresh_file, result_suffix
 from replica_detection_server.series import case_at, study_of_volume

@@ -54,9 +54,9 @@ class Segmentation(InferTask):
         """
         import numpy as np
 
+        from replica_detection.io.volume import write_volume
         from replica_detection.segmentation import make_segmenter
         from replica_detection.segmentation.base import largest_component
-        from replica_detection.volume import write_volume
 
         suffix = result_suffix(request)
         segmenter = make_segmenter(self.segmenter)

@@ -35,7 +35,7 @@ def flag(request: dict[str, Any], name: str) -> bool:
 
 def device(request: dict[str, Any]) -> str:
     """Raises HTTPException 422 for one that this machine does not have."""
-    from replica_detection.segmentation.network import pick_device
+    from replica_detection.networks.device import pick_device
 
     name = choice(request, "device", DEVICES)
     try:

@@ -11,7 +11,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
 from replica_detection.embedding.training import KINDS, NETWORKS, train_encoder
-from replica_detection.segmentation.network_files import SIDECAR
+from replica_detection.networks.weights import SIDECAR
 from replica_detection_server import cohorts, encoders
 from replica_detection_server.configuration import Configuration
 from replica_detection_server.lib.progress import logged

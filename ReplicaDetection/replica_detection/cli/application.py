@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from replica_detection.console import run_guarded
+from replica_detection.cli.console import run_guarded
 from replica_detection.version import __version__
 
 app = typer.Typer(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from replica_detection.cli.application import app
-from replica_detection.console import Bars, console
+from replica_detection.cli.console import Bars, console
 
 
 @app.command()
@@ -22,7 +22,7 @@ def demo(
 
     Head CT with hemorrhage and TOF-MRA of the circle of Willis; takes some minutes, needs no data and no network.
     """
-    from replica_detection.demo import run_demo
+    from replica_detection.audit.demo import run_demo
 
     with Bars() as progress:
         outcomes = run_demo(output, seed=seed, progress=progress)

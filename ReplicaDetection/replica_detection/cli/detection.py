@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from replica_detection.cli.application import app
+from replica_detection.cli.console import Bars, console, print_problems, print_result, print_warnings
 from replica_detection.cli.options import (
     COHORT_HELP,
     Align,
@@ -28,12 +29,11 @@ from replica_detection.cli.options import (
     refuse_what_an_index_has,
     segmenter_named,
 )
-from replica_detection.console import Bars, console, print_problems, print_result, print_warnings
 
 if TYPE_CHECKING:
-    from replica_detection.cohort import Cohort
-    from replica_detection.index import TrainingIndex
-    from replica_detection.results import DetectionResult
+    from replica_detection.index.training_index import TrainingIndex
+    from replica_detection.io.cohort import Cohort
+    from replica_detection.results.result import DetectionResult
 
 
 @app.command()
@@ -57,8 +57,8 @@ def index(
 
     Example: replica-detection index training/ --output training.rdindex --profile head-ct --patients patients.csv
     """
-    from replica_detection.detection import collected
-    from replica_detection.index import TrainingIndex
+    from replica_detection.detection.detector import collected
+    from replica_detection.index.training_index import TrainingIndex
 
     cohort = read_cohort(training, masks, patients, strict)
     with Bars() as progress:
@@ -134,10 +134,10 @@ def detect(
 
     Example: replica-detection detect synthetic/ --training training/ --validation unseen/ --output result
     """
-    from replica_detection.detection import Options, result_folder_index
-    from replica_detection.detection import detect as run
-    from replica_detection.index import TrainingIndex, index_for
-    from replica_detection.reader_calibration import Calibration
+    from replica_detection.detection.detector import Options, result_folder_index
+    from replica_detection.detection.detector import detect as run
+    from replica_detection.index.training_index import TrainingIndex, index_for
+    from replica_detection.readers.calibration import Calibration
 
     if (index is None) == (training is None):
         raise typer.BadParameter("give either --index or --training")
@@ -173,9 +173,9 @@ def report(
 
     Pictures need the index and the synthetic images where they were during the run; without them the page says so.
     """
-    from replica_detection.pairs import loader_of_result
     from replica_detection.report import write_report
-    from replica_detection.results import DetectionResult
+    from replica_detection.report.pair_loader import loader_of_result
+    from replica_detection.results.result import DetectionResult
 
     read = DetectionResult.read(result)
     loader = loader_of_result(read.run.index, read.run.synthetic.source, read.run.options.get("masks"))
@@ -213,10 +213,10 @@ def duplicates(
 
     Example: replica-detection duplicates all_scans/ --output duplicates
     """
-    from replica_detection.detection import Options, collected, result_folder_index
-    from replica_detection.duplicates import find_duplicates, write_duplicates
-    from replica_detection.index import index_for
-    from replica_detection.pairs import PairLoader
+    from replica_detection.audit.cohort_duplicates import find_duplicates, write_duplicates
+    from replica_detection.detection.detector import Options, collected, result_folder_index
+    from replica_detection.index.training_index import index_for
+    from replica_detection.report.pair_loader import PairLoader
     from replica_detection.report.pictures import jpeg
 
     options = Options(names(measures), k, alpha, device, strict=strict, align=align)
@@ -245,8 +245,8 @@ def duplicates(
 
 
 def _write_report(result: DetectionResult, output: Path, index: TrainingIndex, queries: Cohort, progress: Any) -> Path:
-    from replica_detection.pairs import PairLoader
     from replica_detection.report import write_report
+    from replica_detection.report.pair_loader import PairLoader
 
     return write_report(
         result,

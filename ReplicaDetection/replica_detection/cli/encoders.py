@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from replica_detection.cli.application import app
+from replica_detection.cli.console import Bars, console, print_problems
 from replica_detection.cli.options import COHORT_HELP, Device, Patients, Profile, Strict, read_cohort
-from replica_detection.console import Bars, console, print_problems
 
 
 @app.command("train-encoder")

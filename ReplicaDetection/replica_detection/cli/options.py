@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from replica_detection.cohort import Cohort
     from replica_detection.embedding import Encoders
+    from replica_detection.io.cohort import Cohort
     from replica_detection.segmentation import Segmenter
 
 PROFILES_HELP = "generic, head-ct, tof-mra, brain-mr, knee-mr or chest-xray. Fixes grid and intensity mapping."
@@ -84,6 +84,6 @@ def refuse_what_an_index_has(
 
 
 def read_cohort(source: Path, masks: Path | None, patients: Path | None, strict: bool) -> Cohort:
-    from replica_detection.cohort import Cohort
+    from replica_detection.io.cohort import Cohort
 
     return Cohort.read(source, masks=masks, patients=patients, strict=strict)

@@ -10,14 +10,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from replica_detection.cli.application import app
-from replica_detection.console import Bars, console, print_warnings
+from replica_detection.cli.console import Bars, console, print_warnings
 
 if TYPE_CHECKING:
-    from replica_detection.agreement import PairAgreement, RankCorrelation
-    from replica_detection.consensus import Consensus
-    from replica_detection.reader_calibration import Calibration
-    from replica_detection.reader_tables import Transfer
-    from replica_detection.results import DetectionResult
+    from replica_detection.readers.agreement import PairAgreement, RankCorrelation
+    from replica_detection.readers.calibration import Calibration
+    from replica_detection.readers.consensus import Consensus
+    from replica_detection.readers.tables import ThresholdTransfer
+    from replica_detection.results.result import DetectionResult
 
 Result = Annotated[Path, typer.Argument(help="The output folder of `replica-detection detect`.")]
 Ratings = Annotated[
@@ -87,12 +87,12 @@ def calibrate(
 
         replica-detection calibrate other_result --apply result/calibration.json --ratings other.csv
     """
-    from replica_detection.agreement import overall_alpha, pair_agreements, rank_correlations
-    from replica_detection.consensus import consensus, resolved
-    from replica_detection.rating_files import read_ratings
-    from replica_detection.reader_calibration import Calibration
-    from replica_detection.reader_calibration import calibrate as make
-    from replica_detection.reader_tables import (
+    from replica_detection.readers.agreement import overall_alpha, pair_agreements, rank_correlations
+    from replica_detection.readers.calibration import Calibration
+    from replica_detection.readers.calibration import calibrate as make
+    from replica_detection.readers.consensus import consensus, resolved
+    from replica_detection.readers.rating_tables import read_ratings
+    from replica_detection.readers.tables import (
         sensitivity_to_k,
         transfer,
         write_agreement,
@@ -102,7 +102,7 @@ def calibrate(
         write_thresholds,
         write_transfer,
     )
-    from replica_detection.results import DetectionResult
+    from replica_detection.results.result import DetectionResult
 
     if not ratings and apply is None:
         raise typer.BadParameter("give --ratings, or --apply with the calibration of another cohort")
@@ -157,13 +157,13 @@ def mask_quality(
 
     Example: replica-detection mask-quality result --output mask_quality
     """
-    from replica_detection.cohort import Cohort
-    from replica_detection.consensus import consensus, resolved
-    from replica_detection.index import TrainingIndex
-    from replica_detection.mask_quality import mask_quality as run
-    from replica_detection.mask_quality import write_mask_quality
-    from replica_detection.rating_files import read_ratings
-    from replica_detection.results import DetectionResult
+    from replica_detection.audit.mask_quality import mask_quality as run
+    from replica_detection.audit.mask_quality import write_mask_quality
+    from replica_detection.index.training_index import TrainingIndex
+    from replica_detection.io.cohort import Cohort
+    from replica_detection.readers.consensus import consensus, resolved
+    from replica_detection.readers.rating_tables import read_ratings
+    from replica_detection.results.result import DetectionResult
 
     read = DetectionResult.read(result)
     labels = consensus(resolved(read_ratings(ratings), read)[0], rule) if ratings else None
@@ -199,7 +199,7 @@ def _whole_numbers(text: str) -> list[int]:
 def _patients(result: DetectionResult):
     """Patient of each training case, while the index of the run is where it was."""
     from replica_detection.errors import ReplicaDetectionError
-    from replica_detection.index import TrainingIndex
+    from replica_detection.index.training_index import TrainingIndex
 
     try:
         index = TrainingIndex.open(Path(result.run.index))
@@ -250,7 +250,7 @@ def _print_thresholds(calibration: Calibration, correlations: list[RankCorrelati
     console.print(table)
 
 
-def _print_transfer(rows: list[Transfer], source: Path) -> None:
+def _print_transfer(rows: list[ThresholdTransfer], source: Path) -> None:
     reference = "readers" if rows[0].reference == "readers" else "this run's own null"
     table = Table("measure", "method", "threshold", "balanced accuracy there", "here", "with a threshold of its own",
                   title=f"Thresholds of {escape(str(source))} here, against {reference}")  # fmt: skip

@@ -8,8 +8,16 @@ from typing import Annotated
 import typer
 
 from replica_detection.cli.application import app
-from replica_detection.cli.options import COHORT_HELP, PROFILES_HELP, Device, Masks, Patients, Strict, read_cohort
-from replica_detection.console import Bars, console, print_problems
+from replica_detection.cli.console import Bars, console, print_problems
+from replica_detection.cli.options import (
+    COHORT_HELP,
+    PROFILES_HELP,
+    Device,
+    Masks,
+    Patients,
+    Strict,
+    read_cohort,
+)
 
 
 @app.command()
@@ -25,12 +33,15 @@ def segment(
 
     Example: replica-detection segment scans/ --segment vessels --output scans_masks
     """
+    from replica_detection.report.preview import preview
     from replica_detection.segmentation import make_segmenter
     from replica_detection.segmentation.cohort import segment_cohort
 
     images = read_cohort(cohort, None, None, strict)
     with Bars() as progress:
-        masks, problems = segment_cohort(images, make_segmenter(name), output, strict=strict, progress=progress)
+        masks, problems = segment_cohort(
+            images, make_segmenter(name), output, draw=preview, strict=strict, progress=progress
+        )
     print_problems([*images.problems, *problems])
     empty = [m.id for m in masks if not m.volume_ml]
     console.print(f"{len(masks)} masks in {output}, pictures in {output / 'previews'}, sizes in {output / 'masks.csv'}")

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from replica_detection.cli.application import app
-from replica_detection.console import console
+from replica_detection.cli.console import console
 from replica_detection.errors import ConfigurationError, ReplicaDetectionError
 
 NEEDED = "the server is not installed ({error}): pip install 'replica-detection[server]'"

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from replica_detection.cli.application import app
+from replica_detection.cli.console import Bars, console, print_warnings
 from replica_detection.cli.options import (
     COHORT_HELP,
     Align,
@@ -28,12 +29,11 @@ from replica_detection.cli.options import (
     refuse_what_an_index_has,
     segmenter_named,
 )
-from replica_detection.console import Bars, console, print_warnings
 
 if TYPE_CHECKING:
+    from replica_detection.audit.memorization_tables import AssessedSet
+    from replica_detection.audit.selftest import SelfTest
     from replica_detection.progress import Progress
-    from replica_detection.selftest import SelfTest
-    from replica_detection.set_level_files import AssessedSet
 
 
 @app.command()
@@ -92,13 +92,13 @@ def memorization(
 
         replica-detection memorization epoch_*_result --at 50,100,200 --output curves
     """
-    from replica_detection.cohort import Cohort
-    from replica_detection.detection import resolve_device
-    from replica_detection.index import TrainingIndex
-    from replica_detection.memorization import set_level
-    from replica_detection.results import DetectionResult
-    from replica_detection.set_level import AS_PUBLISHED, SIZE_MATCHED
-    from replica_detection.set_level_files import AssessedSet, write_set_level
+    from replica_detection.audit.memorization import set_level
+    from replica_detection.audit.memorization_metrics import AS_PUBLISHED, SIZE_MATCHED
+    from replica_detection.audit.memorization_tables import AssessedSet, write_set_level
+    from replica_detection.detection.detector import resolve_device
+    from replica_detection.index.training_index import TrainingIndex
+    from replica_detection.io.cohort import Cohort
+    from replica_detection.results.result import DetectionResult
 
     if null not in (SIZE_MATCHED, AS_PUBLISHED):
         raise typer.BadParameter(f"--null is {null!r}: it is {SIZE_MATCHED} or {AS_PUBLISHED}")
@@ -152,7 +152,7 @@ def _places(at: str | None, count: int) -> list[float | None]:
 
 
 def _print_set(one: AssessedSet, variant: str) -> None:
-    from replica_detection.set_level_files import shown
+    from replica_detection.audit.memorization_tables import shown
 
     table = Table("figure", "of", "value (95 % interval)", "new images give", title=escape(one.name))
     notes = []
@@ -194,12 +194,12 @@ def filter_set(
 
     Example: replica-detection filter result --output synthetic_filtered
     """
-    from replica_detection.cohort import Cohort
-    from replica_detection.detection import resolve_device
-    from replica_detection.filtering import decide, write_filtered
-    from replica_detection.index import TrainingIndex
-    from replica_detection.results import DetectionResult
-    from replica_detection.synthetic_duplicates import near_duplicate_groups
+    from replica_detection.audit.filtering import decide, write_filtered
+    from replica_detection.audit.synthetic_duplicates import near_duplicate_groups
+    from replica_detection.detection.detector import resolve_device
+    from replica_detection.index.training_index import TrainingIndex
+    from replica_detection.io.cohort import Cohort
+    from replica_detection.results.result import DetectionResult
 
     read = DetectionResult.read(result)
     run = read.run
@@ -271,12 +271,12 @@ def selftest(
     """
     import tempfile
 
-    from replica_detection.detection import Options
+    from replica_detection.audit.selftest import selftest as run
+    from replica_detection.audit.selftest_tables import write_selftest
+    from replica_detection.detection.detector import Options
     from replica_detection.errors import InputError
-    from replica_detection.index import TrainingIndex
-    from replica_detection.reader_calibration import Calibration
-    from replica_detection.selftest import selftest as run
-    from replica_detection.selftest_files import write_selftest
+    from replica_detection.index.training_index import TrainingIndex
+    from replica_detection.readers.calibration import Calibration
 
     if (index is None) == (training is None):
         raise typer.BadParameter("give either --training or --index")
@@ -315,7 +315,7 @@ def selftest(
 
 
 def _print_selftest(found: SelfTest) -> None:
-    from replica_detection.selftest import UNSEEN
+    from replica_detection.audit.selftest import UNSEEN
 
     unseen = next(r for r in found.rows if r.kind == UNSEEN)
     table = Table(

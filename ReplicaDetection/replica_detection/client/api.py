@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from replica_detection import schema
 from replica_detection.client.address import Address
 from replica_detection.client.cancelling import Cancel, never, pause
 from replica_detection.client.multipart import Multipart
 from replica_detection.client.series import ARCHIVE, in_one_file
 from replica_detection.client.transport import Call, Transport
-from replica_detection.image_files import file_stem
+from replica_detection.io.paths import file_stem
 from replica_detection.progress import Progress, silent
-from replica_detection.ratings import Rating
+from replica_detection.readers.ratings import Rating
+from replica_detection.results import schema
 
 T = TypeVar("T")
 

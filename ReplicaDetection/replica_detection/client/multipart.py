@@ -10,7 +10,7 @@ from pathlib import Path
 from replica_detection.client.cancelling import Cancel, check
 from replica_detection.client.series import ARCHIVE
 from replica_detection.errors import InputError
-from replica_detection.image_files import DICOM_SUFFIXES, IMAGE_SUFFIXES, is_dicom_name
+from replica_detection.io.paths import DICOM_SUFFIXES, IMAGE_SUFFIXES, is_dicom_name
 from replica_detection.progress import Progress, silent
 
 BLOCK = 2**18

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from replica_detection.client.cancelling import Cancel, check
 from replica_detection.errors import InputError
-from replica_detection.image_files import is_dicom_name, is_image_name, is_regular, walk
+from replica_detection.io.paths import is_dicom_name, is_image_name, is_regular, walk
 
 ARCHIVE = ".zip"
 

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlencode, urljoin, urlsplit
 
-from replica_detection.atomic import atomic_write
 from replica_detection.client.address import Address
 from replica_detection.client.cancelling import POLL, Cancel, check, never, pause
 from replica_detection.client.multipart import BLOCK, Multipart, ending
@@ -37,6 +36,7 @@ from replica_detection.errors import (
     UnreachableError,
 )
 from replica_detection.progress import Progress, silent
+from replica_detection.util.files import atomic_write
 
 MOST_JSON = 2**28
 MOST_REDIRECTS = 5

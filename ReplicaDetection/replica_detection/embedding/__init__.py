@@ -3,7 +3,13 @@
 from dataclasses import dataclass
 
 from replica_detection.embedding import dino, invariants, medicalnet, network
-from replica_detection.embedding.base import EMBEDDERS, Embedder, make_embedder, register, restore_embedder
+from replica_detection.embedding.base import (
+    EMBEDDERS,
+    Embedder,
+    make_embedder,
+    register,
+    restore_embedder,
+)
 
 
 @dataclass(frozen=True)

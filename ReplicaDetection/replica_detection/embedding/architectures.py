@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from replica_detection.errors import ConfigurationError
-from replica_detection.segmentation.network_files import last_line
+from replica_detection.networks.weights import last_line
 
 if TYPE_CHECKING:
     import torch

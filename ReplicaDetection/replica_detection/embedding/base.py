@@ -61,16 +61,16 @@ class Embedder(ABC):
         return self.project(self.describe(images, spacing_mm))
 
     @property
-    def learns(self) -> bool:
+    def is_fitted_on_training(self) -> bool:
         """Whether it learns its projection from the training cohort, and can do so `without` some cases."""
         return False
 
-    def without(self, cases: Collection[str]) -> Embedder:
+    def refit_without(self, cases: Collection[str]) -> Embedder:
         """The embedder as it were had it not learnt from these cases."""
         return self
 
     @property
-    def biased(self) -> bool:
+    def saw_training(self) -> bool:
         """Whether it learnt from the training cohort and cannot tell how it were without a case. Training images are
         then apart as unseen ones are not, and a null made of them errs."""
         return False

@@ -13,14 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replica_detection.embedding.base import register
-from replica_detection.embedding.torch_embedder import (
-    FileEmbedder,
-    load_checkpoint,
-    sha256_of,
-)
+from replica_detection.embedding.torch_embedder import FileEmbedder, load_checkpoint, sha256_of
 from replica_detection.errors import InputError
-from replica_detection.segmentation.network import pick_device
-from replica_detection.segmentation.network_files import read_bytes
+from replica_detection.networks.device import pick_device
+from replica_detection.networks.weights import read_bytes
 
 if TYPE_CHECKING:
     import torch

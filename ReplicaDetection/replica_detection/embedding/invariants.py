@@ -125,10 +125,10 @@ class Invariants(Embedder):
         return tuple(found[:, columns] for columns in _columns_by_scale())
 
     @property
-    def learns(self) -> bool:
+    def is_fitted_on_training(self) -> bool:
         return True
 
-    def without(self, cases: Collection[str]) -> Invariants:
+    def refit_without(self, cases: Collection[str]) -> Invariants:
         assert self.views is not None
         kept = np.array([case not in cases for case in self.cases])
         # Fewer views whiten less well, and images would lie otherwise than in the whole fit.

@@ -15,8 +15,8 @@ from replica_detection.embedding.torch_embedder import (
     sha256_of,
 )
 from replica_detection.errors import InputError
-from replica_detection.segmentation.network import pick_device
-from replica_detection.segmentation.network_files import read_bytes
+from replica_detection.networks.device import pick_device
+from replica_detection.networks.weights import read_bytes
 
 if TYPE_CHECKING:
     import torch

@@ -18,8 +18,8 @@ from replica_detection.embedding.torch_embedder import (
     sha256_of,
 )
 from replica_detection.errors import ConfigurationError, IndexFormatError, InputError
-from replica_detection.segmentation.network import pick_device
-from replica_detection.segmentation.network_files import (
+from replica_detection.networks.device import pick_device
+from replica_detection.networks.weights import (
     SIDECAR,
     description_of,
     kind_of,
@@ -188,7 +188,7 @@ class TrainedEmbedder(NetworkEmbedder):
         return self.data
 
     @property
-    def biased(self) -> bool:
+    def saw_training(self) -> bool:
         return True
 
     def settings(self) -> dict[str, Any]:

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from replica_detection.atomic import atomic_write
-from replica_detection.cohort import Cohort
 from replica_detection.embedding import Embedder, Encoders, make_embedder, restore_embedder
 from replica_detection.embedding.base import without_path
 from replica_detection.errors import IndexFormatError
-from replica_detection.loading import load_prepared
-from replica_detection.preprocessing import Prepared
-from replica_detection.profiles import Preparation
+from replica_detection.io.cohort import Cohort
+from replica_detection.preparation.loading import load_prepared
+from replica_detection.preparation.prepare import PreparedImage
+from replica_detection.preparation.profiles import Preparation
 from replica_detection.progress import Progress
+from replica_detection.util.files import atomic_write
 
 DEFAULT = "invariants"
 # Files of the states, and the names under which `index.json` keeps the settings.
@@ -124,7 +124,7 @@ def _sample(cohort: Cohort, preparation: Preparation) -> Iterator[tuple[str, np.
     """Ids and prepared images spread evenly over the cohort, at most FIT_SAMPLE; unreadable ones are passed over."""
     step = max(1, -(-len(cohort.cases) // FIT_SAMPLE))
     loaded = load_prepared(cohort.cases[::step], preparation, with_masks=False)
-    return ((case.id, prepared.image) for case, prepared in loaded if isinstance(prepared, Prepared))
+    return ((case.id, prepared.image) for case, prepared in loaded if isinstance(prepared, PreparedImage))
 
 
 def _fitted(

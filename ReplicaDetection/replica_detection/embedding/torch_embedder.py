@@ -15,8 +15,8 @@ import numpy as np
 from replica_detection.embedding.base import Embedder
 from replica_detection.embedding.resampling import resampled
 from replica_detection.errors import ConfigurationError, InputError
-from replica_detection.image_files import require_file
-from replica_detection.segmentation.network_files import last_line, read_bytes
+from replica_detection.io.paths import require_file
+from replica_detection.networks.weights import last_line, read_bytes
 
 if TYPE_CHECKING:
     import torch

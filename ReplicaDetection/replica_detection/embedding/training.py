@@ -11,20 +11,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from replica_detection.cohort import Cohort, Problem
 from replica_detection.embedding.architectures import build_encoder, dar_size
 from replica_detection.embedding.network import tensors
 from replica_detection.embedding.resampling import resampled
 from replica_detection.embedding.torch_embedder import with_intensity
 from replica_detection.embedding.views import Views
 from replica_detection.errors import ConfigurationError, InputError
-from replica_detection.index_writing import Lock
-from replica_detection.loading import load_prepared, nothing_usable, sample_volumes
-from replica_detection.preprocessing import plan
-from replica_detection.profiles import profile_named
+from replica_detection.io.cohort import Cohort, Problem
+from replica_detection.networks.device import pick_device
+from replica_detection.networks.training_run import (
+    Names,
+    Schedule,
+    State,
+    files_of,
+    read_state,
+    train,
+)
+from replica_detection.preparation.loading import load_prepared, nothing_usable, sample_volumes
+from replica_detection.preparation.prepare import plan
+from replica_detection.preparation.profiles import profile_named
 from replica_detection.progress import Progress, silent
-from replica_detection.segmentation.network import pick_device
-from replica_detection.training_runs import Names, Schedule, State, files_of, read_state, train
+from replica_detection.util.lock import Lock
 
 if TYPE_CHECKING:
     import torch
@@ -119,7 +126,7 @@ class _Options:
 
 @dataclass(frozen=True)
 class _Images:
-    """Prepared images at the encoder's size, (N, size) float16 in [0, 1], with the ids of their cases."""
+    """PreparedImage images at the encoder's size, (N, size) float16 in [0, 1], with the ids of their cases."""
 
     ids: tuple[str, ...]
     arrays: np.ndarray

@@ -1,15 +1,22 @@
 """One class per measure. A new one is a class with `@register` in one of these files."""
 
-from replica_detection.measures import aligned, feature, memorization_index, segmentation, slice_votes, voxel
+from replica_detection.measures import (
+    aligned,
+    feature,
+    memorization_index,
+    segmentation,
+    slice_votes,
+    voxel,
+)
 from replica_detection.measures.base import (
     DEFAULT,
     LEVELS,
     MEASURES,
     AligningMeasure,
     Block,
-    Described,
     FittedMeasure,
     Measure,
+    MeasureOutput,
     SearchingMeasure,
     features_of,
     make_measures,
@@ -23,9 +30,9 @@ __all__ = [
     "MEASURES",
     "AligningMeasure",
     "Block",
-    "Described",
     "FittedMeasure",
     "Measure",
+    "MeasureOutput",
     "SearchingMeasure",
     "aligned",
     "feature",

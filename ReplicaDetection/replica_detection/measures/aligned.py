@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from replica_detection.measures.base import AligningMeasure, Block, register
+from replica_detection.measures.base import AligningMeasure, Block, TrainingRows, register
 from replica_detection.measures.segmentation import NO_MASK, has_mask
-from replica_detection.preprocessing import Prepared
+from replica_detection.preparation.prepare import PreparedImage
 from replica_detection.registration import CANDIDATES, VERSION
 from replica_detection.registration.elastic import LARGEST_SHARE
-from replica_detection.registration.local import WINDOW, Neighbourhoods, resting
+from replica_detection.registration.local import WINDOW, Neighbourhoods, resample_level
 from replica_detection.registration.pyramid import LEVEL_VOXELS, Level, levels, pyramid
 
 if TYPE_CHECKING:
-    from replica_detection.index import TrainingIndex
-    from replica_detection.registration.retrieval import Placement, TrainingPyramids
+    from replica_detection.registration.placement import Placement
+    from replica_detection.registration.retrieval import TrainingPyramids
 
 # Rounding leaves the correlation of an exact copy a hair below 1.
 _EXACT = 1e-6
@@ -39,30 +39,30 @@ class AlignedMeasure(AligningMeasure):
         return f"{self.source}_coarse", f"{self.source}_middle", f"{self.source}_fine"
 
     @abstractmethod
-    def _shown(self, case: Prepared) -> np.ndarray | None:
+    def _shown(self, case: PreparedImage) -> np.ndarray | None:
         """(grid) what is laid upon each other; None for nothing."""
 
     @abstractmethod
-    def _compared(self, query: Block, placement: Placement, index: TrainingIndex) -> tuple[float, Placement]:
+    def _compared(self, query: Block, placement: Placement, index: TrainingRows) -> tuple[float, Placement]:
         """Distance of one candidate, and how it was laid upon the query for that."""
 
     @cached_property
     def chain(self) -> tuple[Level, ...]:
         return levels(self.preparation.grid, self.preparation.spacing)
 
-    def pyramid_of(self, case: Prepared) -> list[np.ndarray]:
+    def pyramid_of(self, case: PreparedImage) -> list[np.ndarray]:
         shown = self._shown(case)
         if shown is None:
             return [np.zeros(level.shape, np.float32) for level in self.chain]
         return pyramid(shown, self.chain)
 
-    def place(self, query: Block, index: TrainingIndex, allowed: np.ndarray) -> list[Placement]:
+    def place(self, query: Block, index: TrainingRows, allowed: np.ndarray) -> list[Placement]:
         return self._cohort(index).place([query[name][0] for name in self.pyramid_names], allowed, CANDIDATES)
 
-    def compare(self, query: Block, placed: Sequence[Placement], index: TrainingIndex) -> list[tuple[float, Placement]]:
+    def compare(self, query: Block, placed: Sequence[Placement], index: TrainingRows) -> list[tuple[float, Placement]]:
         return nearest_first(self._compared(query, p, index) for p in placed)
 
-    def _cohort(self, index: TrainingIndex) -> TrainingPyramids:
+    def _cohort(self, index: TrainingRows) -> TrainingPyramids:
         from replica_detection.registration.retrieval import TrainingPyramids
 
         if self._held is None or self._held[0] is not index:
@@ -79,7 +79,7 @@ class AlignedMeasure(AligningMeasure):
             self._held = (index, cohort)
         return self._held[1]
 
-    _held: tuple[TrainingIndex, TrainingPyramids] | None = None
+    _held: tuple[TrainingRows, TrainingPyramids] | None = None
 
 
 @register
@@ -101,13 +101,13 @@ class AlignedCorrelation(AlignedMeasure):
         f"search version {VERSION}"
     )
 
-    def features(self, case: Prepared) -> dict[str, np.ndarray]:
+    def features(self, case: PreparedImage) -> dict[str, np.ndarray]:
         return dict(zip(self.pyramid_names, self.pyramid_of(case), strict=True))
 
-    def _shown(self, case: Prepared) -> np.ndarray:
+    def _shown(self, case: PreparedImage) -> np.ndarray:
         return case.image
 
-    def _compared(self, query: Block, placement: Placement, index: TrainingIndex) -> tuple[float, Placement]:
+    def _compared(self, query: Block, placement: Placement, index: TrainingRows) -> tuple[float, Placement]:
         return _exact(1 - placement.merit), placement
 
 
@@ -132,19 +132,19 @@ class AlignedLocalCorrelation(AlignedCorrelation):
     def group(self) -> str:
         return "voxel aligned in part"
 
-    def compare(self, query: Block, placed: Sequence[Placement], index: TrainingIndex) -> list[tuple[float, Placement]]:
+    def compare(self, query: Block, placed: Sequence[Placement], index: TrainingRows) -> list[tuple[float, Placement]]:
         around = Neighbourhoods(query[self.pyramid_names[-1]][0])
         return nearest_first(self._compared_in_part(around, p, index) for p in placed)
 
     def _compared_in_part(
-        self, around: Neighbourhoods, placement: Placement, index: TrainingIndex
+        self, around: Neighbourhoods, placement: Placement, index: TrainingRows
     ) -> tuple[float, Placement]:
         fine = self.pyramid_names[-1]
         training = index.features([placement.training], [fine])[fine][0]
         unmoved = replace(placement, matrix=np.diag(placement.mirroring), shift=np.zeros(3))
         agreement = []
         for p in (placement, unmoved):
-            local = around.correlation(resting(training, p.matrix, p.shift, self.chain[-1]))
+            local = around.correlation(resample_level(training, p.matrix, p.shift, self.chain[-1]))
             agreement.append(float(np.quantile(local, 0.75)) if len(local) else -1.0)
         if agreement[1] >= agreement[0]:
             placement = replace(unmoved, correlation=placement.correlation_before, overlap=1.0)
@@ -169,7 +169,7 @@ class ElasticCorrelation(AlignedCorrelation):
     def group(self) -> str:
         return "voxel aligned by a warp"
 
-    def _compared(self, query: Block, placement: Placement, index: TrainingIndex) -> tuple[float, Placement]:
+    def _compared(self, query: Block, placement: Placement, index: TrainingRows) -> tuple[float, Placement]:
         from replica_detection.registration.elastic import warped_merit
 
         names = self.pyramid_names[1:]
@@ -198,20 +198,20 @@ class AlignedDice(AlignedMeasure):
         f"query's; of the {CANDIDATES} best candidates, search version {VERSION}"
     )
 
-    def features(self, case: Prepared) -> dict[str, np.ndarray]:
+    def features(self, case: PreparedImage) -> dict[str, np.ndarray]:
         mask = np.full(self.preparation.grid, NO_MASK, np.uint8) if case.mask is None else case.mask
         stored = np.ascontiguousarray(mask, np.uint8)
         if case.mask is not None and np.all(stored == NO_MASK):
             stored = np.ones_like(stored)
         return {"mask": stored, **dict(zip(self.pyramid_names, self.pyramid_of(case), strict=True))}
 
-    def _shown(self, case: Prepared) -> np.ndarray | None:
+    def _shown(self, case: PreparedImage) -> np.ndarray | None:
         if case.mask is None or not case.mask.any():
             return None
         return (case.mask > 0).astype(np.float32)
 
-    def _compared(self, query: Block, placement: Placement, index: TrainingIndex) -> tuple[float, Placement]:
-        from replica_detection.registration.alignment import moved
+    def _compared(self, query: Block, placement: Placement, index: TrainingRows) -> tuple[float, Placement]:
+        from replica_detection.registration.transforms import resample
 
         there = index.features([placement.training], ["mask"])["mask"]
         if not has_mask(there)[0] or not has_mask(query["mask"])[0]:
@@ -219,7 +219,7 @@ class AlignedDice(AlignedMeasure):
         to_training = np.eye(4)
         to_training[:3, :3], to_training[:3, 3] = placement.matrix, placement.shift
         a = query["mask"][0] > 0
-        b = moved((there[0] > 0).astype(np.float32), to_training, self.preparation) > 0.5
+        b = resample((there[0] > 0).astype(np.float32), to_training, self.preparation) > 0.5
         return 1 - 2 * float((a & b).sum()) / max(int(a.sum() + b.sum()), 1), placement
 
 

@@ -12,12 +12,11 @@ import numpy as np
 
 from replica_detection.embedding import Encoders
 from replica_detection.errors import ConfigurationError
-from replica_detection.preprocessing import Prepared
-from replica_detection.profiles import Preparation
+from replica_detection.preparation.prepare import PreparedImage
+from replica_detection.preparation.profiles import Preparation
 
 if TYPE_CHECKING:
-    from replica_detection.index import TrainingIndex
-    from replica_detection.registration.retrieval import Placement
+    from replica_detection.registration.placement import Placement
 
 # Stacked features of several cases: name -> (cases, ...).
 Block = dict[str, np.ndarray]
@@ -66,7 +65,7 @@ class Measure(ABC):
         """What the name leaves open, for people: window, data range, units."""
 
     @abstractmethod
-    def features(self, case: Prepared) -> dict[str, np.ndarray]:
+    def features(self, case: PreparedImage) -> dict[str, np.ndarray]:
         """What the index stores for one case, by feature name (each name in `needs`); shapes equal for all cases."""
 
     @abstractmethod
@@ -85,16 +84,16 @@ class Measure(ABC):
         return None
 
     @property
-    def biased(self) -> bool:
+    def saw_training(self) -> bool:
         """Whether it learnt from the training cohort for good: a null made of training cases then errs."""
         return False
 
     @property
-    def learns(self) -> bool:
+    def is_fitted_on_training(self) -> bool:
         """Whether it learnt something from the training cohort and can be had `without` some cases."""
         return False
 
-    def without(self, training: TrainingRows, left_out: np.ndarray) -> Measure:
+    def refit_without(self, training: TrainingRows, left_out: np.ndarray) -> Measure:
         """The measure as it were had the training cases in `left_out` ((N,) bool) not been there."""
         return self
 
@@ -102,7 +101,7 @@ class Measure(ABC):
         """Further numbers of each pair, (Q, N) by name, for `describe`."""
         return {}
 
-    def describe(self, found: Described, null: np.ndarray, ids: Sequence[str]) -> dict[str, list[Any]]:
+    def describe(self, found: MeasureOutput, null: np.ndarray, ids: Sequence[str]) -> dict[str, list[Any]]:
         """What else there is to say about each query: columns of Q numbers or texts, None for what is undefined.
 
         Args:
@@ -114,7 +113,7 @@ class Measure(ABC):
 
 
 class FittedMeasure(Measure):
-    """A measure that learns something from the training cohort before it compares; the index keeps what was learnt."""
+    """A measure that is fitted on the training cohort before it compares; the index keeps the fit."""
 
     @abstractmethod
     def fit(self, training: TrainingRows, left_out: np.ndarray | None = None) -> Mapping[str, np.ndarray]:
@@ -125,10 +124,10 @@ class FittedMeasure(Measure):
         """Takes what `fit` learnt, perhaps in an earlier run."""
 
     @property
-    def learns(self) -> bool:
+    def is_fitted_on_training(self) -> bool:
         return True
 
-    def without(self, training: TrainingRows, left_out: np.ndarray) -> Measure:
+    def refit_without(self, training: TrainingRows, left_out: np.ndarray) -> Measure:
         again = copy(self)
         again.use(self.fit(training, left_out))
         return again
@@ -138,11 +137,11 @@ class SearchingMeasure(FittedMeasure):
     """A measure that looks for its matches in the whole training cohort at once, by an index of its own."""
 
     @property
-    def learns(self) -> bool:
+    def is_fitted_on_training(self) -> bool:
         return False  # `search` itself leaves out what it is told to
 
     @abstractmethod
-    def search(self, queries: Block, left_out: np.ndarray) -> Described:
+    def search(self, queries: Block, left_out: np.ndarray) -> MeasureOutput:
         """Distances (and details) of all queries to all training cases; `left_out` (Q, N) pairs are never a match."""
 
     def distances(self, queries: Block, training: Block) -> np.ndarray:
@@ -150,7 +149,7 @@ class SearchingMeasure(FittedMeasure):
 
 
 @dataclass(frozen=True)
-class Described:
+class MeasureOutput:
     """`distances` (Q, N) as of `Measure.distances`, and `details` by name, (Q, N) each."""
 
     distances: np.ndarray
@@ -167,6 +166,8 @@ class TrainingRows(Protocol):
 
     @property
     def patients(self) -> np.ndarray: ...
+
+    def features(self, positions: Sequence[int], names: Iterable[str]) -> Block: ...
 
     def blocks(self, names: Sequence[str]) -> Iterator[tuple[int, Block]]: ...
 
@@ -185,11 +186,11 @@ class AligningMeasure(Measure):
         raise NotImplementedError("an aligning measure looks for its pairs itself")
 
     @abstractmethod
-    def place(self, query: Block, index: TrainingIndex, allowed: np.ndarray) -> list[Placement]:
+    def place(self, query: Block, index: TrainingRows, allowed: np.ndarray) -> list[Placement]:
         """The candidates of one query (a block of one case) among the training cases in `allowed` (N,) bool."""
 
     @abstractmethod
-    def compare(self, query: Block, placed: Sequence[Placement], index: TrainingIndex) -> list[tuple[float, Placement]]:
+    def compare(self, query: Block, placed: Sequence[Placement], index: TrainingRows) -> list[tuple[float, Placement]]:
         """Distance of each candidate, and how it was laid upon the query for that, nearest first."""
 
 
@@ -198,7 +199,7 @@ def needed_features(measures: Iterable[Measure | type[Measure]]) -> list[str]:
     return list(dict.fromkeys(name for m in measures for name in m.needs))
 
 
-def features_of(case: Prepared, measures: Sequence[Measure]) -> dict[str, np.ndarray]:
+def features_of(case: PreparedImage, measures: Sequence[Measure]) -> dict[str, np.ndarray]:
     """The features of one case that the measures need, each made once."""
     features: dict[str, np.ndarray] = {}
     for measure in measures:

@@ -11,7 +11,7 @@ import numpy as np
 from replica_detection.embedding import Embedder
 from replica_detection.errors import ConfigurationError
 from replica_detection.measures.base import Block, Measure, TrainingRows, register
-from replica_detection.preprocessing import Prepared
+from replica_detection.preparation.prepare import PreparedImage
 
 
 class EmbeddingMeasure(Measure):
@@ -27,10 +27,10 @@ class EmbeddingMeasure(Measure):
         return self.encoders.images
 
     @property
-    def biased(self) -> bool:
-        return self.embedder.biased
+    def saw_training(self) -> bool:
+        return self.embedder.saw_training
 
-    def features(self, case: Prepared) -> dict[str, np.ndarray]:
+    def features(self, case: PreparedImage) -> dict[str, np.ndarray]:
         """`embedding`: (F,) float32. One image at a time, so that no bit depends on what else is embedded."""
         return {"embedding": self.embedder.describe(case.image[None], self.preparation.spacing)[0]}
 
@@ -38,11 +38,11 @@ class EmbeddingMeasure(Measure):
         return "no embedding was chosen; give --embedding" if self.encoders.images is None else None
 
     @property
-    def learns(self) -> bool:
-        return self.embedder.learns
+    def is_fitted_on_training(self) -> bool:
+        return self.embedder.is_fitted_on_training
 
-    def without(self, training: TrainingRows, left_out: np.ndarray) -> Measure:
-        again = self.embedder.without({id for id, out in zip(training.ids, left_out, strict=True) if out})
+    def refit_without(self, training: TrainingRows, left_out: np.ndarray) -> Measure:
+        again = self.embedder.refit_without({id for id, out in zip(training.ids, left_out, strict=True) if out})
         return type(self)(self.preparation, self.device, replace(self.encoders, images=again))
 
 

@@ -13,9 +13,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from replica_detection.measures.base import Block, Described, FittedMeasure, TrainingRows, register
-from replica_detection.measures.feature import EmbeddingMeasure, cosine_distances, unit, zero_where_equal
-from replica_detection.preprocessing import Prepared
+from replica_detection.measures.base import Block, FittedMeasure, MeasureOutput, TrainingRows, register
+from replica_detection.measures.feature import (
+    EmbeddingMeasure,
+    cosine_distances,
+    unit,
+    zero_where_equal,
+)
+from replica_detection.preparation.prepare import PreparedImage
 
 # What a cosine counts at least, because a geometric mean needs values above 0.
 FLOOR = 1e-6
@@ -49,7 +54,7 @@ class _Layered(FittedMeasure, EmbeddingMeasure):
     def root(self, moments: Moments) -> np.ndarray:
         """(D, D) that whitens the training features of one layer."""
 
-    def features(self, case: Prepared) -> dict[str, np.ndarray]:
+    def features(self, case: PreparedImage) -> dict[str, np.ndarray]:
         """`layers` (L, F) float32, the shorter ones continued by zeros."""
         layers = [layer[0] for layer in self.embedder.layers(case.image[None], self.preparation.spacing)]
         width = max(len(layer) for layer in layers)
@@ -111,7 +116,7 @@ class MemorizationIndex(_Layered):
         shrunk = (1 - share) * moments.covariance + share * target * np.eye(dimensions)
         return inverse_root(shrunk, 1e-12 * target)
 
-    def describe(self, found: Described, null: np.ndarray, ids: Sequence[str]) -> dict[str, list[Any]]:
+    def describe(self, found: MeasureOutput, null: np.ndarray, ids: Sequence[str]) -> dict[str, list[Any]]:
         best = np.sort(1 - found.distances, axis=1)[:, ::-1]
         similarity = best[:, 0]
         nearest = found.distances.argmin(1)
@@ -169,7 +174,7 @@ class MemorizationIndexAsPublished(_Layered):
         if "null" in fit:
             self.null_mean, self.null_spread = (float(v) for v in fit["null"])
 
-    def describe(self, found: Described, null: np.ndarray, ids: Sequence[str]) -> dict[str, list[Any]]:
+    def describe(self, found: MeasureOutput, null: np.ndarray, ids: Sequence[str]) -> dict[str, list[Any]]:
         nearest = [np.where(np.isfinite(found.distances), c, -np.inf) for c in found.details.values()]
         similarity = published_similarity([c.max(1) for c in nearest])
         index = (similarity - self.null_mean) / self.null_spread

@@ -14,7 +14,7 @@ import numpy as np
 
 from replica_detection.errors import ConfigurationError
 from replica_detection.measures.base import MEASURES, Block, Measure, register
-from replica_detection.preprocessing import Prepared
+from replica_detection.preparation.prepare import PreparedImage
 
 # A case without a mask is stored as this label everywhere; a mask that fills its image is stored as 1 instead.
 NO_MASK = 255
@@ -34,7 +34,7 @@ class SegmentationMeasure(Measure):
         NaN where both masks are empty; a similarity of 0, or +inf mm, where one is.
         """
 
-    def features(self, case: Prepared) -> dict[str, np.ndarray]:
+    def features(self, case: PreparedImage) -> dict[str, np.ndarray]:
         """`mask`: (grid) uint8, all NO_MASK for a case without one."""
         if case.mask is None:
             return {"mask": np.full(self.preparation.grid, NO_MASK, np.uint8)}
@@ -144,7 +144,7 @@ class CentrelineDice(SegmentationMeasure):
         q, n = overlap.pack(queries, label), overlap.pack(training, label)
         return overlap.cldice(q, overlap.pack(thin[0]), n, overlap.pack(thin[1]))
 
-    def features(self, case: Prepared) -> dict[str, np.ndarray]:
+    def features(self, case: PreparedImage) -> dict[str, np.ndarray]:
         """`mask`, and `skeleton`: (bytes,) uint8 from `np.packbits`, all 0 for a case without a mask."""
         from replica_detection.kernels import overlap
 

@@ -11,9 +11,9 @@ import numpy as np
 from replica_detection.embedding import Embedder
 from replica_detection.embedding.stored import slice_spacing, slices_of
 from replica_detection.errors import ConfigurationError
-from replica_detection.measures.base import Block, Described, SearchingMeasure, TrainingRows, register
+from replica_detection.measures.base import Block, MeasureOutput, SearchingMeasure, TrainingRows, register
 from replica_detection.measures.feature import unit
-from replica_detection.preprocessing import Prepared
+from replica_detection.preparation.prepare import PreparedImage
 
 if TYPE_CHECKING:
     import faiss
@@ -75,7 +75,7 @@ class SliceVotes(SearchingMeasure):
             return "it compares slices of volumes, and these images are 2D"
         return "no embedding of slices was chosen; give --slice-embedding" if self.encoders.slices is None else None
 
-    def features(self, case: Prepared) -> dict[str, np.ndarray]:
+    def features(self, case: PreparedImage) -> dict[str, np.ndarray]:
         """`slices`: (S, D) float32 of length 1 each; zeros for a blank slice, and for one that repeats the last."""
         stack = slices_of(case.image, self.preparation)
         chosen = np.unique(np.linspace(0, len(stack) - 1, min(len(stack), MOST_SLICES)).round().astype(int))
@@ -118,7 +118,7 @@ class SliceVotes(SearchingMeasure):
     def built(self, fit: Mapping[str, np.ndarray]) -> faiss.Index:
         return flat_index(fit["vectors"])
 
-    def search(self, queries: Block, left_out: np.ndarray) -> Described:
+    def search(self, queries: Block, left_out: np.ndarray) -> MeasureOutput:
         shape = (len(queries["slices"]), self.training_cases)
         share, votes, offsets = np.zeros(shape), np.zeros(shape, np.float32), np.full(shape, np.nan, np.float32)
         compared = np.ones(len(queries["slices"]), bool)
@@ -136,9 +136,9 @@ class SliceVotes(SearchingMeasure):
                 votes[q, v] = len(places) / len(depths)
                 offsets[q, v] = np.median(places - own[case == v])
         distances = np.where(compared[:, None], 1 - share, np.inf)
-        return Described(distances, {"votes": votes, "offset": offsets})
+        return MeasureOutput(distances, {"votes": votes, "offset": offsets})
 
-    def describe(self, found: Described, null: np.ndarray, ids: Sequence[str]) -> dict[str, list[Any]]:
+    def describe(self, found: MeasureOutput, null: np.ndarray, ids: Sequence[str]) -> dict[str, list[Any]]:
         rows, nearest = np.arange(len(found.distances)), found.distances.argmin(1)
         offset = found.details["offset"][rows, nearest]
         return {

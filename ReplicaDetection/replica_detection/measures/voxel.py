@@ -6,7 +6,7 @@ import numpy as np
 
 from replica_detection import kernels
 from replica_detection.measures.base import Block, Measure, register
-from replica_detection.preprocessing import Prepared
+from replica_detection.preparation.prepare import PreparedImage
 
 SSIM_WINDOW = 11
 
@@ -16,7 +16,7 @@ class _VoxelMeasure(Measure):
     sense = "distance"
     needs = ("image",)
 
-    def features(self, case: Prepared) -> dict[str, np.ndarray]:
+    def features(self, case: PreparedImage) -> dict[str, np.ndarray]:
         return {"image": case.image}
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from replica_detection.atomic import atomic_write
-from replica_detection.csv_rows import write_rows
 from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.phantom.base import Phantom, generator
 from replica_detection.phantom.replicas import MAKERS, REPLICA_KINDS, make_replica
+from replica_detection.util.csv_tables import write_rows
+from replica_detection.util.files import atomic_write
 
 PREFIX = {"head_ct": "ct", "tof_mra": "mra"}
 _FOLLOW_UPS = 2

@@ -6,7 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from replica_detection.phantom.base import Grid, Phantom, generator, over, rigid_resample, rotation, smooth_field, soft
+from replica_detection.phantom.base import (
+    Grid,
+    Phantom,
+    generator,
+    over,
+    rigid_resample,
+    rotation,
+    smooth_field,
+    soft,
+)
 from replica_detection.phantom.brain import Palette, Ventricles, random_ventricles, ventricle_distance
 from replica_detection.phantom.head import Build, cavity_distance, paint, random_build, warp
 

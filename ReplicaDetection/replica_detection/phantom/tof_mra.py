@@ -6,7 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from replica_detection.phantom.base import Grid, Phantom, generator, over, rigid_resample, rotation, smooth_field, soft
+from replica_detection.phantom.base import (
+    Grid,
+    Phantom,
+    generator,
+    over,
+    rigid_resample,
+    rotation,
+    smooth_field,
+    soft,
+)
 from replica_detection.phantom.brain import Palette, random_ventricles
 from replica_detection.phantom.head import Build, paint, random_build, warp
 from replica_detection.phantom.vessels import Vessel, draw, random_tree

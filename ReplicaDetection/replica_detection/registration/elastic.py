@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from replica_detection.registration.local import resting
+from replica_detection.registration.local import resample_level
 from replica_detection.registration.pyramid import Level, structure
 
 ITERATIONS = 40
@@ -66,7 +66,7 @@ def warped_merit(
     from replica_detection.registration.optimization import Limits
 
     middle, fine = chain
-    field = displacement(query[0], resting(training[0], matrix, shift, middle), middle)
+    field = displacement(query[0], resample_level(training[0], matrix, shift, middle), middle)
     zoom = [n / m for n, m in zip(fine.shape, middle.shape, strict=True)]
     finer = [ndimage.zoom(part, zoom, order=1, grid_mode=True, mode="nearest") for part in field]
     spacing, centre = np.array(fine.spacing), (np.array(fine.shape) - 1) / 2

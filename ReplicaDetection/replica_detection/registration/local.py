@@ -12,7 +12,7 @@ WINDOW = 1.5
 _CONSTANT = 1e-3
 
 
-def resting(training: np.ndarray, matrix: np.ndarray, shift: np.ndarray, level: Level) -> np.ndarray:
+def resample_level(training: np.ndarray, matrix: np.ndarray, shift: np.ndarray, level: Level) -> np.ndarray:
     """(X, Y, Z) float32: a level of a training case laid on the query; NaN beyond its field of view.
 
     Args:

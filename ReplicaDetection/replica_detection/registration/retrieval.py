@@ -1,9 +1,9 @@
-"""From a query to its few most alike training cases, each with the motion that lays it on the query.
+"""From a query to its few most similar training cases, each with the transform that aligns it to the query.
 
-Coarse to fine: every case and every mirroring is searched at about a thousand voxels (Searched), the better starts are
-registered there and at some thousand voxels, the best cases at the finest level. A copy that did not move, or was only
-mirrored, is looked for among some thousand voxels at once: what is left of one that lost a part may be too little for
-a thousand. The numbers below bound the cost of a query in cohorts of any size, apart from the search itself.
+Coarse to fine: every case and every mirroring is searched at about a thousand voxels (`ShiftSearch`). The better starts
+are registered there and at some thousand voxels, the best cases at the finest level. A copy in place, or one that was
+only mirrored, is searched among some thousand voxels at once: what is left of a copy that lost a part may be too little
+for a thousand. The numbers below bound the cost of a query in cohorts of any size, apart from the search itself.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import numpy as np
 
 from replica_detection.registration import CANDIDATES
 from replica_detection.registration.optimization import Limits, merit, register, template
+from replica_detection.registration.placement import Placement
 from replica_detection.registration.pyramid import Level, structure
-from replica_detection.registration.search import Searched, mirrorings
+from replica_detection.registration.search import ShiftSearch, mirrorings
 
 # A turned copy ranks far down before it is registered: only in cohorts of thousands is any start left out.
 STARTS, KEPT, KEPT_BY_SEARCH, KEPT_IN_PLACE = 32_768, 64, 16, 8
@@ -26,26 +27,6 @@ ITERATIONS = (8, 12, 12)
 ROWS = 256
 # Voxels count as cubes where no side is longer than another by more than this factor.
 OBLONG = 1.15
-
-
-@dataclass(frozen=True)
-class Placement:
-    """A training case laid on a query.
-
-    A position u of the query lies at `matrix @ u + shift` in the training case, both in mm from the centre of the grid
-    along its axes; `mirroring` (3,) of +1 and -1 is the part of `matrix` that is no rotation. `correlation` is that of
-    the locally normalized images over the overlap, `overlap` the share of the query's structure that it covers;
-    `correlation_before` is that of the pair as it lies.
-    """
-
-    training: int
-    matrix: np.ndarray
-    shift: np.ndarray
-    mirroring: np.ndarray
-    correlation: float
-    overlap: float
-    merit: float
-    correlation_before: float
 
 
 @dataclass(frozen=True)
@@ -117,8 +98,8 @@ class TrainingPyramids:
         return np.array(self.coarse.any(axis=(1, 2, 3)))
 
     @cached_property
-    def searched(self) -> Searched:
-        return Searched(self.coarse, self.chain[0])
+    def searched(self) -> ShiftSearch:
+        return ShiftSearch(self.coarse, self.chain[0])
 
     def place(self, query: Sequence[np.ndarray], allowed: np.ndarray, candidates: int = CANDIDATES) -> list[Placement]:
         """The training cases most alike after the best motion, best first.

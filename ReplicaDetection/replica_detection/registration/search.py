@@ -27,7 +27,7 @@ def mirrorings(level: Level) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Searched:
+class ShiftSearch:
     """The coarse level of all training cases, (N, X, Y, Z) float32, ready for many queries."""
 
     cases: np.ndarray

@@ -13,8 +13,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from replica_detection.report import words
-from replica_detection.results import DetectionResult
+from replica_detection.results import wording
+from replica_detection.results.result import DetectionResult
 
 SYNTHETIC, NULL, THRESHOLD, INK = "#c2410c", "#64748b", "#111827", "#374151"
 _BINS = 36
@@ -85,14 +85,14 @@ def _plot(
         axes.set_axis_off()
     flagged = int(np.sum(defined <= threshold if flag_low else defined >= threshold))
     side = "at or below" if flag_low else "at or above"
-    parts = [f"{words.count(len(defined), 'synthetic case')}{_median(defined)}", f"{len(null)} null{_median(null)}"]
+    parts = [f"{wording.count(len(defined), 'synthetic case')}{_median(defined)}", f"{len(null)} null{_median(null)}"]
     parts.append(
-        f"{flagged} synthetic {side} the threshold {words.number(threshold)}"
+        f"{flagged} synthetic {side} the threshold {wording.number(threshold)}"
         if math.isfinite(threshold)
         else "no threshold"
     )
     if left_out:
-        parts.append(f"{words.count(left_out, 'synthetic value')} undefined and not drawn")
+        parts.append(f"{wording.count(left_out, 'synthetic value')} undefined and not drawn")
     return Plot(title, subtitle, _svg(figure, prefix), "; ".join(parts) + ".")
 
 
@@ -167,7 +167,7 @@ def _tick(value: float) -> str:
 
 
 def _median(values: np.ndarray) -> str:
-    return f" (median {words.number(float(np.median(values)), 3)})" if len(values) else ""
+    return f" (median {wording.number(float(np.median(values)), 3)})" if len(values) else ""
 
 
 def _svg(figure: Figure, prefix: str) -> str:

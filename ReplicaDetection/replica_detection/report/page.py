@@ -9,10 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replica_detection.atomic import atomic_write
-from replica_detection.report import tables, words
-from replica_detection.report.pair import Pair
-from replica_detection.results import FLAGGED, VERDICTS, CaseSummary, CohortInfo, DetectionResult
+from replica_detection.report import tables
+from replica_detection.results import wording
+from replica_detection.results.pair import Pair
+from replica_detection.results.result import (
+    FLAGGED,
+    VERDICTS,
+    CaseSummary,
+    CohortInfo,
+    DetectionResult,
+)
+from replica_detection.util.files import atomic_write
 from replica_detection.version import __version__
 
 if TYPE_CHECKING:
@@ -114,7 +121,7 @@ def _sections(
             Section(
                 f"case-{i + 1}",
                 case,
-                words.score(case.score),
+                wording.score(case.score),
                 tables.flagged_by(case, matches),
                 tables.levels_differ(case),
                 tables.agreement(matches, case.nearest_training_id),
@@ -122,7 +129,7 @@ def _sections(
                 pictures.draw(moved, _share(_PICTURES_BYTES, cases)) if moved is not None else None,
                 "" if alignment is None else alignment.words,
                 surfaces.surface_picture(images, _share(_SURFACES_BYTES, cases)) if images is not None else None,
-                words.no_surfaces(images) if images is not None else "",
+                wording.no_surfaces(images) if images is not None else "",
                 tables.match_rows(matches, case.nearest_training_id),
                 tables.detail_rows(result, case.synthetic_id),
             )
@@ -145,7 +152,7 @@ def _render(result: DetectionResult, sections: list[Section], flagged: int) -> s
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals.update(words=words, Markup=Markup)
+    environment.globals.update(wording=wording, Markup=Markup)
     script = (_HERE / "report.js").read_text(encoding="utf-8")
     return environment.get_template("report.html").render(
         css=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
@@ -154,7 +161,7 @@ def _render(result: DetectionResult, sections: list[Section], flagged: int) -> s
         result=result,
         run=result.run,
         counts={v: result.count(v) for v in VERDICTS},
-        outcome=words.outcome(result),
+        outcome=wording.outcome(result),
         rows=tables.worklist(result, {s.case.synthetic_id: s.anchor for s in sections}),
         sections=sections,
         flagged=flagged,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from replica_detection.report.pair import Pair
+from replica_detection.results.pair import Pair
 
 TITLES = ("Synthetic", "Nearest training case", "Difference")
 DIFFERENCE_RANGE = 0.3  # the same for all cases, so that an exact copy is black and two reports can be compared

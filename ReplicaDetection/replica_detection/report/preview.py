@@ -15,8 +15,8 @@ def preview(
     array: np.ndarray,
     mask: np.ndarray,
     affine: np.ndarray,
-    *,
     window: tuple[float, float] | None = None,
+    *,
     max_bytes: int = 300_000,
 ) -> bytes:
     """JPEG with eight axial slices, patient left on the right, spread over the mask (over the volume if it is empty).

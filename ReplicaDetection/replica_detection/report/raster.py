@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from replica_detection.mesh import Mesh
+from replica_detection.surfaces.mesh import Mesh
 
 _FINER = 2  # each pixel is the mean of so many by so many
 _LIGHT = np.array([-0.45, 0.55, 0.70]) / np.linalg.norm([-0.45, 0.55, 0.70])

@@ -13,11 +13,11 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw
 
-from replica_detection.mesh import Mesh
-from replica_detection.report.pair import Pair
 from replica_detection.report.pictures import encode, font
 from replica_detection.report.raster import Camera, View, draw
-from replica_detection.surface import Statistics, SurfaceComparison, compare_surfaces
+from replica_detection.results.pair import Pair
+from replica_detection.surfaces.distances import Statistics, SurfaceComparison, compare_surfaces
+from replica_detection.surfaces.mesh import Mesh
 
 TITLES = ("Synthetic", "Nearest training case")
 VIEWS = (

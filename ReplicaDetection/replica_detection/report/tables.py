@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from replica_detection.report import words
-from replica_detection.results import FLAGGED, CaseSummary, DetectionResult, Match
+from replica_detection.results import wording
+from replica_detection.results.result import FLAGGED, CaseSummary, DetectionResult, Match
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def worklist(result: DetectionResult, anchors: dict[str, str]) -> list[Row]:
         Row(
             rank,
             case,
-            words.score(case.score),
+            wording.score(case.score),
             sort_key(case.score),
             f"all {len(all_levels)}" if 2 < len(all_levels) == len(case.levels_flagged) else levels(case),
             levels_differ(case),
@@ -89,11 +89,11 @@ def match_rows(matches: Iterable[Match], shown: str) -> list[MatchRow]:
     return [
         MatchRow(
             m,
-            words.number(m.value),
-            words.number(m.distance),
-            words.number(m.ratio, 3),
-            words.probability(m.p_value),
-            words.probability(m.q_value),
+            wording.number(m.value),
+            wording.number(m.distance),
+            wording.number(m.ratio, 3),
+            wording.probability(m.p_value),
+            wording.probability(m.q_value),
             bool(m.nearest_training_id) and m.nearest_training_id != shown,
         )
         for m in matches
@@ -111,7 +111,7 @@ def matches_by_case(result: DetectionResult) -> dict[str, dict[str, Match]]:
 def detail_rows(result: DetectionResult, synthetic_id: str) -> list[tuple[str, str]]:
     """(measure, "MI 4.2, ONI −1, ...") for each measure that says more of a case than its match."""
     return [
-        (measure, ", ".join(f"{d.name} {d.text}" for d in words.details(columns)))
+        (measure, ", ".join(f"{d.name} {d.text}" for d in wording.details(columns)))
         for measure, columns in result.details_of(synthetic_id).items()
     ]
 
@@ -136,7 +136,7 @@ def agreement(matches: Iterable[Match], shown: str) -> str:
     if not named or not shown:
         return "No measure names a training case."
     other = [m.measure for m in named if m.nearest_training_id != shown]
-    text = f"Named as nearest by {len(named) - len(other)} of {words.count(len(named), 'measure')}."
+    text = f"Named as nearest by {len(named) - len(other)} of {wording.count(len(named), 'measure')}."
     if other:
         text += f" Another training case is nearest by {', '.join(other)}."
     return text
@@ -144,7 +144,7 @@ def agreement(matches: Iterable[Match], shown: str) -> str:
 
 def levels(case: CaseSummary) -> str:
     """The levels flagged, voxel first."""
-    known = list(words.LEVELS)
+    known = list(wording.LEVELS)
     return ", ".join(
         sorted(case.levels_flagged, key=lambda level: known.index(level) if level in known else len(known))
     )
@@ -159,7 +159,7 @@ def flagged_by(case: CaseSummary, matches: Iterable[Match]) -> str:
     for level in levels(case).split(", "):
         names = [m.measure for m in matches if m.level == level and m.verdict in FLAGGED]
         parts.append(f"{level} ({', '.join(names)})" if names else level)
-    return f"Flagged at {words.count(len(parts), 'level')}: {'; '.join(parts)}."
+    return f"Flagged at {wording.count(len(parts), 'level')}: {'; '.join(parts)}."
 
 
 def levels_differ(case: CaseSummary) -> str:
@@ -173,5 +173,7 @@ def sort_key(value: float) -> str:
 
 def _cell(match: Match | None) -> Cell:
     if match is None:
-        return Cell(words.MISSING, words.MISSING, "", "undefined")
-    return Cell(words.number(match.ratio, 3), words.probability(match.p_value), sort_key(match.ratio), match.verdict)
+        return Cell(wording.MISSING, wording.MISSING, "", "undefined")
+    return Cell(
+        wording.number(match.ratio, 3), wording.probability(match.p_value), sort_key(match.ratio), match.verdict
+    )

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from replica_detection.errors import ConfigurationError
-from replica_detection.grids import orientation_of
-from replica_detection.volume import Volume
+from replica_detection.io.volume import Volume
+from replica_detection.preparation.grids import orientation_of
 
 S = TypeVar("S", bound=Callable[..., Any])
 

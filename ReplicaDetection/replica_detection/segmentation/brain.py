@@ -6,7 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from replica_detection.segmentation.base import fill_small_holes, largest_component, merge, reach, unmerge
+from replica_detection.segmentation.base import (
+    fill_small_holes,
+    largest_component,
+    merge,
+    reach,
+    unmerge,
+)
 
 # Partial volume and noise let brain and CSF stray this far, HU.
 _TISSUE_HU = (-15.0, 115.0)

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from replica_detection.segmentation.base import fill_small_holes, largest_component, merge, reach, unmerge
+from replica_detection.segmentation.base import (
+    fill_small_holes,
+    largest_component,
+    merge,
+    reach,
+    unmerge,
+)
 
 
 @dataclass(frozen=True)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
-from replica_detection.atomic import atomic_write
-from replica_detection.cohort import Case, Cohort, Problem
-from replica_detection.csv_rows import write_rows
-from replica_detection.loading import nothing_usable, or_problem
+from replica_detection.io.cohort import Case, Cohort, Problem
+from replica_detection.io.volume import read_volume, write_volume
+from replica_detection.preparation.loading import nothing_usable, or_problem
 from replica_detection.progress import Progress, silent
 from replica_detection.segmentation.base import Segmenter
-from replica_detection.volume import read_volume, write_volume
+from replica_detection.util.csv_tables import write_rows
+from replica_detection.util.files import atomic_write
 
 WORKERS = 2
+# Draws an image (X, Y, Z) with its mask, affine (4, 4) and window of intensities (None: its own) as a JPEG.
+Preview = Callable[[np.ndarray, np.ndarray, np.ndarray, tuple[float, float] | None], bytes]
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,13 @@ class MaskFile:
 
 
 def segment_cohort(
-    cohort: Cohort, segmenter: Segmenter, output: Path, *, strict: bool = False, progress: Progress = silent
+    cohort: Cohort,
+    segmenter: Segmenter,
+    output: Path,
+    *,
+    draw: Preview,
+    strict: bool = False,
+    progress: Progress = silent,
 ) -> tuple[list[MaskFile], list[Problem]]:
     """Writes `<id>.nii.gz` for each case, `previews/<id>.jpg` and `masks.csv`; a mask that is there is made again.
 
@@ -41,7 +49,7 @@ def segment_cohort(
 
     def work(case: Case) -> MaskFile | Problem:
         advice = "Leave it out, or give a mask of your own"
-        return or_problem(case, lambda c: _segment(c, segmenter, output), advice, strict=strict)
+        return or_problem(case, lambda c: _segment(c, segmenter, output, draw), advice, strict=strict)
 
     masks: list[MaskFile] = []
     problems: list[Problem] = []
@@ -61,15 +69,13 @@ def segment_cohort(
     return masks, problems
 
 
-def _segment(case: Case, segmenter: Segmenter, output: Path) -> MaskFile:
-    from replica_detection.report.preview import preview
-
+def _segment(case: Case, segmenter: Segmenter, output: Path, draw: Preview) -> MaskFile:
     volume = read_volume(case)
     mask = segmenter.segment(volume)
     name = f"{case.id}.nii.gz"
     write_volume(output / name, mask, volume.affine)
     with atomic_write(output / "previews" / f"{case.id}.jpg", "wb") as f:
-        f.write(preview(volume.array, mask, volume.affine, window=segmenter.window))
+        f.write(draw(volume.array, mask, volume.affine, segmenter.window))
     return MaskFile(case.id, name, round(float(np.count_nonzero(mask) * np.prod(volume.spacing) / 1000), 4))
 
 

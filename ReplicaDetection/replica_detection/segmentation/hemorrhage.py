@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from replica_detection.errors import ConfigurationError
+from replica_detection.io.volume import Volume
 from replica_detection.segmentation.base import (
     Segmenter,
     WorkingGrid,
@@ -18,7 +19,6 @@ from replica_detection.segmentation.base import (
     require_positive,
 )
 from replica_detection.segmentation.brain import Brain, find_brain
-from replica_detection.volume import Volume
 
 
 @register("hemorrhage")

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from replica_detection.errors import ConfigurationError, InputError
-from replica_detection.preprocessing import SAME_SPACING, intensity_limits
-from replica_detection.profiles import Intensity
-from replica_detection.segmentation.base import Segmenter, register, require_3d
-from replica_detection.segmentation.network_files import (
+from replica_detection.io.volume import Volume
+from replica_detection.networks.device import pick_device
+from replica_detection.networks.weights import (
     DESCRIBED,
     checked,
     description_of,
@@ -26,12 +25,12 @@ from replica_detection.segmentation.network_files import (
     require_intensity,
     weights_file,
 )
-from replica_detection.volume import Volume
+from replica_detection.preparation.prepare import SAME_SPACING, intensity_limits
+from replica_detection.preparation.profiles import Intensity
+from replica_detection.segmentation.base import Segmenter, register, require_3d
 
 if TYPE_CHECKING:
     import torch
-
-DEVICES = ("auto", "cpu", "cuda")
 
 
 @register("network")
@@ -276,14 +275,3 @@ def slide(
         )
     assert isinstance(output, torch.Tensor)
     return output[0].numpy()[(slice(None), *inside)]
-
-
-def pick_device(name: str) -> torch.device:
-    """Raises ConfigurationError for an unknown name, or `cuda` where there is none."""
-    import torch
-
-    if name not in DEVICES:
-        raise ConfigurationError(f"unknown device '{name}'; known: {', '.join(DEVICES)}")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigurationError("device 'cuda' was asked for, but torch sees no GPU; use 'auto' or 'cpu'")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

@@ -11,14 +11,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from replica_detection.cohort import Cohort, Problem
 from replica_detection.errors import ConfigurationError
-from replica_detection.index_writing import Lock
+from replica_detection.io.cohort import Cohort, Problem
+from replica_detection.networks.device import pick_device
+from replica_detection.networks.training_run import (
+    Names,
+    Schedule,
+    State,
+    files_of,
+    read_state,
+    train,
+)
+from replica_detection.networks.weights import build
 from replica_detection.progress import Progress, silent
-from replica_detection.segmentation.network import pick_device, slide
-from replica_detection.segmentation.network_files import build
-from replica_detection.segmentation.training_data import TrainingData, augmentation, batches, prepare_data
-from replica_detection.training_runs import Names, Schedule, State, files_of, read_state, train
+from replica_detection.segmentation.network import slide
+from replica_detection.segmentation.training_data import (
+    TrainingData,
+    augmentation,
+    batches,
+    prepare_data,
+)
+from replica_detection.util.lock import Lock
 
 if TYPE_CHECKING:
     import torch

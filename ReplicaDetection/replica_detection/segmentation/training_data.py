@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from replica_detection.cohort import Case, Cohort, Problem
 from replica_detection.errors import ConfigurationError, InputError
-from replica_detection.loading import sample_volumes
-from replica_detection.preprocessing import plan
-from replica_detection.profiles import Intensity, profile_named
+from replica_detection.io.cohort import Case, Cohort, Problem
+from replica_detection.io.volume import read_mask, read_volume
+from replica_detection.preparation.loading import sample_volumes
+from replica_detection.preparation.prepare import plan
+from replica_detection.preparation.profiles import Intensity, profile_named
 from replica_detection.progress import Progress
 from replica_detection.segmentation.network import NetworkGrid
-from replica_detection.volume import read_mask, read_volume
 
 if TYPE_CHECKING:
     import torch

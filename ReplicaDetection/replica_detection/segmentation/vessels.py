@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from replica_detection.errors import ConfigurationError
+from replica_detection.io.volume import Volume
 from replica_detection.segmentation.base import (
     Segmenter,
     WorkingGrid,
@@ -20,7 +21,6 @@ from replica_detection.segmentation.base import (
 from replica_detection.segmentation.brain import find_brain
 from replica_detection.segmentation.brain_mr import find_brain_mr
 from replica_detection.segmentation.tubes import surroundings, tube_response
-from replica_detection.volume import Volume
 
 MODALITIES = ("auto", "mra", "cta")
 

@@ -1,0 +1,155 @@
+"""The synthetic set without replicas and near-duplicates of itself, and a manifest that says why each case went."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from replica_detection.audit.synthetic_duplicates import DuplicateGroup
+from replica_detection.errors import InputError
+from replica_detection.io.cohort import Case, Cohort
+from replica_detection.io.formats import voxel_files
+from replica_detection.results.result import CaseSummary, DetectionResult
+from replica_detection.util.csv_tables import write_csv
+
+MANIFEST = "manifest.csv"
+_STAYS = {"undefined": "kept, but could not be judged", "suspicious": "kept, though suspicious"}
+_COLUMNS = ("synthetic_id", "kept", "reason", "verdict", "score", "nearest_training_id", "kept_instead", "files")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of a case, and why. `kept_instead`: the near-duplicate that stands for it; `case` None: no image."""
+
+    synthetic_id: str
+    kept: bool
+    reason: str
+    summary: CaseSummary | None = None
+    kept_instead: str = ""
+    case: Case | None = None
+    files: tuple[Path, ...] = ()
+
+
+def decide(
+    result: DetectionResult,
+    synthetic: Cohort,
+    groups: Sequence[DuplicateGroup] = (),
+    *,
+    without_suspicious: bool = False,
+) -> list[Decision]:
+    """One decision for each case of the cohort and of the result, in the order of the cohort.
+
+    Of each group of near-duplicates the case with the lowest score stays; cases that go as replicas do not count. Cases
+    that could not be judged stay, and the reason says so; cases that the run never saw do not.
+
+    Args:
+        groups: near-duplicates among the cases that are not replicas (`near_duplicate_groups`).
+        without_suspicious: whether suspicious cases go too.
+    """
+    summaries = {c.synthetic_id: c for c in result.summary}
+    gone = ("replica", "suspicious") if without_suspicious else ("replica",)
+    stays = {c.synthetic_id for c in result.summary if c.verdict not in gone}
+    instead: dict[str, tuple[str, bool]] = {}
+    for group in groups:
+        members = sorted((i for i in group.ids if i in stays), key=lambda i: _rank(summaries[i]))
+        instead |= dict.fromkeys(members[1:], (members[0], group.identical))
+    decisions = [
+        _decision(case.id, summaries.get(case.id), case, case.id in stays, instead) for case in synthetic.cases
+    ]
+    present = set(synthetic.ids)
+    decisions += [
+        Decision(i, False, "its image is no longer there", s) for i, s in summaries.items() if i not in present
+    ]
+    decisions += [
+        Decision("", False, f"could not be read: {why}", files=(Path(path),))
+        for path, why in result.run.synthetic.skipped
+    ]
+    return decisions
+
+
+def write_filtered(decisions: Iterable[Decision], source: Path, output: Path, *, copy: bool = True) -> None:
+    """Copies the files of the kept cases into `output`, with `manifest.csv`; all of it or nothing.
+
+    The source is only read. Files below the source's folder keep their place below `output`; others go into a folder
+    named as the case.
+
+    Args:
+        source: folder or list that the cohort was read from.
+        output: must not exist, or be an empty folder, and not lie inside the source's folder.
+        copy: False: only the manifest is written.
+
+    Raises:
+        InputError: `output` cannot be used, two cases would need one file name, or a file cannot be copied.
+    """
+    decisions, output = list(decisions), Path(output)
+    root = (source if source.is_dir() else source.parent).resolve()
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(output, "exists already", "Name a new folder")
+    if copy and (output.resolve() == root or output.resolve().is_relative_to(root)):
+        raise InputError(output, f"lies inside the synthetic images ({root})", "Name a folder elsewhere")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    work = output.with_name(f".{output.name[:40]}.{secrets.token_hex(4)}.tmp")
+    work.mkdir()
+    try:
+        taken: dict[Path, str] = {}
+        for d in decisions if copy else ():
+            if d.kept and d.case is not None:
+                _copy(d.case, root, work, taken)
+        write_csv(work / MANIFEST, _COLUMNS, (_row(d) for d in decisions))
+        if output.exists():
+            output.rmdir()
+        work.replace(output)
+    except OSError as error:
+        shutil.rmtree(work, ignore_errors=True)
+        advice = "Check free space and permissions"
+        raise InputError(error.filename or output, f"cannot be copied ({error.strerror or error})", advice) from error
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def _rank(summary: CaseSummary) -> float:
+    return summary.score if summary.score == summary.score else 1.0
+
+
+def _decision(
+    name: str, summary: CaseSummary | None, case: Case, stays: bool, instead: dict[str, tuple[str, bool]]
+) -> Decision:
+    if summary is None:
+        return Decision(name, False, "was not in the run", case=case)
+    if not stays:
+        reason = f"{summary.verdict}: resembles training case {summary.nearest_training_id}"
+        return Decision(name, False, reason, summary, case=case)
+    if name in instead:
+        other, identical = instead[name]
+        return Decision(
+            name, False, f"{'identical to' if identical else 'near-duplicate of'} {other}", summary, other, case
+        )
+    return Decision(name, True, _STAYS.get(summary.verdict, "kept"), summary, case=case)
+
+
+def _copy(case: Case, root: Path, work: Path, taken: dict[Path, str]) -> None:
+    for path in dict.fromkeys(p for f in case.files for p in voxel_files(f)):
+        whole = path.parent.resolve() / path.name  # a link is copied under its own name
+        target = whole.relative_to(root) if whole.is_relative_to(root) else Path(case.id) / path.name
+        if taken.setdefault(target, case.id) != case.id:
+            found = f"and a file of case {taken[target]!r} would both become {target}"
+            raise InputError(path, found, "Use --list and copy by the manifest")
+        (work / target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, work / target)
+
+
+def _row(d: Decision) -> dict[str, object]:
+    return {
+        "synthetic_id": d.synthetic_id,
+        "kept": d.kept,
+        "reason": d.reason,
+        "verdict": d.summary.verdict if d.summary else "",
+        "score": d.summary.score if d.summary else None,
+        "nearest_training_id": d.summary.nearest_training_id if d.summary else "",
+        "kept_instead": d.kept_instead,
+        "files": tuple(map(str, d.case.files if d.case else d.files)),
+    }

@@ -1,0 +1,153 @@
+"""What the command line shows: progress bars, tables, and every error as one message."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from replica_detection.errors import ConfigurationError, ReplicaDetectionError
+from replica_detection.io.cohort import Problem
+from replica_detection.results.result import DetectionResult
+
+console = Console(soft_wrap=True)
+errors = Console(stderr=True, soft_wrap=True)
+STYLES = {"replica": "bold red", "suspicious": "yellow", "novel": "green", "undefined": "dim"}
+SHOWN_PROBLEMS = 10
+INTERRUPTED = 130  # what typer turns Ctrl-C into
+
+
+class Bars:
+    """A progress callback that draws one bar for each stage, with the time left; on no terminal it says nothing."""
+
+    def __init__(self) -> None:
+        self.progress = Progress(
+            TextColumn("{task.description:>12}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=errors,
+            disable=not errors.is_terminal,
+        )
+        self.tasks: dict[str, object] = {}
+
+    def __enter__(self) -> Bars:
+        self.progress.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.progress.stop()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if stage not in self.tasks:
+            self.tasks[stage] = self.progress.add_task(stage, total=total)
+        self.progress.update(self.tasks[stage], completed=done, total=total)  # type: ignore[arg-type]
+
+
+def print_problems(problems: Iterable[Problem]) -> None:
+    """Files that were left out, the first few in full."""
+    listed = list(dict.fromkeys(problems))
+    for problem in listed[:SHOWN_PROBLEMS]:
+        errors.print(f"[yellow]left out[/yellow] {escape(problem.path)}: {escape(problem.message)}")
+    if len(listed) > SHOWN_PROBLEMS:
+        errors.print(f"[yellow]left out[/yellow] {len(listed) - SHOWN_PROBLEMS} more files; all are in the result")
+
+
+def print_warnings(warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        errors.print(f"[yellow]note[/yellow] {escape(warning)}")
+
+
+def print_result(result: DetectionResult, page: Path) -> None:
+    """Counts, the most replica-like cases and where the report lies."""
+    run = result.run
+    cohorts = (run.training, run.validation, run.synthetic)
+    print_problems(Problem(path, message) for c in cohorts if c for path, message in c.skipped)
+    print_warnings(run.warnings)
+    flagged = [c for c in result.worklist() if c.verdict in ("replica", "suspicious")]
+    if flagged:
+        table = Table(title=f"Most replica-like of {len(flagged)} flagged images")
+        for column in ("synthetic", "verdict", "score", "nearest training case", "levels"):
+            table.add_column(column)
+        for case in flagged[:15]:
+            verdict = f"[{STYLES[case.verdict]}]{case.verdict}[/]"
+            table.add_row(
+                escape(case.synthetic_id),
+                verdict,
+                f"{case.score:.4f}",
+                escape(case.nearest_training_id),
+                " ".join(case.levels_flagged) + (" ≠" if case.levels_differ else ""),
+            )
+        console.print(table)
+        differing = sum(bool(c.levels_differ) for c in flagged)
+        if differing:
+            console.print(f"≠ levels name different training cases ({differing} images; see the report)")
+    total = len(result.summary)
+    console.print(
+        f"{total} synthetic images against {run.training.cases} training images: "
+        f"[bold red]{result.count('replica')} replicas[/], [yellow]{result.count('suspicious')} suspicious[/], "
+        f"[green]{result.count('novel')} novel[/]"
+        + (f", {result.count('undefined')} undefined" if result.count("undefined") else "")
+    )
+    console.print(
+        f"Null: {run.null.size} {run.null.kind} cases; alpha {run.alpha:g}. Verdicts speak of resemblance only."
+    )
+    if "align" in run.timings:
+        each = run.timings["align"] / max(1, total)
+        console.print(f"Aligned with up to ten candidates each, {each:.2f} s a case (--no-align leaves it out)")
+    console.print(f"Report: {page}")
+
+
+def run_guarded(app: typer.Typer) -> int:
+    """Runs the application; every foreseen error becomes one message. REPLICA_DETECTION_DEBUG=1 shows tracebacks."""
+    debug = bool(os.environ.get("REPLICA_DETECTION_DEBUG"))
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a letter of a case id is no reason to fail.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    try:
+        code = app(standalone_mode=False)
+        return _stopped() if code == INTERRUPTED else code if isinstance(code, int) else 0
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    except (KeyboardInterrupt, typer.Abort):
+        return _stopped()
+    except ConfigurationError as error:
+        return _fail(str(error), debug, code=2)
+    except ReplicaDetectionError as error:
+        return _fail(str(error), debug)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}. Check free space and permissions.", debug)
+    except MemoryError:
+        return _fail("out of memory. Use smaller images, a profile with a coarser grid, or a larger machine.", debug)
+    except Exception as error:
+        # Usage errors carry their own way of being shown.
+        if hasattr(error, "show") and hasattr(error, "exit_code"):
+            error.show()
+            return int(error.exit_code)
+        return _fail(f"unexpected {type(error).__name__}: {error}. Please report it.", debug)
+
+
+def _stopped() -> int:
+    errors.print("Stopped. No half-written file was left; the same command goes on where an index build stopped.")
+    return 1
+
+
+def _fail(message: str, debug: bool, code: int = 1) -> int:
+    if debug:
+        traceback.print_exc(file=sys.stderr)
+    errors.print(f"[bold red]error[/] {escape(message)}")
+    return code

@@ -1,0 +1,395 @@
+"""DICOM: headers for grouping files, and series or multi-frame files as volumes on an even, orthogonal grid."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from replica_detection.errors import InputError
+from replica_detection.io.formats import (
+    DAMAGED,
+    LPS_TO_RAS,
+    Decoded,
+    input_errors,
+    looks_like,
+    quiet_itk,
+    require_spacing,
+    squeezed_shape,
+)
+
+# An even, straight grid may hold so many times the voxels of the slices it is made of.
+GROWTH = 8
+EXPORT = "Export the series again as one volume with one image per slice position, or convert it to NIfTI"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What grouping needs of one file.
+
+    `patient` is the start (12 hexadecimal digits) of the SHA-256 of PatientID, None without one. `left_out` says why
+    the file is no slice of a volume; empty when it is.
+    """
+
+    series: str
+    number: str
+    patient: str | None
+    left_out: str
+
+
+def read_header(path: Path) -> Header:
+    """Reads the header of a DICOM file, not its pixels.
+
+    Raises:
+        InputError: it is not DICOM, or calls itself an image without stating a size.
+    """
+    tags = ["SOPClassUID", "SeriesInstanceUID", "SeriesNumber", "PatientID", "ImageType", "Rows", "Columns"]
+    with input_errors(path, "DICOM"):
+        dataset = _dataset(path, stop_before_pixels=True, specific_tags=tags)
+        patient = str(dataset.get("PatientID") or "").strip()
+        number = dataset.get("SeriesNumber")
+        return Header(
+            series=str(dataset.get("SeriesInstanceUID") or ""),
+            number="" if number is None else str(number),
+            patient=hashlib.sha256(patient.encode()).hexdigest()[:12] if patient else None,
+            left_out=_left_out(path, dataset),
+        )
+
+
+def read_dicom(files: Sequence[Path]) -> Decoded:
+    """One image (X, Y), or a volume (X, Y, Z) from a series or a multi-frame file. CT in HU.
+
+    X runs along the rows and Y along the columns; slices are sorted along their normal. Rescale slope and intercept
+    are applied per slice, MONOCHROME1 is inverted within its stored range. Slices at uneven gaps are interpolated
+    linearly along the normal to even ones near the median gap (the first and last slice stay); slices that do not
+    follow the normal (gantry tilt) are put at their true place, linearly, on a wider grid filled with the minimum.
+    Both are told in the warnings. Without any position the slices keep the order of InstanceNumber.
+
+    Raises:
+        InputError: colour, no pixels, slices that differ in size, direction or voxel size, several slices at one
+            position (time points, echoes), or a damaged file.
+    """
+    slices = [piece for file in files for piece in _slices(file)]
+    path = files[0] if len(files) == 1 else files[0].parent
+    _require_alike(path, slices)
+    squeezed_shape(path, (*slices[0].pixels.shape[::-1], len(slices)))
+    if len(slices) == 1:
+        return _single(slices[0])
+    if any(piece.position is None for piece in slices):
+        return _unplaced(path, slices)
+    return _stacked(path, slices)
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """Pixels (rows, columns) after rescaling; lengths in mm, directions in LPS, None where not stated."""
+
+    pixels: np.ndarray
+    position: np.ndarray | None
+    directions: np.ndarray | None  # (2, 3): along the rows, along the columns
+    spacing: np.ndarray | None  # (2,): between rows, between columns
+    thickness: float | None
+    number: int | None
+
+
+def _dataset(path: Path, **options: Any) -> Any:
+    import pydicom
+
+    dataset = pydicom.dcmread(path, force=True, **options)
+    if "SOPClassUID" not in dataset and "Rows" not in dataset and "MediaStorageSOPClassUID" not in dataset.file_meta:
+        with path.open("rb") as file:
+            found = f"has no DICOM header that can be read{looks_like(file.read(540))}"
+        raise InputError(path, found, "Give it its true extension, or export it again")
+    return dataset
+
+
+def _left_out(path: Path, dataset: Any) -> str:
+    from pydicom.uid import UID
+
+    kind = UID(str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or "")).name
+    if "LOCALIZER" in [str(value).upper() for value in _sequence(dataset.get("ImageType"))]:
+        return "is a scout image (localizer)"
+    if "Storage" in kind and "Image" not in kind:
+        return f"holds no image but {kind.removesuffix(' Storage')}"
+    if not (dataset.get("Rows") and dataset.get("Columns")):
+        raise InputError(path, "states no image size (Rows, Columns)", DAMAGED)
+    return ""
+
+
+def _sequence(value: Any) -> list[Any]:
+    return [] if value is None else [value] if isinstance(value, (str, int, float)) else list(value)
+
+
+def _slices(path: Path) -> list[_Slice]:
+    """The slices of one file: one, or one for each frame."""
+    with input_errors(path, "DICOM"):
+        dataset = _dataset(path)
+        _require_grey(path, dataset)
+        frames = int(dataset.get("NumberOfFrames") or 1)
+        shared = dataset.get("SharedFunctionalGroupsSequence") or [None]
+        groups = dataset.get("PerFrameFunctionalGroupsSequence")
+        if frames > 1 and groups is None:
+            found = f"has {frames} frames without positions (a film or time series)"
+            raise InputError(path, found, EXPORT)
+        if groups is not None and len(groups) != frames:
+            raise InputError(path, f"has {frames} frames but the positions of {len(groups)}", DAMAGED)
+        squeezed_shape(path, (int(dataset.Columns), int(dataset.Rows), frames))
+        sources = [(group, shared[0], dataset) for group in groups] if groups is not None else [(dataset,)]
+        scales = [_scale(source) for source in sources]
+        stored = _stored_pixels(path, dataset, frames, scales)
+        return [_slice(*item, dataset) for item in zip(stored, sources, scales, strict=True)]
+
+
+def _require_grey(path: Path, dataset: Any) -> None:
+    if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise InputError(path, "holds no pixel data", EXPORT)
+    photometric = str(dataset.get("PhotometricInterpretation") or "MONOCHROME2")
+    if int(dataset.get("SamplesPerPixel") or 1) != 1 or not photometric.startswith("MONOCHROME"):
+        raise InputError(path, f"is a colour image ({photometric})", "Export it as grey values")
+
+
+def _stored_pixels(path: Path, dataset: Any, frames: int, scales: list[tuple[float, float]]) -> np.ndarray:
+    """Stored values (frames, rows, columns), MONOCHROME1 already inverted."""
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if syntax is None:  # files from before part 10 of the standard have no such header
+        dataset.file_meta.TransferSyntaxUID = syntax = _uncompressed_syntax(dataset)
+    stored = _decompressed(path, scales) if syntax.is_compressed else dataset.pixel_array
+    stored = np.asarray(stored, np.float32).reshape(frames, int(dataset.Rows), int(dataset.Columns))
+    if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
+        # low + high of the stored range: 0 ... 2^bits - 1, or -2^(bits-1) ... 2^(bits-1) - 1.
+        ends = -1 if dataset.get("PixelRepresentation") else 2 ** int(dataset.BitsStored) - 1
+        stored = ends - stored
+    return stored
+
+
+def _uncompressed_syntax(dataset: Any) -> Any:
+    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    # pydicom 2 knows no original_encoding.
+    implicit = dataset.original_encoding[0] if hasattr(dataset, "original_encoding") else dataset.is_implicit_VR
+    return ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+
+
+def _decompressed(path: Path, scales: list[tuple[float, float]]) -> np.ndarray:
+    """Stored values of a compressed file. ITK's decoders apply the rescale, which is taken back."""
+    if len(set(scales)) > 1:
+        raise InputError(path, "is compressed and rescales each frame in another way", "Export it uncompressed")
+    sitk = quiet_itk()
+    image = sitk.ReadImage(str(path), imageIO="GDCMImageIO")
+    slope, intercept = scales[0]
+    return (sitk.GetArrayFromImage(image).astype(np.float64) - intercept) / slope
+
+
+def _scale(source: tuple[Any, ...]) -> tuple[float, float]:
+    """Slope and intercept; a slope of 0 is what some writers put for none."""
+    slope = _first(source, "PixelValueTransformationSequence", "RescaleSlope")
+    intercept = _first(source, "PixelValueTransformationSequence", "RescaleIntercept")
+    return float(slope or 1), float(intercept or 0)
+
+
+def _slice(stored: np.ndarray, source: tuple[Any, ...], scale: tuple[float, float], dataset: Any) -> _Slice:
+    slope, intercept = scale
+    pixels = stored * np.float32(slope) + np.float32(intercept)
+    if "ModalityLUTSequence" in dataset:
+        from pydicom.pixel_data_handlers.util import apply_modality_lut  # where pydicom 2 and 3 both have it
+
+        pixels = apply_modality_lut(stored.astype(np.int64), dataset)
+    directions = _vector(_first(source, "PlaneOrientationSequence", "ImageOrientationPatient"), 6)
+    spacing = _vector(_first(source, "PixelMeasuresSequence", "PixelSpacing"), 2)
+    if spacing is None:
+        spacing = _vector(dataset.get("ImagerPixelSpacing"), 2)
+    gap = _first(source, "PixelMeasuresSequence", "SpacingBetweenSlices")
+    thickness = gap or _first(source, "PixelMeasuresSequence", "SliceThickness")
+    return _Slice(
+        pixels.astype(np.float32),
+        _vector(_first(source, "PlanePositionSequence", "ImagePositionPatient"), 3),
+        None if directions is None else directions.reshape(2, 3),
+        spacing,
+        float(thickness) if thickness else None,
+        None if dataset.get("InstanceNumber") is None else int(dataset.InstanceNumber),
+    )
+
+
+def _first(source: tuple[Any, ...], sequence: str, name: str) -> Any:
+    """The value of `name`: from the frame's own group, the shared group, or the file itself."""
+    for holder in source:
+        if holder is None:
+            continue
+        inside = holder.get(sequence)
+        for dataset in (inside[0] if inside else None, holder):
+            if dataset is not None and dataset.get(name) is not None:
+                return dataset.get(name)
+    return None
+
+
+def _vector(value: Any, length: int) -> np.ndarray | None:
+    """The numbers, None unless there are `length` finite ones."""
+    numbers = np.array([float(number) for number in _sequence(value)])
+    return numbers if len(numbers) == length and np.isfinite(numbers).all() else None
+
+
+def _require_alike(path: Path, slices: list[_Slice]) -> None:
+    first = slices[0]
+    for what, values, tolerance in (
+        ("size", [piece.pixels.shape for piece in slices], 0.0),
+        ("direction", [piece.directions for piece in slices], 1e-3),
+        ("voxel size", [piece.spacing for piece in slices], 1e-4),
+    ):
+        unlike = sum(not _close(value, values[0], tolerance) for value in values)
+        if unlike:
+            count = f"{unlike} of {len(slices)} are unlike the first, {_text(values[0])}"
+            found = f"holds slices that differ in {what} ({count})"
+            raise InputError(path, found, EXPORT)
+    if first.directions is not None and not np.allclose(first.directions @ first.directions.T, np.eye(2), atol=1e-3):
+        raise InputError(path, "states slice axes that are not at right angles (ImageOrientationPatient)", EXPORT)
+    if first.spacing is not None:
+        require_spacing(path, first.spacing)
+
+
+def _close(value: Any, other: Any, tolerance: float) -> bool:
+    if value is None or other is None:
+        return value is other
+    return np.allclose(value, other, rtol=0, atol=tolerance)
+
+
+def _text(value: Any) -> str:
+    return "not stated" if value is None else " × ".join(f"{number:g}" for number in np.ravel(value))
+
+
+def _axes(piece: _Slice) -> tuple[np.ndarray, np.ndarray]:
+    """Directions (3, 3) along the rows, the columns and their normal, and the spacing (2,) of X and Y."""
+    rows, columns = piece.directions if piece.directions is not None else np.eye(3)[:2]
+    spacing = piece.spacing if piece.spacing is not None else np.ones(2)
+    # PixelSpacing names the distance between rows first, which is the step along Y.
+    return np.stack([rows, columns, np.cross(rows, columns)]), spacing[::-1]
+
+
+def _affine(axes: np.ndarray, spacing: Sequence[float], origin: np.ndarray) -> np.ndarray:
+    affine = np.eye(4)
+    affine[:3, :3] = axes.T * np.asarray(spacing)
+    affine[:3, 3] = origin
+    return LPS_TO_RAS @ affine
+
+
+def _single(piece: _Slice) -> Decoded:
+    axes, spacing = _axes(piece)
+    origin = piece.position if piece.position is not None else np.zeros(3)
+    affine = _affine(axes, [*spacing, piece.thickness or 1.0], origin)
+    return Decoded(piece.pixels.T, affine, piece.spacing is not None)
+
+
+def _unplaced(path: Path, slices: list[_Slice]) -> Decoded:
+    """Slices without ImagePositionPatient, in the order of InstanceNumber, when that is all there is."""
+    missing = sum(piece.position is None for piece in slices)
+    numbers = [piece.number for piece in slices]
+    if missing < len(slices) or None in numbers or len(set(numbers)) < len(numbers):
+        found = f"has {missing} of {len(slices)} slices without a position (ImagePositionPatient)"
+        raise InputError(path, found, f"{EXPORT}; single images belong in a CSV, one row each")
+    ordered = sorted(slices, key=lambda piece: piece.number or 0)
+    axes, spacing = _axes(ordered[0])
+    note = "its slices state no position: they keep the order of InstanceNumber, and their gap is the slice thickness"
+    affine = _affine(axes, [*spacing, ordered[0].thickness or 1.0], np.zeros(3))
+    return Decoded(np.stack([piece.pixels.T for piece in ordered], axis=2), affine, False, (note,))
+
+
+def _stacked(path: Path, slices: list[_Slice]) -> Decoded:
+    """Slices sorted along their normal, evened out and straightened where they have to be."""
+    axes, spacing = _axes(slices[0])
+    places = np.array([piece.position for piece in slices]) @ axes.T  # (slices, 3) mm along X, Y and the normal
+    order = np.argsort(places[:, 2], kind="stable")
+    places = places[order]
+    stack = np.stack([slices[i].pixels.T for i in order], axis=2)
+    gaps = np.diff(places[:, 2])
+    if (gaps < 0.01).any():
+        positions = 1 + int((gaps >= 0.01).sum())
+        found = f"holds {len(slices)} slices at {positions} positions: several time points, echoes or copies"
+        raise InputError(path, found, EXPORT)
+    uneven, heights = _even_heights(places[:, 2])
+    notes = uneven
+    shifts = places[:, :2] - places[0, :2]
+    tilt = math.degrees(math.atan2(np.hypot(*shifts[-1]), places[-1, 2] - places[0, 2]))
+    # Rounded positions wander by less than a tenth of a pixel.
+    tilted = bool((np.abs(shifts) > 0.1 * spacing).any())
+    origin = places[0].copy()
+    if tilted or uneven:
+        _require_room(path, stack.shape, np.ptp(places[:, :2], axis=0) / spacing if tilted else np.zeros(2), heights)
+    if tilted:
+        notes += (f"its slices are sheared by {tilt:.1f} degrees (gantry tilt): it was straightened",)
+        origin[:2] = places[:, :2].min(axis=0)
+        stack = _straightened(path, stack, (places[:, :2] - origin[:2]) / spacing)
+    if uneven:
+        squeezed_shape(path, (*stack.shape[:2], len(heights)))
+        stack = _interpolated(stack, places[:, 2], heights)
+    affine = _affine(axes, [*spacing, heights[1] - heights[0]], origin @ axes)
+    stated = slices[0].directions is not None and slices[0].spacing is not None
+    if not stated:
+        notes += ("its slices state no direction or no pixel spacing",)
+    return Decoded(stack, affine, stated, notes)
+
+
+def _require_room(path: Path, shape: Sequence[int], shifts: np.ndarray, heights: np.ndarray) -> None:
+    """Raises InputError where slices evened out and straightened would fill many times what the file holds."""
+    wide = (np.array(shape[:2]) + shifts).prod() * len(heights)
+    if not wide <= GROWTH * math.prod(shape):
+        found = f"holds slices so far apart that an even grid has more than {GROWTH} times their voxels"
+        raise InputError(path, found, EXPORT)
+
+
+def _tolerance(gaps: np.ndarray) -> float:
+    """Positions are written with few digits: up to 2 % of a gap (mm) is rounding, not a gap of another size."""
+    return max(0.01, 0.02 * float(gaps.mean()))
+
+
+def _even_heights(heights: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+    """A warning if there is need for one, and the even heights (mm along the normal) nearest to the median gap."""
+    gaps = np.diff(heights)
+    even = np.linspace(heights[0], heights[-1], len(heights))
+    if np.allclose(even, heights, rtol=0, atol=_tolerance(gaps)):
+        return (), even
+    # Positions are a file's own to state, and what is refused later must not be made here.
+    count = max(1, round(min((heights[-1] - heights[0]) / float(np.median(gaps)), GROWTH * len(heights)))) + 1
+    even = np.linspace(heights[0], heights[-1], count)
+    note = (
+        f"its slice gaps are uneven, {gaps.min():.2f} to {gaps.max():.2f} mm: "
+        f"{len(heights)} slices were interpolated to {count} at {even[1] - even[0]:.2f} mm"
+    )
+    return (note,), even
+
+
+def _straightened(path: Path, stack: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Slices moved by `offsets` (slices, 2) >= 0 pixels onto a grid that holds them all; outside is the minimum."""
+    room = [n + math.ceil(extra - 1e-6) for n, extra in zip(stack.shape[:2], offsets.max(axis=0), strict=True)]
+    squeezed_shape(path, (*room, stack.shape[2]))
+    wide = np.empty((*room, stack.shape[2]), np.float32)
+    fill = stack.min()
+    for i, offset in enumerate(offsets):
+        plane = stack[:, :, i]
+        for axis in (0, 1):
+            plane = _moved(plane, axis, offset[axis], room[axis], fill)
+        wide[:, :, i] = plane
+    return wide
+
+
+def _moved(plane: np.ndarray, axis: int, offset: float, size: int, fill: float) -> np.ndarray:
+    """The plane moved along `axis` by a part of a pixel, linearly, into an axis of `size` pixels."""
+    lines = np.moveaxis(plane, axis, 0)
+    whole, part = divmod(round(offset, 6), 1)
+    padded = np.full((size + 2, lines.shape[1]), fill, np.float32)
+    start = int(whole) + 1
+    padded[start : start + len(lines)] = lines
+    moved = np.float32(1 - part) * padded[1:-1] + np.float32(part) * padded[:-2]
+    return np.moveaxis(moved, 0, axis)
+
+
+def _interpolated(stack: np.ndarray, heights: np.ndarray, even: np.ndarray) -> np.ndarray:
+    above = np.clip(np.searchsorted(heights, even), 1, len(heights) - 1)
+    weight = ((even - heights[above - 1]) / (heights[above] - heights[above - 1])).astype(np.float32)
+    result = np.empty((*stack.shape[:2], len(even)), np.float32)
+    for i, (k, w) in enumerate(zip(above, weight, strict=True)):
+        result[:, :, i] = (1 - w) * stack[:, :, k - 1] + w * stack[:, :, k]
+    return result

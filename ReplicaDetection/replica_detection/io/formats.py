@@ -1,0 +1,367 @@
+"""Decoders of single image files: NIfTI, NRRD, MetaImage, PNG and JPEG, each to an array with its geometry."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import math
+import re
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from replica_detection.errors import InputError
+from replica_detection.io.nifti import COLOUR, NiftiHeader, read_header
+from replica_detection.io.paths import is_regular
+from replica_detection.io.text_headers import TextHeader, read_metaimage_header, read_nrrd_header
+
+# A corrupt header can announce any size; no scan has 2^31 voxels, and nothing is allocated before this is checked.
+VOXEL_LIMIT = 2**31
+# The NRRD library below ITK keeps its messages in one place for all threads: two faulty files at once end the process.
+_TEEM = threading.Lock()
+# RAS+ of NIfTI and LPS+ of DICOM and ITK differ by the sign of the first two axes.
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+DAMAGED = "The file is damaged: export, convert or copy it again"
+# No deflate stream expands more than this (zlib's own figure), so a header that announces more is corrupt.
+_DEFLATE_RATIO = 1032
+_RENAME = "Give it its true extension, or convert it"
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An array (X, Y[, Z]) of any real dtype, its affine (4, 4) to RAS+ mm, and whether the file stated a geometry."""
+
+    array: np.ndarray
+    affine: np.ndarray
+    trusted: bool
+    warnings: tuple[str, ...] = ()
+
+
+def read_nifti(path: Path) -> Decoded:
+    """NIfTI-1 or -2 in one file. The s-form goes before the q-form.
+
+    A file with neither (both codes 0) keeps its voxel sizes, its array axes are taken as RAS, and it is not trusted.
+    """
+    data, header = _nifti_bytes(path)
+    assert header.dtype is not None
+    shape = squeezed_shape(path, header.shape)
+    sizes = np.where(np.arange(3) < len(header.shape), header.spacing, 1.0)
+    trusted = header.sform_code > 0 or header.qform_code > 0
+    if header.sform_code > 0:
+        affine = header.sform
+    else:
+        require_spacing(path, sizes)
+        affine = header.qform if trusted else np.diag([*sizes, 1.0])
+    unit = header.unit
+    notes = () if unit == 1 else (f"its lengths were converted to mm by a factor of {unit:g}",)
+    stored = np.frombuffer(data, header.dtype, math.prod(shape), header.offset)
+    slope, intercept = header.scaling
+    values = stored if (slope, intercept) == (1, 0) else stored.astype(np.float64) * slope + intercept
+    array = values.astype(np.float32).reshape(shape, order="F")
+    return Decoded(array, np.diag([unit, unit, unit, 1.0]) @ affine, trusted, notes)
+
+
+def read_itk(path: Path, *, layers: bool = False) -> Decoded:
+    """NRRD or MetaImage, with the data in the same file or in another one of its folder.
+
+    Args:
+        layers: NRRD files of overlapping segments are read too, as 3D Slicer writes them; the largest value counts.
+    """
+    sitk = quiet_itk()
+    header = _text_header(path)
+    payload, start = _payload(path, header)
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("NrrdImageIO" if is_nrrd(path) else "MetaImageIO")
+    reader.SetFileName(str(path))
+    with _TEEM if is_nrrd(path) else nullcontext():
+        reader.ReadImageInformation()
+        if reader.GetPixelID() in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64):
+            raise InputError(path, "has complex voxels", "Give the magnitude image")
+        components = reader.GetNumberOfComponents()
+        if components > 1 and not (layers and header.fields.get("kinds", "").lower().startswith("list ")):
+            found = f"has {components} values in each voxel (colour, vectors or complex numbers)"
+            raise InputError(path, found, "Give one grey value per voxel")
+        shape = squeezed_shape(path, reader.GetSize())
+        require_spacing(path, np.array(reader.GetSpacing()[:3]))
+        bytes_each = _BYTES.get(re.sub(r"\D", "", sitk.GetPixelIDValueAsString(reader.GetPixelID())), 1)
+        _check_payload(path, payload, start, header.fields, math.prod(shape) * components * bytes_each)
+        image = reader.Execute()
+    affine = _itk_affine(image.GetDirection(), image.GetSpacing(), image.GetOrigin())
+    stated = {"space directions", "spacings", "elementspacing", "transformmatrix", "orientation", "rotation"}
+    array = sitk.GetArrayFromImage(image)
+    array = array.max(-1) if components > 1 else array
+    return Decoded(array.T.reshape(shape), affine, bool(stated & header.fields.keys()))
+
+
+def voxel_files(path: Path) -> tuple[Path, ...]:
+    """Every file that an image file needs to be read: itself, and the one with the voxels of a detached header.
+
+    Raises InputError where the voxels lie in a list of files, outside the header's folder, or their file is missing.
+    """
+    if path.suffix.lower() not in (".nhdr", ".mhd"):
+        return (path,)
+    payload, _ = _payload(path, _text_header(path))
+    return tuple(dict.fromkeys((path, payload)))
+
+
+def read_picture(path: Path) -> Decoded:
+    """PNG or JPEG with 8 or 16 bit grey values, as (X, Y): X along the row, Y downwards, like a DICOM image.
+
+    It states no geometry: the affine is 1 mm with the axes of an axial DICOM slice, and is not trusted.
+    """
+    from PIL import Image
+
+    with path.open("rb") as file:
+        start = file.read(540)
+    if not start.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
+        raise InputError(path, f"is neither PNG nor JPEG{looks_like(start)}", _RENAME)
+    with Image.open(path, formats=("PNG", "JPEG")) as image:
+        squeezed_shape(path, image.size)
+        image.load()
+        is_grey = image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16")
+        pixels, notes = (np.asarray(image), ()) if is_grey else _grey(path, image)
+    return Decoded(pixels.T, LPS_TO_RAS.copy(), False, notes)
+
+
+def quiet_itk() -> Any:
+    """SimpleITK, its warnings kept off the terminal."""
+    import SimpleITK
+
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    return SimpleITK
+
+
+def is_nrrd(path: Path) -> bool:
+    return path.suffix.lower() in (".nrrd", ".nhdr")
+
+
+def squeezed_shape(path: Path, shape: Sequence[int]) -> tuple[int, ...]:
+    """Shape without trailing axes of size 1, so that a single slice is 2D; checked before anything is allocated.
+
+    Raises:
+        InputError: an axis is empty, there are more voxels than any scan has, or it is not one 2D or 3D image.
+    """
+    sizes = [int(size) for size in shape]
+    text = " × ".join(map(str, sizes))
+    if any(size < 1 for size in sizes):
+        raise InputError(path, f"is empty ({text} voxels)", DAMAGED)
+    if math.prod(sizes) > VOXEL_LIMIT:
+        raise InputError(path, f"states an absurd size ({text} voxels)", DAMAGED)
+    while len(sizes) > 2 and sizes[-1] == 1:
+        sizes.pop()
+    if len(sizes) == 4:
+        raise InputError(path, f"is 4D, {sizes[3]} time points or channels", "Give one 3D volume per file")
+    if len(sizes) > 4:
+        raise InputError(path, f"is {len(sizes)}D ({text})", "Give one 3D volume with one grey value per voxel")
+    if len(sizes) < 2 or (len(sizes) == 2 and min(sizes) == 1):
+        raise InputError(path, f"is no image but a line of values ({text})", "Give a 2D or 3D image")
+    return tuple(sizes)
+
+
+def require_spacing(path: Path, spacing: np.ndarray) -> None:
+    """Raises InputError unless each voxel size (mm) is between 0.001 and 100."""
+    if not (np.isfinite(spacing).all() and (spacing >= 1e-3).all() and (spacing <= 100).all()):
+        text = " × ".join(f"{size:g}" for size in spacing)
+        advice = "Correct the voxel size in the header; sizes between 0.001 and 100 mm are accepted"
+        raise InputError(path, f"states an impossible voxel size of {text} mm", advice)
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keeps warnings and log lines of the readers off the terminal; what matters is raised or in `Decoded.warnings`."""
+    loggers = [logging.getLogger(name) for name in ("nibabel.global", "pydicom", "PIL")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+@contextmanager
+def input_errors(path: Path, kind: str) -> Iterator[None]:
+    """Turns whatever a library raises on a faulty file into InputError.
+
+    The readers answer corrupt bytes with exceptions of any class (zlib.error, KeyError, RuntimeError ...), so all of
+    them are meant; MemoryError is about the machine and passes.
+    """
+    try:
+        with quiet_libraries():
+            yield
+    except (InputError, MemoryError):
+        raise
+    except PermissionError as error:
+        raise InputError(path, "cannot be opened (no permission)", "Give yourself the right to read it") from error
+    except Exception as error:
+        # ITK and its NRRD library put places in their sources and addresses before the reason.
+        chain = r"^.*(ITK ERROR: (\w+\(\w+\): )?|sitk::ERROR: |\[nrrd\] \w+: )"
+        reason = re.sub(chain, "", " ".join(str(error).split()))
+        reason = reason[-200:].rstrip(".") or type(error).__name__
+        raise InputError(path, f"cannot be read as {kind} ({reason})", DAMAGED) from error
+
+
+def looks_like(head: bytes) -> str:
+    """ ", it looks like ...", for a file whose name promises another format; empty when the bytes are not known."""
+    known = {
+        b"\x1f\x8b": "a gzip file", b"PK\x03\x04": "a ZIP archive", b"\x89PNG": "a PNG image",
+        b"\xff\xd8\xff": "a JPEG image", b"\x89HDF": "an HDF5 file", b"\x93NUMPY": "a numpy file",
+        b"NRRD": "an NRRD image", b"%PDF": "a PDF", b"GIF8": "a GIF image",
+        b"\x80\x04\x95": "a pickle", b"7z\xbc\xaf": "a 7z archive", b"ObjectType": "a MetaImage",
+    }  # fmt: skip
+    kind = next((name for magic, name in known.items() if head.startswith(magic)), "")
+    if head[344:348] == b"n+1\0" or head[4:8] == b"n+2\0":
+        kind = "a NIfTI image"
+    elif head[128:132] == b"DICM":
+        kind = "a DICOM file"
+    elif not kind and head and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head[:200]):
+        kind = "text"
+    return f", it looks like {kind}" if kind else ""
+
+
+def _nifti_bytes(path: Path) -> tuple[bytes, NiftiHeader]:
+    """The uncompressed file up to its last voxel, and its header as written.
+
+    Reading to the end of a gzip stream checks its checksum.
+    """
+    packed = path.name.lower().endswith(".gz")
+    with path.open("rb") as file:
+        start = file.read(540)
+    if packed and start[:2] != b"\x1f\x8b":
+        raise InputError(
+            path, f"is not gzip-compressed{looks_like(start)}", "Give it its true extension, or compress it"
+        )
+    with gzip.open(path) if packed else path.open("rb") as file:
+        start = file.read(540)
+        header = read_header(start)
+        if header is None:
+            raise InputError(path, f"has no NIfTI header{looks_like(start)}", _RENAME)
+        dtype = _nifti_dtype(path, header)
+        if not header.shape or header.offset < 0:
+            raise InputError(path, "states an impossible number of axes or place of its voxels", DAMAGED)
+        if np.isinf(header.slope) or not np.isfinite(header.scaling).all():
+            raise InputError(path, "states an infinite intensity scale (scl_slope, scl_inter)", DAMAGED)
+        shape = squeezed_shape(path, header.shape)
+        length = header.offset + math.prod(shape) * dtype.itemsize
+        room = path.stat().st_size * (_DEFLATE_RATIO if packed else 1)
+        data = start + (file.read(length - len(start)) if length <= room else b"")
+        if len(data) < length:
+            held = f"{len(data)} of {length} bytes" if length <= room else f"less than the {length} bytes it states"
+            raise InputError(path, f"is truncated, it holds {held}", DAMAGED)
+        while packed and file.read(1 << 20):
+            pass
+    return data, header
+
+
+def _nifti_dtype(path: Path, header: NiftiHeader) -> np.dtype:
+    if header.datatype in COLOUR:
+        raise InputError(path, "has colour voxels (RGB)", "Give one grey value per voxel")
+    if header.dtype is None:
+        raise InputError(path, f"has voxels of an unknown type (datatype {header.datatype})", DAMAGED)
+    if header.dtype.kind == "c":
+        raise InputError(path, "has complex voxels", "Give the magnitude image")
+    return header.dtype
+
+
+def _itk_affine(direction: Sequence[float], spacing: Sequence[float], origin: Sequence[float]) -> np.ndarray:
+    axes = len(spacing)
+    affine, used = np.eye(4), min(axes, 3)
+    matrix = np.array(direction).reshape(axes, axes) * np.array(spacing)
+    affine[:used, :used] = matrix[:used, :used]
+    affine[:used, 3] = origin[:used]
+    return LPS_TO_RAS @ affine
+
+
+_BYTES = {"8": 1, "16": 2, "32": 4, "64": 8}
+
+
+def _text_header(path: Path) -> TextHeader:
+    """Header of an NRRD or MetaImage file.
+
+    ITK prints to the terminal when a MetaImage header is faulty, so the fields it must have are checked before.
+    """
+    header = read_nrrd_header(path) if is_nrrd(path) else read_metaimage_header(path)
+    kind, missing = "NRRD header", []
+    if header is not None and not is_nrrd(path):
+        needed = ("NDims", "DimSize", "ElementType", "ElementDataFile")
+        missing = [name for name in needed if name.lower() not in header.fields]
+    if header is None or missing:
+        with path.open("rb") as file:
+            looks = looks_like(file.read(540))
+        kind = "NRRD header" if is_nrrd(path) else "MetaImage header"
+        raise InputError(path, f"has no {kind}{f' with {chr(44).join(missing)}' if missing else ''}{looks}", _RENAME)
+    if not is_nrrd(path):
+        squeezed_shape(path, [int(size) for size in header.fields["dimsize"].split()])
+    return header
+
+
+def _payload(path: Path, header: TextHeader) -> tuple[Path, int]:
+    """The file with the voxels and where they begin: the header's own, or one in the header's own folder.
+
+    Raises:
+        InputError: they lie in a list of files, outside that folder once links are followed, or in what is no file.
+            The words are the same whatever lies there, and never the name, which may come from a stranger.
+    """
+    name = header.fields.get("elementdatafile", header.fields.get("data file", "LOCAL"))
+    if name.upper() == "LOCAL":
+        return path, header.end
+    if name.upper().startswith("LIST") or "%" in name:
+        raise InputError(path, "keeps its voxels in a list of files", "Write it as .nrrd or .mha, one file")
+    file, folders = path.parent / name, (path.parent.resolve(), path.resolve().parent)
+    if not (any(file.resolve().is_relative_to(folder) for folder in folders) and is_regular(file)):
+        found = "keeps its voxels in another file, which is missing in its own folder"
+        raise InputError(path, found, "Put both files into one folder")
+    return file, 0
+
+
+def _check_payload(path: Path, payload: Path, start: int, fields: dict[str, str], expected: int) -> None:
+    """Raises InputError when the voxels are cut short or damaged. ITK ignores damage inside a compressed stream."""
+    encoding = fields.get("encoding", "zlib" if fields.get("compresseddata", "").lower() == "true" else "raw").lower()
+    if encoding not in ("raw", "zlib", "gzip", "gz"):
+        return
+    held, stream = 0, zlib.decompressobj(wbits=47)  # 32 + 15: zlib or gzip, whichever its header says
+    with payload.open("rb") as file:
+        file.seek(start)
+        if encoding == "raw":
+            held = payload.stat().st_size - start
+        else:
+            while held < expected and (block := file.read(1 << 20)):
+                held += _inflated(path, stream, block)
+    if held < expected:
+        raise InputError(path, f"is truncated, {payload.name} holds {held} of {expected} bytes of voxels", DAMAGED)
+
+
+def _inflated(path: Path, stream: Any, block: bytes) -> int:
+    held = 0
+    try:
+        while block and not stream.eof:
+            # A little at a time: a block may grow a thousandfold.
+            held += len(stream.decompress(block, 1 << 20))
+            block = stream.unconsumed_tail
+        return held
+    except zlib.error as error:
+        raise InputError(path, f"holds a damaged compressed stream ({error})", DAMAGED) from error
+
+
+def _grey(path: Path, image: Any) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Grey values of a colour picture whose channels are identical.
+
+    Raises:
+        InputError: it has real colour, or an alpha channel that hides something.
+    """
+    pixels = np.asarray(image.convert("RGBA") if image.mode != "CMYK" else image.convert("RGB"))
+    if not (pixels[..., :3] == pixels[..., :1]).all():
+        raise InputError(path, f"is a colour picture ({image.mode})", "Save it as 8 or 16 bit grey values")
+    if pixels.shape[2] == 4 and (pixels[..., 3] != 255).any():
+        raise InputError(path, "has transparent pixels", "Save it without an alpha channel")
+    return pixels[..., 0], (f"a {image.mode} picture with identical channels was read as grey values",)

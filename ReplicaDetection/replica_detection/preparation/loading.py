@@ -1,0 +1,117 @@
+"""Cases of a cohort read and prepared, a few ahead of their use; a bad file becomes a Problem, not an end."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from replica_detection.errors import ConfigurationError, InputError, ReplicaDetectionError
+from replica_detection.io.cohort import Case, Cohort, Problem
+from replica_detection.io.volume import Volume, read_mask, read_volume
+from replica_detection.preparation.prepare import PreparedImage, prepare
+from replica_detection.preparation.profiles import Preparation
+
+T = TypeVar("T")
+
+
+class MaskMaker(Protocol):
+    """Makes the mask of an image, as a `segmentation.Segmenter` does."""
+
+    @property
+    def name(self) -> str: ...
+
+    def segment(self, volume: Volume) -> np.ndarray: ...
+
+
+SAMPLE = 24
+WORKERS = 3
+
+
+def load_prepared(
+    cases: Sequence[Case],
+    preparation: Preparation,
+    *,
+    with_masks: bool,
+    segmenter: MaskMaker | None = None,
+    strict: bool = False,
+) -> Iterator[tuple[Case, PreparedImage | Problem]]:
+    """Yields each case in order with its prepared image, or with the Problem that kept it from being read.
+
+    Args:
+        with_masks: whether masks are wanted; the case's own file wins, else `segmenter` makes one, if there is any.
+        strict: the first case that cannot be used raises its InputError.
+    """
+
+    def read(case: Case) -> PreparedImage:
+        volume = read_volume(case)
+        if with_masks and case.mask is not None:
+            return prepare(volume, preparation, read_mask(case.mask, volume), "file")
+        if with_masks and segmenter is not None:
+            return prepare(volume, preparation, segmenter.segment(volume), segmenter.name)
+        return prepare(volume, preparation)
+
+    def load(case: Case) -> PreparedImage | Problem:
+        return or_problem(case, read, "Leave it out, or compare cohorts of one kind", strict=strict)
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        waiting: deque[tuple[Case, Future[PreparedImage | Problem]]] = deque()
+        try:
+            for case in cases:
+                waiting.append((case, pool.submit(load, case)))
+                # A few cases ahead keep the readers busy; more would only fill the memory.
+                if len(waiting) > 2 * WORKERS:
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            while waiting:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def or_problem(case: Case, work: Callable[[Case], T], advice: str, *, strict: bool) -> T | Problem:
+    """What `work` makes of the case, or the Problem that kept it from that; with `strict` its InputError is raised.
+
+    A ConfigurationError means that this image does not go with the others; `advice` says what to do then.
+    """
+    try:
+        return work(case)
+    except InputError as error:
+        if strict:
+            raise
+        return Problem.of(error)
+    except ConfigurationError as error:
+        wrapped = InputError(case.image, str(error), advice)
+        if strict:
+            raise wrapped from error
+        return Problem.of(wrapped)
+
+
+def sample_volumes(cohort: Cohort, *, strict: bool = False, size: int = SAMPLE) -> Iterator[Volume]:
+    """Readable volumes spread evenly over the cohort, about `size`; unreadable ones are passed over unless strict."""
+    step = max(1, len(cohort.cases) // size)
+    # A second pass over the other cases only where the first found nothing.
+    for cases in (cohort.cases[::step], cohort.cases):
+        found = False
+        for case in cases:
+            try:
+                yield read_volume(case)
+                found = True
+            except ReplicaDetectionError:
+                if strict:
+                    raise
+        if found:
+            return
+
+
+def nothing_usable(source: Path, problems: Sequence[Problem]) -> InputError:
+    """The error for a cohort without a single image that can be used."""
+    first = (
+        f" ({len(problems)} files left out, the first: {problems[0].path}: {problems[0].message})" if problems else ""
+    )
+    return InputError(source, f"holds no image that can be used{first}", "Mend the files or name another folder")

@@ -1,0 +1,272 @@
+"""Images of one cohort on one grid: orientation, spacing, field of view and intensity, by MONAI transforms."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from replica_detection.errors import ConfigurationError
+from replica_detection.io.volume import Volume
+from replica_detection.preparation.grids import SAME_SPACING, orientation_of
+from replica_detection.preparation.profiles import Intensity, Native, Preparation, Profile
+
+# A field of view off by more than this factor says that the file's spacing was made up.
+IMPLAUSIBLE_EXTENT = 2.0
+# Percentiles that span less than this share of an image's range would clip what a mostly empty image shows.
+SMALLEST_CONTRAST = 0.02
+# Voxels of a file in one of the grid, along an axis, beyond which they are averaged in blocks before the Gaussian.
+WIDE = 32
+PERCENTILES = (0.0, 0.1, 1.0, 5.0, 99.0, 99.5, 99.9, 100.0)
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """An image ready to be compared.
+
+    `image` is float32 in [0, 1] on the grid of the preparation, `mask` uint8 or None; `mask_origin` says who made the
+    mask: "file", the name of a segmenter, or "" for none. `affine` (4, 4) takes a voxel of the grid to mm RAS+ as the
+    image's own file states them, so that what was found on the grid can be drawn over the file.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray | None
+    warnings: tuple[str, ...] = ()
+    mask_origin: str = ""
+    affine: np.ndarray = field(default_factory=lambda: np.eye(4))
+
+
+@dataclass(frozen=True)
+class _Glimpse:
+    """What `plan` keeps of a volume, so that a sample of large volumes never stands in memory at once."""
+
+    shape: np.ndarray
+    affine: np.ndarray
+    spacing: np.ndarray
+    trusted: bool
+    levels: dict[float, float]
+
+    @classmethod
+    def of(cls, volume: Volume) -> _Glimpse:
+        values = np.percentile(volume.array, PERCENTILES)
+        return cls(
+            np.array(volume.array.shape),
+            volume.affine,
+            np.array(volume.spacing),
+            volume.trusted,
+            dict(zip(PERCENTILES, values.tolist(), strict=True)),
+        )
+
+
+def plan(profile: Profile, volumes: Iterable[Volume]) -> Preparation:
+    """Fixes grid, spacing and intensity mapping by a look at a sample of the training cohort.
+
+    Args:
+        profile: what the modality wants.
+        volumes: some tens of volumes spread over the cohort; read one at a time.
+
+    Raises:
+        ConfigurationError: no volume, or 2D and 3D do not go together with the profile.
+    """
+    seen = [_Glimpse.of(v) for v in volumes]
+    dimensions = _dimensions(profile, seen)
+    seen = [v for v in seen if len(v.shape) == dimensions]
+    native = _native(seen)
+    spacing = _spacing(profile, native)
+    extent = np.array(native.extent)
+    while math.prod(_grid(extent, spacing)) > profile.max_voxels:
+        spacing = tuple(s * 1.02 for s in spacing)
+    intensity = profile.intensity or _intensity([v.levels for v in seen])
+    rounded = tuple(round(float(s), 6) for s in spacing)
+    return Preparation(profile.name, dimensions, rounded, _grid(extent, rounded), intensity, native)
+
+
+def prepare(
+    volume: Volume, preparation: Preparation, mask: np.ndarray | None = None, mask_origin: str = ""
+) -> PreparedImage:
+    """Brings one image onto the grid.
+
+    The array is turned to RAS, resampled only where its spacing differs by more than 2 % (after a Gaussian against
+    aliasing where that makes voxels larger, on means over blocks where it makes them very much larger), and cropped or
+    padded about its centre with its own border values. An image whose geometry is missing or cannot be true is taken to
+    show the training cohort's typical field of view. The same file always gives bit-identical arrays.
+
+    Args:
+        volume: (X, Y) or (X, Y, Z).
+        mask: labels on the volume's grid.
+
+    Raises:
+        ConfigurationError: where a 2D image meets a 3D preparation or the reverse.
+    """
+    if volume.array.ndim != preparation.dimensions:
+        raise ConfigurationError(f"a {volume.array.ndim}D image where the training cohort is {preparation.dimensions}D")
+    affine, note = believable_affine(volume, preparation.native)
+    low, high = intensity_limits(volume.array, preparation.intensity)
+    image, grid_affine = _on_grid(volume.array, affine, preparation, labels=False)
+    scaled = np.clip((image - np.float32(low)) / np.float32(high - low), 0, 1)
+    on_grid = None if mask is None else _on_grid(mask, affine, preparation, labels=True)[0].astype(np.uint8)
+    notes = (*volume.warnings, *note)
+    stated = volume.affine @ np.linalg.inv(affine) @ grid_affine
+    return PreparedImage(np.ascontiguousarray(scaled, np.float32), on_grid, notes, mask_origin, stated)
+
+
+def intensity_limits(array: np.ndarray, intensity: Intensity) -> tuple[float, float]:
+    """The two intensities that become 0 and 1. Percentiles that coincide give way to minimum and maximum."""
+    if intensity.window:
+        return intensity.window
+    low, high = (float(v) for v in np.percentile(array, intensity.percentiles or (0, 100)))
+    if high <= low:
+        low, high = float(array.min()), float(array.max())
+    return low, high if high > low else low + 1.0
+
+
+def _dimensions(profile: Profile, volumes: Sequence[_Glimpse]) -> int:
+    counts = Counter(len(v.shape) for v in volumes)
+    if not counts:
+        raise ConfigurationError("the training cohort has no readable image")
+    dimensions = profile.dimensions or counts.most_common(1)[0][0]
+    if dimensions not in counts:
+        raise ConfigurationError(
+            f"profile '{profile.name}' is for {dimensions}D images, the training cohort holds {max(counts)}D images; "
+            "choose another with --profile"
+        )
+    return dimensions
+
+
+def _native(volumes: Sequence[_Glimpse]) -> Native:
+    import nibabel as nib
+
+    trusted = [v for v in volumes if v.trusted] or list(volumes)
+    codes = ["".join(str(c) for c in nib.aff2axcodes(v.affine)) for v in trusted]
+    shapes, spacings = [], []
+    for v in trusted:
+        order = _ras_order(v.affine, len(v.shape))
+        shapes.append(v.shape[order])
+        spacings.append(v.spacing[order])
+    extents = np.array(shapes) * np.array(spacings)
+    return Native(
+        tuple(int(n) for n in np.median(shapes, 0)),
+        tuple(round(float(s), 6) for s in np.median(spacings, 0)),
+        tuple(round(float(e), 4) for e in np.median(extents, 0)),
+        Counter(codes).most_common(1)[0][0],
+    )
+
+
+def _ras_order(affine: np.ndarray, dimensions: int) -> np.ndarray:
+    """Which array axis runs along R, A, S; a 2D image keeps its own two axes."""
+    return np.arange(2) if dimensions == 2 else np.argsort(orientation_of(affine)[:, 0])
+
+
+def _spacing(profile: Profile, native: Native) -> tuple[float, ...]:
+    """The profile's spacing, but never finer than the files' own: that would only cost time."""
+    if profile.spacing is None:
+        return native.spacing
+    return tuple(max(a, b) for a, b in zip(profile.spacing, native.spacing, strict=True))
+
+
+def _grid(extent: np.ndarray, spacing: tuple[float, ...]) -> tuple[int, ...]:
+    return tuple(max(1, int(n)) for n in np.ceil(extent / np.array(spacing) - 1e-3))
+
+
+def _intensity(levels: Sequence[dict[float, float]]) -> Intensity:
+    """A fixed window for what is plainly CT in HU; else the tightest percentiles that leave every image its content."""
+    low, high = PERCENTILES[0], PERCENTILES[-1]
+    if np.median([v[low] for v in levels]) <= -900 and np.median([v[high] for v in levels]) >= 300:
+        floor, ceiling = min(v[5.0] for v in levels), float(np.median([v[99.5] for v in levels]))
+        return Intensity(window=(math.floor(floor), math.ceil(ceiling)))
+    for pair in ((1.0, 99.0), (0.1, 99.9)):
+        contrast = [(v[pair[1]] - v[pair[0]]) / max(v[high] - v[low], 1e-12) for v in levels]
+        if min(contrast) >= SMALLEST_CONTRAST:
+            return Intensity(percentiles=pair)
+    return Intensity(percentiles=(low, high))
+
+
+def believable_affine(volume: Volume, native: Native) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The volume's affine, or that of the training cohort's typical field of view where the volume's own cannot be."""
+    shape, dimensions = np.array(volume.array.shape), volume.array.ndim
+    if volume.trusted:
+        factor = (shape * np.array(volume.spacing))[_ras_order(volume.affine, dimensions)] / np.array(native.extent)
+        if np.all((factor < IMPLAUSIBLE_EXTENT) & (factor > 1 / IMPLAUSIBLE_EXTENT)) or not _default(volume.affine):
+            return volume.affine, ()
+        reason = "its spacing of 1 mm is the default of a writer and does not fit the training cohort's field of view"
+    else:
+        reason = "it states no geometry"
+    # Generators store arrays in the order in which they read them: the training cohort's.
+    affine = np.eye(4)
+    affine[:dimensions, :dimensions] = 0
+    for i, code in enumerate((native.axcodes if dimensions == 3 else "RAS")[:dimensions]):
+        axis = "RLAPSI".index(code) // 2
+        affine[axis, i] = (1 if code in "RAS" else -1) * native.extent[axis] / shape[i]
+    note = f"{reason}: taken to show the same field of view as the training images"
+    # A 2D image keeps its own axes, so only its pixel size can differ.
+    a, b = (np.abs(m) if dimensions == 2 else m for m in (affine, volume.affine))
+    return affine, () if np.allclose(a, b, atol=1e-3) else (note,)
+
+
+def _default(affine: np.ndarray) -> bool:
+    """Axis-aligned with 1 mm, as a writer without geometry makes it (LPS and RAS both)."""
+    return bool(np.allclose(np.abs(affine[:3, :3]), np.eye(3), atol=1e-3))
+
+
+def _on_grid(
+    array: np.ndarray, affine: np.ndarray, preparation: Preparation, *, labels: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """(X, Y[, Z]) float32 on the grid, and the grid's affine; nearest neighbour for labels, zero outside them."""
+    import torch
+    from monai.data import MetaTensor
+    from monai.transforms import GaussianSmooth, Orientation, ResizeWithPadOrCrop, SpatialResample
+
+    flat = array.ndim == 2
+    spacing = np.array((*preparation.spacing, 1.0)[:3])
+    grid = (*preparation.grid, 1)[:3]
+    data = np.ascontiguousarray(array[..., None] if flat else array, np.float32)
+    image: Any = MetaTensor(torch.from_numpy(data)[None], affine=torch.from_numpy(np.asarray(affine, np.float64)))
+    if not flat:
+        image = Orientation("RAS", labels=None)(image)
+    own = image.affine[:3, :3].numpy()
+    own_spacing = np.linalg.norm(own, axis=0)
+    if flat:
+        own_spacing[2] = 1.0
+    step = spacing / own_spacing
+    if np.any(np.abs(step - 1) > SAME_SPACING):
+        target = np.eye(4)
+        target[:3, :3] = own * step
+        shape = np.array(image.shape[1:])
+        centre = image.affine.numpy() @ [*((shape - 1) / 2), 1]
+        if not labels and np.any(step > 1.5):
+            image, left = _in_blocks(image, step)
+            image = GaussianSmooth([float(max(0.0, (f - 1) / 2)) for f in left])(image)
+        size = np.where(np.abs(step - 1) > SAME_SPACING, np.array(grid), shape)
+        target[:3, 3] = centre[:3] - target[:3, :3] @ ((size - 1) / 2)
+        mode, outside = ("nearest", "zeros") if labels else ("bilinear", "border")
+        image = SpatialResample(mode=mode, padding_mode=outside)(
+            image, dst_affine=torch.from_numpy(target), spatial_size=[int(n) for n in size]
+        )
+    # Edge values, not a constant: the shape of the padding must not make two images alike.
+    image = ResizeWithPadOrCrop(grid, mode="constant" if labels else "edge")(image)
+    result = np.asarray(image[0], np.float32)
+    return result[..., 0] if flat else result, np.asarray(image.affine, np.float64)
+
+
+def _in_blocks(image: Any, step: np.ndarray) -> tuple[Any, np.ndarray]:
+    """Means over blocks of voxels along axes that become far coarser, and how much coarser they are still to become.
+
+    A Gaussian as wide as hundreds of voxels takes too long; here its width stays below `WIDE`.
+    """
+    import torch
+    from monai.data import MetaTensor
+
+    shape = image.shape[1:]
+    blocks = [min(n, int(f * 4 / WIDE)) if f > WIDE else 1 for f, n in zip(step, shape, strict=True)]
+    if max(blocks) == 1:
+        return image, step
+    means = torch.nn.functional.avg_pool3d(image.as_tensor()[None], blocks)[0]
+    move = np.diag([*blocks, 1.0])
+    move[:3, 3] = (np.array(blocks) - 1) / 2
+    return MetaTensor(means, affine=image.affine @ torch.from_numpy(move)), np.where(
+        np.equal(blocks, shape), 1, step / blocks
+    )

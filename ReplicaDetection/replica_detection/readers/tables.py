@@ -1,0 +1,258 @@
+"""Tables of what readers say: agreement, consensus, thresholds, and how far a threshold carries.
+
+The last ones answer what RELICT left open: how much a threshold depends on k, and what it is worth in another cohort.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from replica_detection.errors import ConfigurationError
+from replica_detection.readers.agreement import PairAgreement, RankCorrelation
+from replica_detection.readers.calibration import Calibration
+from replica_detection.readers.consensus import OVERALL, Consensus, labelled, replica_likeness
+from replica_detection.results.result import FLAGGED, DetectionResult
+from replica_detection.statistics.distance_ratio import nearest
+from replica_detection.statistics.intervals import Estimate
+from replica_detection.statistics.thresholds import Confusion, ReaderThreshold, reader_threshold
+from replica_detection.util.csv_tables import estimate_columns, write_csv
+
+NEIGHBOURHOODS = (10, 25, 50, 100)
+_NOT_FROM_NEIGHBOURS = (
+    "its ratios do not follow from the stored neighbours (several scans of one patient count once: the training index "
+    "is needed where it was)"
+)
+_SHARES = ("sensitivity", "specificity", "balanced_accuracy", "positive_predictive_value")
+
+
+# ----------------------------------------------------------------------------------------------- sensitivity to k
+
+
+@dataclass(frozen=True)
+class ThresholdAtK:
+    """A measure's threshold with the distance ratio taken over k neighbours; `found` None where that is not known."""
+
+    measure: str
+    k: int
+    found: ReaderThreshold | None
+    note: str = ""
+
+
+def sensitivity_to_k(
+    result: DetectionResult,
+    labels: dict[str, Consensus],
+    groups: np.ndarray | None,
+    *,
+    ks: Sequence[int] = NEIGHBOURHOODS,
+    method: str = "balanced-accuracy",
+    seed: int = 0,
+) -> list[ThresholdAtK]:
+    """Thresholds for several neighbourhoods, from the neighbours that the result stores.
+
+    A result made with a smaller k does not hold enough of them: these rows say so. k beyond the training cohort is the
+    whole cohort. Measures whose stored ratios do not follow from their stored neighbours say so too.
+
+    Args:
+        groups: (N,) patient of each training case (`TrainingIndex.patients`), None where each is its own.
+    """
+    rows = []
+    for name in result.neighbors.training:
+        stored = {m.synthetic_id: m.ratio for m in result.matches if m.measure == name}
+        own, unknown = _ratios_at(result, name, result.run.k, groups)
+        known = [(own[c], stored[c]) for c in own if c not in unknown and not math.isnan(own[c])]
+        if any(not math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9) for a, b in known):
+            rows += [ThresholdAtK(name, k, None, _NOT_FROM_NEIGHBOURS) for k in ks]
+            continue
+        for k in ks:
+            ratios, short = _ratios_at(result, name, k, groups)
+            if short & labels.keys():
+                held = result.neighbors.training[name].shape[1]
+                rows.append(ThresholdAtK(name, k, None, f"the result holds {held} neighbours: run detect with --k {k}"))
+            else:
+                rows.append(ThresholdAtK(name, k, reader_threshold(*labelled(ratios, labels), method, seed=seed)))
+    return rows
+
+
+def _ratios_at(
+    result: DetectionResult, measure: str, k: int, groups: np.ndarray | None
+) -> tuple[dict[str, float], set[str]]:
+    """Ratio over k of each case, and the cases whose stored neighbours are too few patients to know it."""
+    size = len(result.neighbors.training_ids)
+    number = np.arange(size) if groups is None else groups
+    found, distance = result.neighbors.training[measure], result.neighbors.distance[measure]
+    ratios: dict[str, float] = {}
+    short: set[str] = set()
+    for i, case in enumerate(result.neighbors.synthetic_ids):
+        here = found[i] >= 0
+        row = np.full((1, size), np.inf)
+        row[0, found[i][here]] = distance[i][here]
+        # A neighbour that is missing from the list says that no further one has a finite distance.
+        whole = len(here) >= size or not here.all() or len(np.unique(number[found[i][here]])) >= k
+        ratios[case] = float(nearest(row, k, groups).ratio[0])
+        if not whole:
+            short.add(case)
+    return ratios, short
+
+
+# -------------------------------------------------------------------------------------------- one cohort to another
+
+
+@dataclass(frozen=True)
+class ThresholdTransfer:
+    """A threshold of another cohort applied to this one.
+
+    `reference` is what `here` is counted against: `readers` of this cohort, or `null`, its own verdicts. `there` is the
+    balanced accuracy, cross-validated, where the threshold was made; `own` that of a threshold made here.
+    """
+
+    measure: str
+    method: str
+    threshold: float
+    cases: int
+    reference: str
+    here: Confusion
+    there: Estimate
+    own: Estimate
+    own_threshold: float
+
+
+def transfer(
+    calibration: Calibration, result: DetectionResult, labels: dict[str, Consensus] | None, *, seed: int = 0
+) -> list[ThresholdTransfer]:
+    """Every threshold of a calibration on the cases of a result that was not used for it.
+
+    Args:
+        labels: consensus of readers on this result; None: its own verdicts by the null are the reference, all cases.
+
+    Raises:
+        ConfigurationError: no measure in common.
+    """
+    values = replica_likeness(result)
+    if set(values) != {t.measure for t in calibration.thresholds}:
+        values.pop(OVERALL)  # combined from other measures, it is another number
+    flags = {(m.measure, m.synthetic_id): m.verdict in FLAGGED for m in result.matches}
+    flags |= {(OVERALL, c.synthetic_id): c.verdict in FLAGGED for c in result.summary}
+    rows = []
+    for t in calibration.thresholds:
+        of_case = values.get(t.measure)
+        if of_case is None or math.isnan(t.found.threshold):
+            continue
+        reference = (
+            labels if labels is not None else {c: Consensus(c, flags[t.measure, c], math.nan, (), 0) for c in of_case}
+        )
+        number, replica = labelled(of_case, reference)
+        own = reader_threshold(number, replica, t.found.method, seed=seed) if labels is not None else None
+        rows.append(
+            ThresholdTransfer(
+                t.measure,
+                t.found.method,
+                t.found.threshold,
+                len(number),
+                "readers" if labels is not None else "null",
+                Confusion.of(replica, number <= t.found.threshold + 1e-12),
+                _held_out(t.found),
+                _held_out(own),
+                own.threshold if own else math.nan,
+            )
+        )
+    if not rows:
+        raise ConfigurationError("the calibration and the result have no measure in common")
+    return rows
+
+
+def _held_out(found: ReaderThreshold | None) -> Estimate:
+    return found.cross_validated.balanced_accuracy if found and found.cross_validated else Estimate()
+
+
+# -------------------------------------------------------------------------------------------------------- as files
+
+
+def write_agreement(path: Path, pairs: Iterable[PairAgreement]) -> None:
+    kappas = estimate_columns("kappa", "linear_kappa", "quadratic_kappa")
+    columns = ("first", "second", "cases", "percent", *kappas, "replica_percent", *estimate_columns("replica_kappa"))
+    rows = ({**_fields(p), "first": p.readers[0], "second": p.readers[1]} for p in pairs)
+    write_csv(path, columns, rows)
+
+
+def write_consensus(path: Path, labels: dict[str, Consensus], result: DetectionResult) -> None:
+    """What the readers say of each rated image beside what the run says of it."""
+    columns = ("synthetic_id", "replica", "mean", "readers", "training_ids", "verdict", "score", "nearest_training_id")
+    by_case = {c.synthetic_id: c for c in result.summary}
+    rows = (
+        {
+            **_fields(label),
+            **{name: getattr(by_case[case], name) for name in ("verdict", "score", "nearest_training_id")},
+        }
+        for case, label in labels.items()
+    )
+    write_csv(path, columns, rows)
+
+
+def write_correlations(path: Path, correlations: Iterable[RankCorrelation]) -> None:
+    columns = ("measure", "cases", *estimate_columns("spearman"), "kendall", "other_candidate")
+    write_csv(path, columns, map(_fields, correlations))
+
+
+def write_thresholds(path: Path, calibration: Calibration) -> None:
+    """Apparent figures (the same images chose and judged the threshold), cross-validated ones, and out-of-bag ones."""
+    write_csv(
+        path,
+        ("measure", "level", *_THRESHOLD_COLUMNS),
+        ({"measure": t.measure, "level": t.level, **_threshold_row(t.found)} for t in calibration.thresholds),
+    )
+
+
+def write_sensitivity_to_k(path: Path, rows: Iterable[ThresholdAtK]) -> None:
+    write_csv(
+        path,
+        ("measure", "k", *_THRESHOLD_COLUMNS),
+        ({"measure": r.measure, "k": r.k, **(_threshold_row(r.found) if r.found else {"note": r.note})} for r in rows),
+    )
+
+
+def write_transfer(path: Path, rows: Iterable[ThresholdTransfer]) -> None:
+    names = ("measure", "method", "threshold", "own_threshold", "cases", "reference")
+    write_csv(
+        path,
+        (*names, *estimate_columns(*_SHARES, "there", "own")),
+        ({**_fields(r), **_shares(r.here)} for r in rows),
+    )
+
+
+_THRESHOLD_COLUMNS = (
+    "method",
+    "threshold",
+    "threshold_low",
+    "threshold_high",
+    *estimate_columns(*(f"apparent_{s}" for s in _SHARES), *(f"cross_validated_{s}" for s in _SHARES)),
+    *estimate_columns("out_of_bag_balanced_accuracy"),
+    "note",
+)
+
+
+def _threshold_row(found: ReaderThreshold) -> dict[str, object]:
+    row: dict[str, object] = {
+        "method": found.method,
+        "threshold": Estimate(found.threshold, *found.interval),
+        "out_of_bag_balanced_accuracy": found.out_of_bag,
+        "note": found.note,
+    }
+    row |= {f"apparent_{name}": value for name, value in _shares(found.apparent).items()}
+    if found.cross_validated:
+        row |= {f"cross_validated_{name}": value for name, value in _shares(found.cross_validated).items()}
+    return row
+
+
+def _shares(confusion: Confusion) -> dict[str, Estimate]:
+    return {name: getattr(confusion, name) for name in _SHARES}
+
+
+def _fields(row: object) -> dict[str, object]:
+    """The fields of a dataclass as they are, nested ones whole."""
+    return {f.name: getattr(row, f.name) for f in dataclasses.fields(row)}  # type: ignore[arg-type]

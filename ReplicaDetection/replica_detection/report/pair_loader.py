@@ -1,0 +1,85 @@
+"""Prepared images of a synthetic case and a training case, for pictures of a finished result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from replica_detection.errors import ReplicaDetectionError
+from replica_detection.index.training_index import TrainingIndex
+from replica_detection.io.cohort import Case, Cohort, Problem
+from replica_detection.measures.segmentation import has_mask
+from replica_detection.preparation.loading import load_prepared
+from replica_detection.preparation.prepare import PreparedImage
+from replica_detection.registration.alignment import Alignment
+from replica_detection.report import Pair
+
+
+class PairLoader:
+    """Gives the two images of a pair on the grid of the index.
+
+    Args:
+        index: the training cohort.
+        queries: where the first case of a pair comes from; None: from the index itself.
+    """
+
+    def __init__(self, index: TrainingIndex, queries: Cohort | None):
+        self.index = index
+        self.has_masks = "mask" in index.feature_names
+        # Made once: a network is read from its file each time it is made.
+        self.segmenter = index.segmenter if self.has_masks and queries is not None else None
+        self.positions = {id: i for i, id in enumerate(index.ids)}
+        self.cases: dict[str, Case] | None = None if queries is None else {c.id: c for c in queries.cases}
+
+    def __call__(self, query_id: str, training_id: str, alignment: Alignment | None = None) -> Pair | None:
+        """The pair as it lies, or with the training image moved by `alignment`; None where either image is gone."""
+        if training_id not in self.positions:
+            return None
+        try:
+            training = self.stored(training_id)
+            query = self.stored(query_id) if self.cases is None else self._read(query_id)
+        except ReplicaDetectionError:
+            return None
+        if query is None:
+            return None
+        if alignment is not None:
+            training = self.resample(training, alignment, query.affine)
+        return Pair(query.image, training.image, self.index.preparation.spacing, query.mask, training.mask)
+
+    def resample(self, training: PreparedImage, alignment: Alignment, query_affine: np.ndarray) -> PreparedImage:
+        """A training case moved onto a query on the common grid; `query_affine` is the query's."""
+        from replica_detection.registration.transforms import resample, to_training
+
+        preparation = self.index.preparation
+        matrix = to_training(alignment, preparation, query_affine, training.affine)
+        mask = None if training.mask is None else resample(training.mask, matrix, preparation, labels=True)
+        return PreparedImage(resample(training.image, matrix, preparation), mask, affine=query_affine)
+
+    def stored(self, case_id: str) -> PreparedImage:
+        """A case of the index, without a mask where it has none; KeyError for an unknown id."""
+        names = ["image", "mask"] if self.has_masks else ["image"]
+        found = self.index.features([self.positions[case_id]], names)
+        mask = found["mask"][0] if self.has_masks and has_mask(found["mask"])[0] else None
+        affine = np.array(self.index.entries[self.positions[case_id]].affine).reshape(4, 4)
+        return PreparedImage(found["image"][0], mask, affine=affine)
+
+    def _read(self, case_id: str) -> PreparedImage | None:
+        assert self.cases is not None
+        if case_id not in self.cases:
+            return None
+        _, prepared = next(
+            load_prepared(
+                [self.cases[case_id]], self.index.preparation, with_masks=self.has_masks, segmenter=self.segmenter
+            )
+        )
+        return None if isinstance(prepared, Problem) else prepared
+
+
+def loader_of_result(index: str, synthetic: str, masks: str | None) -> PairLoader | None:
+    """The loader for a result on disk, from what its `detection.json` names; None where either has moved."""
+    try:
+        folder = None if masks is None else Path(masks)
+        return PairLoader(TrainingIndex.open(Path(index)), Cohort.read(Path(synthetic), masks=folder))
+    except ReplicaDetectionError:
+        return None

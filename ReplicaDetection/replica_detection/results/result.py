@@ -1,0 +1,363 @@
+"""DetectionResult: what a run found, as plain tables on disk. Imports with numpy alone."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from replica_detection.errors import InputError
+from replica_detection.registration.alignment import Alignment
+from replica_detection.results.schema import from_json, to_json
+from replica_detection.util.csv_tables import original, write_rows
+from replica_detection.util.files import atomic_write
+
+SCHEMA_VERSION = 1
+VERDICTS = ("replica", "suspicious", "novel", "undefined")
+FLAGGED = ("replica", "suspicious")
+
+
+@dataclass(frozen=True)
+class CaseSummary:
+    """One row of `summary.csv`: the overall verdict on a synthetic case.
+
+    `score` lies in [0, 1], larger = more replica-like; NaN where no measure gave a p value (verdict `undefined`).
+    `nearest_training_id` is empty where no measure has a finite distance. `levels_differ` holds "level case" for each
+    flagged level where these levels name different training cases, and is empty where they agree.
+    """
+
+    synthetic_id: str
+    verdict: str
+    score: float
+    nearest_training_id: str
+    levels_flagged: tuple[str, ...]
+    measures_agreeing: int
+    levels_differ: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Match:
+    """One row of `matches.csv`: a synthetic case under one measure.
+
+    `value` is the measure as its field reports it (SSIM, mm, Dice ...), `distance` what was ranked (1 - s for a
+    similarity s), `ratio` the distance over the mean of the k nearest. NaN marks what is undefined.
+    """
+
+    synthetic_id: str
+    measure: str
+    level: str
+    nearest_training_id: str
+    value: float
+    distance: float
+    ratio: float
+    p_value: float
+    q_value: float
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """The k nearest training cases of each synthetic case, nearest first.
+
+    `training[measure]` is (Q, k) int32, an index into `training_ids`; -1 where there is none.
+    `distance[measure]` is (Q, k) float64; +inf where there is none.
+    """
+
+    synthetic_ids: tuple[str, ...]
+    training_ids: tuple[str, ...]
+    training: dict[str, np.ndarray]
+    distance: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class MeasureInfo:
+    """A measure as this run used it: `definition` holds what the name leaves open (window, data range, units).
+
+    `threshold` is the largest ratio that this run calls at least suspicious (p <= alpha); NaN where no ratio is.
+    """
+
+    name: str
+    level: str
+    sense: str
+    definition: str
+    threshold: float = math.nan
+
+
+@dataclass(frozen=True)
+class NullInfo:
+    """The real cases that the p values come from.
+
+    `kind` is `validation` or `cross-fitted`; `ratios[measure]` and `evidence` are their statistics, one for each of
+    `case_ids`; `removed` are cases left out as near-duplicates of a training case; `tail_fitted` says
+    whether p values below 1 / (size + 1) come from a fitted generalized Pareto tail.
+    """
+
+    kind: str
+    size: int
+    case_ids: tuple[str, ...]
+    ratios: dict[str, tuple[float, ...]]
+    evidence: tuple[float, ...]
+    removed: tuple[str, ...]
+    tail_fitted: bool
+
+
+@dataclass(frozen=True)
+class CohortInfo:
+    """A cohort of the run: where it was read from, how many cases were used, and the files that were left out."""
+
+    source: str
+    cases: int
+    skipped: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """Everything in `detection.json`: enough to say what was compared with what, and to repeat it.
+
+    `evidence` is the combined statistic of each synthetic case (order of the summary; larger = more replica-like; the
+    scale is that of a z score among the null cases) and `evidence_threshold` its smallest value with p <= alpha.
+    `details[measure][column]` is what a measure says of each synthetic case beyond its match, in the same order:
+    numbers or texts, None for what is undefined.
+    """
+
+    created: str
+    alpha: float
+    k: int
+    device: str
+    profile: dict[str, Any]
+    synthetic: CohortInfo
+    training: CohortInfo
+    validation: CohortInfo | None
+    index: str
+    measures: tuple[MeasureInfo, ...]
+    null: NullInfo
+    evidence: tuple[float, ...]
+    evidence_threshold: float
+    timings: dict[str, float]
+    versions: dict[str, str]
+    warnings: tuple[str, ...] = ()
+    schema_version: int = SCHEMA_VERSION
+    options: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+
+    @property
+    def definitions(self) -> dict[str, MeasureInfo]:
+        return {m.name: m for m in self.measures}
+
+
+@dataclass(frozen=True)
+class AlignedPair:
+    """How one of the candidates has to be moved to lie on a synthetic case; one entry of `alignments.json`."""
+
+    synthetic_id: str
+    training_id: str
+    measure: str
+    alignment: Alignment
+
+
+@dataclass(frozen=True)
+class DetectionResult:
+    """A finished run. `write` and `read` are inverse to each other."""
+
+    summary: tuple[CaseSummary, ...]
+    matches: tuple[Match, ...]
+    neighbors: Neighbors
+    run: RunInfo
+    alignments: tuple[AlignedPair, ...] = ()
+
+    def worklist(self) -> list[CaseSummary]:
+        """Cases by falling score, undefined ones last; ties go by id."""
+        return sorted(self.summary, key=lambda c: (-c.score if math.isfinite(c.score) else math.inf, c.synthetic_id))
+
+    def matches_of(self, synthetic_id: str) -> list[Match]:
+        return [m for m in self.matches if m.synthetic_id == synthetic_id]
+
+    def alignment(self, synthetic_id: str, training_id: str) -> Alignment | None:
+        """How the training case was moved onto the synthetic one; None where this pair was not aligned.
+
+        Where images and masks were both aligned, whichever the combined statistic rests on cannot be told apart from
+        the pair alone; the images' is given, unless it explains the pair worse than the masks' does.
+        """
+        found = [a.alignment for a in self._by_pair.get((synthetic_id, training_id), ())]
+        return max(found, key=lambda a: a.correlation * a.overlap, default=None)
+
+    @cached_property
+    def _by_pair(self) -> dict[tuple[str, str], list[AlignedPair]]:
+        pairs: dict[tuple[str, str], list[AlignedPair]] = {}
+        for pair in self.alignments:
+            pairs.setdefault((pair.synthetic_id, pair.training_id), []).append(pair)
+        return pairs
+
+    def details_of(self, synthetic_id: str) -> dict[str, dict[str, Any]]:
+        """What measures say of one case beyond its match, by measure and column."""
+        row = [c.synthetic_id for c in self.summary].index(synthetic_id)
+        return {m: {key: values[row] for key, values in of.items()} for m, of in self.run.details.items()}
+
+    def count(self, verdict: str) -> int:
+        return sum(c.verdict == verdict for c in self.summary)
+
+    def write(self, folder: Path) -> None:
+        """Writes the tables into `folder` (made if missing); `detection.json` comes last and marks a whole result."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "detection.json").unlink(missing_ok=True)
+        _write_csv(folder / "summary.csv", CaseSummary, self.summary)
+        _write_csv(folder / "matches.csv", Match, self.matches)
+        arrays: dict[str, np.ndarray] = {
+            "synthetic_id": np.array(self.neighbors.synthetic_ids, dtype=np.str_),
+            "training_id": np.array(self.neighbors.training_ids, dtype=np.str_),
+        }
+        for name in self.neighbors.training:
+            arrays[f"{name}/training"] = self.neighbors.training[name].astype(np.int32)
+            arrays[f"{name}/distance"] = self.neighbors.distance[name].astype(np.float64)
+        with atomic_write(folder / "neighbors.npz", "wb") as f:
+            np.savez_compressed(f, allow_pickle=False, **arrays)
+        with atomic_write(folder / "alignments.json", "w") as f:
+            json.dump(to_json(self.alignments), f, ensure_ascii=False, allow_nan=False)
+        with atomic_write(folder / "detection.json", "w") as f:
+            json.dump(_plain(dataclasses.asdict(self.run)), f, indent=1, ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def read(cls, folder: Path) -> DetectionResult:
+        """Reads a result folder. Raises InputError where a table is missing, damaged or of another schema version."""
+        folder = Path(folder)
+        path = folder / "detection.json"
+        if not path.is_file():
+            found = "holds no detection.json" if folder.is_dir() else "is not a folder"
+            raise InputError(folder, found, "Give the output folder of a finished `replica-detection detect`")
+        try:
+            run = _run_from(json.loads(path.read_text(encoding="utf-8", errors="surrogateescape")), path)
+            summary = tuple(_read_csv(folder / "summary.csv", CaseSummary))
+            matches = tuple(_read_csv(folder / "matches.csv", Match))
+            path = folder / "neighbors.npz"
+            with np.load(path, allow_pickle=False) as stored:
+                names = [key.removesuffix("/training") for key in stored.files if key.endswith("/training")]
+                neighbors = Neighbors(
+                    tuple(stored["synthetic_id"].tolist()),
+                    tuple(stored["training_id"].tolist()),
+                    {n: stored[f"{n}/training"] for n in names},
+                    {n: stored[f"{n}/distance"] for n in names},
+                )
+            path = folder / "alignments.json"
+            alignments = tuple(from_json(AlignedPair, a) for a in json.loads(path.read_text(encoding="utf-8")))
+        except InputError:
+            raise
+        except Exception as error:  # many kinds of damage, one message
+            raise InputError(path, f"cannot be read ({error})", "Run `replica-detection detect` again") from error
+        return cls(summary, matches, neighbors, run, alignments)
+
+
+def nearest_by_level(matches: Iterable[Match]) -> dict[str, str]:
+    """The training case that each level names: its measure's with the smallest p, in a tie what most measures name."""
+    by_level: dict[str, list[Match]] = {}
+    for match in matches:
+        if match.nearest_training_id and not math.isnan(match.p_value):
+            by_level.setdefault(match.level, []).append(match)
+    named = {}
+    for level, group in by_level.items():
+        votes = Counter(m.nearest_training_id for m in group)
+        named[level] = min(group, key=lambda m: (m.p_value, -votes[m.nearest_training_id])).nearest_training_id
+    return named
+
+
+def levels_differ(levels_flagged: Iterable[str], matches: Iterable[Match]) -> tuple[str, ...]:
+    """("voxel mra_012", "segmentation mra_007") where the flagged levels name different training cases, else ()."""
+    wanted = set(levels_flagged)
+    flagged = {level: id for level, id in nearest_by_level(matches).items() if level in wanted}
+    return tuple(f"{level} {id}" for level, id in flagged.items()) if len(set(flagged.values())) > 1 else ()
+
+
+def _write_csv(path: Path, row_type: type, rows: Iterable[Any]) -> None:
+    names = [f.name for f in dataclasses.fields(row_type)]
+    with atomic_write(path, "w") as f:
+        write_rows(f, [names])
+        write_rows(f, ([_cell(getattr(row, name)) for name in names] for row in rows))
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):
+        return repr(value) if math.isfinite(value) else ("" if math.isnan(value) else str(value))
+    return ";".join(value) if isinstance(value, tuple) else value
+
+
+def _read_csv(path: Path, row_type: type) -> Iterator[Any]:
+    fields = {f.name: f.type for f in dataclasses.fields(row_type)}
+    parse: dict[str, Callable[[str], Any]] = {
+        "float": lambda text: float(text) if text else math.nan,
+        "int": int,
+        "tuple[str, ...]": lambda text: tuple(text.split(";")) if text else (),
+        "str": str,
+    }
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as f:
+        reader = csv.DictReader(f)
+        missing = set(fields) - set(reader.fieldnames or ())
+        if missing:
+            raise InputError(path, f"lacks the columns {sorted(missing)}", "Run `replica-detection detect` again")
+        for row in reader:
+            yield row_type(**{name: parse[str(kind)](original(row[name])) for name, kind in fields.items()})
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity: both become null."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _run_from(data: dict[str, Any], path: Path) -> RunInfo:
+    if data.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(
+            path,
+            f"has schema version {data.get('schema_version')}, this program reads {SCHEMA_VERSION}",
+            "Run `replica-detection detect` again with this version",
+        )
+    data = dict(data)
+    data["measures"] = tuple(MeasureInfo(**{**m, "threshold": _number(m["threshold"])}) for m in data["measures"])
+    null = dict(data["null"])
+    null["ratios"] = {name: _numbers(values) for name, values in null["ratios"].items()}
+    null["evidence"] = _numbers(null["evidence"])
+    null["case_ids"], null["removed"] = tuple(null["case_ids"]), tuple(null["removed"])
+    data["null"] = NullInfo(**null)
+    data["evidence"] = _numbers(data["evidence"])
+    data["evidence_threshold"] = _number(data["evidence_threshold"])
+    for name in ("synthetic", "training", "validation"):
+        if data[name] is not None:
+            skipped = tuple((p, m) for p, m in data[name]["skipped"])
+            data[name] = CohortInfo(data[name]["source"], data[name]["cases"], skipped)
+    data["warnings"] = tuple(data["warnings"])
+    return RunInfo(**data)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _numbers(values: Iterable[float | None]) -> tuple[float, ...]:
+    return tuple(_number(v) for v in values)
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Tables and statistics of one comparison, before they become a result."""
+
+    summary: tuple[CaseSummary, ...]
+    matches: tuple[Match, ...]
+    neighbors: Neighbors
+    measures: tuple[MeasureInfo, ...]
+    null: NullInfo
+    evidence: tuple[float, ...]
+    evidence_threshold: float
+    warnings: tuple[str, ...]

@@ -1,0 +1,167 @@
+"""How unusual a distance is: ratios, null distributions, p and q values, one combined statistic.
+
+Everything works on `evidence`, the negative logarithm of the distance ratio: larger = more replica-like.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+# With fewer null cases than this nothing is said at all; with fewer than the second number, nothing on a tail.
+SMALLEST_NULL = 5
+SMALLEST_TAIL_NULL = 10
+# A tail fitted on tens of cases says nothing further out than this.
+SMALLEST_P = 1e-9
+# Robust z score of the evidence beyond which a null case is a near-duplicate of a training case, not a new scan.
+NEAR_DUPLICATE_Z = 6.0
+
+
+@dataclass(frozen=True)
+class Tail:
+    """Generalized Pareto tail above `start`, which `share` of the null exceeds."""
+
+    start: float
+    share: float
+    shape: float
+    scale: float
+
+    def exceedance(self, values: np.ndarray) -> np.ndarray:
+        """P(null >= value) for values above `start`."""
+        over = np.maximum(np.asarray(values, np.float64) - self.start, 0) / self.scale
+        if self.shape < 1e-6:
+            return self.share * np.exp(-over)
+        return self.share * (1 + self.shape * over) ** (-1 / self.shape)
+
+
+@dataclass(frozen=True)
+class Null:
+    """Evidence of real cases that the generator never saw, sorted, and the fitted tail beyond it."""
+
+    values: np.ndarray
+    tail: Tail | None
+
+    @classmethod
+    def fit(cls, values: np.ndarray, *, with_tail: bool = True) -> Null:
+        """Keeps the finite values (none if fewer than SMALLEST_NULL); fits a tail if wanted and enough are there."""
+        values = np.sort(np.asarray(values, np.float64)[np.isfinite(values)])
+        values = values if len(values) >= SMALLEST_NULL else values[:0]
+        return cls(values, _fit_tail(values) if with_tail and len(values) >= SMALLEST_TAIL_NULL else None)
+
+    def p_values(self, values: np.ndarray) -> np.ndarray:
+        """P(a new real case has at least this evidence); NaN for NaN or without a null.
+
+        (1 + number of null cases at or above) / (1 + null size), which is valid for any continuous or discrete
+        statistic whose null cases are exchangeable with new ones (Phipson and Smyth 2010). Only beyond the largest
+        null case, where that formula can give nothing below 1 / (1 + size), the fitted tail takes over; p is never
+        larger there than the formula.
+        """
+        values = np.asarray(values, np.float64)
+        if not len(self.values):
+            return np.full(values.shape, np.nan)
+        above = len(self.values) - np.searchsorted(self.values, values, side="left")
+        p = (1 + above) / (1 + len(self.values))
+        if self.tail is not None:
+            beyond = np.clip(self.tail.exceedance(values), SMALLEST_P, p)
+            p = np.where(values > self.values[-1], beyond, p)
+        return np.where(np.isnan(values), np.nan, p)
+
+    def threshold(self, alpha: float) -> float:
+        """The smallest evidence with p <= alpha: just above the null case of that rank. +inf where no null is."""
+        size = len(self.values)
+        allowed = math.floor(alpha * (size + 1) + 1e-9) - 1  # null cases that may lie at or above
+        if not size:
+            return math.inf
+        if allowed >= 0:
+            return float(np.nextafter(self.values[max(size - 1 - allowed, 0)], np.inf))
+        if self.tail is None:
+            return math.inf
+        t = self.tail
+        over = -math.log(alpha / t.share) if t.shape < 1e-6 else ((alpha / t.share) ** -t.shape - 1) / t.shape
+        return max(t.start + t.scale * over, float(np.nextafter(self.values[-1], np.inf)))
+
+    def score(self, values: np.ndarray) -> np.ndarray:
+        """1 - p in [0, 1], made continuous and monotone for ranking: interpolated between the null cases."""
+        values = np.asarray(values, np.float64)
+        size = len(self.values)
+        if not size:
+            return np.full(values.shape, np.nan)
+        knots, below = np.unique(self.values, return_index=True)
+        inside = np.interp(values, knots, below / (size + 1))
+        if self.tail is not None:
+            at_end = float(self.tail.exceedance(self.values[-1:])[0])
+            beyond = self.tail.exceedance(values) / max(at_end, 1e-300)
+        else:
+            spread = max(float(self.values[-1] - np.median(self.values)), 1e-12)
+            beyond = np.exp(-np.maximum(values - self.values[-1], 0) / spread)
+        score = np.where(values > self.values[-1], 1 - (1 - below[-1] / (size + 1)) * beyond, inside)
+        return np.where(np.isnan(values), np.nan, np.clip(score, 0, 1))
+
+
+def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
+    """Adjusted p values (Benjamini and Hochberg 1995); NaN entries are not counted and stay NaN."""
+    p = np.asarray(p, np.float64)
+    q = np.full(p.shape, np.nan)
+    known = np.flatnonzero(~np.isnan(p))
+    if len(known):
+        order = known[np.argsort(p[known], kind="stable")]
+        raw = p[order] * len(order) / np.arange(1, len(order) + 1)
+        q[order] = np.minimum(np.minimum.accumulate(raw[::-1])[::-1], 1)
+    return q
+
+
+def verdicts(p: np.ndarray, q: np.ndarray, alpha: float) -> np.ndarray:
+    """`replica` (q <= alpha), `suspicious` (p <= alpha), `novel`, or `undefined` (no p value)."""
+    p, q = np.asarray(p), np.asarray(q)
+    return np.select([np.isnan(p), q <= alpha, p <= alpha], ["undefined", "replica", "suspicious"], "novel")
+
+
+def tail_needed(null_size: int, tests: int, alpha: float) -> bool:
+    """Whether a single case among `tests` could not reach q <= alpha with the empirical p value alone."""
+    return tests / (null_size + 1) > alpha
+
+
+def near_duplicates(null: np.ndarray, levels: tuple[str, ...]) -> np.ndarray:
+    """Which null cases are so near to a training case that they are copies or leaks of it, not new scans: (n,) bool.
+
+    A null case whose evidence lies more than NEAR_DUPLICATE_Z robust standard deviations (1.4826 MAD) above the median
+    under most measures of a level. Left inside, a few such cases would hide every replica behind them. The limit is far
+    out on purpose: trimming the ordinary tail would call too many new images suspicious.
+
+    Args:
+        null: (n, M) evidence of the null cases; NaN where a measure is undefined.
+        levels: level of each of the M measures.
+    """
+    if len(null) < 3:
+        return np.zeros(len(null), bool)
+    far = np.zeros(null.shape, bool)
+    for j, column in enumerate(null.T):
+        finite = column[np.isfinite(column)]
+        if len(finite) >= 3:
+            middle = np.median(finite)
+            spread = max(1.4826 * np.median(np.abs(finite - middle)), 1e-9)
+            far[:, j] = np.nan_to_num(column, nan=-np.inf) > middle + NEAR_DUPLICATE_Z * spread
+    of_level = [far[:, [i for i, name in enumerate(levels) if name == level]] for level in dict.fromkeys(levels)]
+    return np.any([part.mean(1) > 0.5 for part in of_level], axis=0)
+
+
+def _fit_tail(values: np.ndarray) -> Tail | None:
+    """Generalized Pareto fit to the largest quarter (at least ten) by probability-weighted moments.
+
+    Hosking and Wallis 1987, chosen over maximum likelihood for samples of tens. The shape is kept in [0, 0.5]: a
+    bounded tail (negative shape) fitted on so few cases would give p = 0 for anything beyond its end point.
+    """
+    size = len(values)
+    count = min(max(SMALLEST_TAIL_NULL, size // 4), size - 1)
+    start = float(values[size - count - 1])
+    over = values[size - count :] - start
+    mean = float(over.mean())
+    if mean <= 0:
+        return None
+    weights = (count - np.arange(1, count + 1)) / (count - 1)
+    moment = float((weights * over).mean())
+    shape = 2 - mean / (mean - 2 * moment) if mean > 2 * moment else 0.0
+    shape = min(max(shape, 0.0), 0.5)
+    return Tail(start, count / (size + 1), shape, mean * (1 - shape))
