@@ -9,14 +9,10 @@ from __future__ import annotations
 from types import ModuleType
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from ..errors import ConfigurationError
-
-WINDOWS = ("gaussian", "uniform")
-
-Block = NDArray[np.float32]
-Distances = NDArray[np.float64]
+from replica_detection.errors import ConfigurationError
+from replica_detection.kernels.arrays import WINDOWS, Block, Distances, window_weights
 
 
 def mae(queries: ArrayLike, training: ArrayLike, device: str = "cpu") -> Distances:
@@ -108,14 +104,6 @@ def ssim(
     return _settle_copies(np.clip(values, -1.0, 1.0), queries, training)
 
 
-def window_weights(window: str) -> NDArray[np.float64]:
-    """Taps of the SSIM window along one axis, symmetric and of sum 1: `(11,)` for "gaussian", `(7,)` for "uniform"."""
-    if window == "uniform":
-        return np.full(7, 1 / 7)
-    weights = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
-    return weights / weights.sum()
-
-
 def _blocks(queries: ArrayLike, training: ArrayLike) -> tuple[Block, Block]:
     queries = np.ascontiguousarray(queries, dtype=np.float32)
     training = np.ascontiguousarray(training, dtype=np.float32)
@@ -130,11 +118,11 @@ def _blocks(queries: ArrayLike, training: ArrayLike) -> tuple[Block, Block]:
 def _implementation(device: str) -> tuple[ModuleType, str]:
     """The module that serves `device`, and the name by which that module knows it."""
     if device == "cpu":
-        from . import voxel_cpu
+        from replica_detection.kernels import voxel_cpu
 
         return voxel_cpu, device
     if device == "torch-cpu" or device == "cuda" or device.startswith("cuda:"):
-        from . import voxel_torch
+        from replica_detection.kernels import voxel_torch
 
         return voxel_torch, voxel_torch.checked(device.removeprefix("torch-"))
     raise ConfigurationError(f"The device {device!r} is not known: choose cpu, cuda or cuda:<number>.")

@@ -9,8 +9,8 @@ from numba import njit, types
 from numba.extending import intrinsic
 from numpy.typing import ArrayLike, NDArray
 
-from . import Distances
-from .tasks import run
+from replica_detection.kernels.arrays import Distances
+from replica_detection.kernels.tasks import run
 
 # Words of one case that are compared at a time: those of a group of cases stay in the first-level cache.
 CHUNK = 512

@@ -14,9 +14,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
-from . import Distances
-from .distance_map import WIDTH, distance_map, squared_steps
-from .tasks import run
+from replica_detection.kernels.arrays import Distances
+from replica_detection.kernels.distance_map import WIDTH, distance_map, squared_steps
+from replica_detection.kernels.tasks import run
 
 # What takes the place of a quantile where the mean is wanted.
 MEAN = -1.0

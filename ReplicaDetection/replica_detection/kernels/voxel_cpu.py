@@ -6,8 +6,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from . import Block, Distances, window_weights
-from .tasks import run
+from replica_detection.kernels.arrays import Block, Distances, window_weights
+from replica_detection.kernels.tasks import run
 
 # Voxels that are summed in float32 before the float64 total takes over: short enough for 1e-7 and for six cases to
 # stay in the first-level cache, long enough for SIMD.

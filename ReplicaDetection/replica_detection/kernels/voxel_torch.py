@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from ..errors import ConfigurationError
-from . import Block, Distances, window_weights
+from replica_detection.errors import ConfigurationError
+from replica_detection.kernels.arrays import Block, Distances, window_weights
 
 # What the temporaries of one batch of pairs may take on the device. Each kernel says how many volumes a pair costs.
 BATCH_BYTES = 512 * 2**20

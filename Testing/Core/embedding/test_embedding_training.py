@@ -144,7 +144,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(
     """Killed in the middle of the third epoch."""
     code = (
         "import os, signal, sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
-        "from Core.test_embedding_training import train, Cohort, Case\n"
+        "from Core.embedding.test_embedding_training import train, Cohort, Case\n"
         "read = Cohort.read(Path(sys.argv[2]))\n"
         "cases = tuple(Case(c.id, c.files, None, f'patient {n // 2}') for n, c in enumerate(read.cases))\n"
         "def killed(stage, done, total):\n"

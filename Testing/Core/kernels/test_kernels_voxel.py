@@ -16,7 +16,8 @@ from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
 
 from replica_detection.errors import ConfigurationError
-from replica_detection.kernels import mae, rmse, ssim, voxel_torch, window_weights
+from replica_detection.kernels import mae, rmse, ssim, voxel_torch
+from replica_detection.kernels.arrays import window_weights
 
 # Even and odd, longer and shorter than a tile of the kernels (16 x 64 valid positions), just that, and the least size.
 GRIDS = [(40, 30), (11, 11), (95, 151), (20, 31, 17), (11, 11, 11), (13, 44, 83), (12, 42, 74), (33, 12, 25)]

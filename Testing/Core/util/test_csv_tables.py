@@ -6,10 +6,10 @@ import math
 import re
 
 import pytest
-from Core.test_ratings import rating
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from Core.readers.test_ratings import rating
 from replica_detection.audit.cohort_duplicates import DuplicatePair, write_duplicates
 from replica_detection.io.cohort_tables import read_cells
 from replica_detection.readers.rating_tables import read_ratings, write_ratings
