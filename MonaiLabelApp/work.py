@@ -82,9 +82,9 @@ def detector_for(configuration: Configuration, index: TrainingIndex, progress: P
     """A `detection.Detector` with the options of the launch; where its null is missing, one process makes it."""
     import filelock
 
-    from replica_detection.detection.detector import Detector, Options
+    from replica_detection.detection.detector import DetectionOptions, Detector
 
-    options = Options(
+    options = DetectionOptions(
         measures=configuration.measure_names,
         k=configuration.k,
         alpha=configuration.alpha,

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from replica_detection.audit.planted_copies import changes, write_copy
-from replica_detection.detection.detector import Detector, Options
+from replica_detection.detection.detector import DetectionOptions, Detector
 from replica_detection.index.training_index import TrainingIndex
 from replica_detection.io.cohort import Case, Cohort
 from replica_detection.io.volume import read_volume
@@ -59,7 +59,7 @@ def _run(cohort: Cohort, seed: int) -> tuple[DetectionResult, DetectionResult, d
     unseen, new, training = _split(cohort, rng)
     with tempfile.TemporaryDirectory() as folder:
         index = TrainingIndex.build(training, Path(folder) / "t.rdindex")
-        detector = Detector(index, validation=unseen, options=Options())
+        detector = Detector(index, validation=unseen, options=DetectionOptions())
         copies, truth = _copies(training, Path(folder) / "copies", rng)
         without = detector.detect(new)
         planted = Cohort(new.source, (*new.cases[:-PLANTED], *copies))

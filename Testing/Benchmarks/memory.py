@@ -17,9 +17,9 @@ QUERIES = 8
 DETECT = """
 import resource, sys
 from pathlib import Path
-from replica_detection.cohort import Cohort
-from replica_detection.detection import Options, detect
-from replica_detection.index import TrainingIndex
+from replica_detection.io.cohort import Cohort
+from replica_detection.detection.detector import DetectionOptions, detect
+from replica_detection.index.training_index import TrainingIndex
 folder = Path(sys.argv[1])
 index = TrainingIndex.open(Path(sys.argv[2]))
 detect(Cohort.read(folder / "synthetic"), index, validation=Cohort.read(folder / "validation"))

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from Core.made_up import SHAPE, volume, write
-from replica_detection.detection.detector import Options, detect
+from replica_detection.detection.detector import DetectionOptions, detect
 from replica_detection.index.training_index import TrainingIndex
 from replica_detection.io.cohort import Cohort
 from replica_detection.results.result import DetectionResult
@@ -62,7 +62,7 @@ def planted_run(folder: Path, *, masks: bool = False, k: int = 50, patients: Pat
         read("synthetic"),
         index,
         validation=read("validation"),
-        options=Options(k=k),
+        options=DetectionOptions(k=k),
         masks=folder / "synthetic_masks" if masks else None,
     )
     result.write(folder / "result")

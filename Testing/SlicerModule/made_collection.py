@@ -55,7 +55,7 @@ def judge(
     collection: Collection, segmenter: Segmenter | None = None, measures: tuple[str, ...] | None = None
 ) -> Collection:
     """`replica-detection detect` on it, without the report; with `segmenter` in place of the masks on disk."""
-    from replica_detection.detection.detector import Options, detect
+    from replica_detection.detection.detector import DetectionOptions, detect
     from replica_detection.index.training_index import TrainingIndex
     from replica_detection.io.cohort import Cohort
 
@@ -68,7 +68,7 @@ def judge(
         cohorts["training"], collection.root / "training.rdindex", segmenter=segmenter, measures=measures
     )
     masks = masks_of("synthetic")
-    options = Options(measures=measures)
+    options = DetectionOptions(measures=measures)
     found = detect(cohorts["synthetic"], index, validation=cohorts["validation"], options=options, masks=masks)
     found.write(collection.result)
     return collection

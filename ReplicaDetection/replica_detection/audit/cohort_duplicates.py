@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from replica_detection.detection.comparison import Distances, compare
-from replica_detection.detection.detector import Options, resolve_device
+from replica_detection.detection.detector import DetectionOptions, resolve_device
 from replica_detection.detection.null_distances import cross_fitted_distances
 from replica_detection.detection.queries import CohortQueries, IndexQueries
 from replica_detection.detection.verdicts import assign_verdicts
@@ -41,7 +41,7 @@ def find_duplicates(
     index: TrainingIndex,
     other: Cohort | None = None,
     *,
-    options: Options | None = None,
+    options: DetectionOptions | None = None,
     progress: Progress = silent,
 ) -> tuple[list[DuplicatePair], Distances, Verdicts]:
     """Every case against the cases of other patients; a pair is named once, most alike first.
@@ -50,7 +50,7 @@ def find_duplicates(
     cases of `other` (`second_id`) are looked for in the indexed cohort (`first_id`). The null is the indexed cohort
     against itself, without its outliers: it needs no other data, and most cases are taken to have no duplicate.
     """
-    options = options or Options()
+    options = options or DetectionOptions()
     measures = index.measures(options.measures, resolve_device(options.device), aligning=options.align)
     if other is None:
         queries = IndexQueries(index, range(len(index)))

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from replica_detection.audit.planted_copies import changes, write_copy
-from replica_detection.detection.detector import Detector, Options
+from replica_detection.detection.detector import DetectionOptions, Detector
 from replica_detection.errors import ConfigurationError
 from replica_detection.index.entries import Entry
 from replica_detection.index.training_index import TrainingIndex
@@ -60,7 +60,7 @@ def selftest(
     validation: Cohort,
     folder: Path,
     *,
-    options: Options | None = None,
+    options: DetectionOptions | None = None,
     copies: int = 10,
     seed: int = 0,
     progress: Progress = silent,

@@ -134,7 +134,7 @@ def detect(
 
     Example: replica-detection detect synthetic/ --training training/ --validation unseen/ --output result
     """
-    from replica_detection.detection.detector import Options, result_folder_index
+    from replica_detection.detection.detector import DetectionOptions, result_folder_index
     from replica_detection.detection.detector import detect as run
     from replica_detection.index.training_index import TrainingIndex, index_for
     from replica_detection.readers.calibration import Calibration
@@ -145,7 +145,7 @@ def detect(
         refuse_what_an_index_has(segment, training_masks, embedding, slice_embedding)
     segmenter = segmenter_named(segment)
     thresholds = None if calibration is None else Calibration.read(calibration)
-    options = Options(names(measures), k, alpha, device, null_size, strict, align, thresholds)
+    options = DetectionOptions(names(measures), k, alpha, device, null_size, strict, align, thresholds)
     queries = read_cohort(synthetic, masks, None, strict)
     unseen = None if validation is None else read_cohort(validation, validation_masks, patients, strict)
     with Bars() as progress:
@@ -214,12 +214,12 @@ def duplicates(
     Example: replica-detection duplicates all_scans/ --output duplicates
     """
     from replica_detection.audit.cohort_duplicates import find_duplicates, write_duplicates
-    from replica_detection.detection.detector import Options, collected, result_folder_index
+    from replica_detection.detection.detector import DetectionOptions, collected, result_folder_index
     from replica_detection.index.training_index import index_for
     from replica_detection.report.pair_loader import PairLoader
     from replica_detection.report.pictures import jpeg
 
-    options = Options(names(measures), k, alpha, device, strict=strict, align=align)
+    options = DetectionOptions(names(measures), k, alpha, device, strict=strict, align=align)
     first = read_cohort(cohort, None, patients, strict)
     second = None if other is None else read_cohort(other, None, patients, strict)
     with Bars() as progress:

@@ -273,7 +273,7 @@ def selftest(
 
     from replica_detection.audit.selftest import selftest as run
     from replica_detection.audit.selftest_tables import write_selftest
-    from replica_detection.detection.detector import Options
+    from replica_detection.detection.detector import DetectionOptions
     from replica_detection.errors import InputError
     from replica_detection.index.training_index import TrainingIndex
     from replica_detection.readers.calibration import Calibration
@@ -286,7 +286,7 @@ def selftest(
     if output.exists() and not (output.is_dir() and all(p.name.startswith("index.rdindex") for p in output.iterdir())):
         raise InputError(output, "exists already", "Name a new folder")
     thresholds = None if calibration is None else Calibration.read(calibration)
-    options = Options(names(measures), k, alpha, device, align=align, calibration=thresholds)
+    options = DetectionOptions(names(measures), k, alpha, device, align=align, calibration=thresholds)
     unseen = read_cohort(validation, validation_masks, patients, False)
     output.mkdir(parents=True, exist_ok=True)
     with Bars() as progress, tempfile.TemporaryDirectory(prefix="replica-detection-") as temporary:

@@ -29,7 +29,7 @@ from replica_detection.util.versions import package_versions
 
 
 @dataclass(frozen=True)
-class Options:
+class DetectionOptions:
     """How a detection is run.
 
     `measures` None: all that the index serves, without `align` only those that compare images as they lie. `k`:
@@ -72,10 +72,10 @@ class Detector:
         index: TrainingIndex,
         *,
         validation: Cohort | None = None,
-        options: Options | None = None,
+        options: DetectionOptions | None = None,
         progress: Progress = silent,
     ):
-        self.index, self.validation, self.options = index, validation, options or Options()
+        self.index, self.validation, self.options = index, validation, options or DetectionOptions()
         self.device = resolve_device(self.options.device)
         self.measures = index.measures(self.options.measures, self.device, aligning=self.options.align)
         self._clock = _Clock()
@@ -171,7 +171,7 @@ def detect(
     index: TrainingIndex,
     *,
     validation: Cohort | None = None,
-    options: Options | None = None,
+    options: DetectionOptions | None = None,
     masks: Path | None = None,
     progress: Progress = silent,
 ) -> DetectionResult:

@@ -12,7 +12,7 @@ from Core.made_up import volume
 from replica_detection import cli
 from replica_detection.audit.planted_copies import changes, intensity_range, write_copy
 from replica_detection.audit.selftest import UNSEEN, halves, selftest
-from replica_detection.detection.detector import Options
+from replica_detection.detection.detector import DetectionOptions
 from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.index.training_index import TrainingIndex
 from replica_detection.io.cohort import Case, Cohort
@@ -192,7 +192,7 @@ def test_another_seed_plants_other_copies_and_the_same_seed_the_same(run, tmp_pa
     folder, index, validation, found = run
     for name in ("again", "other"):
         (tmp_path / name).mkdir()
-    options = Options(measures=("mae",))
+    options = DetectionOptions(measures=("mae",))
     again = selftest(index, validation, tmp_path / "again", options=options, copies=6)
     other = selftest(index, validation, tmp_path / "other", options=options, copies=6, seed=1)
     assert again.truth == found.truth != other.truth

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from Core.made_up import cohort, volume, write
 from replica_detection.audit.cohort_duplicates import find_duplicates
-from replica_detection.detection.detector import Options, detect, resolve_device
+from replica_detection.detection.detector import DetectionOptions, detect, resolve_device
 from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.index.training_index import TrainingIndex
 from replica_detection.io.cohort import Cohort
@@ -38,7 +38,7 @@ def planted(tmp_path_factory):
 def run(planted, validation=True, **options):
     folder, index = planted
     unseen = Cohort.read(folder / "validation") if validation else None
-    return detect(Cohort.read(folder / "synthetic"), index, validation=unseen, options=Options(**options))
+    return detect(Cohort.read(folder / "synthetic"), index, validation=unseen, options=DetectionOptions(**options))
 
 
 @pytest.mark.parametrize("validation", [True, False])
@@ -175,7 +175,7 @@ def test_identical_training_volumes_make_the_ratio_undefined(tmp_path):
     cohort(tmp_path / "training", 6, 10)
     write(tmp_path / "synthetic" / "copy.nii.gz", volume(0))
     index = TrainingIndex.build(Cohort.read(tmp_path / "training"), tmp_path / "x.rdindex")
-    result = detect(Cohort.read(tmp_path / "synthetic"), index, options=Options(k=5))
+    result = detect(Cohort.read(tmp_path / "synthetic"), index, options=DetectionOptions(k=5))
     assert all(np.isnan(m.ratio) and m.verdict == "undefined" for m in result.matches)
     assert result.summary[0].verdict == "undefined"
     assert any("undefined" in w for w in result.run.warnings)
@@ -199,7 +199,7 @@ def test_bad_synthetic_files_are_listed_and_strict_stops(planted, tmp_path):
     assert [c.synthetic_id for c in result.summary] == ["good"]
     assert any("broken.nii.gz" in path for path, _ in result.run.synthetic.skipped)
     with pytest.raises(InputError, match=r"broken\.nii\.gz"):
-        detect(Cohort.read(tmp_path), index, options=Options(strict=True))
+        detect(Cohort.read(tmp_path), index, options=DetectionOptions(strict=True))
     (tmp_path / "good.nii.gz").unlink()
     with pytest.raises(InputError, match="no image"):
         detect(Cohort.read(tmp_path), index)
@@ -207,7 +207,7 @@ def test_bad_synthetic_files_are_listed_and_strict_stops(planted, tmp_path):
 
 def test_wrong_options_are_refused():
     with pytest.raises(ConfigurationError, match="--alpha"):
-        Options(alpha=1.5)
+        DetectionOptions(alpha=1.5)
     with pytest.raises(ConfigurationError, match="unknown device"):
         resolve_device("abacus")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from Core.made_up import volume, write
-from replica_detection.detection.detector import Options, detect
+from replica_detection.detection.detector import DetectionOptions, detect
 from replica_detection.errors import ConfigurationError, IndexFormatError
 from replica_detection.index.training_index import TrainingIndex
 from replica_detection.io.cohort import Cohort
@@ -91,7 +91,7 @@ def test_segmenter_makes_the_missing_masks_and_is_remembered(cohorts, tmp_path):
     assert {e.mask for e in made.entries} == {"bright"}
     assert made.segmenter_settings == {"name": "bright", "version": 1, "above": 700.0}
     given = TrainingIndex.build(read(cohorts, "training"), tmp_path / "given.rdindex")
-    options = Options(measures=tuple(SEGMENTATION))
+    options = DetectionOptions(measures=tuple(SEGMENTATION))
     a = detect(read(cohorts, "synthetic", masks=False), TrainingIndex.open(made.folder), options=options)
     b = detect(read(cohorts, "synthetic"), given, options=options)
     assert a.summary == b.summary

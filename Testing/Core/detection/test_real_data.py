@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from Core.made_up import write
-from replica_detection.detection.detector import Options, detect
+from replica_detection.detection.detector import DetectionOptions, detect
 from replica_detection.index.training_index import TrainingIndex
 from replica_detection.io.cohort import Cohort
 from replica_detection.io.volume import read_mask, read_volume
@@ -69,7 +69,7 @@ def test_planted_copies_of_real_scans(hippocampus, tmp_path, measures):
     folder, truth = hippocampus
     index = TrainingIndex.build(read(folder, "training"), tmp_path / "x.rdindex", measures=measures)
     result = detect(
-        read(folder, "synthetic"), index, validation=read(folder, "validation"), options=Options(measures=measures)
+        read(folder, "synthetic"), index, validation=read(folder, "validation"), options=DetectionOptions(measures=measures)
     )
     found = {c.synthetic_id: c for c in result.summary}
     flagged = [found[i].verdict in ("replica", "suspicious") for i in truth]

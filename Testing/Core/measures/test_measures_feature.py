@@ -9,7 +9,7 @@ from scipy import ndimage
 from scipy.spatial.distance import cdist
 
 from Core.made_up import cohort, volume, write
-from replica_detection.detection.detector import Options, detect
+from replica_detection.detection.detector import DetectionOptions, detect
 from replica_detection.embedding import Embedder, Encoders, register
 from replica_detection.embedding import base as registry
 from replica_detection.embedding.stored import make_encoders
@@ -223,7 +223,7 @@ def test_details_are_kept_with_the_result(moved: tuple[Path, TrainingIndex], tmp
         Cohort.read(folder / "synthetic"),
         index,
         validation=Cohort.read(folder / "validation"),
-        options=Options(measures=measures),
+        options=DetectionOptions(measures=measures),
     )
     result.write(tmp_path / "result")
     again = DetectionResult.read(tmp_path / "result")

@@ -10,7 +10,7 @@ import pytest
 
 from Core.made_runs import NEW, VOXELS, planted_folders, planted_run
 from replica_detection import cli
-from replica_detection.detection.detector import Options, detect
+from replica_detection.detection.detector import DetectionOptions, detect
 from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.index.training_index import TrainingIndex
 from replica_detection.io.cohort import Cohort
@@ -65,7 +65,7 @@ def test_verdicts_follow_the_thresholds_and_nothing_else_changes(run, calibratio
     index = TrainingIndex.open(folder / "result" / "index.rdindex")
     validation = Cohort.read(folder / "validation")
     result = detect(
-        Cohort.read(folder / "synthetic"), index, validation=validation, options=Options(calibration=calibration)
+        Cohort.read(folder / "synthetic"), index, validation=validation, options=DetectionOptions(calibration=calibration)
     )
     known = calibration.measures
     for match, before in zip(result.matches, by_null.matches, strict=True):
@@ -93,7 +93,7 @@ def test_a_stricter_reader_makes_stricter_verdicts(run):
     nearest_three = set(sorted(mae, key=mae.get)[:3])
     strict = calibrate(by_null, ratings_of(by_null, lambda c: c in nearest_three))
     index = TrainingIndex.open(folder / "result" / "index.rdindex")
-    result = detect(Cohort.read(folder / "synthetic"), index, options=Options(calibration=strict))
+    result = detect(Cohort.read(folder / "synthetic"), index, options=DetectionOptions(calibration=strict))
     called = {m.synthetic_id for m in result.matches if m.measure == "mae" and m.verdict == "replica"}
     assert called == nearest_three
 
@@ -103,7 +103,7 @@ def test_the_best_measure_decides_and_the_combined_evidence_only_over_the_same_m
     assert calibration.order[0] == OVERALL  # of equals
     index = TrainingIndex.open(folder / "result" / "index.rdindex")
     fewer = detect(
-        Cohort.read(folder / "synthetic"), index, options=Options(measures=("ssim", "mae"), calibration=calibration)
+        Cohort.read(folder / "synthetic"), index, options=DetectionOptions(measures=("ssim", "mae"), calibration=calibration)
     )
     assert [c.verdict for c in fewer.summary] == ["replica"] * 8 + ["novel"] * NEW
     assert math.isnan(fewer.run.evidence_threshold)
@@ -116,17 +116,17 @@ def test_a_run_that_differs_from_the_rated_one_says_how(run, calibration):
     index = TrainingIndex.open(folder / "result" / "index.rdindex")
     other = replace(calibration.thresholds[2], definition="another mae", measure="mae")
     changed = replace(calibration, thresholds=tuple(other if t.measure == "mae" else t for t in calibration.thresholds))
-    result = detect(Cohort.read(folder / "synthetic"), index, options=Options(k=5, calibration=changed))
+    result = detect(Cohort.read(folder / "synthetic"), index, options=DetectionOptions(k=5, calibration=changed))
     assert any("set at k = 24, the ratios of this run are at k = 5" in w for w in result.run.warnings)
     assert any(
         "mae: the readers' threshold was set for another definition (another mae)" in w for w in result.run.warnings
     )
     alone = replace(calibration, thresholds=tuple(t for t in calibration.thresholds if t.measure == "mae"))
-    result = detect(Cohort.read(folder / "synthetic"), index, options=Options(calibration=alone))
+    result = detect(Cohort.read(folder / "synthetic"), index, options=DetectionOptions(calibration=alone))
     assert {m.verdict for m in result.matches if m.measure == "ssim"} == {"undefined"}
     assert any("ssim: the calibration has no threshold" in w for w in result.run.warnings)
     with pytest.raises(ConfigurationError, match="no threshold for a measure of this run"):
-        detect(Cohort.read(folder / "synthetic"), index, options=Options(measures=("ssim",), calibration=alone))
+        detect(Cohort.read(folder / "synthetic"), index, options=DetectionOptions(measures=("ssim",), calibration=alone))
 
 
 def test_a_case_that_the_first_measure_cannot_judge_is_judged_by_the_next():
@@ -214,7 +214,7 @@ def test_neighbours_that_are_too_few_for_k_are_not_made_up(run, tmp_path):
     folder, whole = run
     labels = consensus(ratings_of(whole, lambda c: c.startswith("copy")))
     index = TrainingIndex.open(folder / "result" / "index.rdindex")
-    few = detect(Cohort.read(folder / "synthetic"), index, options=Options(k=12))
+    few = detect(Cohort.read(folder / "synthetic"), index, options=DetectionOptions(k=12))
     rows = {r.k: r for r in sensitivity_to_k(few, labels, None, ks=(10, 12, 13, 24)) if r.measure == "ssim"}
     assert rows[10].found and rows[12].found
     assert rows[13].found is None and "run detect with --k 13" in rows[13].note
@@ -224,7 +224,7 @@ def test_neighbours_that_are_too_few_for_k_are_not_made_up(run, tmp_path):
     table.write_text("id,patient\n" + "".join(f"{id},{p}\n" for id, p in zip(index.ids, pairs, strict=True)))
     training = Cohort.read(folder / "training", patients=table)
     grouped = TrainingIndex.build(training, tmp_path / "grouped.rdindex", measures=VOXELS)
-    result = detect(Cohort.read(folder / "synthetic"), grouped, options=Options(k=12))
+    result = detect(Cohort.read(folder / "synthetic"), grouped, options=DetectionOptions(k=12))
     rows = sensitivity_to_k(result, labels, grouped.patients, ks=(6, 12))
     assert all(r.found for r in rows if r.k == 6)
     assert all("run detect with --k 12" in r.note for r in rows if r.k == 12)

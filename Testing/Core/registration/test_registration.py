@@ -9,7 +9,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from Core.made_up import write
-from replica_detection.detection.detector import Options, detect
+from replica_detection.detection.detector import DetectionOptions, detect
 from replica_detection.index.training_index import TrainingIndex
 from replica_detection.io.cohort import Cohort
 from replica_detection.io.volume import Volume
@@ -352,7 +352,7 @@ def results(data):
     measures = ("mae", "rmse", "ssim", "ncc_aligned")
     index = TrainingIndex.build(Cohort.read(data / "training"), data / "t.rdindex", measures=measures)
     unseen, synthetic = Cohort.read(data / "unseen"), Cohort.read(data / "synthetic")
-    return {align: detect(synthetic, index, validation=unseen, options=Options(align=align)) for align in (True, False)}
+    return {align: detect(synthetic, index, validation=unseen, options=DetectionOptions(align=align)) for align in (True, False)}
 
 
 def test_moved_copies_are_called_by_the_pipeline_and_only_with_alignment(results):
