@@ -69,7 +69,10 @@ def test_planted_copies_of_real_scans(hippocampus, tmp_path, measures):
     folder, truth = hippocampus
     index = TrainingIndex.build(read(folder, "training"), tmp_path / "x.rdindex", measures=measures)
     result = detect(
-        read(folder, "synthetic"), index, validation=read(folder, "validation"), options=DetectionOptions(measures=measures)
+        read(folder, "synthetic"),
+        index,
+        validation=read(folder, "validation"),
+        options=DetectionOptions(measures=measures),
     )
     found = {c.synthetic_id: c for c in result.summary}
     flagged = [found[i].verdict in ("replica", "suspicious") for i in truth]

@@ -65,7 +65,10 @@ def test_verdicts_follow_the_thresholds_and_nothing_else_changes(run, calibratio
     index = TrainingIndex.open(folder / "result" / "index.rdindex")
     validation = Cohort.read(folder / "validation")
     result = detect(
-        Cohort.read(folder / "synthetic"), index, validation=validation, options=DetectionOptions(calibration=calibration)
+        Cohort.read(folder / "synthetic"),
+        index,
+        validation=validation,
+        options=DetectionOptions(calibration=calibration),
     )
     known = calibration.measures
     for match, before in zip(result.matches, by_null.matches, strict=True):
@@ -103,7 +106,9 @@ def test_the_best_measure_decides_and_the_combined_evidence_only_over_the_same_m
     assert calibration.order[0] == OVERALL  # of equals
     index = TrainingIndex.open(folder / "result" / "index.rdindex")
     fewer = detect(
-        Cohort.read(folder / "synthetic"), index, options=DetectionOptions(measures=("ssim", "mae"), calibration=calibration)
+        Cohort.read(folder / "synthetic"),
+        index,
+        options=DetectionOptions(measures=("ssim", "mae"), calibration=calibration),
     )
     assert [c.verdict for c in fewer.summary] == ["replica"] * 8 + ["novel"] * NEW
     assert math.isnan(fewer.run.evidence_threshold)
@@ -126,7 +131,9 @@ def test_a_run_that_differs_from_the_rated_one_says_how(run, calibration):
     assert {m.verdict for m in result.matches if m.measure == "ssim"} == {"undefined"}
     assert any("ssim: the calibration has no threshold" in w for w in result.run.warnings)
     with pytest.raises(ConfigurationError, match="no threshold for a measure of this run"):
-        detect(Cohort.read(folder / "synthetic"), index, options=DetectionOptions(measures=("ssim",), calibration=alone))
+        detect(
+            Cohort.read(folder / "synthetic"), index, options=DetectionOptions(measures=("ssim",), calibration=alone)
+        )
 
 
 def test_a_case_that_the_first_measure_cannot_judge_is_judged_by_the_next():

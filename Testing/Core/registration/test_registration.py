@@ -352,7 +352,10 @@ def results(data):
     measures = ("mae", "rmse", "ssim", "ncc_aligned")
     index = TrainingIndex.build(Cohort.read(data / "training"), data / "t.rdindex", measures=measures)
     unseen, synthetic = Cohort.read(data / "unseen"), Cohort.read(data / "synthetic")
-    return {align: detect(synthetic, index, validation=unseen, options=DetectionOptions(align=align)) for align in (True, False)}
+    return {
+        align: detect(synthetic, index, validation=unseen, options=DetectionOptions(align=align))
+        for align in (True, False)
+    }
 
 
 def test_moved_copies_are_called_by_the_pipeline_and_only_with_alignment(results):
