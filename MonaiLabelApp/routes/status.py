@@ -8,7 +8,7 @@ from fastapi import APIRouter, HTTPException, Query, Request, Response
 from monailabel.config import settings
 
 from replica_detection.errors import ReplicaDetectionError
-from replica_detection.readers.worklist import Filter, Rated, Sort, filtered, next_item, ordered
+from replica_detection.readers.worklist import Filter, Rated, Sort, filtered, next_unrated, ordered
 from replica_detection.report.page import pictured
 from replica_detection.results.schema import (
     API_VERSION,
@@ -95,7 +95,7 @@ def get_next(
     after: Annotated[str, Query(max_length=500, description="Go on behind this case.")] = "",
 ) -> WorklistItem:
     """Without a reader's name: one that nobody has rated."""
-    found = next_item(shared.worklist(reader, visible(shared.ratings.all(), request)), reader, after)
+    found = next_unrated(shared.worklist(reader, visible(shared.ratings.all(), request)), reader, after)
     if found is None:
         raise HTTPException(404, f"no case is left that {'this reader' if reader else 'nobody'} has not rated")
     return found

@@ -14,7 +14,7 @@ from replica_detection.io.cohort import Case, Cohort
 from replica_detection.preparation.profiles import Preparation
 from replica_detection.progress import Progress, silent
 from replica_detection.readers.ratings import Rating
-from replica_detection.readers.worklist import Filter, filtered, next_item, ordered, with_ratings
+from replica_detection.readers.worklist import Filter, filtered, next_unrated, ordered, with_ratings
 from replica_detection.results.result import DetectionResult
 from replica_detection.results.schema import (
     API_VERSION,
@@ -117,7 +117,7 @@ class FolderSource(Source):
         return Worklist(len(found), offset, tuple(found[offset : offset + limit]), self.version)
 
     def next(self, reader: str = "", after: str = "") -> WorklistItem | None:
-        return next_item(self._items(reader), reader, after)
+        return next_unrated(self._items(reader), reader, after)
 
     def comparison(self, syntheticId: str, k: int = 10) -> Comparison:
         try:

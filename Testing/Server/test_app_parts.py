@@ -120,11 +120,11 @@ def test_going_on_behind_each_case_visits_all_unrated_ones_once(values, start):
     items = made_items(values)
     order = [i for i in worklist.ordered(items) if i.rating is None]
     after, seen = "", []
-    while (item := worklist.next_item(items, "reader", after)) is not None:
+    while (item := worklist.next_unrated(items, "reader", after)) is not None:
         seen.append(item)
         after = item.synthetic_id
     assert seen == order
-    assert worklist.next_item(items, "reader", "unknown") == (order[0] if order else None)
+    assert worklist.next_unrated(items, "reader", "unknown") == (order[0] if order else None)
 
 
 def test_a_reader_sees_the_own_latest_rating_and_how_many_have_rated():

@@ -11,7 +11,7 @@ import numpy as np
 
 from replica_detection.errors import AccessDeniedError, ReplicaDetectionError
 from replica_detection.readers.ratings import Rating
-from replica_detection.readers.worklist import Filter, filtered, next_item, ordered, with_ratings
+from replica_detection.readers.worklist import Filter, filtered, next_unrated, ordered, with_ratings
 from replica_detection.registration.alignment import Alignment
 from replica_detection.results.schema import (
     AgreementReport,
@@ -132,7 +132,7 @@ class MadeSource(Source):
 
     def next(self, reader="", after="") -> WorklistItem | None:
         self._answer()
-        return next_item(self._rated(reader), reader, after)
+        return next_unrated(self._rated(reader), reader, after)
 
     def _rated(self, reader: str) -> list[WorklistItem]:
         return with_ratings(self._items, self.stored, reader)

@@ -372,7 +372,7 @@ def test_2d_collections_have_pairs_without_surfaces(tmp_path):
 
 
 def test_unscored_cases_come_last_in_every_order():
-    from replica_detection.readers.worklist import next_item, ordered
+    from replica_detection.readers.worklist import next_unrated, ordered
     from replica_detection.results.schema import WorklistItem
 
     items = [WorklistItem("a"), WorklistItem("b", "novel", 0.2), WorklistItem("c", "replica", 0.9)]
@@ -384,7 +384,7 @@ def test_unscored_cases_come_last_in_every_order():
     ):
         found = ordered(items, sort, descending=descending)
         assert "".join(i.synthetic_id for i in found) == expected, (sort, descending)
-    assert next_item([items[1], replace(items[2], rating=3)], "Dr A").synthetic_id == "b"
+    assert next_unrated([items[1], replace(items[2], rating=3)], "Dr A").synthetic_id == "b"
 
 
 def test_every_source_answers_the_whole_interface():

@@ -7,7 +7,7 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
-from replica_detection.readers.worklist import next_item
+from replica_detection.readers.worklist import next_unrated
 from replica_detection_server.services import Services
 
 
@@ -25,7 +25,7 @@ class MostReplicaLike(Strategy):
         `client_id` is the reader. None where no case is left.
         """
         reader = str(request.get("client_id") or "")
-        item = next_item(self.services.worklist(reader), reader, str(request.get("after") or ""))
+        item = next_unrated(self.services.worklist(reader), reader, str(request.get("after") or ""))
         if item is None:
             return None
         note = self.services.unscored_words() if item.score is None else ""

@@ -1,8 +1,11 @@
-"""The order in which readers look at cases, for the server and for viewers of a folder. Imports with numpy alone."""
+"""The worklist of cases: ratings, filters, order, and the next unrated case.
+
+The server and the viewer of a result folder both use it. Imports with numpy alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -19,8 +22,12 @@ SORTS: tuple[str, ...] = get_args(Sort)
 
 @dataclass(frozen=True)
 class Filter:
-    """Which cases to keep. `verdict`: only these, "" for cases without a score; `rated`: whether the asking reader
-    (none named: anybody) has rated the case; `search`: part of the id, in any case and form of its accents."""
+    """Conditions on the cases of the list.
+
+    `verdict`: keep only these; "" stands for cases without a score. `rated`: "yes" or "no" keeps the cases that the
+    reader (without a name: any reader) has or has not rated. `search`: part of the id; case and the form of accents do
+    not matter.
+    """
 
     verdict: tuple[str, ...] = ()
     rated: str = "any"
@@ -28,12 +35,12 @@ class Filter:
 
 
 def with_ratings(items: Iterable[WorklistItem], ratings: Iterable[Rating], reader: str = "") -> list[WorklistItem]:
-    """The items with what was said of them: the reader's own rating, and how many readers rated the case.
+    """The items with the reader's own rating and the number of readers who rated the case.
 
     Args:
-        ratings: in the order in which they arrived. A reader may have rated a case beside several training cases: the
-            last one counts.
-        reader: whose rating stands in the item; "": nobody's.
+        ratings: in the order of arrival. A reader may have rated a case beside several training cases; the last rating
+            counts.
+        reader: the reader whose ratings are entered; "": nobody's.
     """
     readers: dict[str, set[str]] = {}
     own: dict[str, int] = {}
@@ -48,11 +55,12 @@ def with_ratings(items: Iterable[WorklistItem], ratings: Iterable[Rating], reade
 
 
 def is_rated(item: WorklistItem, reader: str) -> bool:
-    """Whether the reader has rated the case; without a name, whether anybody has."""
+    """True if the reader has rated the case; without a name, if anybody has."""
     return item.rating is not None if reader else item.readers > 0
 
 
 def filtered(items: Iterable[WorklistItem], chosen: Filter, reader: str = "") -> list[WorklistItem]:
+    """The items that meet all conditions, in their order."""
     search = _folded(chosen.search)
 
     def keep(item: WorklistItem) -> bool:
@@ -70,7 +78,7 @@ def _folded(text: str) -> str:
 
 
 def ordered(items: Iterable[WorklistItem], sort: str = "score", *, descending: bool = True) -> list[WorklistItem]:
-    """Sorted by one field, what has none of it last whichever way; ties by id.
+    """Sorted by one field. Items without a value come last in both directions; ties go by id.
 
     Raises:
         ConfigurationError: `sort` is none of SORTS.
@@ -90,15 +98,29 @@ def ordered(items: Iterable[WorklistItem], sort: str = "score", *, descending: b
     return sorted(known, key=key, reverse=descending) + [i for i in by_id if key(i) is None]
 
 
-def next_item(items: Iterable[WorklistItem], reader: str = "", after: str = "") -> WorklistItem | None:
-    """The most replica-like case that the reader (none named: anybody) has not rated yet, None where none is left.
+def next_unrated(items: Iterable[WorklistItem], reader: str = "", after: str = "") -> WorklistItem | None:
+    """The most replica-like case that the reader has not rated; without a name, that nobody has rated.
 
     Args:
-        items: with the reader's own ratings.
-        after: only below this case, where it is among the items.
+        items: in any order, with the reader's ratings (`with_ratings`).
+        reader: the reader's name, or "".
+        after: id of a case; only cases below it in the order of scores count. An id that is not among the items is
+            ignored.
+
+    Returns:
+        None if no such case is left.
     """
-    left = ordered(items)
-    if after:
-        position = next((n for n, item in enumerate(left) if item.synthetic_id == after), -1)
-        left = left[position + 1 :]
-    return next((item for item in left if not is_rated(item, reader)), None)
+    return first_unrated(ordered(items), reader, after)
+
+
+def first_unrated(
+    items: Sequence[WorklistItem], reader: str = "", after: str = "", *, wrap: bool = False
+) -> WorklistItem | None:
+    """The first case in the given order that is unrated, as in `next_unrated`; for lists in an order of their own.
+
+    Args:
+        wrap: go on from the top after the last case.
+    """
+    start = next((n + 1 for n, item in enumerate(items) if after and item.synthetic_id == after), 0)
+    rest = [*items[start:], *items[:start]] if wrap else items[start:]
+    return next((item for item in rest if not is_rated(item, reader)), None)

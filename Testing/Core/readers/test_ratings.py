@@ -18,7 +18,7 @@ from replica_detection.readers.consensus import consensus
 from replica_detection.readers.rating_store import RatingStore
 from replica_detection.readers.rating_tables import COLUMNS, read_ratings, write_ratings
 from replica_detection.readers.ratings import Rating, latest
-from replica_detection.readers.worklist import Filter, filtered, next_item, ordered, with_ratings
+from replica_detection.readers.worklist import Filter, filtered, next_unrated, ordered, with_ratings
 from replica_detection.results.schema import WorklistItem
 
 UTC_TIME = "2026-01-31T14:05:00.000000+00:00"
@@ -125,10 +125,10 @@ def test_cases_of_one_score_are_read_in_the_order_of_their_ids():
 
 def test_without_a_name_the_next_case_is_one_that_nobody_has_rated():
     items = [WorklistItem("a", "novel", 0.9), WorklistItem("b", "novel", 0.5)]
-    assert next_item(items).synthetic_id == "a"
+    assert next_unrated(items).synthetic_id == "a"
     seen = with_ratings(items, [replace(rating(), synthetic_id="a")])
-    assert next_item(seen).synthetic_id == "b" and next_item(seen, after="b") is None
-    assert next_item(with_ratings(items, [replace(rating(), synthetic_id="a")], "ben"), "ben").synthetic_id == "a"
+    assert next_unrated(seen).synthetic_id == "b" and next_unrated(seen, after="b") is None
+    assert next_unrated(with_ratings(items, [replace(rating(), synthetic_id="a")], "ben"), "ben").synthetic_id == "a"
 
 
 def test_a_full_disk_is_no_fault_of_the_rating(tmp_path):
@@ -269,7 +269,8 @@ def test_threads_share_one_store_without_losing_a_rating(tmp_path):
 
 WRITER = """
 import sys
-from replica_detection.ratings import Rating, RatingStore
+from replica_detection.readers.rating_store import RatingStore
+from replica_detection.readers.ratings import Rating
 store = RatingStore(sys.argv[1])
 for number in range(int(sys.argv[3])):
     store.add(Rating(f"{sys.argv[2]}-{number}", sys.argv[2], f"case {number}", "training", 1 + number % 4))
