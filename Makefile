@@ -4,12 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint types unit benchmark clean
+.PHONY: demo test lint types docs tutorials unit benchmark clean
 
 demo: $(VENV)/.user
 	$(BIN)/replica-detection demo --output demo
 
-test: lint types unit
+test: lint types docs unit
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -20,7 +20,15 @@ types: $(VENV)/.dev $(VENV)/.server
 	mkdir -p $(VENV)/typing && ln -sfn ../../MonaiLabelApp $(VENV)/typing/replica_detection_server
 	MYPYPATH=$(VENV)/typing $(BIN)/mypy -p replica_detection -p replica_detection_server
 
-unit: $(VENV)/.dev $(VENV)/.server $(VENV)/.slicer
+# A broken link or reference fails. The page is site/index.html.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+# Runs the tutorials as a whole and renews what their pages show: output and pictures.
+tutorials: $(VENV)/.docs
+	$(BIN)/python docs/hooks/tutorials.py docs/tutorials/*.py
+
+unit: $(VENV)/.dev $(VENV)/.server $(VENV)/.slicer $(VENV)/.docs
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 benchmark: $(VENV)/.dev $(VENV)/.server
@@ -38,6 +46,10 @@ $(VENV)/.dev: setup.py constraints.txt | $(VENV)/bin/python
 	$(PIP) -e ".[dev]"
 	touch $@ $(VENV)/.user
 
+$(VENV)/.docs: setup.py constraints.txt | $(VENV)/.dev
+	$(PIP) -e ".[docs]"
+	touch $@
+
 # The complete set (`.[server]`) adds 1.6 GB that the server never loads.
 $(VENV)/.server: requirements-server-bare.txt requirements-server-lean.txt requirements-test.txt | $(VENV)/.dev
 	$(PIP) --no-deps -r requirements-server-bare.txt
@@ -49,4 +61,4 @@ $(VENV)/.slicer: requirements-slicer-test.txt | $(VENV)/.dev
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) demo build dist site .mypy_cache .pytest_cache .ruff_cache

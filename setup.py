@@ -80,6 +80,13 @@ setup(
             "surface-distance-based-measures==0.1",
             "vtk>=9.3",
         ],
+        # The documentation site, `make docs`: BSD-2, MIT, ISC. MkDocs 2 has no plugins.
+        "docs": [
+            "mkdocs>=1.6,<2",
+            "mkdocs-material>=9.7,<10",
+            "mkdocstrings>=1,<2",
+            "mkdocstrings-python>=2,<3",
+        ],
     },
     entry_points={"console_scripts": ["replica-detection=replica_detection.cli:main"]},
 )
