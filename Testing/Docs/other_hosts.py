@@ -6,7 +6,10 @@ import re
 from html.parser import HTMLParser
 
 _LOADING = {"src", "srcset", "poster", "data", "background", "action", "formaction", "ping", "manifest"}
-_LINKS_THAT_LOAD = set("stylesheet icon preload prefetch preconnect dns-prefetch modulepreload manifest".split())
+_LINKS_THAT_LOAD = {
+    *("stylesheet", "icon", "manifest", "modulepreload"),
+    *("preload", "prefetch", "preconnect", "dns-prefetch"),
+}
 _ELSEWHERE = re.compile(r"(?:https?:|wss?:|ftp:)?//[^\s\"'`)<>]+", re.IGNORECASE)
 _IN_SCRIPT = re.compile(r"(?:https?|wss?|ftp)://[^\s\"'`)<>]+", re.IGNORECASE)
 _IN_STYLE = re.compile(r"(?:url\(\s*[\"']?|@import\s+[\"'])((?:https?:|ftp:)?//[^\s\"')]+)", re.IGNORECASE)
@@ -14,7 +17,9 @@ _COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 # Other comments do not survive in the scripts of a site, but strings such as "*/*" do.
 _LICENCE = re.compile(r"/\*!.*?\*/", re.DOTALL)
 # Names of XML vocabularies, which nothing fetches.
-_NAMESPACES = re.compile(r"https?://www\.w3\.org/(?:1999/(?:xhtml|xlink)|2000/(?:svg|xmlns)|1998/Math/MathML|XML/1998/namespace)/?")
+_NAMESPACES = re.compile(
+    r"https?://www\.w3\.org/(?:1999/(?:xhtml|xlink)|2000/(?:svg|xmlns)|1998/Math/MathML|XML/1998/namespace)/?"
+)
 
 
 def loaded_from_elsewhere(kind: str, text: str) -> list[str]:
