@@ -25,15 +25,11 @@ from monailabel.utils.sessions import Sessions
 from replica_detection.errors import ReplicaDetectionError
 from replica_detection.results.schema import to_json
 from replica_detection.version import __version__
-from replica_detection_server import children
-from replica_detection_server.cohorts import TRAINING
-from replica_detection_server.configuration import Configuration
-from replica_detection_server.hardening.examining import examine
-from replica_detection_server.hardening.notice import open_doors
-from replica_detection_server.hardening.private import make_private
-from replica_detection_server.hardening.settings import current
-from replica_detection_server.hardening.upload_limits import upload_limits
-from replica_detection_server.images import StudiesAndTraining
+from replica_detection_server.collection.datastore import StudiesAndTraining
+from replica_detection_server.collection.series import write_volume_of
+from replica_detection_server.computing.services import Services, services_of
+from replica_detection_server.data_folder.private_folder import make_private
+from replica_detection_server.incoming.refusals import refusal
 from replica_detection_server.lib.activelearning.most_replica_like import MostReplicaLike
 from replica_detection_server.lib.batch import BatchInfer
 from replica_detection_server.lib.infers.replica_matches import ReplicaMatches
@@ -43,11 +39,15 @@ from replica_detection_server.lib.scoring.score_all import ScoreAll
 from replica_detection_server.lib.trainers.build_index import BuildIndex
 from replica_detection_server.lib.trainers.encoder import TrainEncoder
 from replica_detection_server.lib.trainers.segmentation import TrainSegmentation
-from replica_detection_server.refusals import refusal
 from replica_detection_server.routes import register
 from replica_detection_server.routes.files import INBOX
-from replica_detection_server.series import write_volume_of
-from replica_detection_server.services import Services, services_of
+from replica_detection_server.routes.upload_limits import upload_limits
+from replica_detection_server.serving.stock_launch import open_doors
+from replica_detection_server.settings.cohorts import TRAINING
+from replica_detection_server.settings.configuration import Configuration
+from replica_detection_server.settings.launch_settings import current
+from replica_detection_server.uploads.examining import examine
+from replica_detection_server.util import process_guard
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +76,8 @@ class ReplicaDetectionApp(MONAILabelApp):
         self._auto_update_scoring = False
         if (server := _server()) is not None:
             register(server, self.services)
-            if children.MARK not in os.environ:  # MONAI Label's own launch
-                children.guard_this_process()
+            if process_guard.MARK not in os.environ:  # MONAI Label's own launch
+                process_guard.guard_this_process()
                 _close(self.services.configuration.data)
 
     # -------------------------------------------------------------------------------------------------- what there is
@@ -261,7 +261,7 @@ def _require_fit(services: Services, path: Path) -> None:
 
 def _server() -> FastAPI | None:
     """The web server of this process; None in the processes that MONAI Label starts for scoring and training."""
-    for name, attribute in (("replica_detection_server.hardening.asgi", "application"), ("monailabel.app", "app")):
+    for name, attribute in (("replica_detection_server.serving.asgi", "application"), ("monailabel.app", "app")):
         found: FastAPI | None = getattr(sys.modules.get(name), attribute, None)
         if found is not None:
             return found

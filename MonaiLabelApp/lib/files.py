@@ -44,6 +44,6 @@ def result_suffix(request: dict[str, Any]) -> str:
 def read_image(path: str) -> Volume:
     """The image that MONAI Label names: a file, or the folder of an uploaded series."""
     from replica_detection.io.volume import read_volume
-    from replica_detection_server.series import case_at
+    from replica_detection_server.collection.series import case_at
 
     return read_volume(case_at(Path(path), "image"))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from replica_detection.progress import Progress
-from replica_detection_server.progress import seldom
+from replica_detection_server.util.progress import seldom
 
 TOLD = "replica_detection.told"
 # How the last line of a failed job begins.
@@ -31,7 +31,7 @@ def telling_failures(of: str = "") -> Iterator[None]:
     Args:
         of: the image that failed, where others go on.
     """
-    from replica_detection_server.hardening.errors import known_refusal
+    from replica_detection_server.incoming.error_responses import known_refusal
 
     try:
         yield

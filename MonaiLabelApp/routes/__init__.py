@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends, FastAPI
 
+from replica_detection_server.computing.services import Services
 from replica_detection_server.routes import cases, jobs, pairs, ratings, status
 from replica_detection_server.routes.callers import USER
-from replica_detection_server.services import Services
 
 GROUPS = (status, cases, pairs, ratings, jobs)
 

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from fastapi import Depends, Query, Request
 
-from replica_detection_server.hardening.identity import having, reader_of
-from replica_detection_server.services import Services
+from replica_detection_server.access.identity import having, reader_of
+from replica_detection_server.computing.services import Services
 
 # Roles as MONAI Label names them; without authentication everybody has all.
 USER, ANNOTATOR, TRAINER, ADMIN = having("user"), having("annotator"), having("trainer"), having("admin")

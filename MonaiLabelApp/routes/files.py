@@ -10,12 +10,12 @@ from pathlib import Path
 
 from fastapi import HTTPException, UploadFile
 
-from replica_detection_server.cohorts import SUFFIXES, suffix_of
-from replica_detection_server.hardening.archives import unpack
-from replica_detection_server.hardening.examining import examine
-from replica_detection_server.hardening.names import ARCHIVES
-from replica_detection_server.hardening.uploads import UploadLimits
-from replica_detection_server.services import Services
+from replica_detection_server.computing.services import Services
+from replica_detection_server.incoming.names import ARCHIVES
+from replica_detection_server.settings.cohorts import SUFFIXES, suffix_of
+from replica_detection_server.uploads.archives import unpack
+from replica_detection_server.uploads.checks import UploadLimits
+from replica_detection_server.uploads.examining import examine
 
 MAX_UPLOAD_BYTES = 1 << 30
 INBOX = "upload-"

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, HTTPException, Path, Request
 
 from replica_detection.results.schema import Job
-from replica_detection_server.hardening.identity import ROLES, identity_of, reader_of
+from replica_detection_server.access.identity import ROLES, identity_of, reader_of
 from replica_detection_server.routes.callers import ANNOTATOR, TRAINER, Shared
 from replica_detection_server.routes.guarded import REFUSALS, Guarded
 

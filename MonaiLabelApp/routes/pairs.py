@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Response
 
 from replica_detection.results.schema import SurfaceReply, from_json
-from replica_detection_server.cohorts import TRAINING
-from replica_detection_server.hardening.queue import heavy
+from replica_detection_server.computing.queue import heavy
+from replica_detection_server.computing.services import Services
+from replica_detection_server.computing.workers import Result
 from replica_detection_server.routes.callers import Shared
 from replica_detection_server.routes.guarded import REFUSALS, Guarded
-from replica_detection_server.services import Services
-from replica_detection_server.workers import Result
+from replica_detection_server.settings.cohorts import TRAINING
 
 router = APIRouter(tags=["Replica"], route_class=Guarded, responses=REFUSALS)
 

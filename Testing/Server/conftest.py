@@ -84,8 +84,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     import nibabel as nib
     import numpy as np
 
-    from replica_detection_server import work
-    from replica_detection_server.configuration import Configuration
+    from replica_detection_server.comparison import tasks
+    from replica_detection_server.settings.configuration import Configuration
 
     folder = tmp_path_factory.mktemp("served")
     collections = collections_on_disk.make(folder)
@@ -97,7 +97,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         nib.save(moved, folder / f"studies{part}" / f"{MOVED}.nii.gz")
     before = checksums(*real_scans(collections))
     given = {"training": collections.training, "data": folder / "data", **conf(collections)}
-    work.score(Configuration.of(collections.studies, {key: str(value) for key, value in given.items()}))
+    tasks.score(Configuration.of(collections.studies, {key: str(value) for key, value in given.items()}))
     with running_server(
         collections.studies,
         work=folder,

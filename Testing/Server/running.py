@@ -18,7 +18,7 @@ APP = Path(__file__).resolve().parents[2] / "MonaiLabelApp"
 TIMEOUT = 90
 # `serve` with the main.py of another folder.
 OTHER_APP = (
-    "import sys; from pathlib import Path; from replica_detection_server import launch; "
+    "import sys; from pathlib import Path; from replica_detection_server.serving import launch; "
     "launch.MAIN = Path(sys.argv.pop(1)) / 'main.py'; from replica_detection.cli import main; main()"
 )
 

@@ -20,12 +20,12 @@ from fastapi import FastAPI
 from starlette.responses import Response
 
 from replica_detection.errors import InputError
-from replica_detection_server.hardening import access
-from replica_detection_server.hardening.access import Recorded, action_of
-from replica_detection_server.hardening.identity import Identity, identify
-from replica_detection_server.hardening.record import AccessRecord, check
-from replica_detection_server.hardening.request_log import cases_of
-from replica_detection_server.hardening.stock import datastore
+from replica_detection_server.access.identity import Identity, identify
+from replica_detection_server.records import recorded_replies
+from replica_detection_server.records.access_record import AccessRecord, check
+from replica_detection_server.records.recorded_replies import Recorded, action_of
+from replica_detection_server.records.request_log import cases_of
+from replica_detection_server.stock import datastore
 from Server.asgi_calls import call
 
 posix = pytest.mark.skipif(os.name != "posix", reason="rights and limits of POSIX")
@@ -332,7 +332,7 @@ def test_routes_note_themselves_what_they_serve(tmp_path, monkeypatch, asked, ca
     """With nothing read from the address, as when its reader is fooled."""
     scan = tmp_path / "scan.nii.gz"
     scan.write_bytes(b"scan")
-    monkeypatch.setattr(access, "cases_of", lambda scope: [])
+    monkeypatch.setattr(recorded_replies, "cases_of", lambda scope: [])
     monkeypatch.setattr(datastore, "image_file", lambda image: scan)
     monkeypatch.setattr(datastore, "known_label", lambda label, tag: scan)
     application = FastAPI()

@@ -24,9 +24,9 @@ from replica_detection.index.entries import Entry
 from replica_detection.index.training_index import TrainingIndex
 from replica_detection.io.cohort import Cohort
 from replica_detection.io.volume import read_volume
-from replica_detection_server.images import StudiesAndTraining
+from replica_detection_server.collection.datastore import StudiesAndTraining
+from replica_detection_server.collection.studies import Studies
 from replica_detection_server.lib.batch import BatchInfer
-from replica_detection_server.studies import Studies
 
 
 def fill(folder: Path, *names: str) -> Path:

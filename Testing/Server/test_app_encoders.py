@@ -21,13 +21,14 @@ from replica_detection.embedding.training import nt_xent, similarity_error, trai
 from replica_detection.errors import ConfigurationError, IndexFormatError, InputError
 from replica_detection.index.training_index import TrainingIndex
 from replica_detection.results.result import DetectionResult
-from replica_detection_server import encoders, work
-from replica_detection_server.configuration import Configuration
-from replica_detection_server.engine import Engine
-from replica_detection_server.jobs import Jobs
+from replica_detection_server.comparison import tasks
+from replica_detection_server.comparison.engine import Engine
+from replica_detection_server.computing.jobs import Jobs
+from replica_detection_server.computing.services import Services
 from replica_detection_server.lib.trainers import encoder as trainer_module
 from replica_detection_server.lib.trainers.encoder import TrainEncoder
-from replica_detection_server.services import Services
+from replica_detection_server.settings import embeddings
+from replica_detection_server.settings.configuration import Configuration
 from Server.conftest import until
 from Server.running import Server, running_server
 
@@ -70,7 +71,7 @@ def test_a_path_behind_a_name_is_the_same_from_every_working_folder(folder, cont
     assert (made.embedding, made.segment) == (f"contrastive:{contrastive}", "vessels")
     assert made.named_files == {"embedding": contrastive}
     monkeypatch.chdir("/")
-    assert encoders.made(Configuration.from_json(made.to_json())).images.kind == "contrastive"
+    assert embeddings.made(Configuration.from_json(made.to_json())).images.kind == "contrastive"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_an_embedding_that_cannot_be_is_refused_at_the_start(folder, contrastive
 
 
 def test_an_index_alone_has_its_own_embedding(folder, tmp_path):
-    index = work.build_index(configured(folder, tmp_path)).folder
+    index = tasks.build_index(configured(folder, tmp_path)).folder
     alone = {"data": str(tmp_path / "other"), "index": str(index)}
     assert Configuration.of(folder / "studies", alone).embedding is None
     with pytest.raises(ConfigurationError, match="an index alone has its own"):
@@ -104,12 +105,12 @@ def test_an_index_alone_has_its_own_embedding(folder, tmp_path):
 
 def test_an_index_of_another_embedding_is_not_used_but_made_anew(folder, contrastive, tmp_path, monkeypatch):
     plain = configured(folder, tmp_path)
-    work.build_index(plain)
+    tasks.build_index(plain)
     for same in (plain, replace(plain, embedding="invariants"), replace(plain, measures="mae")):
-        assert Engine(same).training() is not None and work.open_index(same)
+        assert Engine(same).training() is not None and tasks.open_index(same)
     named = replace(plain, embedding=f"contrastive:{contrastive}")
     with pytest.raises(IndexFormatError, match="another embedding"):
-        work.open_index(named)
+        tasks.open_index(named)
     services = Services(named)
     with pytest.raises(HTTPException, match=r"another embedding.*/replica/jobs"):
         services.engine.required_index()
@@ -118,25 +119,25 @@ def test_an_index_of_another_embedding_is_not_used_but_made_anew(folder, contras
     services.start()
     assert started == ["index"]
 
-    built = work.build_index(named)
+    built = tasks.build_index(named)
     assert built.encoder_settings["images"]["name"] == "contrastive"
     assert services.engine.required_index().version == built.content_id, "the running server takes it"
     before = (named.index / "index.json").stat().st_mtime_ns
-    assert work.build_index(named).content_id == built.content_id
+    assert tasks.build_index(named).content_id == built.content_id
     assert (named.index / "index.json").stat().st_mtime_ns == before, "it fits now and stays"
 
 
 def test_an_index_without_a_measure_that_is_named_is_made_anew_by_the_scoring(folder, tmp_path):
     plain = configured(folder, tmp_path, measures="mae")
-    work.build_index(plain)
+    tasks.build_index(plain)
     more = replace(plain, measures="mae,embedding_cosine")
     with pytest.raises(IndexFormatError, match="'embedding_cosine'"):
-        work.open_index(more)
-    result = work.score(more)
+        tasks.open_index(more)
+    result = tasks.score(more)
     assert {m.measure for m in result.matches} == {"mae", "embedding_cosine"}
     assert next(c for c in result.summary if c.synthetic_id == COPY).nearest_training_id == COPIED
     with pytest.raises(IndexFormatError, match="Build it again"):
-        work.score(replace(more, training=None, measures="mae,memorization_index"))
+        tasks.score(replace(more, training=None, measures="mae,memorization_index"))
 
 
 # ---------------------------------------------------------------------------------------------------- the training task
@@ -170,14 +171,14 @@ def test_an_encoder_is_trained_to_its_end_and_then_used(folder, tmp_path, monkey
     assert trainer.stats()["best_metric"] == pytest.approx(done["best_metric"])
 
     named = configured(folder, tmp_path, embedding="trained")
-    first = work.build_index(named)
+    first = tasks.build_index(named)
     assert first.encoders.images is not None and first.encoders.images.kind == "contrastive"
     # A training that is under way does not touch the encoder in use; one that ended does.
     again = trainer({**request, "epochs": 1, "kind": "deepssim", "restart": True}, None)
     assert again["kind"] == trainer.stats()["kind"] == "deepssim" and 0 <= again["best_metric"] <= 1
     with pytest.raises(IndexFormatError, match="another embedding"):
-        work.open_index(named)
-    assert work.build_index(named).encoders.images.kind == "deepssim"
+        tasks.open_index(named)
+    assert tasks.build_index(named).encoders.images.kind == "deepssim"
     assert TrainingIndex.open(named.index).content_id != first.content_id
 
 
@@ -191,7 +192,7 @@ def test_a_training_that_cannot_be_is_refused(folder, tmp_path, bad):
         with pytest.raises(HTTPException, match="start the server with training") as refused:
             refuses()
     assert refused.value.status_code == 409
-    assert not encoders.trained_file(without).exists()
+    assert not embeddings.trained_file(without).exists()
 
 
 def test_the_bar_of_a_client_is_1_for_the_best_encoder_and_chance_for_none():
@@ -224,7 +225,7 @@ def launched(folder: Path, data: Path, log: str, **pairs: str):
 def server(folder, data):
     """The tests below use it in their order: scored, then with an encoder that it trained."""
     measures = ",".join(FEATURE)
-    work.score(configured(folder, data, measures=measures, validation=str(folder / "unseen")))
+    tasks.score(configured(folder, data, measures=measures, validation=str(folder / "unseen")))
     with launched(folder, data, "first", measures=measures) as running:
         yield running
 

@@ -156,12 +156,14 @@ def test_jobs_end_with_the_server_and_are_told_of_by_the_next(collections, tmp_p
         client = ReplicaClient(server.url)
         until(lambda: any(j.state == "running" for j in client.jobs()), "no job makes the index")
         job = client.jobs()[0]
-        child = next(p for p in psutil.Process(server.pid).children() if "replica_detection_server.jobs" in p.cmdline())
+        child = next(
+            p for p in psutil.Process(server.pid).children() if "replica_detection_server.computing.jobs" in p.cmdline()
+        )
         server.process.kill()
         server.process.wait()
         until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, "the job outlives the server")
-    from replica_detection_server.configuration import Configuration
-    from replica_detection_server.jobs import Jobs
+    from replica_detection_server.computing.jobs import Jobs
+    from replica_detection_server.settings.configuration import Configuration
 
     given = {"training": str(collections.training), "data": str(tmp_path / "data")}
     jobs = Jobs(Configuration.of(collections.studies, given))

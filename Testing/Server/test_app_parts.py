@@ -29,19 +29,19 @@ from replica_detection.results.result import VERDICTS, CaseSummary
 from replica_detection.results.schema import WorklistItem
 from replica_detection.results.views import worklist_item
 from replica_detection.surfaces.mesh import mesh_of_mask
-from replica_detection_server import volumes
-from replica_detection_server.configuration import Configuration, default_data_folder
-from replica_detection_server.hardening.identity import ROLES, Identity, identify
-from replica_detection_server.hardening.privacy import sees_all, visible
-from replica_detection_server.hardening.settings import Settings
-from replica_detection_server.hardening.uploads import UploadLimits
-from replica_detection_server.jobs import AlreadyRunningError, Jobs
-from replica_detection_server.keeping import Kept, Recent
+from replica_detection_server.access.identity import ROLES, Identity, identify
+from replica_detection_server.access.visible_ratings import sees_all, visible
+from replica_detection_server.comparison import exports
+from replica_detection_server.computing.jobs import AlreadyRunningError, Jobs
+from replica_detection_server.computing.services import Services
+from replica_detection_server.incoming.refusals import no_index
 from replica_detection_server.lib.files import fresh_file
-from replica_detection_server.progress import Pace, seldom, time_left
-from replica_detection_server.refusals import no_index
 from replica_detection_server.routes.files import received
-from replica_detection_server.services import Services
+from replica_detection_server.settings.configuration import Configuration, default_data_folder
+from replica_detection_server.settings.launch_settings import Settings
+from replica_detection_server.uploads.checks import UploadLimits
+from replica_detection_server.util.caching import Kept, Recent
+from replica_detection_server.util.progress import Pace, seldom, time_left
 from Server.collections_on_disk import image_bytes
 
 # ------------------------------------------------------------------------------------------------------ configuration
@@ -340,7 +340,7 @@ def test_a_surface_in_the_space_of_a_mirrored_file_still_looks_outwards():
     affine = np.array([[0, -2.0, 0, 7], [1.0, 0, 0, -3], [0, 0, 0.5, 11], [0, 0, 0, 1]])
     for mirror in (1.0, -1.0):
         stated = affine @ np.diag([mirror, 1, 1, 1])
-        moved = volumes.in_file_space(mesh_of_mask(mask, np.diag([*spacing, 1.0])), spacing, stated)
+        moved = exports.in_file_space(mesh_of_mask(mask, np.diag([*spacing, 1.0])), spacing, stated)
         direct = mesh_of_mask(mask, stated)
         assert np.allclose(moved.points, direct.points, atol=1e-6)
         assert moved.volume == pytest.approx(direct.volume) and moved.volume > 0
@@ -368,7 +368,7 @@ def test_a_job_that_waits_can_be_cancelled_and_only_the_last_ones_are_kept(folde
     assert jobs.cancel(second.id).state == "cancelled" and jobs.cancel("unknown") is None
     assert jobs.cancel(first.id).state == "cancelled"
     assert [j.state for j in jobs.all()] == ["cancelled"] * 2
-    monkeypatch.setattr("replica_detection_server.jobs.KEPT", 3)
+    monkeypatch.setattr("replica_detection_server.computing.jobs.KEPT", 3)
     for _ in range(5):
         jobs.cancel(jobs.start("index").id)
     assert len(jobs.all()) == 3

@@ -17,7 +17,7 @@ pytest.importorskip("monailabel", reason="the server needs it: requirements-serv
 
 import psutil
 
-from replica_detection_server import children
+from replica_detection_server.util import process_guard
 from Server.conftest import until
 
 # A job that has a process of its own, both deaf to what asks them to end, and neither in the server's session.
@@ -33,7 +33,7 @@ DEAF = (
 SERVER = (
     "import subprocess, sys, threading, time\n"
     "from pathlib import Path\n"
-    "from replica_detection_server.children import guarded\n"
+    "from replica_detection_server.util.process_guard import guarded\n"
     "deaf = sys.argv[1]\n"
     "with guarded(Path(sys.argv[2])):\n"
     "    start = lambda: subprocess.Popen([sys.executable, '-c', deaf, '2', deaf], start_new_session=True)\n"
@@ -54,8 +54,8 @@ def _server(note: Path) -> Iterator[tuple[subprocess.Popen, list[psutil.Process]
         assert process.stdout.readline() == "started\n"
         until(lambda: len(psutil.Process(process.pid).children(recursive=True)) == 4, "not all started", seconds=60)
         below = psutil.Process(process.pid).children(recursive=True)
-        below.sort(key=lambda child: "replica_detection_server.children" in child.cmdline())
-        assert "replica_detection_server.children" in below[-1].cmdline()
+        below.sort(key=lambda child: "replica_detection_server.util.process_guard" in child.cmdline())
+        assert "replica_detection_server.util.process_guard" in below[-1].cmdline()
         yield process, below
     finally:
         process.kill()
@@ -110,25 +110,25 @@ def test_the_next_server_ends_what_a_killed_guard_could_not(tmp_path):
         server.wait()
         time.sleep(0.5)
         assert all(_lives(process) for process in below[:-1])
-        with children.guarded(note):
+        with process_guard.guarded(note):
             assert not any(_lives(process) for process in below[:-1])
-        assert children.MARK not in os.environ
+        assert process_guard.MARK not in os.environ
 
 
 def test_no_other_process_is_ended(tmp_path):
     """Neither one without a mark nor one of another server, whatever the note of the last one says."""
     sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
     marks = (None, "", "0" * 32, "f" * 31)
-    others = [subprocess.Popen(sleep, env=os.environ | ({} if m is None else {children.MARK: m})) for m in marks]
+    others = [subprocess.Popen(sleep, env=os.environ | ({} if m is None else {process_guard.MARK: m})) for m in marks]
     try:
         (tmp_path / "note").write_text("f" * 32)
         for note in ("note", "empty", "none"):
             (tmp_path / "empty").write_text("")
-            with children.guarded(tmp_path / note):
+            with process_guard.guarded(tmp_path / note):
                 assert len((tmp_path / note).read_text()) == 32
         (tmp_path / "note").write_bytes(b"\xff\xfe")
-        assert children.end_marked("") == 0
-        with children.guarded(tmp_path / "note"):
+        assert process_guard.end_marked("") == 0
+        with process_guard.guarded(tmp_path / "note"):
             pass
         assert all(other.poll() is None for other in others)
     finally:

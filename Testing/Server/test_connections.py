@@ -22,9 +22,15 @@ pytest.importorskip("monailabel", reason="the server needs it: requirements-serv
 
 import uvicorn
 
-from replica_detection_server.hardening import connections
-from replica_detection_server.hardening.connections import OTHER_FILES, Connections, Limits, _address, open_files
-from replica_detection_server.hardening.protocol import BoundedHttp, BoundedServer
+from replica_detection_server.incoming import connections
+from replica_detection_server.incoming.connections import (
+    OTHER_FILES,
+    Connections,
+    Limits,
+    _address,
+    open_files,
+)
+from replica_detection_server.incoming.protocol import BoundedHttp, BoundedServer
 from Server.conftest import until
 
 QUICK = Limits(

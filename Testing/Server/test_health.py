@@ -24,10 +24,10 @@ from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
 from Core.made_up import cohort
-from replica_detection_server.hardening import health
-from replica_detection_server.hardening.health import Health
-from replica_detection_server.hardening.queue import Queue
-from replica_detection_server.hardening.settings import Settings
+from replica_detection_server.computing.queue import Queue
+from replica_detection_server.serving import health
+from replica_detection_server.serving.health import Health
+from replica_detection_server.settings.launch_settings import Settings
 from Server.conftest import until
 from Server.running import Server, running_server
 

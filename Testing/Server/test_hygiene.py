@@ -16,10 +16,15 @@ from fastapi import FastAPI, Form, UploadFile
 from starlette import requests as of_starlette
 from starlette.responses import JSONResponse
 
-from replica_detection_server.hardening import hygiene, names
-from replica_detection_server.hardening.forms import MAX_FIELD, MAX_FIELDS, BoundedParser, bound
-from replica_detection_server.hardening.headers import ONCE, OnlyOnce
-from replica_detection_server.hardening.hygiene import MAX_BODY, MAX_JSON_BODY, MAX_SIGN_IN, OnlyClean
+from replica_detection_server.incoming import names, request_limits
+from replica_detection_server.incoming.forms import MAX_FIELD, MAX_FIELDS, BoundedParser, bound
+from replica_detection_server.incoming.headers import ONCE, OnlyOnce
+from replica_detection_server.incoming.request_limits import (
+    MAX_BODY,
+    MAX_JSON_BODY,
+    MAX_SIGN_IN,
+    OnlyClean,
+)
 from Server.asgi_calls import Reply, call
 
 JSON = {"Content-Type": "application/json"}
@@ -85,18 +90,18 @@ def test_what_came_whole_is_refused_at_once(method, path, headers, length, annou
     """Nothing comes after the end of a body; `call` waits for ever there, as a client that stays does."""
     start = time.monotonic()
     reply = _asked(method, path, b"[" + b"1" * (length - 2) + b"]", headers=headers, announced=announced)
-    assert reply.status in (413, 415) and time.monotonic() - start < hygiene.DRAIN_SECONDS / 2
+    assert reply.status in (413, 415) and time.monotonic() - start < request_limits.DRAIN_SECONDS / 2
 
 
 def test_long_json_is_read_in_a_thread_and_bad_json_is_told_so(monkeypatch):
     used = []
-    real = hygiene.json_fault
+    real = request_limits.json_fault
 
     def noted(value):
         used.append(threading.get_ident())
         return real(value)
 
-    monkeypatch.setattr(hygiene, "json_fault", noted)
+    monkeypatch.setattr(request_limits, "json_fault", noted)
     assert _asked("POST", "/replica/ratings", RATING).status == 200
     assert used and threading.get_ident() not in used
     assert _asked("POST", "/replica/ratings", b"{" * 10_000).status == 422

@@ -18,11 +18,11 @@ pytest.importorskip("fastapi", reason="the server needs it: requirements-server-
 from starlette.responses import JSONResponse
 
 from replica_detection.errors import InputError
-from replica_detection_server.hardening import delays, keys, turns
-from replica_detection_server.hardening.delays import Delays
-from replica_detection_server.hardening.gate import Gate, Keyring
-from replica_detection_server.hardening.identity import ROLES
-from replica_detection_server.hardening.keys import ApiKeys, KeyOwner, Scrypt, made_key
+from replica_detection_server.access import delays, keys, turns
+from replica_detection_server.access.authentication import Gate, Keyring
+from replica_detection_server.access.delays import Delays
+from replica_detection_server.access.identity import ROLES
+from replica_detection_server.access.keys import ApiKeys, KeyOwner, Scrypt, made_key
 from Server.asgi_calls import call
 
 KEY, OTHER = "a" * 32, "b" * 32
@@ -82,7 +82,7 @@ def test_no_key_is_made_whose_last_day_has_passed():
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes of POSIX")
 def test_a_pipe_as_key_file_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "keys")
-    program = "import sys; from pathlib import Path; from replica_detection_server.hardening.keys import ApiKeys; "
+    program = "import sys; from pathlib import Path; from replica_detection_server.access.keys import ApiKeys; "
     command = [sys.executable, "-c", program + "ApiKeys.read(Path(sys.argv[1]))", str(tmp_path / "keys")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1 and "is not a regular file" in done.stderr
@@ -417,7 +417,7 @@ def test_signing_in_with_a_hashed_key_takes_its_turn(tmp_path, cheap):
     """A password is a key: without the gate's turns, wrong ones would take up the threads of all routes."""
     from types import SimpleNamespace
 
-    from replica_detection_server.hardening.stock import overview
+    from replica_detection_server.stock import overview
 
     key, line = made_key("anna", hashed=True)
     door = _gate(tmp_path, line)

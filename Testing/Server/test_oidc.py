@@ -21,11 +21,11 @@ import jwt
 import requests
 
 from replica_detection.errors import ConfigurationError
-from replica_detection_server.hardening import fetching, oauth
-from replica_detection_server.hardening.arguments import check_proxies, check_tokens, role_names
-from replica_detection_server.hardening.fetching import is_secure
-from replica_detection_server.hardening.identity import ROLES
-from replica_detection_server.hardening.oauth import Realm, RealmUnreachableError
+from replica_detection_server.access import fetching, oauth
+from replica_detection_server.access.fetching import is_secure
+from replica_detection_server.access.identity import ROLES
+from replica_detection_server.access.oauth import Realm, RealmUnreachableError
+from replica_detection_server.serving.launch_checks import check_proxies, check_tokens, role_names
 from Server.provider_of_tokens import CLIENT, ROLE, as_jwk, ec_key, public_pem, rsa_key, running_provider, unchecked
 
 

@@ -24,8 +24,8 @@ from Core import made_up
 from replica_detection.cli import app
 from replica_detection.client import ReplicaClient
 from replica_detection.errors import UnreachableError
-from replica_detection_server import work
-from replica_detection_server.configuration import Configuration
+from replica_detection_server.comparison import tasks
+from replica_detection_server.settings.configuration import Configuration
 from Server.started import started, url_of
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -69,7 +69,7 @@ def test_backup_amid_work_and_restore_after_everything_is_lost(tmp_path):
     (tmp_path / "keys").write_text(f"anna:{KEY}\n")
     (tmp_path / "keys").chmod(0o600)
     conf = {"training": str(tmp_path / "training"), "data": str(tmp_path / "data"), "measures": "mae"}
-    work.build_index(Configuration.of(tmp_path / "studies", conf))
+    tasks.build_index(Configuration.of(tmp_path / "studies", conf))
     places = {"DATA": "data", "STUDIES": "studies", "KEYS": "keys", "LOGS": "logs", "BACKUP": "the backups/today"}
     places = {name: str(tmp_path / place) for name, place in places.items()} | {"OWNER": getpass.getuser()}
     (tmp_path / "logs").mkdir()

@@ -16,9 +16,13 @@ pytest.importorskip("monailabel", reason="the server needs it: requirements-serv
 
 from Core import made_up
 from replica_detection.errors import InputError, ReplicaDetectionError
-from replica_detection_server.configuration import Configuration
-from replica_detection_server.hardening import sweeping
-from replica_detection_server.hardening.private import make_private, private_folder, readable_index
+from replica_detection_server.data_folder import sweeping
+from replica_detection_server.data_folder.private_folder import (
+    make_private,
+    private_folder,
+    readable_index,
+)
+from replica_detection_server.settings.configuration import Configuration
 
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
 NOBODY = 65534
@@ -79,7 +83,7 @@ def test_a_drive_that_keeps_no_rights_is_told_of():
 def test_files_of_another_user_in_it_are_told_of():
     script = (
         "import os, sys; from pathlib import Path\n"
-        "from replica_detection_server.hardening.private import make_private\n"
+        "from replica_detection_server.data_folder.private_folder import make_private\n"
         f"os.setuid({NOBODY}); print(make_private(Path(sys.argv[1])))"
     )
     with tempfile.TemporaryDirectory() as name:

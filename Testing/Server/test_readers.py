@@ -27,9 +27,9 @@ from fastapi import HTTPException
 from pydantic import BaseModel
 
 from Core import made_up
-from replica_detection_server import notes
-from replica_detection_server.hardening.stock.asked import plain
-from replica_detection_server.images import StudiesAndTraining
+from replica_detection_server.collection import client_notes
+from replica_detection_server.collection.datastore import StudiesAndTraining
+from replica_detection_server.stock.lookup import plain
 from Server.collections_on_disk import image_bytes
 from Server.conftest import strict_json, until
 from Server.running import Server, running_server
@@ -243,14 +243,14 @@ def test_notes_that_lie_in_the_file_already_replace_nothing(tmp_path):
 def test_notes_are_bounded_all_together(tmp_path):
     (tmp_path / "s.nii.gz").write_bytes(b"s")
     store = StudiesAndTraining(tmp_path, tmp_path / "volumes", lambda: None, watch=True)
-    store.update_image_info("s", {"first": "x" * (notes.LARGEST_BYTES // 2)})
+    store.update_image_info("s", {"first": "x" * (client_notes.LARGEST_BYTES // 2)})
     deep: object = 1
-    for _ in range(notes.DEEPEST + 1):
+    for _ in range(client_notes.DEEPEST + 1):
         deep = [deep]
     for over in (
-        {"second": "é" * (notes.LARGEST_BYTES // 4)},
-        {f"n{n}": 0 for n in range(notes.MOST)},
-        {"x" * (notes.LONGEST_NAME + 1): 0},
+        {"second": "é" * (client_notes.LARGEST_BYTES // 4)},
+        {f"n{n}": 0 for n in range(client_notes.MOST)},
+        {"x" * (client_notes.LONGEST_NAME + 1): 0},
         {"deep": deep},
     ):
         with pytest.raises(HTTPException) as refused:
@@ -258,7 +258,7 @@ def test_notes_are_bounded_all_together(tmp_path):
         assert refused.value.status_code == 422
     assert set(store.get_image_info("s")) == {"first", "name", "path", "ts"}
     store.update_image_info("s", {"first": ""})
-    store.update_image_info("s", {"second": "x" * (notes.LARGEST_BYTES // 2)})
+    store.update_image_info("s", {"second": "x" * (client_notes.LARGEST_BYTES // 2)})
 
 
 # ------------------------------------------------------------------------------------------------ faults of a request

@@ -20,11 +20,11 @@ import uvicorn
 from cryptography.hazmat.primitives import serialization
 from starlette.responses import JSONResponse
 
-from replica_detection_server.hardening import reloading
-from replica_detection_server.hardening.given_files import LARGEST
-from replica_detection_server.hardening.keys import ApiKeys
-from replica_detection_server.hardening.logs import LogFile, Scrub, WithoutPatients
-from replica_detection_server.hardening.record import AccessRecord
+from replica_detection_server.access.keys import ApiKeys
+from replica_detection_server.records.access_record import AccessRecord
+from replica_detection_server.records.redaction import LogFile, Scrub, WithoutPatients
+from replica_detection_server.serving import reloading
+from replica_detection_server.util.named_files import LARGEST
 from Server.running import free_port
 from Server.test_client_tls import certificate
 

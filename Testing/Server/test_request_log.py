@@ -17,15 +17,15 @@ from starlette.responses import JSONResponse
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from replica_detection.errors import InputError
-from replica_detection_server.hardening import sampling
-from replica_detection_server.hardening.addresses import address_of, neighbourhood
-from replica_detection_server.hardening.arguments import both_families
-from replica_detection_server.hardening.case_codes import SECRET, CaseCodes
-from replica_detection_server.hardening.identity import Identity, identify
-from replica_detection_server.hardening.logs import Scrub, WithoutPatients, configuration
-from replica_detection_server.hardening.replies import Envelope
-from replica_detection_server.hardening.request_log import RequestLog
-from replica_detection_server.hardening.sampling import Sampler
+from replica_detection_server.access.identity import Identity, identify
+from replica_detection_server.records import sampling
+from replica_detection_server.records.case_codes import SECRET, CaseCodes
+from replica_detection_server.records.redacted_replies import Envelope
+from replica_detection_server.records.redaction import Scrub, WithoutPatients, configuration
+from replica_detection_server.records.request_log import RequestLog
+from replica_detection_server.records.sampling import Sampler
+from replica_detection_server.serving.launch_checks import both_families
+from replica_detection_server.util.addresses import address_of, neighbourhood
 from Server.asgi_calls import call
 
 
@@ -190,7 +190,9 @@ def test_the_log_file_keeps_its_history_in_a_flood_of_broken_requests(tmp_path):
         assert kept[0] == kept[1]
         passed += kept[0]
     assert passed == sampling.EACH and handler["filters"] == ["without_patients"]
-    other = logging.LogRecord("replica_detection_server.jobs", logging.WARNING, "y.py", 9, "a job failed", (), None)
+    other = logging.LogRecord(
+        "replica_detection_server.computing.jobs", logging.WARNING, "y.py", 9, "a job failed", (), None
+    )
     assert lines.filter(other), "others are heard meanwhile"
 
 

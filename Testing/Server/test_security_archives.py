@@ -12,7 +12,7 @@ from contextlib import nullcontext, suppress
 import pytest
 
 from replica_detection.errors import InputError
-from replica_detection_server.hardening.archives import MAX_MEMBERS, unpack
+from replica_detection_server.uploads.archives import MAX_MEMBERS, unpack
 
 LIMIT = 1 << 20
 

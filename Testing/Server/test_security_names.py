@@ -15,10 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from replica_detection.errors import InputError
 from replica_detection.io.paths import composed
-from replica_detection_server.hardening.hygiene import url_fault
-from replica_detection_server.hardening.keys import ApiKeys, readable_by_others
-from replica_detection_server.hardening.logs import Scrub, WithoutPatients, where
-from replica_detection_server.hardening.names import (
+from replica_detection_server.access.keys import ApiKeys, readable_by_others
+from replica_detection_server.incoming.names import (
     ARCHIVES,
     KnownId,
     NewId,
@@ -28,7 +26,9 @@ from replica_detection_server.hardening.names import (
     extension,
     json_object,
 )
-from replica_detection_server.hardening.origin import OnlyMeantForUs, host_name, is_loopback
+from replica_detection_server.incoming.request_limits import url_fault
+from replica_detection_server.incoming.trusted_hosts import OnlyMeantForUs, host_name, is_loopback
+from replica_detection_server.records.redaction import Scrub, WithoutPatients, where
 
 TRAVERSAL = ["../x", "..", ".", "a/b", "a\\b", "/etc/passwd", "a\x00b", "a\nb", "", "x" * 300]
 KEY = "a" * 32
@@ -282,13 +282,13 @@ def test_a_failure_is_described_without_its_message():
         ("monailabel.datastore", logging.ERROR, "Failed for Smith", (), "said something (line 7)"),
         ("py.warnings", logging.WARNING, "/data/Smith.nii", (), "said something (line 7)"),
         (
-            "replica_detection_server.jobs",
+            "replica_detection_server.computing.jobs",
             logging.WARNING,
             "not used: %s",
             (ValueError("Smith"),),
             "not used: ValueError",
         ),
-        ("replica_detection_server.jobs", logging.INFO, "in /data/x: %d", (3,), "in <data>/x: 3"),
+        ("replica_detection_server.computing.jobs", logging.INFO, "in /data/x: %d", (3,), "in <data>/x: 3"),
         ("uvicorn.error", logging.ERROR, "Traceback (most recent call last):\n Smith", (), "a traceback"),
         ("uvicorn.error", logging.INFO, "Started", (), "Started"),
     ],

@@ -8,7 +8,7 @@ pytest.importorskip("fastapi", reason="the server's packages are not installed: 
 
 from fastapi import HTTPException
 
-from replica_detection_server.hardening.queue import Queue
+from replica_detection_server.computing.queue import Queue
 
 
 def test_so_many_run_so_many_wait_the_rest_is_refused():

@@ -14,7 +14,7 @@ pytest.importorskip("monailabel", reason="the server's packages are not installe
 
 from monailabel.utils.sessions import Sessions
 
-from replica_detection_server.hardening.sessions import PrivateSessions
+from replica_detection_server.uploads.sessions import PrivateSessions
 
 
 @pytest.fixture

@@ -20,16 +20,16 @@ from fastapi import HTTPException
 
 from Core.made_up import cohort
 from replica_detection.errors import InputError
-from replica_detection_server.configuration import Configuration
-from replica_detection_server.hardening import examining
-from replica_detection_server.hardening.errors import as_refusal
-from replica_detection_server.hardening.examining import examine
-from replica_detection_server.hardening.queue import Queue, heavy
-from replica_detection_server.hardening.stock import datastore, infer, sessions
-from replica_detection_server.hardening.uploads import UploadLimits
+from replica_detection_server.computing.queue import Queue, heavy
+from replica_detection_server.computing.services import Services
+from replica_detection_server.computing.workers import Limits, Result, Workers
+from replica_detection_server.incoming.error_responses import as_refusal
 from replica_detection_server.routes import cases
-from replica_detection_server.services import Services
-from replica_detection_server.workers import Limits, Result, Workers
+from replica_detection_server.settings.configuration import Configuration
+from replica_detection_server.stock import datastore, infer, sessions
+from replica_detection_server.uploads import examining
+from replica_detection_server.uploads.checks import UploadLimits
+from replica_detection_server.uploads.examining import examine
 from Server.conftest import until
 from Server.made_uploads import nifti
 from Server.running import Server, running_server
@@ -89,7 +89,7 @@ def workers_of(server: Server) -> list[psutil.Process]:
     found = []
     for process in psutil.Process(server.pid).children():
         try:
-            if "replica_detection_server.worker" in process.cmdline():
+            if "replica_detection_server.computing.worker" in process.cmdline():
                 found.append(process)
         except psutil.Error:
             continue
@@ -351,11 +351,11 @@ def test_a_stuck_queue_can_be_seen():
 
 def test_one_process_makes_the_null_while_others_wait(configuration, monkeypatch):
     """Else each of the processes would compute it, at half the speed."""
-    from replica_detection_server import work
+    from replica_detection_server.comparison import tasks
 
-    work.build_index(configuration)
+    tasks.build_index(configuration)
     inside, most = [], [0]
-    plain = work.cohorts.validation
+    plain = tasks.cohorts.validation
 
     def slowly(given):
         inside.append(1)
@@ -364,9 +364,9 @@ def test_one_process_makes_the_null_while_others_wait(configuration, monkeypatch
         inside.pop()
         return plain(given)
 
-    monkeypatch.setattr(work.cohorts, "validation", slowly)
-    index = work.open_index(configuration)
-    threads = [threading.Thread(target=work.detector_for, args=(configuration, index)) for _ in range(3)]
+    monkeypatch.setattr(tasks.cohorts, "validation", slowly)
+    index = tasks.open_index(configuration)
+    threads = [threading.Thread(target=tasks.detector_for, args=(configuration, index)) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -375,9 +375,9 @@ def test_one_process_makes_the_null_while_others_wait(configuration, monkeypatch
 
 
 def test_services_start_a_process_ahead_of_the_first_request(configuration):
-    from replica_detection_server import work
+    from replica_detection_server.comparison import tasks
 
-    work.build_index(configuration)
+    tasks.build_index(configuration)
     services = Services(configuration)
     services.start()
     try:

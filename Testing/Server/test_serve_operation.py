@@ -16,9 +16,9 @@ pytest.importorskip("monailabel", reason="the server needs it: requirements-serv
 
 import requests
 
-from replica_detection_server.hardening.case_codes import CaseCodes
-from replica_detection_server.hardening.keys import made_key
-from replica_detection_server.hardening.record import check
+from replica_detection_server.access.keys import made_key
+from replica_detection_server.records.access_record import check
+from replica_detection_server.records.case_codes import CaseCodes
 from Server import collections_on_disk
 from Server.collections_on_disk import ANNA, COPIED, COPY, Collections, reviewing
 from Server.conftest import until

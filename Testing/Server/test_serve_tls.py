@@ -21,9 +21,9 @@ from replica_detection.client import ReplicaClient
 from replica_detection.errors import InputError, UnreachableError
 from replica_detection.readers.rating_store import RatingStore
 from replica_detection.readers.ratings import Rating
-from replica_detection_server.configuration import Configuration
-from replica_detection_server.hardening import tls
-from replica_detection_server.launch import Listening
+from replica_detection_server.serving import tls
+from replica_detection_server.serving.launch import Listening
+from replica_detection_server.settings.configuration import Configuration
 from Server.certificates import certificate
 from Server.conftest import until
 from Server.started import started, url_of
@@ -155,7 +155,7 @@ def test_its_jobs_end_when_it_is_killed(folder, server, client):
 
     def both_run():
         words = " ".join(word for child in process.children() for word in child.cmdline())
-        return "monailabel.interfaces.utils.app" in words and "replica_detection_server.jobs" in words
+        return "monailabel.interfaces.utils.app" in words and "replica_detection_server.computing.jobs" in words
 
     until(both_run, "the jobs do not start", seconds=60)
     children = process.children(recursive=True)

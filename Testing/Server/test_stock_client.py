@@ -265,7 +265,7 @@ def test_options_of_a_training_that_cannot_be_had(ours, tmp_path, trainer, optio
 
 
 def test_epochs_and_weights_to_begin_with_in_our_words():
-    from replica_detection_server.hardening.stock.usual import translated
+    from replica_detection_server.stock.task_options import translated
 
     offered = {"epochs", "restart", "early_stop_patience"}
     told = {**TRAINING_OPTIONS, "max_epochs": 7, "pretrained": False, "early_stop_patience": 3}
@@ -277,7 +277,7 @@ def test_epochs_and_weights_to_begin_with_in_our_words():
 
 
 def test_patience_of_a_training():
-    from replica_detection_server.lib.trainers.asked import LARGEST_EPOCHS, patience
+    from replica_detection_server.lib.trainers.validation import LARGEST_EPOCHS, patience
 
     assert [patience({"early_stop_patience": n}, 10) for n in (-1, 0, 3)] == [LARGEST_EPOCHS, LARGEST_EPOCHS, 3]
     assert patience({}, 10) == 10

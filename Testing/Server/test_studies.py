@@ -23,12 +23,12 @@ from Core.made_dicom import write_series
 from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.io.cohort import Cohort
 from replica_detection.io.volume import read_volume
-from replica_detection_server import studies as rule
-from replica_detection_server.configuration import Configuration
-from replica_detection_server.engine import Engine
-from replica_detection_server.images import StudiesAndTraining
-from replica_detection_server.series import one_case
-from replica_detection_server.studies import Studies
+from replica_detection_server.collection import studies as rule
+from replica_detection_server.collection.datastore import StudiesAndTraining
+from replica_detection_server.collection.series import one_case
+from replica_detection_server.collection.studies import Studies
+from replica_detection_server.comparison.engine import Engine
+from replica_detection_server.settings.configuration import Configuration
 
 NOTES = "datastore_v2.json"
 # Pipes, names that are no Unicode, and names that differ in case alone.

@@ -12,12 +12,17 @@ pytest.importorskip("monailabel", reason="the server needs it: requirements-serv
 
 from Core import made_up
 from Core.made_dicom import write_series
-from replica_detection_server.configuration import Configuration
-from replica_detection_server.hardening import upload_limits as made
-from replica_detection_server.hardening.settings import Settings
-from replica_detection_server.hardening.upload_limits import FACTOR, LEAST_VOXELS, upload_limits, voxels_of
-from replica_detection_server.hardening.uploads import UploadLimits
-from replica_detection_server.services import Services
+from replica_detection_server.computing.services import Services
+from replica_detection_server.routes import upload_limits as made
+from replica_detection_server.routes.upload_limits import (
+    FACTOR,
+    LEAST_VOXELS,
+    upload_limits,
+    voxels_of,
+)
+from replica_detection_server.settings.configuration import Configuration
+from replica_detection_server.settings.launch_settings import Settings
+from replica_detection_server.uploads.checks import UploadLimits
 from Server.made_uploads import SHAPE, voxels, whole_files
 
 
@@ -61,12 +66,12 @@ def test_a_list_of_training_images(tmp_path):
 
 
 def test_an_index_alone_knows_the_size_also_where_its_images_are_gone(tmp_path):
-    from replica_detection_server import work
+    from replica_detection_server.comparison import tasks
 
     scans = made_up.cohort(tmp_path / "training", 3)
     given = {"training": str(scans), "index": str(tmp_path / "x.rdindex"), "data": str(tmp_path / "data")}
     (tmp_path / "studies").mkdir()
-    work.build_index(Configuration.of(tmp_path / "studies", {**given, "measures": "mae"}))
+    tasks.build_index(Configuration.of(tmp_path / "studies", {**given, "measures": "mae"}))
     state = state_for(tmp_path, index=str(tmp_path / "x.rdindex"), measures="mae")
     known = upload_limits(state)
     assert known.max_voxels == FACTOR * np.prod(made_up.SHAPE)

@@ -21,14 +21,14 @@ from Core.bad_files import image_faults
 from replica_detection.errors import InputError
 from replica_detection.io.paths import is_dicom_name, is_image_name
 from replica_detection.io.volume import read_volume
-from replica_detection_server.hardening.codestreams import (
+from replica_detection_server.uploads.checks import UploadLimits, check_series, check_upload
+from replica_detection_server.uploads.codestreams import (
     MAX_MARKERS,
     MAX_SCANS,
     UnfitStreamError,
     jpeg2000_size,
     jpeg_size,
 )
-from replica_detection_server.hardening.uploads import UploadLimits, check_series, check_upload
 from Server.made_uploads import (
     bare_png,
     compressed_dicom,

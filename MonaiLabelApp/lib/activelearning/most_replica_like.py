@@ -8,7 +8,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
 from replica_detection.readers.worklist import next_unrated
-from replica_detection_server.services import Services
+from replica_detection_server.computing.services import Services
 
 
 class MostReplicaLike(Strategy):

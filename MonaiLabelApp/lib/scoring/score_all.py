@@ -7,9 +7,9 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 
-from replica_detection_server import work
-from replica_detection_server.configuration import Configuration
+from replica_detection_server.comparison import tasks
 from replica_detection_server.lib.progress import logged
+from replica_detection_server.settings.configuration import Configuration
 
 
 class ScoreAll(ScoringMethod):
@@ -25,5 +25,5 @@ class ScoreAll(ScoringMethod):
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         """How many images got which verdict. Raises as `work.score`."""
-        result = work.score(self.configuration, logged("score_all"))
+        result = tasks.score(self.configuration, logged("score_all"))
         return {"scored": len(result.summary), **{v: result.count(v) for v in ("replica", "suspicious", "novel")}}

@@ -7,10 +7,10 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
-from replica_detection_server import work
-from replica_detection_server.engine import Engine
+from replica_detection_server.comparison import tasks
+from replica_detection_server.comparison.engine import Engine
 from replica_detection_server.lib.progress import logged
-from replica_detection_server.lib.trainers.asked import flag
+from replica_detection_server.lib.trainers.validation import flag
 
 
 class BuildIndex(TrainTask):
@@ -38,6 +38,6 @@ class BuildIndex(TrainTask):
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Raises as `wanted` and `work.build_index`."""
         wanted, tell = self.wanted(request), logged("build_index")
-        index = work.build_index(self.engine.configuration, tell, **wanted)
+        index = tasks.build_index(self.engine.configuration, tell, **wanted)
         tell("cases in the index", len(index), len(index) + len(index.problems))
         return {"cases": len(index), "left_out": len(index.problems), "measures": list(index.measure_names)}

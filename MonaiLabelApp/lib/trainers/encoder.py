@@ -12,10 +12,18 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from replica_detection.embedding.training import KINDS, NETWORKS, train_encoder
 from replica_detection.networks.weights import SIDECAR
-from replica_detection_server import cohorts, encoders
-from replica_detection_server.configuration import Configuration
 from replica_detection_server.lib.progress import logged
-from replica_detection_server.lib.trainers.asked import DEVICES, LARGEST_EPOCHS, choice, device, flag, patience, whole
+from replica_detection_server.lib.trainers.validation import (
+    DEVICES,
+    LARGEST_EPOCHS,
+    choice,
+    device,
+    flag,
+    patience,
+    whole,
+)
+from replica_detection_server.settings import cohorts, embeddings
+from replica_detection_server.settings.configuration import Configuration
 
 _EPOCHS, _PATIENCE = 200, 30
 
@@ -25,7 +33,7 @@ class TrainEncoder(TrainTask):
 
     def __init__(self, configuration: Configuration):
         self.configuration = configuration
-        self.folder = encoders.training_folder(configuration)
+        self.folder = embeddings.training_folder(configuration)
         super().__init__("Trains an encoder of the training cohort's images, for `--embedding trained`")
 
     def config(self) -> dict[str, Any]:
@@ -78,7 +86,7 @@ class TrainEncoder(TrainTask):
             progress=logged("encoder"),
             **wanted,
         )
-        encoders.publish(self.configuration)
+        embeddings.publish(self.configuration)
         return {
             "best_metric": _quality(wanted["kind"], report.best_loss),
             "kind": wanted["kind"],

@@ -10,11 +10,19 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
 from replica_detection.segmentation.training import NETWORKS, train_segmentation
-from replica_detection_server import cohorts
-from replica_detection_server.configuration import Configuration
 from replica_detection_server.lib.infers.segmentation import TRAINED
 from replica_detection_server.lib.progress import logged
-from replica_detection_server.lib.trainers.asked import DEVICES, LARGEST_EPOCHS, choice, device, flag, patience, whole
+from replica_detection_server.lib.trainers.validation import (
+    DEVICES,
+    LARGEST_EPOCHS,
+    choice,
+    device,
+    flag,
+    patience,
+    whole,
+)
+from replica_detection_server.settings import cohorts
+from replica_detection_server.settings.configuration import Configuration
 
 _EPOCHS, _PATCH, _PATIENCE = 100, 64, 10
 _LARGEST_PATCH = 512

@@ -136,8 +136,8 @@ def serve(
     Example: replica-detection serve --studies synthetic/ --training training/ --validation unseen/
     """
     try:
-        from replica_detection_server.configuration import Configuration
-        from replica_detection_server.launch import Listening, launch
+        from replica_detection_server.serving.launch import Listening, launch
+        from replica_detection_server.settings.configuration import Configuration
     except ImportError as error:
         raise ConfigurationError(
             f"the server cannot be loaded ({error}): pip install 'replica-detection[server]'"

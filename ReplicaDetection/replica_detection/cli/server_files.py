@@ -41,7 +41,7 @@ def make_key(
     Example: replica-detection make-key anna --expires 2027-01-31 --hashed
     """
     try:
-        from replica_detection_server.hardening.keys import made_key
+        from replica_detection_server.access.keys import made_key
     except ImportError as error:
         raise ConfigurationError(NEEDED.format(error=error)) from None
     try:
@@ -62,7 +62,7 @@ def case_code(
     Example: grep $(replica-detection case-code syn_001 --data /var/lib/replica-detection) server.log
     """
     try:
-        from replica_detection_server.hardening.case_codes import CaseCodes
+        from replica_detection_server.records.case_codes import CaseCodes
     except ImportError as error:
         raise ConfigurationError(NEEDED.format(error=error)) from None
     typer.echo(CaseCodes(data, make=False).code(case))
@@ -81,7 +81,7 @@ def check_access_record(
     Example: replica-detection check-access-record access.jsonl-* access.jsonl
     """
     try:
-        from replica_detection_server.hardening.record import check
+        from replica_detection_server.records.access_record import check
     except ImportError as error:
         raise ConfigurationError(NEEDED.format(error=error)) from None
     found = check(files, continued=continued)

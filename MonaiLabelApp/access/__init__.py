@@ -1,0 +1,1 @@
+"""Keys, tokens, identities and roles."""

@@ -1,0 +1,69 @@
+"""A wrong key costs time after some tries. Only the refusal waits: whoever has a right key is never kept waiting.
+
+A hashed key must first be known for a right one, see turns.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from replica_detection_server.util.addresses import neighbourhood
+
+FREE_TRIES = 5
+FIRST_SECONDS, MOST_SECONDS = 0.5, 8.0
+# An address is forgotten when it was silent for so long, or when so many others came after it.
+FORGOTTEN_SECONDS = 900.0
+REMEMBERED = 10_000
+# So many refusals wait at once, in all and of one address; further ones are sent off at once, with 429. As many as
+# there may be connections: a refusal that is not waited for is followed by the next try.
+WAITING, WAITING_EACH = 500, 100
+
+
+@dataclass
+class _Tries:
+    wrong: int = 0
+    last: float = 0.0
+    waiting: int = 0
+
+
+class Delays:
+    """Counts wrong keys by address. Used from the event loop alone."""
+
+    def __init__(self) -> None:
+        self._tries: OrderedDict[str, _Tries] = OrderedDict()
+        self._waiting = 0
+
+    async def wrong_key(self, address: str) -> bool:
+        """Notes a wrong key and waits as long as its refusal must; False where too many wait already."""
+        tries = self._noted(neighbourhood(address))
+        seconds = self.seconds(tries.wrong)
+        if not seconds:
+            return True
+        if self._waiting >= WAITING or tries.waiting >= WAITING_EACH:
+            return False
+        tries.waiting, self._waiting = tries.waiting + 1, self._waiting + 1
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            tries.waiting, self._waiting = tries.waiting - 1, self._waiting - 1
+        return True
+
+    @staticmethod
+    def seconds(wrong: int) -> float:
+        """How long the refusal of the nth wrong key waits."""
+        beyond = wrong - FREE_TRIES
+        return min(MOST_SECONDS, FIRST_SECONDS * 2.0 ** min(beyond - 1, 30)) if beyond > 0 else 0.0
+
+    def _noted(self, client: str) -> _Tries:
+        now = time.monotonic()
+        tries = self._tries.setdefault(client, _Tries())
+        self._tries.move_to_end(client)
+        if now - tries.last > FORGOTTEN_SECONDS:
+            tries.wrong = 0
+        tries.wrong, tries.last = tries.wrong + 1, now
+        while len(self._tries) > REMEMBERED:
+            self._tries.popitem(last=False)
+        return tries

@@ -1,0 +1,65 @@
+"""Who sends a request. The gate writes it into the request's state; routes ask here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fastapi import HTTPException, Request
+from starlette.requests import HTTPConnection
+from starlette.types import Scope
+
+from replica_detection.io.paths import composed
+from replica_detection_server.settings.launch_settings import current
+
+# Least to most: a role may do what those before it may. MONAI Label itself refuses an admin the routes of a user, and
+# knows no trainer, who may start and end trainings and other long jobs.
+ROLES = ("user", "annotator", "reviewer", "trainer", "admin")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """`reader` is "" without authentication; `rank` is the index of the highest role in ROLES."""
+
+    reader: str = ""
+    rank: int = len(ROLES) - 1
+
+
+NOBODY = Identity()
+
+
+def identify(scope: Scope, identity: Identity) -> None:
+    """Writes down who sends the request; accents of the name as in all other names."""
+    scope.setdefault("state", {})["identity"] = replace(identity, reader=composed(identity.reader))
+
+
+def identity_of(connection: HTTPConnection) -> Identity:
+    found: Identity = getattr(connection.state, "identity", NOBODY)
+    return found
+
+
+def reader_of(connection: HTTPConnection) -> str:
+    """The reader's name by key or token; "" without authentication, where the request itself may name one."""
+    return identity_of(connection).reader
+
+
+def having(role: str) -> Any:
+    """A dependency of routes, for `Depends`: refuses with 403 whoever has less than a role.
+
+    Without authentication everyone has all roles, as at MONAI Label, whose own check it is under its own launch.
+    """
+    if current() is None:
+        from monailabel.config import settings
+        from monailabel.endpoints.user.auth import RBAC
+
+        stock = "admin" if role == "trainer" else role
+        return RBAC(getattr(settings, f"MONAI_LABEL_AUTH_ROLE_{stock.upper()}"))
+    least = ROLES.index(role)
+
+    async def check(request: Request) -> Identity:
+        identity = identity_of(request)
+        if identity.rank < least:
+            raise HTTPException(403, f"This needs the role of {role}.")
+        return identity
+
+    return check

@@ -1,0 +1,98 @@
+"""Whose key is hashed next: wrong ones must not keep a right one waiting.
+
+Only a hash tells the two apart, so fairness goes by where a key comes from and which line of the key file it names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from anyio import CapacityLimiter, to_thread
+
+from replica_detection_server.access.delays import REMEMBERED
+
+# So many hashes are made at once, and so many wait: as many as there may be connections. Those that wait cost nothing.
+AT_ONCE, WAITING = 2, 500
+T = TypeVar("T")
+
+
+class BusyError(Exception):
+    """Too many keys or tokens are being checked."""
+
+    def __init__(self) -> None:
+        super().__init__("Too many keys or tokens are being checked. Try again in a moment.")
+
+
+@dataclass(eq=False)
+class _Place:
+    """`whose`: the client and the line."""
+
+    whose: tuple[str, str]
+    ready: asyncio.Future[None]
+    begun: bool = False
+
+
+class Turns:
+    """Makes hashes in threads of their own. Used from the event loop alone.
+
+    One at a time for a client. Next is whoever has tried the fewest keys on a line, waiting ones included; of those the
+    one that came last: who guesses sends the next key when the answer to the last one is there, and so stands behind
+    whoever comes in between. Where all places are taken, the check that would be the last one is refused.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[_Place] = []
+        self._busy: set[str] = set()
+        # Keys that were not right, or are not known to be, by client and line.
+        self._tried: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._limiter: CapacityLimiter | None = None
+
+    async def run(self, client: str, line: str, check: Callable[[], T | None]) -> T | None:
+        """What `check` finds; None counts as a wrong key. Raises BusyError where too many wait."""
+        place = _Place((client, line), asyncio.get_running_loop().create_future())
+        self._note(place.whose)
+        self._waiting.append(place)
+        self._begin()
+        if len(self._waiting) > WAITING:
+            # max takes the first of equals, which came first.
+            last = max(self._waiting, key=self._tries)
+            self._waiting.remove(last)
+            last.ready.set_exception(BusyError())
+        try:
+            await place.ready
+            if self._limiter is None:
+                self._limiter = CapacityLimiter(AT_ONCE)
+            found = await to_thread.run_sync(check, limiter=self._limiter)
+        finally:
+            if place.begun:
+                self._busy.discard(client)
+                self._begin()
+            elif place in self._waiting:
+                self._waiting.remove(place)
+        if found is not None:
+            self._tried.pop(place.whose, None)
+        return found
+
+    def _note(self, whose: tuple[str, str]) -> None:
+        self._tried[whose] = self._tried.pop(whose, 0) + 1
+        if len(self._tried) > REMEMBERED:
+            self._tried.popitem(last=False)
+
+    def _tries(self, place: _Place) -> int:
+        return self._tried.get(place.whose, 0)
+
+    def _begin(self) -> None:
+        while len(self._busy) < AT_ONCE:
+            free = [place for place in reversed(self._waiting) if place.whose[0] not in self._busy]
+            if not free:
+                return
+            chosen = min(free, key=self._tries)
+            self._waiting.remove(chosen)
+            self._busy.add(chosen.whose[0])
+            chosen.begun = True
+            if not chosen.ready.done():
+                chosen.ready.set_result(None)

@@ -1,0 +1,1 @@
+"""The studies and training cases: files, series, labels, and MONAI Label's datastore over them."""

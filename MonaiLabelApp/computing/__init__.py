@@ -1,0 +1,1 @@
+"""The processes that compute: workers, jobs, and the queue before them."""

@@ -1,0 +1,1 @@
+"""The server's own folder: who may enter it, what is cleared away, a disk that is full."""

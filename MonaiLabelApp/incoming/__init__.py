@@ -1,0 +1,1 @@
+"""Connections and requests: limits, trusted hosts, names, and the answers to errors."""

@@ -1,0 +1,1 @@
+"""The access record, the request log, and the redaction of both."""

@@ -1,0 +1,1 @@
+"""The launch of `replica-detection serve`: the application, TLS, health, metrics, reloading."""

@@ -1,0 +1,416 @@
+"""The hardened launch: checks what it was told, prepares a private folder, and runs the server until it is stopped."""
+
+from __future__ import annotations
+
+import json
+import logging
+import logging.config
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from rich.markup import escape
+from starlette.types import ASGIApp
+
+from replica_detection.cli.console import console, print_warnings
+from replica_detection.errors import ConfigurationError, InputError, ReplicaDetectionError
+from replica_detection.version import __version__
+from replica_detection_server.access.keys import ApiKeys, readable_by_others
+from replica_detection_server.computing.queue import WAITING
+from replica_detection_server.data_folder.private_folder import private_folder
+from replica_detection_server.incoming.connections import (
+    MAX_CONNECTIONS,
+    PER_ADDRESS,
+    Connections,
+    Limits,
+    open_files,
+)
+from replica_detection_server.incoming.trusted_hosts import is_address, is_loopback
+from replica_detection_server.records.redaction import Scrub, configuration, where
+from replica_detection_server.serving import tls
+from replica_detection_server.serving.launch_checks import (
+    both_families,
+    check_proxies,
+    check_tokens,
+    role_names,
+)
+from replica_detection_server.serving.reloading import ignore_signal_until_started, reload_on_signal
+from replica_detection_server.settings.configuration import Configuration
+from replica_detection_server.settings.launch_settings import (
+    MAX_UPLOAD_MB,
+    MEBIBYTE,
+    VARIABLE,
+    Settings,
+)
+
+logger = logging.getLogger(__name__)
+
+# Variables that would undo what the launch sets: MONAI_LABEL_CORS_ORIGINS also stops MONAI Label from starting.
+NEVER = ("MONAI_LABEL_CORS_ORIGINS", "MONAI_LABEL_DATASTORE", "MONAI_LABEL_API_STR", "MONAI_LABEL_APP_CONF")
+SECONDS_TO_STOP = 10
+# MONAI Label loads an app by its file; tests put in one with tasks that misbehave.
+MAIN = Path(__file__).resolve().parents[1] / "main.py"
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Where the server listens and who may use it. At most one of `api_key_file`, `realm_uri` and `oidc_issuer`."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    allow_hosts: tuple[str, ...] = ()
+    api_key_file: Path | None = None
+    realm_uri: str = ""
+    oidc_issuer: str = ""
+    oidc_audience: str = ""
+    oidc_roles_claim: str = ""
+    oidc_name_claim: str = ""
+    oidc_roles: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+    access_record: Path | None = None
+    without_authentication: bool = False
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    max_upload_mb: int = MAX_UPLOAD_MB
+    max_upload_voxels: int = 0
+    waiting: int = WAITING
+    compute_seconds: float = 600
+    compute_memory_mb: int = 0
+    ratings_visible: str = ""
+    max_connections: int = MAX_CONNECTIONS
+    connections_per_address: int = PER_ADDRESS
+
+    def __post_init__(self) -> None:
+        # The launch leaves the working folder. Links stay as they are: a renewed certificate is another target of one.
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Path):
+                object.__setattr__(self, field.name, value.expanduser().absolute())
+
+    @property
+    def issuer(self) -> str:
+        """Whose tokens are taken; "" for none's."""
+        return self.oidc_issuer or self.realm_uri
+
+    def check(self) -> list[str]:
+        """Raises ConfigurationError or InputError for what must not be; returns what is worth a warning."""
+        if bool(self.api_key_file) + bool(self.realm_uri) + bool(self.oidc_issuer) > 1:
+            raise ConfigurationError("--api-key-file, --oidc-issuer and --realm-uri exclude each other")
+        open_to_all = not self.api_key_file and not self.issuer
+        if not open_to_all and self.without_authentication:
+            raise ConfigurationError("--insecure-no-authentication contradicts --api-key-file and --oidc-issuer")
+        if open_to_all and not is_loopback(self.host) and not self.without_authentication:
+            raise ConfigurationError(
+                f"--host {self.host} is reached from other machines: give --api-key-file FILE or --oidc-issuer URL, "
+                "or say --insecure-no-authentication"
+            )
+        check_tokens(self.issuer, self.oidc_roles, self.oidc_audience, self.oidc_roles_claim, self.oidc_name_claim)
+        check_proxies(self.trusted_proxies)
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            raise ConfigurationError("--tls-certificate and --tls-key go together")
+        for path in (self.tls_certificate, self.tls_key):
+            if path is not None and not path.is_file():
+                raise InputError(path, "does not exist", "Give the certificate and its key as PEM files")
+        if self.ratings_visible not in ("", "all", "own"):
+            raise ConfigurationError(f"--ratings-visible {self.ratings_visible} must be all or own")
+        if self.ratings_visible == "own" and open_to_all:
+            raise ConfigurationError("--ratings-visible own needs keys or tokens: without them all are one reader")
+        said = []
+        if self.api_key_file:
+            ApiKeys.read(self.api_key_file)
+            if readable_by_others(self.api_key_file):
+                said.append(f"{self.api_key_file} can be read by other users of this machine: chmod 600 it.")
+        if open_to_all and not is_loopback(self.host):
+            said.append("Everyone who reaches this machine can use the server and see the patients' images.")
+        if not is_loopback(self.host) and not self.tls_certificate:
+            said.append("Images and keys travel unencrypted: give --tls-certificate, or use a proxy that ends TLS.")
+        return said
+
+
+def launch(given: Configuration, listening: Listening) -> None:
+    """Runs the server until Ctrl-C or SIGTERM; then ends its jobs and returns.
+
+    Raises:
+        ConfigurationError, InputError: the arguments cannot be used; nothing was started.
+        ReplicaDetectionError: the port is taken, another server uses the data folder, or the server did not start.
+    """
+    said = listening.check()
+    said += ApiKeys.read(listening.api_key_file).warnings() if listening.api_key_file else []
+    if listening.tls_certificate and listening.tls_key:
+        said += tls.checked(listening.tls_certificate, listening.tls_key)
+    ignore_signal_until_started()
+    with _socket(listening.host, listening.port) as listener, private_folder(given) as found:
+        settings = _settings(given, listening)
+        logging.config.dictConfig(configuration(settings.logs, Scrub(settings.folders)))
+        logging.captureWarnings(True)
+        threading.excepthook = _in_a_thread
+        warnings.simplefilter("ignore")
+        _prepare_environment(settings)
+        app = _made(given, settings, listener.getsockname()[1])
+        _serve(app, settings, listening, listener, [*said, *found, *_found_at_the_start()])
+    _leave_if_busy()
+
+
+def _settings(given: Configuration, listening: Listening) -> Settings:
+    names = (socket.gethostname(), socket.getfqdn()) if not is_loopback(listening.host) else ()
+    own = () if is_address(listening.host) else (listening.host,)
+    settings = Settings(
+        data=given.data,
+        loopback=is_loopback(listening.host),
+        hosts=tuple(dict.fromkeys((*own, *names, *listening.allow_hosts))),
+        api_key_file=listening.api_key_file,
+        realm_uri=listening.issuer,
+        oidc_audience=listening.oidc_audience,
+        oidc_roles_claim=listening.oidc_roles_claim,
+        oidc_name_claim=listening.oidc_name_claim,
+        oidc_roles=role_names(listening.oidc_roles),
+        access_record=listening.access_record,
+        max_upload_bytes=listening.max_upload_mb * MEBIBYTE,
+        max_upload_voxels=listening.max_upload_voxels,
+        waiting=listening.waiting,
+        compute_seconds=listening.compute_seconds,
+        compute_memory_mb=listening.compute_memory_mb,
+        ratings_visible=listening.ratings_visible,
+        folders=_folders(given),
+    )
+    for folder in (settings.sessions, settings.temporary, settings.logs):
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o700)
+    return settings
+
+
+def _folders(given: Configuration) -> tuple[tuple[str, str], ...]:
+    """Every folder whose place is nobody's business, with the name that stands for it."""
+    named = {
+        "studies": given.studies,
+        "training": given.training,
+        "training masks": given.training_masks,
+        "validation": given.validation,
+        "validation masks": given.validation_masks,
+        "masks": given.masks,
+        "index": given.index,
+        "patients": given.patients,
+        "data": given.data,
+        "app": Path(__file__).resolve().parents[1],
+        "home": Path.home(),
+        "python": Path(sys.prefix),
+    }
+    named |= {key.replace("_", " "): path for key, path in given.named_files.items()}
+    named |= {f"linked {n}": path for n, path in enumerate(given.link_folders, 1)}
+    return tuple((str(path), f"<{name}>") for name, path in named.items() if path is not None)
+
+
+def _prepare_environment(settings: Settings) -> None:
+    """What MONAI Label reads when it is imported, here and in its job processes."""
+    for name in NEVER:
+        os.environ.pop(name, None)
+    os.environ.update(
+        {
+            VARIABLE: settings.to_json(),
+            "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
+            "MONAI_LABEL_TRACKING_ENABLED": "false",
+            "MONAI_LABEL_DATASTORE_AUTO_RELOAD": "true",
+            "MONAI_LABEL_DATASTORE_READ_ONLY": "false",
+            "MONAI_LABEL_SESSIONS": "true",
+            "MONAI_LABEL_SESSION_PATH": str(settings.sessions),
+            "MONAI_LABEL_INFER_CONCURRENCY": "-1",
+            "MONAI_LABEL_AUTH_ENABLE": "true" if settings.realm_uri else "false",
+            "MONAI_LABEL_AUTH_REALM_URI": settings.realm_uri or "http://localhost",
+            # Uploads and results pass through files; in /tmp other users of the machine could read them.
+            "TMPDIR": str(settings.temporary),
+            "TEMP": str(settings.temporary),
+            "TMP": str(settings.temporary),
+            "PYTHONPATH": _python_path(),
+        }
+    )
+    tempfile.tempdir = str(settings.temporary)
+    empty = Path(tempfile.mkdtemp(prefix="cwd-"))
+    # MONAI Label reads a .env of the working folder as settings, and opens an id that exists there as a file.
+    os.chdir(empty)
+
+
+def _python_path() -> str:
+    """The user's own, still right after the working folder has changed."""
+    return os.pathsep.join(str(Path(p).absolute()) for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p)
+
+
+def _made(given: Configuration, settings: Settings, port: int) -> ASGIApp:
+    """The application around the app object, so that what is wrong with it is said before anything listens."""
+    folder = settings.data / "app"
+    folder.mkdir(exist_ok=True)
+    # MONAI Label writes into the folder of its app, and an installed one is nobody's to write to.
+    shutil.copyfile(MAIN, folder / "main.py")
+    try:
+        from monailabel.interfaces.utils.app import app_instance
+        from monailabel.main import Main
+    except ImportError as error:
+        raise ConfigurationError(
+            f"the server needs MONAI Label ({error}): pip install 'replica-detection[server]', Python 3.11 or 3.12"
+        ) from None
+    arguments = ["start_server", "--app", str(folder), "--studies", str(given.studies), "--port", str(port)]
+    for key, value in json.loads(given.to_json()).items():
+        if key != "studies" and value is not None:
+            arguments += ["--conf", key, str(value)]
+    starter = Main.__new__(Main)  # its constructor sets up a log that names everything
+    starter.actions = {"start_server"}
+    starter.start_server_init_settings(starter.args_parser().parse_args(arguments))
+    from replica_detection_server.serving import asgi
+
+    app_instance()
+    return asgi.app
+
+
+def _found_at_the_start() -> list[str]:
+    """What the app has to say about its files; tests run apps that say nothing."""
+    from monailabel.interfaces.utils.app import app_instance
+
+    return list(getattr(app_instance(), "notices", list)())
+
+
+def _serve(app: ASGIApp, settings: Settings, listening: Listening, listener: socket.socket, said: list[str]) -> None:
+    import uvicorn
+
+    from replica_detection_server.incoming.protocol import BoundedHttp, BoundedServer
+    from replica_detection_server.serving import asgi
+
+    limits = Limits(open_files(listening.max_connections), listening.connections_per_address)
+    asgi.application.state.connections = Connections(limits)
+
+    class Announcing(BoundedServer):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                _announce(settings, listening, listener.getsockname()[1], said)
+                _tell_of_jobs()
+                logger.info("started: version %s, authentication by %s", __version__, settings.authentication)
+                reload_on_signal(self.config)
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            asgi.end_computations()  # else their callers would be waited for
+            await super().shutdown(sockets)
+
+    server = Announcing(
+        uvicorn.Config(
+            app,
+            loop="asyncio",
+            http=BoundedHttp,
+            workers=1,  # jobs and sessions live in one process
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            ws="none",
+            timeout_graceful_shutdown=SECONDS_TO_STOP,
+            ssl_certfile=listening.tls_certificate,
+            ssl_keyfile=listening.tls_key,
+            # Only what a proxy of --trusted-proxy says of a client counts; uvicorn's default is this machine's.
+            proxy_headers=bool(listening.trusted_proxies),
+            forwarded_allow_ips=both_families(listening.trusted_proxies),
+        ),
+        asgi.application.state.connections,
+    )
+    if listening.tls_certificate and listening.tls_key:
+        server.config.load()
+        # Not uvicorn's own context, whose ciphers depend on its version.
+        server.config.ssl = tls.context(listening.tls_certificate, listening.tls_key)
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        server.run(sockets=[listener])
+    except (KeyboardInterrupt, SystemExit):  # uvicorn passes the signal on once it has stopped
+        pass
+    finally:
+        logger.info("stopped")
+        logging.shutdown()
+    if not server.started:
+        raise ReplicaDetectionError(f"the server did not start; {settings.logs / 'server.log'} says where it failed")
+    console.print("Stopped.")
+
+
+def _announce(settings: Settings, listening: Listening, port: int, said: list[str]) -> None:
+    scheme = "https" if listening.tls_certificate else "http"
+    host = f"[{listening.host}]" if ":" in listening.host else listening.host
+    who = {
+        "none": "nobody needs a key" + (": every user of this machine can come in" if settings.loopback else ""),
+        "key": "readers with a key of the key file",
+        "token": f"users of {settings.realm_uri} with a role of this server",
+    }[settings.authentication]
+    reach = "this machine only" if settings.loopback else "every network that reaches this machine"
+    console.print(f"[bold]Replica Detection[/bold] serves [bold]{scheme}://{host}:{port}[/bold]  (Ctrl-C stops it)")
+    hosts = ", ".join(dict.fromkeys(("localhost", *settings.hosts)))
+    console.print(f"  reached from   {reach}; Host names: {escape(hosts)}")
+    console.print(f"  who            {escape(who)}")
+    console.print("  closed         web pages of other origins, /reload, /logs, /proxy, /ohif, /model, /infer/wsi")
+    console.print(f"  limits         {listening.max_upload_mb} MiB an upload, {settings.waiting} waiting computations")
+    console.print(f"                 {settings.compute_seconds:g} s and {_memory(settings)} MiB for each computation")
+    console.print(f"  own folder     {escape(str(settings.data))} (results, ratings, sessions, log)")
+    if settings.access_record:
+        console.print(f"  access record  {escape(str(settings.access_record))}")
+    print_warnings(said)
+
+
+def _tell_of_jobs() -> None:
+    from monailabel.interfaces.utils.app import app_instance
+
+    from replica_detection_server.serving.console_progress import Telling
+
+    telling = Telling(app_instance().services, lambda line: console.print(escape(line)))
+    threading.Thread(target=telling.run, name="telling", daemon=True).start()
+
+
+def _memory(settings: Settings) -> int:
+    from replica_detection_server.computing.workers import Limits
+
+    return Limits.of(settings.compute_seconds, settings.compute_memory_mb).memory_bytes // MEBIBYTE
+
+
+@contextmanager
+def _socket(host: str, port: int) -> Iterator[socket.socket]:
+    """A bound socket: a port that is taken is known before anything else is done."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as error:
+        raise ConfigurationError(f"--host {host} is no address of a network ({error})") from None
+    with socket.socket(family, kind, protocol) as listener:
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+        except OSError as error:
+            raise ReplicaDetectionError(
+                f"cannot listen on {host} port {port} ({error.strerror or error}). Choose another --port or --host."
+            ) from None
+        yield listener
+
+
+def _in_a_thread(failed: threading.ExceptHookArgs) -> None:
+    """Python itself would print the message, which may name a patient."""
+    if failed.exc_value is not None:
+        logger.error("failed in a thread: %s", where(failed.exc_value))
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(0)
+
+
+def _leave_if_busy() -> None:
+    """Ends the process where a computation goes on that nobody waits for; what it writes is whole or not there."""
+    busy = [t for t in threading.enumerate() if t is not threading.main_thread() and not t.daemon]
+    end = time.monotonic() + 2
+    for thread in busy:
+        thread.join(max(0.0, end - time.monotonic()))
+    if any(thread.is_alive() for thread in busy):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

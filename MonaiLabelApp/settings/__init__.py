@@ -1,0 +1,1 @@
+"""The settings of the launch, and the cohorts that they name."""

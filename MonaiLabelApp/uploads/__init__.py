@@ -1,0 +1,1 @@
+"""Uploaded files, examined before any reader of images opens them."""
