@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from replica_detection.errors import IndexFormatError, InputError
-from replica_detection.index.training_index import TrainingIndex, index_for
+from replica_detection.index.build import open_or_build
+from replica_detection.index.options import IndexOptions
+from replica_detection.index.training_index import TrainingIndex
 from replica_detection.progress import Progress, silent
 from replica_detection.results.result import DetectionResult
 from replica_detection_server.comparison.scored_result import write_scored
@@ -54,25 +56,18 @@ def build_index(configuration: Configuration, progress: Progress = silent, *, re
         rebuild: make it anew even where it still fits the cohort.
 
     Raises:
-        InputError, ConfigurationError: as `TrainingIndex.build` and `Detector`; without `training`, no finished index.
+        InputError, ConfigurationError: as `build_index` and `Detector`; without `training`, no finished index.
     """
     cohort = cohorts.training(configuration)
     if cohort is None:
         index = open_index(configuration)
     else:
         configuration.index.parent.mkdir(parents=True, exist_ok=True)
-        make: Callable[..., TrainingIndex] = index_for
-        if rebuild:
-            make = TrainingIndex.build
-        index = make(
-            cohort,
-            configuration.index,
-            profile=configuration.profile,
-            measures=configuration.measure_names,
-            segmenter=cohorts.segmenter(configuration),
-            encoders=embeddings.made(configuration),
-            progress=progress,
+        made = embeddings.made(configuration)
+        options = IndexOptions(
+            configuration.profile, configuration.measure_names, configuration.segment, made.images, made.slices
         )
+        index = open_or_build(cohort, configuration.index, options, rebuild=rebuild, progress=progress)
     # Kept inside the index, where the server finds them.
     detector_for(configuration, index, progress)
     return index
@@ -102,7 +97,7 @@ def score(configuration: Configuration, progress: Progress = silent) -> Detectio
     Makes the index first where there is none that fits the launch. Raises InputError where there is no image, or
     another process scores.
     """
-    from replica_detection.index.build import move_into_place
+    from replica_detection.index.rows import move_into_place
     from replica_detection.report import write_report
     from replica_detection.report.pair_loader import PairLoader
     from replica_detection.util.lock import Lock

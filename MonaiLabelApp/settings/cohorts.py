@@ -11,7 +11,7 @@ from replica_detection.io.paths import IMAGE_SUFFIXES, file_stem
 from replica_detection_server.settings.configuration import Configuration
 
 if TYPE_CHECKING:
-    from replica_detection.segmentation import Segmenter
+    pass
 
 # The two collections share one list of ids at MONAI Label; this marks the training cases.
 TRAINING = "train:"
@@ -45,12 +45,6 @@ def validation(configuration: Configuration) -> Cohort | None:
     if configuration.validation is None:
         return None
     return Cohort.read(configuration.validation, masks=configuration.validation_masks, patients=configuration.patients)
-
-
-def segmenter(configuration: Configuration) -> Segmenter | None:
-    from replica_detection.segmentation import make_segmenter
-
-    return None if configuration.segment is None else make_segmenter(configuration.segment)
 
 
 Files = tuple[tuple[int, int], ...]

@@ -16,7 +16,7 @@ import numpy as np
 
 from replica_detection.audit.planted_copies import changes, write_copy
 from replica_detection.detection.detector import DetectionOptions, Detector
-from replica_detection.index.training_index import TrainingIndex
+from replica_detection.index.build import build_index
 from replica_detection.io.cohort import Case, Cohort
 from replica_detection.io.volume import read_volume
 from replica_detection.results.result import FLAGGED, DetectionResult
@@ -58,7 +58,7 @@ def _run(cohort: Cohort, seed: int) -> tuple[DetectionResult, DetectionResult, d
     rng = np.random.default_rng(seed)
     unseen, new, training = _split(cohort, rng)
     with tempfile.TemporaryDirectory() as folder:
-        index = TrainingIndex.build(training, Path(folder) / "t.rdindex")
+        index = build_index(training, Path(folder) / "t.rdindex")
         detector = Detector(index, validation=unseen, options=DetectionOptions())
         copies, truth = _copies(training, Path(folder) / "copies", rng)
         without = detector.detect(new)

@@ -29,7 +29,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 def report() -> bool:
     """Prints cohort size in MiB beside peak memory; false if it grows by a tenth of what the cohort grows by."""
-    from replica_detection.index.training_index import TrainingIndex
+    from replica_detection.index.build import build_index
     from replica_detection.io.cohort import Cohort
 
     unit = 1 if sys.platform == "darwin" else 1024
@@ -47,7 +47,7 @@ def report() -> bool:
         whole = Cohort.read(folder / "training")
         for size in SIZES:
             cohort = Cohort(whole.source, whole.cases[:size], ())
-            index = TrainingIndex.build(cohort, folder / f"{size}.rdindex")
+            index = build_index(cohort, folder / f"{size}.rdindex")
             command = [sys.executable, "-c", DETECT, str(folder), str(index.folder)]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             peaks.append(int(done.stdout) * unit / 2**20)

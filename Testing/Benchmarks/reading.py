@@ -80,7 +80,7 @@ def _measure(root: Path) -> None:
 def _collection(root: Path) -> None:
     """Six cases, each near one of four training cases, judged by two measures."""
     from replica_detection.detection.detector import detect
-    from replica_detection.index.training_index import TrainingIndex
+    from replica_detection.index.build import build_index
     from replica_detection.io.cohort import Cohort
 
     for name, count, first in (("training", 4, 0), ("validation", 4, 50), ("synthetic", 6, 0)):
@@ -95,7 +95,7 @@ def _collection(root: Path) -> None:
                 (root / folder).mkdir(exist_ok=True)
                 nib.save(nib.Nifti1Image(array, np.eye(4)), root / folder / f"{name}_{n}.nii.gz")
     cohorts = {n: Cohort.read(root / n, masks=root / f"{n}_masks") for n in ("training", "validation", "synthetic")}
-    index = TrainingIndex.build(cohorts["training"], root / "x.rdindex", measures=["mae", "dice"])
+    index = build_index(cohorts["training"], root / "x.rdindex", measures=["mae", "dice"])
     found = detect(cohorts["synthetic"], index, validation=cohorts["validation"], masks=root / "synthetic_masks")
     found.write(root / "result")
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from Core.made_up import SHAPE, volume, write
 from replica_detection.detection.detector import DetectionOptions, detect
-from replica_detection.index.training_index import TrainingIndex
+from replica_detection.index.build import build_index
 from replica_detection.io.cohort import Cohort
 from replica_detection.results.result import DetectionResult
 
@@ -57,7 +57,7 @@ def planted_run(folder: Path, *, masks: bool = False, k: int = 50, patients: Pat
         return Cohort.read(folder / part, masks=folder / f"{part}_masks" if masks else None, patients=patients)
 
     measures = (*VOXELS, *MASKS) if masks else VOXELS
-    index = TrainingIndex.build(read("training"), folder / "result" / "index.rdindex", measures=measures)
+    index = build_index(read("training"), folder / "result" / "index.rdindex", measures=measures)
     result = detect(
         read("synthetic"),
         index,

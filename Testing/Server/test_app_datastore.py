@@ -20,8 +20,8 @@ from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 
 from Core import made_up
 from Core.made_dicom import write_series
+from replica_detection.index.build import build_index
 from replica_detection.index.entries import Entry
-from replica_detection.index.training_index import TrainingIndex
 from replica_detection.io.cohort import Cohort
 from replica_detection.io.volume import read_volume
 from replica_detection_server.collection.datastore import StudiesAndTraining
@@ -217,7 +217,7 @@ def test_a_training_image_whose_mask_no_measure_uses_is_handed_out_as_it_is(tmp_
     image = made_up.write(tmp_path / "training" / "a.nii.gz", made_up.volume(1))
     made_up.write(tmp_path / "masks" / "a.nii.gz", (made_up.volume(1) > 500).astype(np.uint8))
     cohort = Cohort.read(tmp_path / "training", masks=tmp_path / "masks")
-    index = TrainingIndex.build(cohort, tmp_path / "x.rdindex", measures=["mae"])
+    index = build_index(cohort, tmp_path / "x.rdindex", measures=["mae"])
     (tmp_path / "studies").mkdir()
     store = ours(tmp_path / "studies", index)
     assert Path(store.get_image_uri("train:a")) == image.resolve()

@@ -56,7 +56,7 @@ def judge(
 ) -> Collection:
     """`replica-detection detect` on it, without the report; with `segmenter` in place of the masks on disk."""
     from replica_detection.detection.detector import DetectionOptions, detect
-    from replica_detection.index.training_index import TrainingIndex
+    from replica_detection.index.build import build_index
     from replica_detection.io.cohort import Cohort
 
     def masks_of(name: str) -> Path | None:
@@ -64,7 +64,7 @@ def judge(
 
     names = ("training", "validation", "synthetic")
     cohorts = {name: Cohort.read(collection.folder(name), masks=masks_of(name)) for name in names}
-    index = TrainingIndex.build(
+    index = build_index(
         cohorts["training"], collection.root / "training.rdindex", segmenter=segmenter, measures=measures
     )
     masks = masks_of("synthetic")

@@ -353,7 +353,7 @@ def test_2d_collections_have_pairs_without_surfaces(tmp_path):
     from PIL import Image
 
     from replica_detection.detection.detector import detect
-    from replica_detection.index.training_index import TrainingIndex
+    from replica_detection.index.build import build_index
     from replica_detection.io.cohort import Cohort
 
     for name, count, first in (("training", 6, 0), ("validation", 20, 50), ("synthetic", 3, 0)):
@@ -362,7 +362,7 @@ def test_2d_collections_have_pairs_without_surfaces(tmp_path):
             rng = np.random.default_rng(first + n)
             pixels = np.kron(rng.integers(30, 220, (6, 5)), np.ones((8, 8))).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / name / f"{name}_{n}.png")
-    index = TrainingIndex.build(Cohort.read(tmp_path / "training"), tmp_path / "x.rdindex")
+    index = build_index(Cohort.read(tmp_path / "training"), tmp_path / "x.rdindex")
     cohorts = (Cohort.read(tmp_path / name) for name in ("synthetic", "validation"))
     detect(next(cohorts), index, validation=next(cohorts)).write(tmp_path / "result")
     pair = FolderSource(tmp_path / "result").pair("synthetic_1")

@@ -58,12 +58,11 @@ class Outcome:
 def run_demo(output: Path, *, seed: int = 0, progress: Progress = silent) -> list[Outcome]:
     """Makes both cohorts under `output`, detects, writes the reports."""
     from replica_detection.detection.detector import detect, result_folder_index
-    from replica_detection.index.training_index import TrainingIndex
+    from replica_detection.index.build import build_index
     from replica_detection.io.cohort import Cohort
     from replica_detection.phantom import make_demo_cohort
     from replica_detection.report import write_report
     from replica_detection.report.pair_loader import PairLoader
-    from replica_detection.segmentation import make_segmenter
 
     outcomes = []
     for use_case, (title, profile, segmenter) in USE_CASES.items():
@@ -86,11 +85,11 @@ def run_demo(output: Path, *, seed: int = 0, progress: Progress = silent) -> lis
         training = Cohort.read(data / "training", patients=patients)
         validation = Cohort.read(data / "validation", patients=patients)
         synthetic = Cohort.read(data / "synthetic")
-        index = TrainingIndex.build(
+        index = build_index(
             training,
             result_folder_index(folder),
             profile=profile,
-            segmenter=make_segmenter(segmenter),
+            segmenter=segmenter,
             progress=staged,
         )
         result = detect(synthetic, index, validation=validation, progress=staged)

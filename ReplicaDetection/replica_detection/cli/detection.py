@@ -23,11 +23,9 @@ from replica_detection.cli.options import (
     Segment,
     SliceEmbedding,
     Strict,
-    encoders_named,
     names,
     read_cohort,
     refuse_what_an_index_has,
-    segmenter_named,
 )
 
 if TYPE_CHECKING:
@@ -58,20 +56,24 @@ def index(
     Example: replica-detection index training/ --output training.rdindex --profile head-ct --patients patients.csv
     """
     from replica_detection.detection.detector import collected
+    from replica_detection.index.build import append_cases, build_index
     from replica_detection.index.training_index import TrainingIndex
 
-    cohort = read_cohort(training, masks, patients, strict)
     with Bars() as progress:
         if append:
-            built = TrainingIndex.open(output).append(cohort, strict=strict, progress=progress)
+            cohort = read_cohort(training, masks, patients, strict)
+            built = append_cases(TrainingIndex.open(output), cohort, strict=strict, progress=progress)
         else:
-            built = TrainingIndex.build(
-                cohort,
+            built = build_index(
+                training,
                 output,
                 profile=profile,
                 measures=names(measures),
-                segmenter=segmenter_named(segment),
-                encoders=encoders_named(embedding, slice_embedding),
+                segmenter=segment,
+                embedding=embedding,
+                slice_embedding=slice_embedding,
+                patients=patients,
+                masks=masks,
                 strict=strict,
                 progress=progress,
             )
@@ -136,25 +138,24 @@ def detect(
     """
     from replica_detection.detection.detector import DetectionOptions, result_folder_index
     from replica_detection.detection.detector import detect as run
-    from replica_detection.index.training_index import TrainingIndex, index_for
+    from replica_detection.index.build import open_or_build
+    from replica_detection.index.options import IndexOptions
+    from replica_detection.index.training_index import TrainingIndex
     from replica_detection.readers.calibration import Calibration
 
     if (index is None) == (training is None):
         raise typer.BadParameter("give either --index or --training")
     if index is not None:
         refuse_what_an_index_has(segment, training_masks, embedding, slice_embedding)
-    segmenter = segmenter_named(segment)
     thresholds = None if calibration is None else Calibration.read(calibration)
     options = DetectionOptions(names(measures), k, alpha, device, null_size, strict, align, thresholds)
     queries = read_cohort(synthetic, masks, None, strict)
     unseen = None if validation is None else read_cohort(validation, validation_masks, patients, strict)
     with Bars() as progress:
         if training is not None:
+            made = IndexOptions(profile, options.measures, segment, embedding, slice_embedding, strict)
             cohort = read_cohort(training, training_masks, patients, strict)
-            encoders = encoders_named(embedding, slice_embedding)
-            opened = index_for(
-                cohort, result_folder_index(output), profile, options.measures, segmenter, encoders, strict, progress
-            )
+            opened = open_or_build(cohort, result_folder_index(output), made, progress=progress)
         else:
             assert index is not None
             opened = TrainingIndex.open(index)
@@ -215,7 +216,8 @@ def duplicates(
     """
     from replica_detection.audit.cohort_duplicates import find_duplicates, write_duplicates
     from replica_detection.detection.detector import DetectionOptions, collected, result_folder_index
-    from replica_detection.index.training_index import index_for
+    from replica_detection.index.build import open_or_build
+    from replica_detection.index.options import IndexOptions
     from replica_detection.report.pair_loader import PairLoader
     from replica_detection.report.pictures import jpeg
 
@@ -223,10 +225,8 @@ def duplicates(
     first = read_cohort(cohort, None, patients, strict)
     second = None if other is None else read_cohort(other, None, patients, strict)
     with Bars() as progress:
-        encoders = encoders_named(embedding, None)
-        opened = index_for(
-            first, result_folder_index(output), profile, options.measures, None, encoders, strict, progress
-        )
+        made = IndexOptions(profile, options.measures, embedding=embedding, strict=strict)
+        opened = open_or_build(first, result_folder_index(output), made, progress=progress)
         pairs, found, judged = find_duplicates(opened, second, options=options, progress=progress)
         loader = PairLoader(opened, second)
 

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from replica_detection.embedding import Encoders
     from replica_detection.io.cohort import Cohort
-    from replica_detection.segmentation import Segmenter
 
 PROFILES_HELP = "generic, head-ct, tof-mra, brain-mr, knee-mr or chest-xray. Fixes grid and intensity mapping."
 COHORT_HELP = "A folder (searched recursively), a CSV with the columns id,image[,mask][,patient], or a dataset.json."
@@ -59,18 +57,6 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 def names(measures: str | None) -> tuple[str, ...] | None:
     return tuple(n.strip() for n in measures.split(",") if n.strip()) if measures is not None else None
-
-
-def segmenter_named(name: str | None) -> Segmenter | None:
-    from replica_detection.segmentation import make_segmenter
-
-    return None if name is None else make_segmenter(name)
-
-
-def encoders_named(embedding: str | None, slice_embedding: str | None) -> Encoders:
-    from replica_detection.embedding.stored import make_encoders
-
-    return make_encoders(embedding, slice_embedding)
 
 
 def refuse_what_an_index_has(

@@ -23,11 +23,9 @@ from replica_detection.cli.options import (
     Profile,
     Segment,
     SliceEmbedding,
-    encoders_named,
     names,
     read_cohort,
     refuse_what_an_index_has,
-    segmenter_named,
 )
 
 if TYPE_CHECKING:
@@ -275,6 +273,7 @@ def selftest(
     from replica_detection.audit.selftest_tables import write_selftest
     from replica_detection.detection.detector import DetectionOptions
     from replica_detection.errors import InputError
+    from replica_detection.index.build import build_index
     from replica_detection.index.training_index import TrainingIndex
     from replica_detection.readers.calibration import Calibration
 
@@ -291,14 +290,16 @@ def selftest(
     output.mkdir(parents=True, exist_ok=True)
     with Bars() as progress, tempfile.TemporaryDirectory(prefix="replica-detection-") as temporary:
         if training is not None:
-            cohort = read_cohort(training, training_masks, patients, False)
-            opened = TrainingIndex.build(
-                cohort,
+            opened = build_index(
+                training,
                 output / "index.rdindex",
                 profile=profile,
                 measures=options.measures,
-                segmenter=segmenter_named(segment),
-                encoders=encoders_named(embedding, slice_embedding),
+                segmenter=segment,
+                embedding=embedding,
+                slice_embedding=slice_embedding,
+                patients=patients,
+                masks=training_masks,
                 progress=progress,
             )
         else:

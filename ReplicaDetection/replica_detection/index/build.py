@@ -1,149 +1,231 @@
-"""How an index is written: rows first, each named in a journal, `index.json` last; a kill never costs the old index."""
+"""Building a training index, adding cases to one, and using the one that is there."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from replica_detection.index.entries import SCHEMA_VERSION, Entry, entry_from_json
-from replica_detection.io.cohort import Cohort, Problem
-from replica_detection.measures import Measure, features_of
-from replica_detection.preparation.loading import load_prepared
-from replica_detection.preparation.profiles import Preparation
-from replica_detection.progress import Progress
+from replica_detection.embedding import Embedder
+from replica_detection.embedding.stored import fit_encoders, same_encoders, settings_of
+from replica_detection.errors import IndexFormatError, InputError
+from replica_detection.index.entries import HEADER_FILE, SCHEMA_VERSION, Entry, IndexHeader
+from replica_detection.index.options import IndexOptions
+from replica_detection.index.rows import move_into_place, resume_build, start_build, write_header, write_rows
+from replica_detection.index.training_index import TrainingIndex, settings_of_segmenter
+from replica_detection.io.cohort import Cohort
+from replica_detection.measures import DEFAULT, make_measures, needed_features
+from replica_detection.preparation.loading import nothing_usable, sample_volumes
+from replica_detection.preparation.prepare import plan
+from replica_detection.preparation.profiles import Preparation, profile_named
+from replica_detection.progress import Progress, silent
 from replica_detection.segmentation import Segmenter
-from replica_detection.util.files import atomic_write
-from replica_detection.util.versions import package_versions
+from replica_detection.util.lock import Lock
 
 
-def start_build(work: Path, options: dict[str, Any], preparation: Preparation) -> None:
-    """A fresh build: forgets what an interrupted one with other options left."""
-    shutil.rmtree(work / "features.zarr", ignore_errors=True)
-    (work / "entries.jsonl").unlink(missing_ok=True)
-    with atomic_write(work / "plan.json") as f:
-        json.dump({"options": options, "preparation": preparation.to_json()}, f)
-
-
-def resume_build(work: Path, options: dict[str, Any]) -> tuple[Preparation | None, dict[str, Entry]]:
-    """Preparation and finished cases of an interrupted build with the same options, else (None, {})."""
-    try:
-        stored = json.loads((work / "plan.json").read_text(encoding="utf-8"))
-        if stored["options"] != options:
-            return None, {}
-        preparation = Preparation.from_json(stored["preparation"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None, {}
-    done = {}
-    journal = work / "entries.jsonl"
-    for line in journal.read_text(encoding="utf-8").splitlines() if journal.is_file() else ():
-        try:
-            entry = entry_from_json(json.loads(line))
-        except (ValueError, TypeError):  # the line that a kill cut short
-            break
-        done[entry.id] = entry
-    return preparation, done
-
-
-def write_rows(
-    folder: Path,
-    cohort: Cohort,
-    preparation: Preparation,
-    measures: Sequence[Measure],
-    segmenter: Segmenter | None,
+def build_index(
+    training: Any,
+    output: str | os.PathLike[str],
     *,
-    done: dict[str, Entry],
-    first_row: int,
-    strict: bool,
-    progress: Progress,
-) -> tuple[list[Entry], list[Problem]]:
-    """Prepares the cases that are not done yet and writes a row for each; the journal names a row once it is whole."""
-    import zarr
+    profile: str = "generic",
+    measures: Sequence[str] | None = None,
+    segmenter: Segmenter | str | None = None,
+    embedding: Embedder | str | None = None,
+    slice_embedding: Embedder | str | None = None,
+    patients: Any = None,
+    masks: Any = None,
+    strict: bool = False,
+    progress: Progress = silent,
+) -> TrainingIndex:
+    """Prepares every case of a training cohort and writes the index.
 
-    store = zarr.open_group(folder / "features.zarr", mode="a")
-    kept = {c.id: done[c.id] for c in cohort.cases if c.id in done and done[c.id].unchanged(c)}
-    kept = {c.id: Entry(**{**asdict(kept[c.id]), "patient": c.patient}) for c in cohort.cases if c.id in kept}
-    todo = [c for c in cohort.cases if c.id not in kept]
-    row = max([first_row - 1, *(e.row for e in done.values())]) + 1
-    entries, problems = dict(kept), []
-    with_masks = any(m.needs_mask for m in measures)
-    loaded = load_prepared(todo, preparation, with_masks=with_masks, segmenter=segmenter, strict=strict)
-    journal_path = folder / "entries.jsonl"
-    _end_line(journal_path)
-    with journal_path.open("a", encoding="utf-8") as journal:
-        for case, prepared in loaded:
-            if isinstance(prepared, Problem):
-                problems.append(prepared)
-                progress("preparing", len(entries) + len(problems), len(cohort.cases))
-                continue
-            for name, array in {"image": prepared.image, **features_of(prepared, measures)}.items():
-                _row_array(store, name, array, row + 1)[row] = array
-            entry = Entry.of(case, row, prepared)
-            journal.write(json.dumps(asdict(entry)) + "\n")
-            journal.flush()
-            os.fsync(journal.fileno())
-            entries[case.id] = entry
-            row += 1
-            progress("preparing", len(entries) + len(problems), len(cohort.cases))
-    return [entries[c.id] for c in cohort.cases if c.id in entries], problems
+    The work happens in `<output>.partial` and is moved to `output` at the end: a killed build leaves the index that
+    was there before, or none. The same call again resumes where it stopped.
+
+    Args:
+        training: the cohort, as `Cohort.of` takes it: a Cohort, a folder, a CSV, a `dataset.json`, or images in memory.
+        output: folder to write, by custom `*.rdindex`; an index that is there already is replaced.
+        profile, measures, segmenter, embedding, slice_embedding, strict: as `IndexOptions` has them.
+        patients: as `Cohort.of` takes it: a CSV `id,patient`, or one patient for each image in memory.
+        masks: as `Cohort.of` takes it: a folder, or one mask for each image in memory.
+        progress: called with (stage, done, total).
+
+    Raises:
+        InputError: no image can be used, `output` is something else, or `strict` and a file has a problem.
+        ConfigurationError: options that are not known or do not fit the cohort.
+    """
+    options = IndexOptions(profile, measures, segmenter, embedding, slice_embedding, strict)
+    return _build(Cohort.of(training, masks=masks, patients=patients, strict=strict), Path(output), options, progress)
 
 
-def _row_array(store: Any, name: str, example: np.ndarray, rows: int) -> Any:
-    """The array of a feature, with room for `rows` cases."""
-    from zarr.codecs import Crc32cCodec, ZstdCodec
+def open_or_build(
+    cohort: Cohort,
+    folder: str | os.PathLike[str],
+    options: IndexOptions | None = None,
+    *,
+    rebuild: bool = False,
+    progress: Progress = silent,
+) -> TrainingIndex:
+    """The index that is there, where it still fits the cohort and the options, with new cases appended; else a new one.
 
-    if name not in store:
-        store.create_array(
-            name,
-            shape=(rows, *example.shape),
-            chunks=(1, *example.shape),
-            dtype=example.dtype,
-            compressors=[ZstdCodec(level=1), Crc32cCodec()],
+    Args:
+        rebuild: build it anew even where it still fits.
+
+    Raises:
+        As `build_index`.
+    """
+    folder, options = Path(folder), options or IndexOptions()
+    if not rebuild and (folder / HEADER_FILE).is_file():
+        try:
+            kept = TrainingIndex.open(folder)
+            if serves(kept, cohort, options):
+                return append_cases(kept, cohort, strict=options.strict, progress=progress)
+        except IndexFormatError:
+            pass  # damaged or of another version: built again
+    return _build(cohort, folder, options, progress)
+
+
+def append_cases(
+    index: TrainingIndex,
+    training: Any,
+    *,
+    patients: Any = None,
+    masks: Any = None,
+    strict: bool = False,
+    progress: Progress = silent,
+) -> TrainingIndex:
+    """Adds the cases that are not in the index yet, prepared just as the others were.
+
+    Rows are written behind the ones in use and count only once `index.json` names them, so a killed append leaves the
+    index as it was.
+
+    Args:
+        training, patients, masks: the cohort, as `Cohort.of` takes it; cases that the index has already are left alone.
+        strict: raise the InputError of the first case that cannot be used, instead of listing it.
+
+    Returns:
+        The index with its new cases, opened anew; `index` itself where there is none.
+
+    Raises:
+        InputError: a case id is taken by another image, or another process writes into the index.
+    """
+    cohort = Cohort.of(training, masks=masks, patients=patients, strict=strict)
+    known = {e.id: e for e in index.entries}
+    fresh = tuple(c for c in cohort.cases if c.id not in known)
+    for case in cohort.cases:
+        if case.id in known and not known[case.id].unchanged(case):
+            advice = "Give the new file another name, or build the index again"
+            raise InputError(case.image, f"has the case id '{case.id}' of another file in the index", advice)
+    if not fresh:
+        return index
+    with Lock(index.folder):
+        entries, problems = write_rows(
+            index.folder,
+            replace(cohort, cases=fresh),
+            index.preparation,
+            make_measures(index.measure_names, index.preparation, encoders=index.encoders),
+            index.segmenter,
+            done={},
+            first_row=max(e.row for e in index.entries) + 1,
+            strict=strict,
+            progress=progress,
         )
-    array = store[name]
-    if array.shape[0] < rows:
-        array.resize((rows, *example.shape))
-    return array
-
-
-def _end_line(journal: Path) -> None:
-    """A kill may leave half a line; what follows must start on its own."""
-    if journal.is_file() and journal.stat().st_size:
-        with journal.open("rb+") as f:
-            content = f.read()
-            f.truncate(content.rfind(b"\n") + 1)
-
-
-def write_index(folder: Path, data: dict[str, Any], entries: Sequence[Entry], problems: Sequence[Problem]) -> None:
-    with atomic_write(folder / "index.json") as f:
-        json.dump(
-            {
-                "schema_version": SCHEMA_VERSION,
-                **data,
-                "entries": [asdict(e) for e in entries],
-                "problems": [asdict(p) for p in dict.fromkeys(problems)],
-                "versions": package_versions(),
-            },
-            f,
-            indent=1,
+        header = IndexHeader(
+            index.preparation,
+            index.measure_names,
+            index.requested,
+            index.segmenter_settings,
+            index.encoder_settings,
+            index.source,
+            (*index.entries, *entries),
+            (*index.problems, *cohort.problems, *problems),
         )
-    (folder / "entries.jsonl").unlink(missing_ok=True)
+        write_header(index.folder, header)
+        for cache in ("nulls", "fits"):
+            shutil.rmtree(index.folder / cache, ignore_errors=True)
+    return TrainingIndex.open(index.folder)
 
 
-def move_into_place(work: Path, folder: Path) -> None:
-    """Moves a finished build to its place; the old index goes only after the new one is whole."""
-    (work / "plan.json").unlink(missing_ok=True)
-    if folder.exists():
-        old = folder.with_name(folder.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-        work.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        work.rename(folder)
+def serves(index: TrainingIndex, cohort: Cohort, options: IndexOptions) -> bool:
+    """True where a run on this cohort with these options may use this index as it is, or after an append."""
+    if index.preparation.profile != options.profile:
+        return False
+    if index.segmenter_settings != settings_of_segmenter(options.mask_maker):
+        return False
+    if not same_encoders(index.encoder_settings, options.encoders):
+        return False
+    measures = options.measures
+    usual = index.requested is None or DEFAULT in index.requested
+    if (measures is None or DEFAULT in measures) and not usual:
+        return False
+    if not all(index.has_features_of(name) for name in measures or () if name != DEFAULT):
+        return False
+    cases = {c.id: c for c in cohort.cases}
+    return all(
+        entry.id in cases and entry.patient == cases[entry.id].patient and entry.unchanged(cases[entry.id])
+        for entry in index.entries
+    )
+
+
+def _build(cohort: Cohort, folder: Path, options: IndexOptions, progress: Progress) -> TrainingIndex:
+    work = folder.with_name(folder.name + ".partial")
+    if folder.exists() and not (folder / HEADER_FILE).is_file() and any(folder.iterdir()):
+        raise InputError(folder, "exists and is no index", "Choose another name for the index")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work.mkdir(exist_ok=True)
+    with Lock(work):
+        masks = options.mask_maker is not None or any(c.mask is not None for c in cohort.cases)
+        preparation, done = _planned(work, cohort, options, masks)
+        encoders = options.encoders
+        chosen = make_measures(options.measures, preparation, masks=masks, encoders=encoders)
+        encoders = fit_encoders(encoders, needed_features(chosen), work, cohort, preparation, progress)
+        chosen = make_measures([m.name for m in chosen], preparation, masks=masks, encoders=encoders)
+        entries, problems = write_rows(
+            work,
+            cohort,
+            preparation,
+            chosen,
+            options.mask_maker,
+            done=done,
+            first_row=0,
+            strict=options.strict,
+            progress=progress,
+        )
+        if not entries:
+            shutil.rmtree(work, ignore_errors=True)
+            raise nothing_usable(cohort.source, (*cohort.problems, *problems))
+        header = IndexHeader(
+            preparation,
+            tuple(m.name for m in chosen),
+            None if options.measures is None else tuple(options.measures),
+            settings_of_segmenter(options.mask_maker),
+            settings_of(encoders),
+            str(cohort.source),
+            tuple(entries),
+            (*cohort.problems, *problems),
+        )
+        write_header(work, header)
+    move_into_place(work, folder)
+    built = TrainingIndex.open(folder)
+    built.measures(None)  # what they learn from the cohort is learnt and stored now
+    return built
+
+
+def _planned(work: Path, cohort: Cohort, options: IndexOptions, masks: bool) -> tuple[Preparation, dict[str, Entry]]:
+    """The preparation, with the finished cases of an interrupted build with the same options."""
+    plan_of_work = {
+        "schema": SCHEMA_VERSION,
+        "profile": options.profile,
+        "measures": None if options.measures is None else list(options.measures),
+        "segmenter": settings_of_segmenter(options.mask_maker),
+        "masks": masks,
+        "encoders": settings_of(options.encoders),
+    }
+    preparation, done = resume_build(work, plan_of_work)
+    if preparation is None:
+        preparation = plan(profile_named(options.profile), sample_volumes(cohort, strict=options.strict))
+        start_build(work, plan_of_work, preparation)
+    return preparation, done

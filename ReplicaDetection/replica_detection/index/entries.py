@@ -1,20 +1,25 @@
-"""The rows of a training index and the files they were read from. Imports with numpy alone."""
+"""The header of a training index (`index.json`): its cases, and how it was made. Imports with numpy alone."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from replica_detection.io.cohort import Case
+from replica_detection.errors import IndexFormatError
+from replica_detection.io.cohort import Case, Problem
 from replica_detection.io.paths import is_image_name
 from replica_detection.preparation.prepare import PreparedImage
+from replica_detection.preparation.profiles import Preparation
+from replica_detection.util.versions import package_versions
 
 SCHEMA_VERSION = 3
+HEADER_FILE = "index.json"
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class Entry:
         return tuple(file for file in self.files if not is_image_name(Path(file)))
 
     def unchanged(self, case: Case) -> bool:
-        """Whether the case's files are still those that were read: same size and time, else same checksum."""
+        """True while the case's files are those that were read: same size and time, else same checksum."""
         files = input_files(case)
         try:
             stats = [f.stat() for f in files]
@@ -96,7 +101,90 @@ def checksum(files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class IndexHeader:
+    """The content of `index.json`.
+
+    Args:
+        preparation: grid, spacing and intensity mapping of the stored images.
+        measures: names of the measures that the index was built for.
+        requested: the names that the user gave, None where they gave none.
+        segmenter: settings of what made the missing masks; None without one.
+        encoders: settings of the embedders of `images` and of `slices`.
+        source: where the training cohort was read from.
+        entries: the cases, in the order of the cohort.
+        problems: training files that were left out.
+        versions: of the packages that built it.
+    """
+
+    preparation: Preparation
+    measures: tuple[str, ...]
+    requested: tuple[str, ...] | None
+    segmenter: dict[str, Any] | None
+    encoders: dict[str, Any]
+    source: str
+    entries: tuple[Entry, ...]
+    problems: tuple[Problem, ...] = ()
+    versions: dict[str, str] = field(default_factory=package_versions)
+
+    def to_json(self) -> dict[str, Any]:
+        """The header as `index.json` holds it."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "preparation": self.preparation.to_json(),
+            "measures": list(self.measures),
+            "requested": None if self.requested is None else list(self.requested),
+            "segmenter": self.segmenter,
+            "encoders": self.encoders,
+            "source": self.source,
+            "entries": [asdict(e) for e in self.entries],
+            "problems": [asdict(p) for p in dict.fromkeys(self.problems)],
+            "versions": self.versions,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> IndexHeader:
+        """The header that `to_json` gave. Raises KeyError, TypeError or ValueError for another content."""
+        return cls(
+            Preparation.from_json(data["preparation"]),
+            tuple(data["measures"]),
+            None if data["requested"] is None else tuple(data["requested"]),
+            data["segmenter"],
+            data["encoders"],
+            data["source"],
+            tuple(entry_from_json(e) for e in data["entries"]),
+            tuple(Problem(**p) for p in data["problems"]),
+            data["versions"],
+        )
+
+
+def read_header(folder: Path) -> IndexHeader:
+    """Reads the header of an index folder; the stored features are not looked at.
+
+    Raises:
+        IndexFormatError: there is no finished index, it is damaged, or it has another schema version.
+    """
+    path = folder / HEADER_FILE
+    if not path.is_file():
+        unfinished = folder.with_name(folder.name + ".partial").is_dir()
+        found = "is no finished index" + (" (an interrupted build lies beside it)" if unfinished else "")
+        raise IndexFormatError(folder, found, "Run `replica-detection index` with this --output to build it")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        version = data["schema_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise IndexFormatError(path, f"cannot be read ({error})", "Build the index again") from error
+    if version != SCHEMA_VERSION:
+        found = f"has schema version {version}, this program reads {SCHEMA_VERSION}"
+        raise IndexFormatError(path, found, "Build the index again with this version")
+    try:
+        return IndexHeader.from_json(data)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise IndexFormatError(folder, f"is damaged ({error})", "Build the index again") from error
+
+
 def entry_from_json(data: dict[str, Any]) -> Entry:
+    """The entry that `dataclasses.asdict` and JSON made of one."""
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
     return Entry(**fields)
 

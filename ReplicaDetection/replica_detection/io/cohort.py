@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replica_detection.errors import InputError
+from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.io.cohort_tables import Row, read_decathlon, read_patients, read_table
 from replica_detection.io.paths import (
     DICOM_SUFFIXES,
@@ -125,6 +125,27 @@ class Cohort:
         if patients is not None:
             cases = _with_patients(cases, Path(patients), log)
         return cls(source, tuple(cases), tuple(log.problems), tuple(log.ignored))
+
+    @classmethod
+    def of(
+        cls,
+        value: Cohort | str | os.PathLike[str],
+        *,
+        masks: str | os.PathLike[str] | None = None,
+        patients: str | os.PathLike[str] | None = None,
+        strict: bool = False,
+    ) -> Cohort:
+        """A Cohort as it is; from a path, the cohort that `read` makes of it.
+
+        Raises:
+            InputError: as `read`.
+            ConfigurationError: masks or patients beside a Cohort, which has its own.
+        """
+        if not isinstance(value, Cohort):
+            return cls.read(value, masks=masks, patients=patients, strict=strict)
+        if masks is not None or patients is not None:
+            raise ConfigurationError("a Cohort has its own masks and patients; name them where it is made")
+        return value
 
     @classmethod
     def of_files(

@@ -13,6 +13,7 @@ from replica_detection.audit.distribution_metrics import frechet
 from replica_detection.audit.memorization import set_level
 from replica_detection.detection.queries import CohortQueries
 from replica_detection.errors import ConfigurationError, InputError
+from replica_detection.index.build import build_index
 from replica_detection.index.training_index import TrainingIndex
 from replica_detection.io.cohort import Cohort
 
@@ -67,7 +68,7 @@ def test_distances_are_those_of_all_pairs(folder, run):
 
 def test_vectors_of_the_feature_level_are_used_where_there_are_some(folder, tmp_path):
     measures = ["mae", "embedding_cosine", "memorization_index"]
-    index = TrainingIndex.build(Cohort.read(folder / "training"), tmp_path / "x.rdindex", measures=measures)
+    index = build_index(Cohort.read(folder / "training"), tmp_path / "x.rdindex", measures=measures)
     figures = figures_of(folder, index)
     vectors = "vectors: embedding invariants"
     assert {basis for basis, _, _ in figures} == {"embedding_cosine", "memorization_index", vectors, "images"}

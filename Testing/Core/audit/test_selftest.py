@@ -14,7 +14,7 @@ from replica_detection.audit.planted_copies import changes, intensity_range, wri
 from replica_detection.audit.selftest import UNSEEN, halves, selftest
 from replica_detection.detection.detector import DetectionOptions
 from replica_detection.errors import ConfigurationError, InputError
-from replica_detection.index.training_index import TrainingIndex
+from replica_detection.index.build import build_index
 from replica_detection.io.cohort import Case, Cohort
 from replica_detection.io.volume import Volume, read_mask, read_volume
 from replica_detection.results.result import DetectionResult
@@ -150,7 +150,7 @@ def test_halves_keep_patients_whole_and_lose_nobody():
 def run(tmp_path_factory):
     folder = planted_folders(tmp_path_factory.mktemp("selftest"), masks=True)
     training = Cohort.read(folder / "training", masks=folder / "training_masks")
-    index = TrainingIndex.build(training, folder / "x.rdindex", measures=(*VOXELS, *MASKS))
+    index = build_index(training, folder / "x.rdindex", measures=(*VOXELS, *MASKS))
     validation = Cohort.read(folder / "validation", masks=folder / "validation_masks")
     (folder / "planted").mkdir()
     return folder, index, validation, selftest(index, validation, folder / "planted", copies=6)
@@ -207,7 +207,7 @@ def test_another_seed_plants_other_copies_and_the_same_seed_the_same(run, tmp_pa
 
 def test_a_training_image_that_is_gone_is_named(tmp_path):
     folder = planted_folders(tmp_path, flat=True)
-    index = TrainingIndex.build(Cohort.read(folder / "training"), tmp_path / "x.rdindex", measures=["mae"])
+    index = build_index(Cohort.read(folder / "training"), tmp_path / "x.rdindex", measures=["mae"])
     (folder / "training").rename(folder / "elsewhere")
     (tmp_path / "planted").mkdir()
     with pytest.raises(InputError, match="training"):

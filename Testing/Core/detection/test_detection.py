@@ -11,7 +11,7 @@ from Core.made_up import cohort, volume, write
 from replica_detection.audit.cohort_duplicates import find_duplicates
 from replica_detection.detection.detector import DetectionOptions, detect, resolve_device
 from replica_detection.errors import ConfigurationError, InputError
-from replica_detection.index.training_index import TrainingIndex
+from replica_detection.index.build import build_index
 from replica_detection.io.cohort import Cohort
 from replica_detection.results.result import DetectionResult
 
@@ -31,7 +31,7 @@ def planted(tmp_path_factory):
         write(folder / "synthetic" / f"exact_{n:03d}.nii.gz", array)
         write(folder / "synthetic" / f"noisy_{n:03d}.nii.gz", array + rng.normal(0, 60, array.shape).astype("f4"))
         write(folder / "synthetic" / f"dark_{n:03d}.nii.gz", 0.4 * array - 30)
-    index = TrainingIndex.build(Cohort.read(folder / "training"), folder / "x.rdindex", measures=VOXEL)
+    index = build_index(Cohort.read(folder / "training"), folder / "x.rdindex", measures=VOXEL)
     return folder, index
 
 
@@ -139,7 +139,7 @@ def test_permuting_the_training_cohort_permutes_nothing_in_the_result(tmp_path_f
         write(folder / "training" / f"{position}_{seed}.nii.gz", volume(seed))
     write(folder / "synthetic" / "copy.nii.gz", volume(3) + 20)
     write(folder / "synthetic" / "new.nii.gz", volume(300))
-    index = TrainingIndex.build(Cohort.read(folder / "training"), folder / "x.rdindex")
+    index = build_index(Cohort.read(folder / "training"), folder / "x.rdindex")
     result = detect(Cohort.read(folder / "synthetic"), index)
     assert result.summary[0].nearest_training_id.endswith("_3")
     ratios = [m.ratio for m in result.matches]
@@ -158,7 +158,7 @@ def test_validation_scans_of_training_patients_do_not_meet_them(tmp_path):
     lines = ["id,patient", "case_000,anna", "unseen_000,anna"]
     (tmp_path / "patients.csv").write_text("\n".join(lines))
     patients = tmp_path / "patients.csv"
-    index = TrainingIndex.build(Cohort.read(tmp_path / "training", patients=patients), tmp_path / "x.rdindex")
+    index = build_index(Cohort.read(tmp_path / "training", patients=patients), tmp_path / "x.rdindex")
     cohort(tmp_path / "synthetic", 3, 900, "new")
     synthetic = Cohort.read(tmp_path / "synthetic")
     grouped = detect(synthetic, index, validation=Cohort.read(tmp_path / "validation", patients=patients))
@@ -174,7 +174,7 @@ def test_identical_training_volumes_make_the_ratio_undefined(tmp_path):
         write(tmp_path / "training" / f"same_{n}.nii.gz", volume(0))
     cohort(tmp_path / "training", 6, 10)
     write(tmp_path / "synthetic" / "copy.nii.gz", volume(0))
-    index = TrainingIndex.build(Cohort.read(tmp_path / "training"), tmp_path / "x.rdindex")
+    index = build_index(Cohort.read(tmp_path / "training"), tmp_path / "x.rdindex")
     result = detect(Cohort.read(tmp_path / "synthetic"), index, options=DetectionOptions(k=5))
     assert all(np.isnan(m.ratio) and m.verdict == "undefined" for m in result.matches)
     assert result.summary[0].verdict == "undefined"
@@ -184,7 +184,7 @@ def test_identical_training_volumes_make_the_ratio_undefined(tmp_path):
 def test_few_training_cases_give_no_p_value_but_a_ranking(tmp_path):
     cohort(tmp_path / "training", 3)
     write(tmp_path / "synthetic" / "copy.nii.gz", volume(0))
-    index = TrainingIndex.build(Cohort.read(tmp_path / "training"), tmp_path / "x.rdindex")
+    index = build_index(Cohort.read(tmp_path / "training"), tmp_path / "x.rdindex")
     result = detect(Cohort.read(tmp_path / "synthetic"), index)
     assert result.summary[0].verdict == "undefined"
     assert result.summary[0].nearest_training_id == "case_000"
@@ -217,11 +217,11 @@ def test_duplicates_inside_a_cohort(tmp_path):
     write(tmp_path / "scans" / "again.nii.gz", volume(4))
     noisy = volume(9) + np.random.default_rng(0).normal(0, 20, volume(9).shape).astype("f4")
     write(tmp_path / "scans" / "rescan.nii.gz", noisy)
-    index = TrainingIndex.build(Cohort.read(tmp_path / "scans"), tmp_path / "x.rdindex")
+    index = build_index(Cohort.read(tmp_path / "scans"), tmp_path / "x.rdindex")
     pairs, _, _ = find_duplicates(index)
     named = {(p.first_id, p.second_id): p.verdict for p in pairs if p.verdict != "suspicious"}
     assert named == {("again", "case_004"): "identical", ("case_009", "rescan"): "near-duplicate"}
     (tmp_path / "patients.csv").write_text("id,patient\nagain,p\ncase_004,p\ncase_009,q\nrescan,q\n")
     grouped = Cohort.read(tmp_path / "scans", patients=tmp_path / "patients.csv")
-    pairs, _, _ = find_duplicates(TrainingIndex.build(grouped, tmp_path / "y.rdindex"))
+    pairs, _, _ = find_duplicates(build_index(grouped, tmp_path / "y.rdindex"))
     assert not [p for p in pairs if p.verdict != "suspicious"]

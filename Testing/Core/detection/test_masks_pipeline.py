@@ -8,6 +8,8 @@ import pytest
 from Core.made_up import volume, write
 from replica_detection.detection.detector import DetectionOptions, detect
 from replica_detection.errors import ConfigurationError, IndexFormatError
+from replica_detection.index.build import build_index, serves
+from replica_detection.index.options import IndexOptions
 from replica_detection.index.training_index import TrainingIndex
 from replica_detection.io.cohort import Cohort
 from replica_detection.io.volume import Volume, read_volume
@@ -68,7 +70,7 @@ def read(folder, part, masks=True):
 
 
 def test_same_structures_in_another_background_are_found_by_the_segmentation_level(cohorts, tmp_path):
-    index = TrainingIndex.build(read(cohorts, "training"), tmp_path / "x.rdindex")
+    index = build_index(read(cohorts, "training"), tmp_path / "x.rdindex")
     assert index.measure_names == (*VOXEL, *FEATURE, *SEGMENTATION, "dice_aligned")
     assert {e.mask for e in index.entries} == {"file"}
     result = detect(read(cohorts, "synthetic"), index, validation=read(cohorts, "validation"))
@@ -85,27 +87,27 @@ def test_same_structures_in_another_background_are_found_by_the_segmentation_lev
 
 def test_segmenter_makes_the_missing_masks_and_is_remembered(cohorts, tmp_path):
     """Made by the segmenter or given as the same masks in files: the same distances."""
-    made = TrainingIndex.build(
+    made = build_index(
         read(cohorts, "training", masks=False), tmp_path / "made.rdindex", segmenter=make_segmenter("bright")
     )
     assert {e.mask for e in made.entries} == {"bright"}
     assert made.segmenter_settings == {"name": "bright", "version": 1, "above": 700.0}
-    given = TrainingIndex.build(read(cohorts, "training"), tmp_path / "given.rdindex")
+    given = build_index(read(cohorts, "training"), tmp_path / "given.rdindex")
     options = DetectionOptions(measures=tuple(SEGMENTATION))
     a = detect(read(cohorts, "synthetic", masks=False), TrainingIndex.open(made.folder), options=options)
     b = detect(read(cohorts, "synthetic"), given, options=options)
     assert a.summary == b.summary
     training = read(cohorts, "training", masks=False)
-    assert made.serves(training, "generic", None, make_segmenter("bright"))
-    assert not made.serves(training, "generic", None, make_segmenter("bright", above=600.0))
-    assert not made.serves(training, "generic", None)
+    assert serves(made, training, IndexOptions(segmenter="bright"))
+    assert not serves(made, training, IndexOptions(segmenter=make_segmenter("bright", above=600.0)))
+    assert not serves(made, training, IndexOptions())
 
 
 def test_own_masks_win_over_the_segmenter(cohorts, tmp_path):
     folder = tmp_path / "some_masks"
     write(folder / "case_003.nii.gz", np.pad(np.ones((4, 4, 4), np.uint8), ((5, 15), (5, 19), (5, 11))))
     cohort = Cohort.read(cohorts / "training", masks=folder)
-    index = TrainingIndex.build(cohort, tmp_path / "x.rdindex", segmenter=make_segmenter("bright"))
+    index = build_index(cohort, tmp_path / "x.rdindex", segmenter=make_segmenter("bright"))
     assert [e.mask for e in index.entries].count("file") == 1
     assert index.features([3], ["mask"])["mask"].sum() == 64
 
@@ -113,14 +115,14 @@ def test_own_masks_win_over_the_segmenter(cohorts, tmp_path):
 def test_changed_mask_means_another_index(cohorts, tmp_path):
     folder = tmp_path / "one_mask"
     path = write(folder / "case_003.nii.gz", np.pad(np.ones((4, 4, 4), np.uint8), ((5, 15), (5, 19), (5, 11))))
-    index = TrainingIndex.build(Cohort.read(cohorts / "training", masks=folder), tmp_path / "x.rdindex")
-    assert index.serves(Cohort.read(cohorts / "training", masks=folder), "generic", None)
+    index = build_index(Cohort.read(cohorts / "training", masks=folder), tmp_path / "x.rdindex")
+    assert serves(index, Cohort.read(cohorts / "training", masks=folder), IndexOptions())
     write(path, np.pad(np.ones((4, 4, 4), np.uint8), ((6, 14), (5, 19), (5, 11))))
-    assert not index.serves(Cohort.read(cohorts / "training", masks=folder), "generic", None)
+    assert not serves(index, Cohort.read(cohorts / "training", masks=folder), IndexOptions())
 
 
 def test_images_without_masks_are_judged_by_the_other_levels_and_said_so(cohorts, tmp_path):
-    index = TrainingIndex.build(read(cohorts, "training"), tmp_path / "x.rdindex")
+    index = build_index(read(cohorts, "training"), tmp_path / "x.rdindex")
     result = detect(read(cohorts, "synthetic", masks=False), index, validation=read(cohorts, "validation"))
     assert all(m.verdict == "undefined" for m in result.matches if m.level == "segmentation")
     assert all(c.verdict != "undefined" for c in result.summary)
@@ -138,24 +140,24 @@ def test_interrupted_build_without_masks_is_not_resumed_with_them(cohorts, tmp_p
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        TrainingIndex.build(read(cohorts, "training", masks=False), tmp_path / "x.rdindex", progress=stop)
+        build_index(read(cohorts, "training", masks=False), tmp_path / "x.rdindex", progress=stop)
     mask = np.pad(np.ones((4, 4, 4), np.uint8), ((5, 15), (5, 19), (5, 11)))
     write(tmp_path / "masks" / "case_020.nii.gz", mask)
     some = Cohort.read(cohorts / "training", masks=tmp_path / "masks")
-    masks = TrainingIndex.build(some, tmp_path / "x.rdindex").features(range(30), ["mask"])["mask"]
+    masks = build_index(some, tmp_path / "x.rdindex").features(range(30), ["mask"])["mask"]
     assert has_mask(masks).tolist() == [n == 20 for n in range(30)]
 
 
 def test_segmentation_measures_need_masks(cohorts, tmp_path):
     plain = read(cohorts, "training", masks=False)
-    assert TrainingIndex.build(plain, tmp_path / "x.rdindex").measure_names == (*VOXEL, *FEATURE)
+    assert build_index(plain, tmp_path / "x.rdindex").measure_names == (*VOXEL, *FEATURE)
     with pytest.raises(ConfigurationError, match="--segment"):
-        TrainingIndex.build(plain, tmp_path / "y.rdindex", measures=["dice"])
+        build_index(plain, tmp_path / "y.rdindex", measures=["dice"])
 
 
 def test_index_of_another_segmenter_version_is_refused(cohorts, tmp_path):
     cohort = read(cohorts, "training", masks=False)
-    index = TrainingIndex.build(cohort, tmp_path / "x.rdindex", segmenter=make_segmenter("bright"))
+    index = build_index(cohort, tmp_path / "x.rdindex", segmenter=make_segmenter("bright"))
     path = index.folder / "index.json"
     path.write_text(path.read_text(encoding="utf-8").replace('"version": 1', '"version": 0', 1))
     with pytest.raises(IndexFormatError, match="another version of segmenter 'bright'"):
@@ -163,7 +165,7 @@ def test_index_of_another_segmenter_version_is_refused(cohorts, tmp_path):
 
 
 def test_pictures_get_both_masks(cohorts, tmp_path):
-    index = TrainingIndex.build(read(cohorts, "training"), tmp_path / "x.rdindex")
+    index = build_index(read(cohorts, "training"), tmp_path / "x.rdindex")
     pair = PairLoader(index, read(cohorts, "synthetic"))("structure_002", "case_002")
     assert pair is not None
     np.testing.assert_array_equal(pair.synthetic_mask, pair.training_mask)

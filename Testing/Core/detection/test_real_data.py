@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from Core.made_up import write
 from replica_detection.detection.detector import DetectionOptions, detect
-from replica_detection.index.training_index import TrainingIndex
+from replica_detection.index.build import build_index
 from replica_detection.io.cohort import Cohort
 from replica_detection.io.volume import read_mask, read_volume
 from replica_detection.preparation.profiles import PROFILES
@@ -67,7 +67,7 @@ def read(folder, part):
 @pytest.mark.parametrize("measures", [("mae", "rmse", "ssim"), None])
 def test_planted_copies_of_real_scans(hippocampus, tmp_path, measures):
     folder, truth = hippocampus
-    index = TrainingIndex.build(read(folder, "training"), tmp_path / "x.rdindex", measures=measures)
+    index = build_index(read(folder, "training"), tmp_path / "x.rdindex", measures=measures)
     result = detect(
         read(folder, "synthetic"),
         index,
@@ -89,7 +89,7 @@ def test_uneven_head_ct_is_read_and_its_unevenness_told(real_data, tmp_path):
     source = real_data / "head_ct" / "ge_human_dicom"
     if not source.is_dir():
         pytest.skip("no head CT")
-    index = TrainingIndex.build(Cohort.read(source), tmp_path / "ct.rdindex", profile="head-ct")
+    index = build_index(Cohort.read(source), tmp_path / "ct.rdindex", profile="head-ct")
     texts = " ".join(text for _, text in index.warnings)
     assert "1.08 to 7.00 mm" in texts
     assert "gantry tilt" in texts

@@ -15,7 +15,7 @@ from skimage.metrics import structural_similarity
 
 from Core.made_up import cohort, volume
 from replica_detection.detection.detector import detect
-from replica_detection.embedding import Encoders, make_embedder
+from replica_detection.embedding import make_embedder
 from replica_detection.embedding.training import (
     EncoderReport,
     nt_xent,
@@ -24,6 +24,8 @@ from replica_detection.embedding.training import (
 )
 from replica_detection.embedding.views import Views
 from replica_detection.errors import ConfigurationError, InputError
+from replica_detection.index.build import build_index, serves
+from replica_detection.index.options import IndexOptions
 from replica_detection.index.training_index import TrainingIndex
 from replica_detection.io.cohort import Case, Cohort
 from replica_detection.kernels import ssim
@@ -202,17 +204,17 @@ def test_the_index_keeps_its_encoder(images: Cohort, whole: tuple[Path, EncoderR
     import shutil
 
     shutil.copytree(whole[0], tmp_path / "encoder")
-    encoders = Encoders(make_embedder(f"contrastive:{tmp_path / 'encoder'}"))
-    index = TrainingIndex.build(images, tmp_path / "x.rdindex", measures=["embedding_pearson"], encoders=encoders)
+    encoder = make_embedder(f"contrastive:{tmp_path / 'encoder'}")
+    index = build_index(images, tmp_path / "x.rdindex", measures=["embedding_pearson"], embedding=encoder)
     shutil.rmtree(tmp_path / "encoder")
     again = TrainingIndex.open(index.folder)
     result = detect(Cohort.read(images.source), again)
     assert all(m.distance == 0 for m in result.matches)
     assert any("trained on the training cohort" in w for w in result.run.warnings)
-    assert again.serves(images, "generic", ["embedding_pearson"], encoders=encoders)
+    assert serves(again, images, IndexOptions(measures=["embedding_pearson"], embedding=encoder))
     train(images, tmp_path / "other", seed=7, epochs=1)
-    other = Encoders(make_embedder(f"contrastive:{tmp_path / 'other'}"))
-    assert not again.serves(images, "generic", ["embedding_pearson"], encoders=other)
+    other = make_embedder(f"contrastive:{tmp_path / 'other'}")
+    assert not serves(again, images, IndexOptions(measures=["embedding_pearson"], embedding=other))
 
 
 def test_an_encoder_of_the_other_kind_is_refused(whole: tuple[Path, EncoderReport], tmp_path: Path) -> None:

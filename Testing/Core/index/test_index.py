@@ -16,24 +16,23 @@ import pytest
 from Core.made_dicom import write_series
 from Core.made_up import cohort, volume, write
 from replica_detection.errors import ConfigurationError, IndexFormatError, InputError
-from replica_detection.index.entries import Entry
+from replica_detection.index.build import append_cases, build_index, serves
+from replica_detection.index.entries import Entry, read_header
+from replica_detection.index.options import IndexOptions
 from replica_detection.index.training_index import TrainingIndex
 from replica_detection.io.cohort import Cohort
 from replica_detection.measures import make_measures
 
 BUILD = """
 import sys, time
-from pathlib import Path
-from replica_detection.cohort import Cohort
-from replica_detection.index import TrainingIndex
-from replica_detection.measures import make_measures
+from replica_detection.index.build import build_index
 def slowly(stage, done, total):
     print(done, flush=True)
     time.sleep(0.15)
-TrainingIndex.build(Cohort.read(Path(sys.argv[1])), Path(sys.argv[2]), measures=["mae", "ssim"], progress=slowly)
+build_index(sys.argv[1], sys.argv[2], measures=["mae", "ssim"], progress=slowly)
 """
 # Voxel measures alone: what is stored, and when, does not depend on the measure.
-build = partial(TrainingIndex.build, measures=["mae", "ssim"])
+build = partial(build_index, measures=["mae", "ssim"])
 
 
 @pytest.fixture
@@ -141,13 +140,13 @@ def test_append_adds_only_new_cases_and_equals_preparing_them_at_once(small, tmp
     more = Cohort.read(tmp_path / "training")
     (index.folder / "nulls").mkdir()
     seen = []
-    grown = index.append(more, progress=lambda stage, done, total: seen.append(done))
+    grown = append_cases(index, more, progress=lambda stage, done, total: seen.append(done))
     assert len(grown) == 9
     assert len(seen) == 3
     assert grown.preparation == index.preparation
     np.testing.assert_array_equal(rows(grown)[:6], rows(index))
     assert grown.verify() == []
-    assert len(grown.append(more)) == 9
+    assert len(append_cases(grown, more)) == 9
     assert not (index.folder / "nulls").exists()
 
 
@@ -160,9 +159,9 @@ def test_interrupted_append_leaves_the_index_as_it_was(small, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        index.append(Cohort.read(tmp_path / "training"), progress=stop)
+        append_cases(index, Cohort.read(tmp_path / "training"), progress=stop)
     assert TrainingIndex.open(index.folder).ids == index.ids
-    grown = TrainingIndex.open(index.folder).append(Cohort.read(tmp_path / "training"))
+    grown = append_cases(TrainingIndex.open(index.folder), Cohort.read(tmp_path / "training"))
     assert len(grown) == 9
     assert grown.verify() == []
 
@@ -171,7 +170,7 @@ def test_append_refuses_another_file_under_a_known_id(small, tmp_path):
     index = build(small, tmp_path / "x.rdindex")
     write(tmp_path / "other" / "case_000.nii.gz", volume(99))
     with pytest.raises(InputError, match="case_000"):
-        index.append(Cohort.read(tmp_path / "other"))
+        append_cases(index, Cohort.read(tmp_path / "other"))
 
 
 def test_verify_names_a_changed_input_and_a_damaged_row(small, tmp_path):
@@ -202,6 +201,40 @@ def test_other_schema_version_and_garbage_are_refused(small, tmp_path):
         TrainingIndex.open(index.folder)
     with pytest.raises(IndexFormatError, match="no finished index"):
         TrainingIndex.open(tmp_path / "nowhere")
+
+
+def test_header_is_read_where_only_numpy_can_be_imported(small, tmp_path):
+    index = build(small, tmp_path / "x.rdindex")
+    code = """
+import sys
+from pathlib import Path
+for name in ("numba", "torch", "monai", "zarr", "faiss", "nibabel", "skimage", "matplotlib", "scipy", "SimpleITK"):
+    sys.modules[name] = None
+from replica_detection.index.entries import read_header
+header = read_header(Path(sys.argv[1]))
+print([e.id for e in header.entries], header.measures, header.preparation.grid, len(header.entries[0].affine))
+"""
+    said = subprocess.run([sys.executable, "-c", code, str(index.folder)], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == f"{list(index.ids)} ('mae', 'ssim') (24, 28, 20) 16"
+    header = read_header(index.folder)
+    assert header.entries == index.entries and header.source == str(tmp_path / "training")
+    assert json.loads(json.dumps(header.to_json())) == json.loads(
+        (index.folder / "index.json").read_text(encoding="utf-8")
+    )
+
+
+def test_options_check_themselves():
+    with pytest.raises(ConfigurationError, match="a list of names, found the text 'mae,ssim'"):
+        IndexOptions(measures="mae,ssim")
+    with pytest.raises(ConfigurationError, match="no measure was named"):
+        IndexOptions(measures=[])
+    with pytest.raises(ConfigurationError, match="unknown segmenter 'spleen'"):
+        IndexOptions(segmenter="spleen")
+    with pytest.raises(ConfigurationError, match="unknown embedding 'clip'"):
+        IndexOptions(slice_embedding="clip")
+    with pytest.raises(InputError, match=r"weights\.pt"):
+        IndexOptions(embedding="dino:weights.pt")
+    assert IndexOptions(measures=["default", "mae"]).measures == ("default", "mae")
 
 
 def test_folder_of_something_else_is_never_overwritten(small, tmp_path):
@@ -252,20 +285,20 @@ def test_default_among_the_names_stands_for_the_usual_measures(small, tmp_path):
     # What it was not asked for, but holds all features of.
     assert [m.name for m in index.measures(["ncc_elastic", "default"])] == ["ncc_elastic", *usual]
     for served in (None, ["default"], ["ncc_elastic", "mae"], ["default", "memorization_index"]):
-        assert index.serves(small, "generic", served)
+        assert serves(index, small, IndexOptions(measures=served))
     for not_served in (["default", "dice"], ["slice_votes"]):
-        assert not index.serves(small, "generic", not_served)
-    assert not build(small, tmp_path / "y.rdindex", measures=["mae"]).serves(small, "generic", ["default"])
+        assert not serves(index, small, IndexOptions(measures=not_served))
+    assert not serves(build(small, tmp_path / "y.rdindex", measures=["mae"]), small, IndexOptions(measures=["default"]))
 
 
 def test_touched_file_still_serves_and_changed_file_does_not(small, tmp_path):
     index = build(small, tmp_path / "x.rdindex")
     path = Path(small.cases[0].files[0])
     os.utime(path, (time.time() + 60, time.time() + 60))
-    assert index.serves(small, "generic", ["mae"])
-    assert not index.serves(small, "head-ct", ["mae"])
+    assert serves(index, small, IndexOptions(measures=["mae"]))
+    assert not serves(index, small, IndexOptions("head-ct", ["mae"]))
     write(path, volume(88))
-    assert not index.serves(small, "generic", ["mae"])
+    assert not serves(index, small, IndexOptions(measures=["mae"]))
 
 
 @pytest.mark.parametrize(("measures", "mask"), [(["mae"], ""), (["dice"], "file")])
@@ -280,7 +313,7 @@ def test_the_mask_is_no_file_of_the_image_whether_used_or_not(tmp_path, measures
     index = build(masked, tmp_path / "x.rdindex", measures=measures)
     (entry,) = index.entries
     assert entry.mask == mask and entry.images == (str((tmp_path / "training" / "one.nii.gz").resolve()),)
-    assert index.serves(masked, "generic", measures)
+    assert serves(index, masked, IndexOptions(measures=measures))
 
     # As versions wrote it that did not say how many files are the image.
     stored = json.loads((index.folder / "index.json").read_text())
@@ -288,7 +321,7 @@ def test_the_mask_is_no_file_of_the_image_whether_used_or_not(tmp_path, measures
     (index.folder / "index.json").write_text(json.dumps(stored))
     old = TrainingIndex.open(index.folder)
     assert old.entries[0].images == entry.images
-    assert old.serves(masked, "generic", measures) and old.verify() == []
+    assert serves(old, masked, IndexOptions(measures=measures)) and old.verify() == []
 
     (series,) = [c for c in read.cases if len(c.files) > 1]
     names = tuple(map(str, series.files))

@@ -14,6 +14,8 @@ from replica_detection.embedding import Embedder, Encoders, register
 from replica_detection.embedding import base as registry
 from replica_detection.embedding.stored import make_encoders
 from replica_detection.errors import ConfigurationError, IndexFormatError, InputError
+from replica_detection.index.build import append_cases, build_index, serves
+from replica_detection.index.options import IndexOptions
 from replica_detection.index.training_index import TrainingIndex
 from replica_detection.io.cohort import Cohort
 from replica_detection.measures import make_measures
@@ -113,7 +115,7 @@ def moved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainingIndex
         write(folder / "synthetic" / f"mirrored_{n:03d}.nii.gz", np.flip(array, n % 3).copy())
         turned = ndimage.rotate(array, 8, (0, 1), reshape=False, order=1, mode="nearest")
         write(folder / "synthetic" / f"turned_{n:03d}.nii.gz", turned)
-    index = TrainingIndex.build(Cohort.read(folder / "training"), folder / "x.rdindex")
+    index = build_index(Cohort.read(folder / "training"), folder / "x.rdindex")
     return folder, index
 
 
@@ -161,9 +163,7 @@ def test_queries_are_embedded_as_the_index_was(moved: tuple[Path, TrainingIndex]
 
 def test_an_index_with_another_encoder_file_is_refused(tmp_path: Path) -> None:
     cohort(tmp_path / "training", 6)
-    index = TrainingIndex.build(
-        Cohort.read(tmp_path / "training"), tmp_path / "x.rdindex", measures=["embedding_cosine"]
-    )
+    index = build_index(Cohort.read(tmp_path / "training"), tmp_path / "x.rdindex", measures=["embedding_cosine"])
     path = index.folder / "encoder_images.safetensors"
     data = path.read_bytes()
     path.write_bytes(data[:-4] + b"\0\0\0\1")
@@ -176,7 +176,7 @@ def test_an_index_with_another_encoder_file_is_refused(tmp_path: Path) -> None:
 
 def test_an_index_whose_weights_are_gone_still_serves_the_other_measures(tmp_path: Path) -> None:
     cohort(tmp_path / "training", 6)
-    index = TrainingIndex.build(Cohort.read(tmp_path / "training"), tmp_path / "x.rdindex", measures=["mae", *FEATURE])
+    index = build_index(Cohort.read(tmp_path / "training"), tmp_path / "x.rdindex", measures=["mae", *FEATURE])
     (index.folder / "encoder_images.safetensors").unlink()
     assert [m.name for m in TrainingIndex.open(index.folder).measures(["mae"])] == ["mae"]
 
@@ -192,18 +192,18 @@ def test_append_keeps_the_embedding_and_resume_does_not_fit_again(tmp_path: Path
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        TrainingIndex.build(first, tmp_path / "x.rdindex", measures=FEATURE, progress=stop)
+        build_index(first, tmp_path / "x.rdindex", measures=FEATURE, progress=stop)
     assert "fitting" in stages
     stages.clear()
-    index = TrainingIndex.build(
+    index = build_index(
         first, tmp_path / "x.rdindex", measures=FEATURE, progress=lambda stage, *_: stages.append(stage)
     )
     assert "fitting" not in stages
     cohort(tmp_path / "training", 2, 300, "later")
-    longer = index.append(Cohort.read(tmp_path / "training"))
+    longer = append_cases(index, Cohort.read(tmp_path / "training"))
     assert len(longer) == 8
     assert longer.encoder_settings == index.encoder_settings
-    assert longer.serves(Cohort.read(tmp_path / "training"), "generic", FEATURE, encoders=make_encoders())
+    assert serves(longer, Cohort.read(tmp_path / "training"), IndexOptions(measures=FEATURE))
     # Pictures need the images, which no measure of this index does.
     assert PairLoader(longer, None)(longer.ids[0], longer.ids[1]) is not None
 
@@ -211,14 +211,14 @@ def test_append_keeps_the_embedding_and_resume_does_not_fit_again(tmp_path: Path
 def test_an_index_serves_only_its_own_embedding(moved: tuple[Path, TrainingIndex], plain: Encoders) -> None:
     folder, index = moved
     training = Cohort.read(folder / "training")
-    assert index.serves(training, "generic", None, encoders=make_encoders())
-    assert not index.serves(training, "generic", None, encoders=plain)
+    assert serves(index, training, IndexOptions())
+    assert not serves(index, training, IndexOptions(embedding=plain.images))
 
 
 def test_details_are_kept_with_the_result(moved: tuple[Path, TrainingIndex], tmp_path: Path) -> None:
     folder, _ = moved
     measures = ("embedding_cosine", "memorization_index", "slice_votes")
-    index = TrainingIndex.build(Cohort.read(folder / "training"), tmp_path / "x.rdindex", measures=measures)
+    index = build_index(Cohort.read(folder / "training"), tmp_path / "x.rdindex", measures=measures)
     result = detect(
         Cohort.read(folder / "synthetic"),
         index,
@@ -254,7 +254,7 @@ def test_p_values_of_new_cases_are_uniform(tmp_path: Path, kind: str) -> None:
     cohort(tmp_path / "training", 60)
     cohort(tmp_path / "new", 160, 5000, "new")
     measures = ("embedding_cosine", "memorization_index")
-    index = TrainingIndex.build(Cohort.read(tmp_path / "training"), tmp_path / "x.rdindex", measures=measures)
+    index = build_index(Cohort.read(tmp_path / "training"), tmp_path / "x.rdindex", measures=measures)
     unseen = None
     if kind == "validation":
         cohort(tmp_path / "validation", 80, 1000, "unseen")
@@ -282,9 +282,9 @@ def test_two_dimensional_images_go_through(tmp_path: Path) -> None:
         for seed in seeds:
             Image.fromarray(picture(seed)).save(tmp_path / name / f"x{seed}.png")
     Image.fromarray(picture(5)[:, ::-1].copy()).save(tmp_path / "synthetic" / "mirrored.jpg", quality=90)
-    index = TrainingIndex.build(Cohort.read(tmp_path / "training"), tmp_path / "x.rdindex")
+    index = build_index(Cohort.read(tmp_path / "training"), tmp_path / "x.rdindex")
     result = detect(Cohort.read(tmp_path / "synthetic"), index, validation=Cohort.read(tmp_path / "validation"))
     found = {c.synthetic_id: c for c in result.summary}["mirrored"]
     assert (found.verdict, found.nearest_training_id) == ("replica", "x5")
     with pytest.raises(ConfigurationError, match="2D"):
-        TrainingIndex.build(Cohort.read(tmp_path / "training"), tmp_path / "y.rdindex", measures=["slice_votes"])
+        build_index(Cohort.read(tmp_path / "training"), tmp_path / "y.rdindex", measures=["slice_votes"])

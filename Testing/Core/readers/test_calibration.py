@@ -12,6 +12,7 @@ from Core.made_runs import NEW, VOXELS, planted_folders, planted_run
 from replica_detection import cli
 from replica_detection.detection.detector import DetectionOptions, detect
 from replica_detection.errors import ConfigurationError, InputError
+from replica_detection.index.build import build_index
 from replica_detection.index.training_index import TrainingIndex
 from replica_detection.io.cohort import Cohort
 from replica_detection.readers.calibration import Calibration, calibrate
@@ -230,7 +231,7 @@ def test_neighbours_that_are_too_few_for_k_are_not_made_up(run, tmp_path):
     table = tmp_path / "patients.csv"
     table.write_text("id,patient\n" + "".join(f"{id},{p}\n" for id, p in zip(index.ids, pairs, strict=True)))
     training = Cohort.read(folder / "training", patients=table)
-    grouped = TrainingIndex.build(training, tmp_path / "grouped.rdindex", measures=VOXELS)
+    grouped = build_index(training, tmp_path / "grouped.rdindex", measures=VOXELS)
     result = detect(Cohort.read(folder / "synthetic"), grouped, options=DetectionOptions(k=12))
     rows = sensitivity_to_k(result, labels, grouped.patients, ks=(6, 12))
     assert all(r.found for r in rows if r.k == 6)

@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from Core.made_up import write
 from replica_detection.detection.detector import DetectionOptions, detect
-from replica_detection.index.training_index import TrainingIndex
+from replica_detection.index.build import build_index
 from replica_detection.io.cohort import Cohort
 from replica_detection.io.volume import Volume
 from replica_detection.measures import MEASURES
@@ -350,7 +350,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def results(data):
     measures = ("mae", "rmse", "ssim", "ncc_aligned")
-    index = TrainingIndex.build(Cohort.read(data / "training"), data / "t.rdindex", measures=measures)
+    index = build_index(Cohort.read(data / "training"), data / "t.rdindex", measures=measures)
     unseen, synthetic = Cohort.read(data / "unseen"), Cohort.read(data / "synthetic")
     return {
         align: detect(synthetic, index, validation=unseen, options=DetectionOptions(align=align))

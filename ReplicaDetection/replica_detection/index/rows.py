@@ -1,0 +1,149 @@
+"""Writing an index: rows first, each named in a journal, `index.json` last; a kill never costs the old index."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from replica_detection.index.entries import HEADER_FILE, Entry, IndexHeader, entry_from_json
+from replica_detection.io.cohort import Cohort, Problem
+from replica_detection.measures import Measure, features_of
+from replica_detection.preparation.loading import load_prepared
+from replica_detection.preparation.profiles import Preparation
+from replica_detection.progress import Progress
+from replica_detection.segmentation import Segmenter
+from replica_detection.util.files import atomic_write
+
+
+def start_build(work: Path, options: dict[str, Any], preparation: Preparation) -> None:
+    """Starts a fresh build in `work`: what an interrupted one with other options left there goes."""
+    shutil.rmtree(work / "features.zarr", ignore_errors=True)
+    (work / "entries.jsonl").unlink(missing_ok=True)
+    with atomic_write(work / "plan.json") as f:
+        json.dump({"options": options, "preparation": preparation.to_json()}, f)
+
+
+def resume_build(work: Path, options: dict[str, Any]) -> tuple[Preparation | None, dict[str, Entry]]:
+    """Preparation and finished cases of an interrupted build with the same options, else (None, {})."""
+    try:
+        stored = json.loads((work / "plan.json").read_text(encoding="utf-8"))
+        if stored["options"] != options:
+            return None, {}
+        preparation = Preparation.from_json(stored["preparation"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, {}
+    done = {}
+    journal = work / "entries.jsonl"
+    for line in journal.read_text(encoding="utf-8").splitlines() if journal.is_file() else ():
+        try:
+            entry = entry_from_json(json.loads(line))
+        except (ValueError, TypeError):  # the line that a kill cut short
+            break
+        done[entry.id] = entry
+    return preparation, done
+
+
+def write_rows(
+    folder: Path,
+    cohort: Cohort,
+    preparation: Preparation,
+    measures: Sequence[Measure],
+    segmenter: Segmenter | None,
+    *,
+    done: dict[str, Entry],
+    first_row: int,
+    strict: bool,
+    progress: Progress,
+) -> tuple[list[Entry], list[Problem]]:
+    """Prepares the cases that are not done yet and writes a row for each; the journal names a row once it is whole.
+
+    Args:
+        folder: where `features.zarr` and the journal lie.
+        done: entries of an interrupted build by case id; one whose case changed since is prepared again.
+        first_row: the first row that may be written where `done` is empty.
+        strict: raise the InputError of the first case that cannot be used.
+
+    Returns:
+        Entries in the order of the cohort, and the problems of the cases that were left out.
+    """
+    import zarr
+
+    store = zarr.open_group(folder / "features.zarr", mode="a")
+    kept = {c.id: done[c.id] for c in cohort.cases if c.id in done and done[c.id].unchanged(c)}
+    kept = {c.id: Entry(**{**asdict(kept[c.id]), "patient": c.patient}) for c in cohort.cases if c.id in kept}
+    todo = [c for c in cohort.cases if c.id not in kept]
+    row = max([first_row - 1, *(e.row for e in done.values())]) + 1
+    entries, problems = dict(kept), []
+    with_masks = any(m.needs_mask for m in measures)
+    loaded = load_prepared(todo, preparation, with_masks=with_masks, segmenter=segmenter, strict=strict)
+    journal_path = folder / "entries.jsonl"
+    _end_line(journal_path)
+    with journal_path.open("a", encoding="utf-8") as journal:
+        for case, prepared in loaded:
+            if isinstance(prepared, Problem):
+                problems.append(prepared)
+                progress("preparing", len(entries) + len(problems), len(cohort.cases))
+                continue
+            for name, array in {"image": prepared.image, **features_of(prepared, measures)}.items():
+                _row_array(store, name, array, row + 1)[row] = array
+            entry = Entry.of(case, row, prepared)
+            journal.write(json.dumps(asdict(entry)) + "\n")
+            journal.flush()
+            os.fsync(journal.fileno())
+            entries[case.id] = entry
+            row += 1
+            progress("preparing", len(entries) + len(problems), len(cohort.cases))
+    return [entries[c.id] for c in cohort.cases if c.id in entries], problems
+
+
+def _row_array(store: Any, name: str, example: np.ndarray, rows: int) -> Any:
+    """The Zarr array of a feature, grown to at least `rows` cases; made after `example` where there is none."""
+    from zarr.codecs import Crc32cCodec, ZstdCodec
+
+    if name not in store:
+        store.create_array(
+            name,
+            shape=(rows, *example.shape),
+            chunks=(1, *example.shape),
+            dtype=example.dtype,
+            compressors=[ZstdCodec(level=1), Crc32cCodec()],
+        )
+    array = store[name]
+    if array.shape[0] < rows:
+        array.resize((rows, *example.shape))
+    return array
+
+
+def _end_line(journal: Path) -> None:
+    """Cuts the half line off that a kill may leave, so that the next one starts on its own."""
+    if journal.is_file() and journal.stat().st_size:
+        with journal.open("rb+") as f:
+            content = f.read()
+            f.truncate(content.rfind(b"\n") + 1)
+
+
+def write_header(folder: Path, header: IndexHeader) -> None:
+    """Writes `index.json`, which makes the rows that it names count; the journal is done with."""
+    with atomic_write(folder / HEADER_FILE) as f:
+        json.dump(header.to_json(), f, indent=1)
+    (folder / "entries.jsonl").unlink(missing_ok=True)
+
+
+def move_into_place(work: Path, folder: Path) -> None:
+    """Moves a finished build to its place; the old index goes only after the new one is whole."""
+    (work / "plan.json").unlink(missing_ok=True)
+    if folder.exists():
+        old = folder.with_name(folder.name + ".old")
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+        work.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        work.rename(folder)
