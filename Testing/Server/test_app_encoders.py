@@ -18,6 +18,7 @@ import torch
 from Core import made_up
 from replica_detection.client import ReplicaClient
 from replica_detection.embedding.training import nt_xent, similarity_error, train_encoder
+from replica_detection.embedding.training_options import EncoderOptions
 from replica_detection.errors import ConfigurationError, IndexFormatError, InputError
 from replica_detection.index.training_index import TrainingIndex
 from replica_detection.results.result import DetectionResult
@@ -53,7 +54,8 @@ def contrastive(folder) -> Path:
     """An encoder that was trained elsewhere."""
     from replica_detection.io.cohort import Cohort
 
-    train_encoder(Cohort.read(folder / "training"), folder / "elsewhere", epochs=1, batch=4, most=16, device="cpu")
+    options = EncoderOptions(epochs=1, batch=4, max_size=16, device="cpu")
+    train_encoder(Cohort.read(folder / "training"), folder / "elsewhere", options=options)
     return folder / "elsewhere"
 
 

@@ -10,7 +10,8 @@ from fastapi import HTTPException
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
-from replica_detection.embedding.training import KINDS, NETWORKS, train_encoder
+from replica_detection.embedding.training import train_encoder
+from replica_detection.embedding.training_options import KINDS, NETWORKS, EncoderOptions
 from replica_detection.networks.weights import SIDECAR
 from replica_detection_server.lib.progress import logged
 from replica_detection_server.lib.trainers.validation import (
@@ -62,7 +63,7 @@ class TrainEncoder(TrainTask):
             raise HTTPException(409, "an encoder learns from the training scans: start the server with training")
 
     def wanted(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Options of `train_encoder`. Raises HTTPException 422 for what cannot be."""
+        """Arguments of `EncoderOptions`. Raises HTTPException 422 for what cannot be."""
         return {
             "kind": choice(request, "kind", KINDS),
             "network": choice(request, "network", tuple(NETWORKS)),
@@ -82,9 +83,8 @@ class TrainEncoder(TrainTask):
         report = train_encoder(
             cohort,
             self.folder,
-            profile=self.configuration.profile,
+            options=EncoderOptions(profile=self.configuration.profile, **wanted),
             progress=logged("encoder"),
-            **wanted,
         )
         embeddings.publish(self.configuration)
         return {

@@ -9,7 +9,8 @@ from fastapi import HTTPException
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
-from replica_detection.segmentation.training import NETWORKS, train_segmentation
+from replica_detection.segmentation.training import train_segmentation
+from replica_detection.segmentation.training_options import NETWORKS, SegmentationOptions
 from replica_detection_server.lib.infers.segmentation import TRAINED
 from replica_detection_server.lib.progress import logged
 from replica_detection_server.lib.trainers.validation import (
@@ -62,7 +63,7 @@ class TrainSegmentation(TrainTask):
             raise HTTPException(409, "training needs masks: start the server with training and training_masks")
 
     def wanted(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Options of `train_segmentation`. Raises HTTPException 422 for what cannot be."""
+        """Arguments of `SegmentationOptions`. Raises HTTPException 422 for what cannot be."""
         network = choice(request, "network", tuple(NETWORKS))
         patch, divisor = whole(request, "patch", _PATCH, _LARGEST_PATCH), NETWORKS[network][2]
         if patch % divisor or patch < 2 * divisor:
@@ -85,8 +86,7 @@ class TrainSegmentation(TrainTask):
         report = train_segmentation(
             cohort,
             self.folder,
-            profile=self.configuration.profile,
+            options=SegmentationOptions(profile=self.configuration.profile, **wanted),
             progress=logged("segmentation"),
-            **wanted,
         )
         return {"best_metric": float(report.best_dice), "epoch": report.best_epoch, "dice": dict(report.dice)}

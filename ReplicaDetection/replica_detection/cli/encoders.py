@@ -47,30 +47,27 @@ def train_encoder(
     Example: replica-detection train-encoder training/ --output my_encoder --profile brain-mr
     """
     from replica_detection.embedding.training import train_encoder as train
+    from replica_detection.embedding.training_options import EncoderOptions
 
-    axes = _axes(flips)
+    options = EncoderOptions(
+        kind=kind,
+        profile=profile,
+        network=network,
+        epochs=epochs,
+        batch=batch,
+        patience=patience,
+        seed=seed,
+        rotation_degrees=rotation,
+        flips=_axes(flips),
+        contrast=contrast,
+        max_size=size,
+        as_published=as_published,
+        device=device,
+    )
     images = read_cohort(cohort, None, patients, strict)
     unseen = None if validation is None else read_cohort(validation, None, patients, strict)
     with Bars() as progress:
-        trained = train(
-            images,
-            output,
-            kind=kind,
-            profile=profile,
-            network=network,
-            epochs=epochs,
-            validation=unseen,
-            batch=batch,
-            patience=patience,
-            seed=seed,
-            rotation_degrees=rotation,
-            flips=axes,
-            contrast=contrast,
-            most=size,
-            as_published=as_published,
-            device=device,
-            progress=progress,
-        )
+        trained = train(images, output, validation=unseen, options=options, progress=progress)
     print_problems([*images.problems, *trained.problems])
     console.print(
         f"Smallest validation loss {trained.best_loss:.4f} after epoch {trained.best_epoch} of {len(trained.history)}. "

@@ -73,21 +73,13 @@ def train_segmentation(
     Example: replica-detection train-segmentation scans/ --masks scans_masks/ --output vessel_network --profile tof-mra
     """
     from replica_detection.segmentation.training import train_segmentation as train
+    from replica_detection.segmentation.training_options import SegmentationOptions
 
+    options = SegmentationOptions(profile=profile, epochs=epochs, network=network, seed=seed, device=device)
     images = read_cohort(cohort, masks, patients, strict)
     unseen = None if validation is None else read_cohort(validation, validation_masks, patients, strict)
     with Bars() as progress:
-        trained = train(
-            images,
-            output,
-            profile=profile,
-            validation=unseen,
-            epochs=epochs,
-            network=network,
-            seed=seed,
-            device=device,
-            progress=progress,
-        )
+        trained = train(images, output, validation=unseen, options=options, progress=progress)
     print_problems([*images.problems, *trained.problems])
     console.print(
         f"Best validation Dice {trained.best_dice:.3f} after epoch {trained.best_epoch} of {len(trained.history)}. "

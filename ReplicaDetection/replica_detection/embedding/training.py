@@ -15,13 +15,13 @@ from replica_detection.embedding.architectures import build_encoder, dar_size
 from replica_detection.embedding.network import tensors
 from replica_detection.embedding.resampling import resampled
 from replica_detection.embedding.torch_embedder import with_intensity
+from replica_detection.embedding.training_options import EncoderOptions
 from replica_detection.embedding.views import Views
 from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.io.cohort import Cohort, Problem
 from replica_detection.networks.device import pick_device
 from replica_detection.networks.training_run import (
     Names,
-    Schedule,
     State,
     files_of,
     read_state,
@@ -36,15 +36,11 @@ from replica_detection.util.lock import Lock
 if TYPE_CHECKING:
     import torch
 
-KINDS = ("contrastive", "deepssim")
-NETWORKS = ("dar", "resnet18", "resnet50")
 INTENSITY = "minus-one-one"
 # Of the published codes: numbers of the vector, and temperature of NT-Xent.
 DIMENSIONS = {"contrastive": 32, "deepssim": 256}
 TEMPERATURE = 0.07
-LEARNING_RATE, DROPOUT = 1e-3, 0.1
-# As published, tens of images never leave the state in which all vectors are the same; see `train_encoder`.
-PUBLISHED_LEARNING_RATE, PUBLISHED_DROPOUT = {"contrastive": 1e-4, "deepssim": 1e-3}, 0.5
+DROPOUT, PUBLISHED_DROPOUT = 0.1, 0.5
 NAMES = {
     "contrastive": Names("validation_loss", "validation NT-Xent", "NT-Xent", smaller_is_better=True),
     "deepssim": Names("validation_loss", "validation squared error", "squared error to SSIM", smaller_is_better=True),
@@ -54,7 +50,7 @@ VALIDATION_VIEWS = 4
 
 @dataclass(frozen=True)
 class EncoderReport:
-    """What a training came to: see `TrainingReport` of the segmentation for the fields; `history` holds
+    """What a training came to: see `SegmentationReport` of the segmentation for the fields; `history` holds
     (epoch, loss, validation loss), the last NaN where the epoch was not validated."""
 
     output: Path
@@ -74,57 +70,6 @@ class EncoderReport:
 
 
 @dataclass(frozen=True)
-class _Options:
-    kind: str
-    network: str
-    epochs: int
-    batch: int
-    learning_rate: float
-    validate_every: int
-    patience: int
-    seed: int
-    rotation_degrees: float
-    flips: tuple[int, ...]
-    contrast: float
-    most: int
-    as_published: bool
-
-    def check(self) -> None:
-        for name, known in (("kind", KINDS), ("network", NETWORKS)):
-            if getattr(self, name) not in known:
-                raise ConfigurationError(f"unknown {name} '{getattr(self, name)}'; known: {', '.join(known)}")
-        for name in ("epochs", "validate_every", "patience"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} must be a whole number from 1, found {getattr(self, name)!r}")
-        if self.batch < 2:
-            raise ConfigurationError(f"batch must be at least 2, found {self.batch}: images are compared in it")
-        if not 0 < self.learning_rate < 1 or self.seed < 0 or self.rotation_degrees < 0 or self.contrast < 0:
-            raise ConfigurationError("learning_rate must be between 0 and 1; seed, rotation and contrast 0 or more")
-        if self.most < 8:
-            raise ConfigurationError(f"the largest size must be at least 8 voxels, found {self.most}")
-        if not set(self.flips) <= {0, 1, 2}:
-            raise ConfigurationError(f"flips must be axes from 0 to 2, found {self.flips}")
-
-    @property
-    def views(self) -> Views:
-        return Views(rotation_degrees=self.rotation_degrees, flips=self.flips, gamma=self.contrast)
-
-    @property
-    def schedule(self) -> Schedule:
-        def learning_rate(epoch: int) -> float:
-            # From the whole to the half along a cosine (Dar et al.).
-            return self.learning_rate * (0.75 + 0.25 * math.cos(math.pi * (epoch - 1) / self.epochs))
-
-        return Schedule(self.epochs, self.patience, self.validate_every, self.seed, learning_rate)
-
-    def same_run(self) -> dict[str, Any]:
-        """What may not change when a run goes on: everything but how long it is."""
-        return {
-            k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items() if k not in ("epochs", "patience")
-        }
-
-
-@dataclass(frozen=True)
 class _Images:
     """PreparedImage images at the encoder's size, (N, size) float16 in [0, 1], with the ids of their cases."""
 
@@ -139,96 +84,44 @@ def train_encoder(
     cohort: Cohort,
     output: Path,
     *,
-    kind: str = "contrastive",
-    profile: str = "generic",
-    network: str = "dar",
-    epochs: int = 200,
     validation: Cohort | None = None,
-    batch: int = 10,
-    learning_rate: float | None = None,
-    validate_every: int = 1,
-    patience: int = 30,
-    seed: int = 0,
-    rotation_degrees: float | None = None,
-    flips: tuple[int, ...] = (0, 1, 2),
-    contrast: float = 0.5,
-    most: int = 64,
-    as_published: bool = False,
-    device: str = "auto",
-    resume: bool = True,
+    options: EncoderOptions | None = None,
     progress: Progress = silent,
 ) -> EncoderReport:
-    """Trains an encoder that `--embedding contrastive:OUTPUT` or `deepssim:OUTPUT` then uses.
+    """Train an encoder for the embeddings `contrastive:OUTPUT` or `deepssim:OUTPUT`.
 
     `contrastive` (Dar et al., Nat. Biomed. Eng. 2025): NT-Xent with temperature 0.07 between an image and one altered
-    view of it, all other images of the batch apart. The paper alters by rotation and flips and names contrast, which
-    its code leaves out; here all three are altered, and flips go along every axis unless told otherwise.
-    `deepssim` (Scardace et al., arXiv 2509.16582): the cosine of two altered images is drawn to the SSIM of the
-    unaltered pair, by squared error, for all pairs of a batch.
+    view of it; all other images of the batch are negatives. The paper alters by rotation and flips and names contrast,
+    which its code leaves out. Here all three are altered, and flips run along every axis by default.
+    `deepssim` (Scardace et al., arXiv 2509.16582): squared error between the cosine of two altered images and the SSIM
+    of the unaltered pair, for all pairs of a batch.
 
     `output` then holds `best.safetensors` (of the epoch with the smallest validation loss, description in its header),
-    `network.json`, `history.csv`, `history.png`, and `last.pt`, from which the same call goes on where it was stopped,
-    after the last full epoch. On the CPU, with the same number of threads, a resumed run gives the same numbers as one
-    that was never stopped, and the same seed gives the same weights. All images are in memory at the encoder's size.
+    `network.json`, `history.csv`, `history.png`, and `last.pt`, from which the same call continues after the last full
+    epoch. On the CPU, with the same number of threads, a resumed run gives the same numbers as one that was never
+    stopped, and the same seed gives the same weights. All images are in memory at the encoder's size.
 
     Args:
         cohort: the generator's training images, at least 4.
-        output: a folder, made where it is missing.
-        profile: as for the index that the encoder is for.
-        network: `dar` (the 3D encoder of the paper, made for 2D as well), `resnet18` or `resnet50` (of MONAI).
-        epochs: at most.
+        output: a folder; it is created where it is missing.
         validation: other images of other patients; None: a fifth of the cohort's patients.
-        batch: images per step.
-        learning_rate: None: 1e-3, or as published 1e-4 (`contrastive`); falls to its half.
-        validate_every: epochs between validations.
-        patience: validations without a smaller loss after which the training ends.
-        seed: of weights, split, order and views.
-        rotation_degrees: about each axis; None: 5 (`contrastive`) or 10 (`deepssim`).
-        flips: axes (0 R-L, 1 A-P, 2 S-I) along which views are mirrored at random; in 2D, those of 0 and 1.
-        contrast: power of the grey values, from 1 / (1 + contrast) to 1 + contrast.
-        most: voxels along an axis at most; images are resized to 4 times a power of 2.
-        as_published: the `dar` encoder with a dropout of 0.5 and nothing after its last layer, for thousands of images.
-            With tens of them it needs hundreds of epochs before anything is learnt; by default dropout is 0.1 and the
-            contrastive vector is normalized over the batch.
-        device: `auto`, `cpu` or `cuda`.
-        resume: go on with an unfinished training in `output`; False starts again.
+        options: None: the defaults of `EncoderOptions`.
         progress: `preparing` per image, `training` per step.
 
     Raises:
-        InputError: too few images or patients, or `output` holds a damaged training or is being written by another
-            process.
-        ConfigurationError: options that cannot be, or `output` holds a training of other options or files.
+        InputError: too few images or patients, or `output` holds a damaged training or another process writes to it.
+        ConfigurationError: no GPU where `cuda` is asked for, or `output` holds a training with other options or files.
     """
     import torch
 
-    if kind not in KINDS:
-        raise ConfigurationError(f"unknown kind '{kind}'; known: {', '.join(KINDS)}")
-    usual = PUBLISHED_LEARNING_RATE[kind] if as_published else LEARNING_RATE
-    rate = usual if learning_rate is None else learning_rate
-    rotation = {"contrastive": 5.0, "deepssim": 10.0}[kind] if rotation_degrees is None else rotation_degrees
-    options = _Options(
-        kind,
-        network,
-        epochs,
-        batch,
-        rate,
-        validate_every,
-        patience,
-        seed,
-        rotation,
-        tuple(flips),
-        contrast,
-        most,
-        as_published,
-    )
-    options.check()
-    output, target = Path(output), pick_device(device)
-    run = json.dumps([options.same_run(), profile, files_of(cohort), files_of(validation)])
-    state = read_state(output, run) if resume else None
+    options = options or EncoderOptions()
+    output, target = Path(output), pick_device(options.device)
+    run = json.dumps([options.fixed_options(), files_of(cohort), files_of(validation)])
+    state = read_state(output, run) if options.resume else None
     before = len(state.history) if state else 0
     if state is not None and state.finished(options.schedule):
         return _report(state, output, options, (), before)
-    training, unseen, problems = _images(cohort, validation, profile, options, progress)
+    training, unseen, problems = _images(cohort, validation, options, progress)
     if state is None:
         state = _begin(run, training, unseen, options)
     if list(training.ids) != state.training or list(unseen.ids) != state.validation:
@@ -262,10 +155,10 @@ def similarity_error(first: torch.Tensor, second: torch.Tensor, ssim: torch.Tens
 
 
 def _images(
-    cohort: Cohort, validation: Cohort | None, profile: str, options: _Options, progress: Progress
+    cohort: Cohort, validation: Cohort | None, options: EncoderOptions, progress: Progress
 ) -> tuple[_Images, _Images, list[Problem]]:
-    preparation = plan(profile_named(profile), sample_volumes(cohort))
-    size = dar_size(preparation.grid, options.most)
+    preparation = plan(profile_named(options.profile), sample_volumes(cohort))
+    size = dar_size(preparation.grid, options.max_size)
     problems: list[Problem] = []
     read: list[dict[str, np.ndarray]] = []
     cohorts = [c for c in (cohort, validation) if c is not None]
@@ -302,7 +195,7 @@ def _held_out(cohort: Cohort, usable: Sequence[str], seed: int) -> list[str]:
     return [id for id in usable if id in chosen]
 
 
-def _begin(run: str, training: _Images, unseen: _Images, options: _Options) -> State:
+def _begin(run: str, training: _Images, unseen: _Images, options: EncoderOptions) -> State:
     size, dimensions = list(training.arrays.shape[1:]), DIMENSIONS[options.kind]
     if options.network == "dar":
         head = {
@@ -328,7 +221,7 @@ def _train(
     state: State,
     training: _Images,
     unseen: _Images,
-    options: _Options,
+    options: EncoderOptions,
     output: Path,
     device: torch.device,
     progress: Progress,
@@ -339,9 +232,9 @@ def _train(
     model = build_encoder(state.description["architecture"]).to(device)
     optimizer: torch.optim.Optimizer
     if options.kind == "deepssim":
-        optimizer = torch.optim.AdamW(model.parameters(), options.learning_rate, weight_decay=1e-3)
+        optimizer = torch.optim.AdamW(model.parameters(), options.initial_rate, weight_decay=1e-3)
     else:
-        optimizer = torch.optim.Adam(model.parameters(), options.learning_rate)
+        optimizer = torch.optim.Adam(model.parameters(), options.initial_rate)
     loss_of = _contrast if options.kind == "contrastive" else _similarity
 
     def losses(rng: np.random.Generator) -> Iterator[torch.Tensor]:
@@ -401,7 +294,9 @@ def _vectors(model: Callable[[torch.Tensor], Any], images: np.ndarray, device: A
     return tensors(model(data))[-1]
 
 
-def _report(state: State, output: Path, options: _Options, problems: Sequence[Problem], before: int) -> EncoderReport:
+def _report(
+    state: State, output: Path, options: EncoderOptions, problems: Sequence[Problem], before: int
+) -> EncoderReport:
     return EncoderReport(
         output,
         options.kind,

@@ -16,7 +16,6 @@ from replica_detection.io.cohort import Cohort, Problem
 from replica_detection.networks.device import pick_device
 from replica_detection.networks.training_run import (
     Names,
-    Schedule,
     State,
     files_of,
     read_state,
@@ -31,28 +30,13 @@ from replica_detection.segmentation.training_data import (
     batches,
     prepare_data,
 )
+from replica_detection.segmentation.training_options import NETWORKS, SegmentationOptions
 from replica_detection.util.lock import Lock
 
 if TYPE_CHECKING:
     import torch
 
 NAMES = Names("validation_dice", "validation Dice", "Dice + cross-entropy")
-# Class and arguments of each network by name, and the number that its patch must be a multiple of.
-NETWORKS: dict[str, tuple[str, dict[str, Any], int]] = {
-    "unet": ("UNet", {"channels": [16, 32, 64, 128], "strides": [2, 2, 2], "num_res_units": 2}, 8),
-    "segresnet": ("SegResNet", {"init_filters": 8}, 8),
-    "dynunet": (
-        "DynUNet",
-        {
-            "kernel_size": [3, 3, 3, 3],
-            "strides": [1, 2, 2, 2],
-            "upsample_kernel_size": [2, 2, 2],
-            "filters": [16, 32, 64, 128],
-        },
-        8,
-    ),
-    "basicunet": ("BasicUNet", {"features": [16, 16, 32, 64, 128, 16]}, 16),
-}
 
 
 @dataclass(frozen=True)
@@ -65,7 +49,7 @@ class Epoch:
 
 
 @dataclass(frozen=True)
-class TrainingReport:
+class SegmentationReport:
     """What a training came to.
 
     `dice` is that of each label at `best_epoch`, over the validation cases in which it is or was found; `best_dice`
@@ -89,123 +73,47 @@ class TrainingReport:
         return self.resumed_from == len(self.history)
 
 
-@dataclass(frozen=True)
-class _Options:
-    network: str
-    epochs: int
-    patch: tuple[int, ...]
-    batch: int
-    crops: int
-    learning_rate: float
-    validate_every: int
-    patience: int
-    seed: int
-    flips: tuple[int, ...]
-
-    def check(self) -> None:
-        if self.network not in NETWORKS:
-            raise ConfigurationError(f"unknown network '{self.network}'; known: {', '.join(NETWORKS)}")
-        for name in ("epochs", "batch", "crops", "validate_every", "patience"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} must be a whole number from 1, found {getattr(self, name)!r}")
-        divisor = NETWORKS[self.network][2]
-        if len(self.patch) != 3 or any(n < 2 * divisor or n % divisor for n in self.patch):
-            raise ConfigurationError(
-                f"patch must be 3 multiples of {divisor}, at least {2 * divisor}, for this network, found {self.patch}"
-            )
-        if not 0 < self.learning_rate < 1 or self.seed < 0 or not set(self.flips) <= {0, 1, 2}:
-            raise ConfigurationError("learning_rate must be between 0 and 1, seed 0 or more, flips axes from 0 to 2")
-
-    @property
-    def schedule(self) -> Schedule:
-        def learning_rate(epoch: int) -> float:
-            return self.learning_rate * (1 - (epoch - 1) / self.epochs) ** 0.9
-
-        return Schedule(self.epochs, self.patience, self.validate_every, self.seed, learning_rate)
-
-    def same_run(self) -> dict[str, Any]:
-        """What may not change when a run goes on: everything but how long it is."""
-        return {
-            k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items() if k not in ("epochs", "patience")
-        }
-
-
 def train_segmentation(
     cohort: Cohort,
     output: Path,
     *,
-    profile: str | None = None,
-    labels: dict[int, str] | None = None,
-    epochs: int = 100,
     validation: Cohort | None = None,
-    network: str = "unet",
-    spacing_mm: tuple[float, ...] | None = None,
-    patch: tuple[int, ...] = (64, 64, 64),
-    batch: int = 2,
-    crops: int = 2,
-    learning_rate: float = 1e-3,
-    validate_every: int = 5,
-    patience: int = 10,
-    seed: int = 0,
-    flips: tuple[int, ...] = (0,),
-    device: str = "auto",
-    resume: bool = True,
-    cache_mb: int = 4096,
+    options: SegmentationOptions | None = None,
     progress: Progress = silent,
-) -> TrainingReport:
-    """Trains a network to draw the masks of a cohort.
+) -> SegmentationReport:
+    """Train a network that draws the masks of a cohort, for the segmenter `network:OUTPUT`.
 
     Loss: Dice plus cross-entropy (MONAI's DiceCELoss, background left out of Dice). Crops are centred on each label as
     often as on background. The weights of the epoch with the best mean validation Dice are kept.
 
     `output` then holds `best.safetensors` (weights, and in its header all that using them needs), `network.json` (the
-    same description, to be read), `history.csv` (epoch, loss, validation Dice), `history.png`, and `last.pt`, from
-    which the same call goes on where it was stopped, after the last full epoch. On the CPU, with the same number of
-    threads, a resumed run gives the same numbers as one that was never stopped, and the same seed gives the same
-    weights.
+    same description as text), `history.csv` (epoch, loss, validation Dice), `history.png`, and `last.pt`, from which
+    the same call continues after the last full epoch. On the CPU, with the same number of threads, a resumed run gives
+    the same numbers as one that was never stopped, and the same seed gives the same weights.
 
     Args:
         cohort: cases with masks; those without are left out and listed.
-        output: a folder, made where it is missing.
-        profile: fixes spacing and intensity mapping; None: `generic`, which looks at the cohort.
-        labels: names of the mask values to learn, 1 to 255, other values being background; None: all that are found.
-        epochs: in each, every case gives `crops` crops.
+        output: a folder; it is created where it is missing.
         validation: cases of other patients; None: a fifth of the cohort's patients, at least one, with labels.
-        network: one of `NETWORKS`.
-        spacing_mm: (3,) along R, A, S, instead of the profile's.
-        patch: (3,) voxels of a crop, at most about the size of the largest volume.
-        batch: crops per step.
-        crops: crops per case and epoch.
-        learning_rate: of AdamW at the start; falls to 0 at `epochs` as (1 - t)^0.9.
-        validate_every: epochs between validations; the last epoch is always validated.
-        patience: validations without a better Dice after which the training ends.
-        seed: of weights, split, crops and augmentation.
-        flips: axes (0 R-L, 1 A-P, 2 S-I) along which crops are mirrored at random; none where labels have a side.
-        device: `auto`, `cpu` or `cuda`.
-        resume: go on with an unfinished training in `output`; False starts again.
-        cache_mb: prepared cases are kept in memory up to this; the others are read again whenever they are needed.
+        options: None: the defaults of `SegmentationOptions`.
         progress: `preparing` per case, `training` per step.
 
     Raises:
         InputError: no case has a mask, all masks are empty, fewer than 2 patients with labels where the validation is
-            split off, or `output` holds a damaged training or is being written by another process.
-        ConfigurationError: options that cannot be, a patient in both cohorts, or `output` holds a training of other
-            options or files.
+            split off, or `output` holds a damaged training or another process writes to it.
+        ConfigurationError: no GPU where `cuda` is asked for, a patient in both cohorts, 2D images, or `output` holds a
+            training with other options or files.
     """
     import torch
 
-    options = _Options(
-        network, epochs, tuple(patch), batch, crops, learning_rate, validate_every, patience, seed, tuple(flips)
-    )
-    options.check()
-    output, target = Path(output), pick_device(device)
-    recipe = [profile, sorted(labels.items()) if labels else None, spacing_mm]
-    run = json.dumps([options.same_run(), *recipe, files_of(cohort), files_of(validation)])
-    state = read_state(output, run) if resume else None
+    options = options or SegmentationOptions()
+    output, target = Path(output), pick_device(options.device)
+    run = json.dumps([options.fixed_options(), files_of(cohort), files_of(validation)])
+    state = read_state(output, run) if options.resume else None
     before = len(state.history) if state else 0
     if state is not None and state.finished(options.schedule):
         return _report(state, output, options, (), before)
-    data = prepare_data(cohort, validation, profile, labels, spacing_mm, seed, cache_mb, progress)
+    data = prepare_data(cohort, validation, options, progress)
     if state is None:
         state = _begin(run, data, options)
     if [c.id for c in data.training] != state.training or [c.id for c in data.validation] != state.validation:
@@ -216,8 +124,10 @@ def train_segmentation(
     return _report(state, output, options, data.problems, before)
 
 
-def _report(state: State, output: Path, options: _Options, problems: Sequence[Problem], before: int) -> TrainingReport:
-    return TrainingReport(
+def _report(
+    state: State, output: Path, options: SegmentationOptions, problems: Sequence[Problem], before: int
+) -> SegmentationReport:
+    return SegmentationReport(
         output,
         tuple(Epoch(*row) for row in state.history),
         state.best[0],
@@ -231,7 +141,7 @@ def _report(state: State, output: Path, options: _Options, problems: Sequence[Pr
     )
 
 
-def _begin(run: str, data: TrainingData, options: _Options) -> State:
+def _begin(run: str, data: TrainingData, options: SegmentationOptions) -> State:
     kind, arguments, divisor = NETWORKS[options.network]
     largest = [max(2, math.ceil(n / divisor)) * divisor for n in data.largest]
     shape = {"spatial_dims": 3, "in_channels": 1, "out_channels": len(data.labels) + 1}
@@ -250,7 +160,12 @@ def _begin(run: str, data: TrainingData, options: _Options) -> State:
 
 
 def _train(
-    state: State, data: TrainingData, options: _Options, output: Path, device: torch.device, progress: Progress
+    state: State,
+    data: TrainingData,
+    options: SegmentationOptions,
+    output: Path,
+    device: torch.device,
+    progress: Progress,
 ) -> None:
     import torch
     from monai.losses.dice import DiceCELoss

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from replica_detection.preparation.prepare import plan
 from replica_detection.preparation.profiles import Intensity, profile_named
 from replica_detection.progress import Progress
 from replica_detection.segmentation.network import NetworkGrid
+from replica_detection.segmentation.training_options import SegmentationOptions
 
 if TYPE_CHECKING:
     import torch
@@ -77,61 +78,55 @@ class TrainingData:
 
 
 def prepare_data(
-    cohort: Cohort,
-    validation: Cohort | None,
-    profile: str | None,
-    labels: dict[int, str] | None,
-    spacing_mm: tuple[float, ...] | None,
-    seed: int,
-    cache_mb: int,
-    progress: Progress,
+    cohort: Cohort, validation: Cohort | None, options: SegmentationOptions, progress: Progress
 ) -> TrainingData:
-    """Reads every case once, finds the labels, and splits off a validation where none is given.
+    """Read every case once, find the labels, and split off a validation where none is given.
 
     Raises:
         InputError, ConfigurationError: as `train_segmentation`.
     """
     _require_apart(cohort, validation)
-    if labels is not None and (not labels or min(labels) < 1 or max(labels) > 255):
-        raise ConfigurationError(f"labels must name values from 1 to 255, found {labels}")
     problems: list[Problem] = []
-    given = [_with_masks(c, problems) for c in (cohort, validation) if c is not None]
-    preparation = plan(profile_named(profile or "generic"), sample_volumes(Cohort(cohort.source, tuple(given[0]))))
+    masked = [_with_masks(c, problems) for c in (cohort, validation) if c is not None]
+    sample = sample_volumes(Cohort(cohort.source, tuple(masked[0])))
+    preparation = plan(profile_named(options.profile or "generic"), sample)
     if preparation.dimensions != 3:
         raise ConfigurationError("only 3D images can be trained on; these are 2D")
-    data = TrainingData(
-        labels or {}, spacing_mm or preparation.spacing, preparation.intensity, cache_mb * 2**20, problems=problems
-    )
-    if len(data.spacing_mm) != 3 or not all(0 < s < float("inf") for s in data.spacing_mm):
-        raise ConfigurationError(f"spacing_mm must be 3 numbers above 0, found {data.spacing_mm}")
-    values: dict[str, set[int]] = {}
-    usable: list[list[Case]] = []
-    done, total = 0, sum(map(len, given))
-    for part, cases in enumerate(given):
-        usable.append([])
+    spacing = options.spacing_mm or preparation.spacing
+    labels = dict(sorted((options.labels or {}).items()))
+    data = TrainingData(labels, spacing, preparation.intensity, options.cache_mb * 2**20, problems=problems)
+    usable = _read_all(data, masked, progress)
+    if options.labels is None:
+        present = sorted(set().union(*(values for _, values in usable[0])))
+        data.labels = {v: f"label {v}" if len(present) > 1 else "foreground" for v in present}
+    marked = [[(case, bool(values & set(data.labels))) for case, values in part] for part in usable]
+    _require_marked(cohort, marked[0], options.labels)
+    if validation is None:
+        data.training, data.validation = _split(cohort, marked[0], options.seed)
+    else:
+        _require_marked(validation, marked[1], data.labels)
+        data.training, data.validation = ([case for case, _ in part] for part in marked)
+    return data
+
+
+def _read_all(
+    data: TrainingData, cohorts: Sequence[Sequence[Case]], progress: Progress
+) -> list[list[tuple[Case, set[int]]]]:
+    """Readable cases of each cohort with their mask values above 0; the others become problems of `data`."""
+    usable: list[list[tuple[Case, set[int]]]] = [[] for _ in cohorts]
+    done, total = 0, sum(map(len, cohorts))
+    for part, cases in zip(usable, cohorts, strict=True):
         for case in cases:
             done += 1
             progress("preparing", done, total)
             try:
                 image, mask = data.read(case)
             except InputError as error:
-                problems.append(Problem.of(error))
+                data.problems.append(Problem.of(error))
                 continue
-            values[f"{part}:{case.id}"] = {int(v) for v in np.unique(mask)} - {0}
+            part.append((case, {int(v) for v in np.unique(mask)} - {0}))
             data.largest = tuple(max(a, b) for a, b in zip(data.largest, image.shape, strict=True))
-            usable[-1].append(case)
-    if labels is None:
-        found = sorted(set().union(*(values[f"0:{c.id}"] for c in usable[0])))
-        data.labels = {v: f"label {v}" if len(found) > 1 else "foreground" for v in found}
-    data.labels = dict(sorted(data.labels.items()))
-    marked = [[bool(values[f"{i}:{c.id}"] & set(data.labels)) for c in cases] for i, cases in enumerate(usable)]
-    _require_marked(cohort, usable[0], marked[0], labels)
-    if validation is None:
-        data.training, data.validation = _split(cohort, usable[0], marked[0], seed)
-    else:
-        _require_marked(validation, usable[1], marked[1], data.labels)
-        data.training, data.validation = usable
-    return data
+    return usable
 
 
 def augmentation(patch: list[int], channels: int, flips: tuple[int, ...]) -> Any:
@@ -205,7 +200,7 @@ def batches(
 def _with_masks(cohort: Cohort, problems: list[Problem]) -> list[Case]:
     cases = [case for case in cohort.cases if case.mask is not None]
     if not cases:
-        raise InputError(cohort.source, "holds no case with a mask", "Name the folder of the masks with --masks")
+        raise InputError(cohort.source, "holds no case with a mask", "Give the folder of the masks")
     without = [case for case in cohort.cases if case.mask is None]
     problems += [Problem(str(case.image), "has no mask. Give one to train with it.") for case in without]
     return cases
@@ -224,28 +219,30 @@ def _require_apart(cohort: Cohort, validation: Cohort | None) -> None:
             )
 
 
-def _require_marked(cohort: Cohort, cases: list[Case], marked: list[bool], labels: dict[int, str] | None) -> None:
-    if not cases:
+def _require_marked(cohort: Cohort, marked: Sequence[tuple[Case, bool]], labels: Mapping[int, str] | None) -> None:
+    """Raises InputError where no case is left, or none has a label."""
+    if not marked:
         raise InputError(cohort.source, "holds no case with a mask that can be read", "Mend the files")
-    if not any(marked):
-        what = "masks that are empty everywhere" if labels is None else f"no voxel of the labels {sorted(labels)}"
-        raise InputError(cohort.source, f"has {what}", "Give masks in which something is marked")
+    if not any(is_marked for _, is_marked in marked):
+        lacking = "masks that are empty everywhere" if labels is None else f"no voxel of the labels {sorted(labels)}"
+        raise InputError(cohort.source, f"has {lacking}", "Give masks in which something is marked")
 
 
-def _split(cohort: Cohort, cases: list[Case], marked: list[bool], seed: int) -> tuple[list[Case], list[Case]]:
-    """A fifth of the patients with labels, at least one, and a fifth of those without, are for validation."""
+def _split(cohort: Cohort, marked: Sequence[tuple[Case, bool]], seed: int) -> tuple[list[Case], list[Case]]:
+    """Cases for training and for validation: a fifth of the patients with labels, at least one, and a fifth of the
+    patients without labels are held out."""
     patients: dict[str, bool] = {}
-    for case, is_marked in zip(cases, marked, strict=True):
+    for case, is_marked in marked:
         name = case.patient or f"case {case.id}"
         patients[name] = patients.get(name, False) or is_marked
     rng = np.random.default_rng([seed, 0])
     chosen: set[str] = set()
-    for wanted in (True, False):
-        group = sorted(name for name, is_marked in patients.items() if is_marked == wanted)
-        if wanted and len(group) < 2:
-            found = f"has labels in {len(group)} patient only"
-            raise InputError(cohort.source, found, "Give at least 2 patients with labels, or a validation cohort")
-        count = max(1, round(len(group) / 5)) if wanted else len(group) // 5
+    for with_labels in (True, False):
+        group = sorted(name for name, is_marked in patients.items() if is_marked == with_labels)
+        if with_labels and len(group) < 2:
+            reason = f"has labels in {len(group)} patient only"
+            raise InputError(cohort.source, reason, "Give at least 2 patients with labels, or a validation cohort")
+        count = max(1, round(len(group) / 5)) if with_labels else len(group) // 5
         chosen |= {group[i] for i in rng.permutation(len(group))[:count]}
-    held_out = [case for case in cases if (case.patient or f"case {case.id}") in chosen]
-    return [case for case in cases if case not in held_out], held_out
+    held_out = [case for case, _ in marked if (case.patient or f"case {case.id}") in chosen]
+    return [case for case, _ in marked if case not in held_out], held_out

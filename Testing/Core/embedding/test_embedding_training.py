@@ -22,6 +22,7 @@ from replica_detection.embedding.training import (
     similarity_error,
     train_encoder,
 )
+from replica_detection.embedding.training_options import EncoderOptions
 from replica_detection.embedding.views import Views
 from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.index.build import build_index, serves
@@ -29,12 +30,13 @@ from replica_detection.index.options import IndexOptions
 from replica_detection.index.training_index import TrainingIndex
 from replica_detection.io.cohort import Case, Cohort
 from replica_detection.kernels import ssim
+from replica_detection.progress import Progress, silent
 
-SMALL = {"epochs": 4, "batch": 4, "most": 16, "device": "cpu"}
+SMALL = {"epochs": 4, "batch": 4, "max_size": 16, "device": "cpu"}
 
 
-def train(training: Cohort, output: Path, **options) -> EncoderReport:
-    return train_encoder(training, output, **{**SMALL, **options})
+def train(training: Cohort, output: Path, *, progress: Progress = silent, **options) -> EncoderReport:
+    return train_encoder(training, output, options=EncoderOptions(**{**SMALL, **options}), progress=progress)
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +246,9 @@ def test_cohorts_that_are_too_small(images: Cohort, tmp_path: Path) -> None:
         {"kind": "telepathic"},
         {"network": "transformer"},
         {"epochs": 0},
+        {"epochs": 1.5},
         {"batch": 1},
+        {"max_size": 4},
         {"learning_rate": 0.0},
         {"contrast": -1.0},
         {"flips": (3,)},
@@ -252,6 +256,16 @@ def test_cohorts_that_are_too_small(images: Cohort, tmp_path: Path) -> None:
         {"device": "tpu"},
     ],
 )
-def test_options_that_cannot_be(images: Cohort, tmp_path: Path, options: dict) -> None:
+def test_options_that_cannot_be(options: dict) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(options))):
-        train(images, tmp_path, **options)
+        EncoderOptions(**options)
+
+
+def test_defaults_depend_on_the_kind() -> None:
+    published = EncoderOptions(as_published=True)
+    assert (published.initial_rate, published.largest_rotation) == (1e-4, 5)
+    other = EncoderOptions(kind="deepssim", as_published=True)
+    assert (other.initial_rate, other.largest_rotation) == (1e-3, 10)
+    assert EncoderOptions(learning_rate=0.01, rotation_degrees=3).views.rotation_degrees == 3
+    assert EncoderOptions().schedule.learning_rate(1) == pytest.approx(1e-3)
+    assert EncoderOptions(epochs=50).schedule.learning_rate(51) == pytest.approx(0.5e-3)

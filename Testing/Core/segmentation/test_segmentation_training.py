@@ -12,8 +12,10 @@ import pytest
 from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.io.cohort import Case, Cohort
 from replica_detection.io.volume import read_mask, read_volume, write_volume
+from replica_detection.progress import Progress, silent
 from replica_detection.segmentation import make_segmenter
-from replica_detection.segmentation.training import TrainingReport, train_segmentation
+from replica_detection.segmentation.training import SegmentationReport, train_segmentation
+from replica_detection.segmentation.training_options import SegmentationOptions
 
 LABEL = 3
 SMALL = {"patch": (16, 16, 16), "batch": 2, "crops": 1, "epochs": 4, "validate_every": 2}
@@ -38,8 +40,11 @@ def write_spheres(folder: Path, count: int, seed: int, affine: np.ndarray, size:
     return Cohort(folder, tuple(cases))
 
 
-def train(cohort: Cohort, output: Path, **options) -> TrainingReport:
-    return train_segmentation(cohort, output, **{**SMALL, "device": "cpu", **options})
+def train(
+    cohort: Cohort, output: Path, *, validation: Cohort | None = None, progress: Progress = silent, **options
+) -> SegmentationReport:
+    chosen = SegmentationOptions(**{**SMALL, "device": "cpu", **options})
+    return train_segmentation(cohort, output, validation=validation, options=chosen, progress=progress)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +54,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
 
 
 @pytest.fixture(scope="module")
-def whole(small: Cohort, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainingReport]:
+def whole(small: Cohort, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SegmentationReport]:
     """A training that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole")
     return folder, train(small, folder)
@@ -63,12 +68,9 @@ def test_spheres_are_learned_and_found_in_unseen_volumes(tmp_path: Path) -> None
     report = train_segmentation(
         training,
         tmp_path / "net",
-        epochs=8,
-        patch=(32, 32, 32),
-        batch=4,
-        learning_rate=3e-3,
-        validate_every=2,
-        device="cpu",
+        options=SegmentationOptions(
+            epochs=8, patch=(32, 32, 32), batch=4, learning_rate=3e-3, validate_every=2, device="cpu"
+        ),
         progress=lambda *call: calls.append(call),
     )
     assert report.best_dice >= 0.8
@@ -88,7 +90,7 @@ def test_spheres_are_learned_and_found_in_unseen_volumes(tmp_path: Path) -> None
     assert (tmp_path / "net" / "history.png").stat().st_size > 1000
 
 
-def test_validation_is_of_other_patients(small: Cohort, whole: tuple[Path, TrainingReport]) -> None:
+def test_validation_is_of_other_patients(small: Cohort, whole: tuple[Path, SegmentationReport]) -> None:
     report = whole[1]
     patient = {case.id: case.patient for case in small.cases}
     assert len(report.validation) == 2
@@ -96,7 +98,7 @@ def test_validation_is_of_other_patients(small: Cohort, whole: tuple[Path, Train
     assert not {patient[i] for i in report.training} & {patient[i] for i in report.validation}
 
 
-def test_history_is_written_as_reported(whole: tuple[Path, TrainingReport]) -> None:
+def test_history_is_written_as_reported(whole: tuple[Path, SegmentationReport]) -> None:
     folder, report = whole
     with (folder / "history.csv").open(encoding="utf-8") as f:
         rows = list(csv.DictReader(f))
@@ -107,7 +109,7 @@ def test_history_is_written_as_reported(whole: tuple[Path, TrainingReport]) -> N
 
 
 def test_a_killed_training_goes_on_as_if_nothing_had_been(
-    small: Cohort, whole: tuple[Path, TrainingReport], tmp_path: Path
+    small: Cohort, whole: tuple[Path, SegmentationReport], tmp_path: Path
 ) -> None:
     """Killed in the middle of the third epoch: 2 steps per epoch, so at the fifth."""
     code = (
@@ -148,12 +150,12 @@ def test_a_finished_training_says_so_and_more_epochs_go_on(small: Cohort, tmp_pa
 
 
 def test_cases_read_again_each_time_change_nothing(
-    small: Cohort, whole: tuple[Path, TrainingReport], tmp_path: Path
+    small: Cohort, whole: tuple[Path, SegmentationReport], tmp_path: Path
 ) -> None:
     assert repr(train(small, tmp_path, cache_mb=0).history) == repr(whole[1].history)
 
 
-def test_the_seed_matters(small: Cohort, whole: tuple[Path, TrainingReport], tmp_path: Path) -> None:
+def test_the_seed_matters(small: Cohort, whole: tuple[Path, SegmentationReport], tmp_path: Path) -> None:
     assert train(small, tmp_path, seed=1, epochs=1).history[0].loss != whole[1].history[0].loss
 
 
@@ -241,10 +243,11 @@ def test_bad_files_are_left_out_and_listed(small: Cohort, tmp_path: Path) -> Non
         {"flips": (3,)},
         {"labels": {0: "background"}},
         {"spacing_mm": (1.0, 1.0)},
+        {"spacing_mm": (1.0, 0.0, 1.0)},
         {"profile": "unknown"},
         {"device": "tpu"},
     ],
 )
-def test_options_that_cannot_be(small: Cohort, tmp_path: Path, options: dict) -> None:
+def test_options_that_cannot_be(options: dict) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(options))):
-        train(small, tmp_path, **options)
+        SegmentationOptions(**options)
