@@ -96,7 +96,7 @@ def _dice(a: np.ndarray, b: np.ndarray) -> float:
 
 def _judged(folder: Path, prepared: dict[str, list]) -> DetectionResult:
     from replica_detection.detection.comparison import Distances
-    from replica_detection.detection.verdicts import judge
+    from replica_detection.detection.verdicts import assign_verdicts
     from replica_detection.measures import MEASURES as CLASSES
 
     training = prepared["training"]
@@ -106,7 +106,9 @@ def _judged(folder: Path, prepared: dict[str, list]) -> DetectionResult:
         for group in (prepared["synthetic"], prepared["real"])
     )
     index: Any = SimpleNamespace(ids=ids, patients=None)
-    judged = judge(found, null, [CLASSES[name](_preparation()) for name in MEASURES], index, k=TRAINING, alpha=ALPHA)
+    judged = assign_verdicts(
+        found, null, [CLASSES[name](_preparation()) for name in MEASURES], index, k=TRAINING, alpha=ALPHA
+    )
     run = RunInfo(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         alpha=ALPHA,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+import textwrap
 import threading
 import unittest
 import weakref
@@ -43,39 +44,39 @@ def reading(panels):
     return panels
 
 
-def run_in_slicer(code: str) -> str:
-    """Runs code in a fresh interpreter with the bench installed."""
+def run_in_slicer(code: str, folder: Path) -> str:
+    """Runs code in a fresh interpreter with the bench installed and nothing in the layout; returns what it printed."""
     here = Path(__file__).resolve().parent
     start = f"""
-import sys, tempfile
+import os, sys
 from pathlib import Path
 sys.path[:0] = [{str(here)!r}, {str(MODULE.parent)!r}]
-import os
-os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
-from bench.application import BenchApplication
-import qtbench
-folder = Path(tempfile.mkdtemp())
-application = BenchApplication(folder / "cache")
-qtbench.install(application.scene, "ReplicaDetection", Path({str(MODULE)!r}), folder, modules=application.modules,
-                logic=application.appLogic)
+from qtbench.standalone import running
+with running(Path({str(folder)!r}), views=False):
 """
-    done = subprocess.run([sys.executable, "-c", start + code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", start + textwrap.indent(code, "    ")], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_finding_the_module_imports_nothing_of_it():
+def test_finding_the_module_imports_nothing_of_it(tmp_path):
     """Slicer imports the module file of every module at its start."""
-    out = run_in_slicer("""
+    out = run_in_slicer(
+        """
 import ReplicaDetection
 print([m for m in sys.modules if m.split(".")[0] in ("ReplicaDetectionLib", "replica_detection", "numpy")])
-""")
+""",
+        tmp_path,
+    )
     # numpy comes with the bench's own views.
     assert out.strip() in ("[]", "['numpy']") or all(m.startswith("numpy") for m in eval(out))
 
 
-def test_opening_the_module_imports_nothing_heavy():
-    out = run_in_slicer(f"""
+def test_opening_the_module_imports_nothing_heavy(tmp_path):
+    out = run_in_slicer(
+        f"""
 before = set(sys.modules)
 import ReplicaDetection
 widget = ReplicaDetection.ReplicaDetectionWidget()
@@ -83,8 +84,11 @@ widget.enter()
 new = {{m.split(".")[0] for m in set(sys.modules) - before}}
 print(sorted(new & {HEAVY!r}))
 print(sorted(new))
+sys.stdout.flush()
 os._exit(0)
-""")
+""",
+        tmp_path,
+    )
     assert out.splitlines()[0] == "[]", out
 
 

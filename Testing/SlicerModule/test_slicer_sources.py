@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import threading
 import uuid
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import ClassVar
 
 import made_collection
 import numpy as np
 import pytest
 
+from Core.slicer_python import BUNDLED, run
 from replica_detection.errors import InputError, ReplicaDetectionError
 from replica_detection.io.volume import Volume, write_volume
 from replica_detection.readers.ratings import Rating
@@ -26,10 +24,6 @@ from replica_detection.surfaces.distances import compare_surfaces
 from replica_detection.surfaces.mesh import mesh_of_mask
 from ReplicaDetectionLib.FolderSource import FolderSource
 from ReplicaDetectionLib.Sources import LoadCancelled, PairCache, Source
-
-MODULE = Path(__file__).resolve().parents[2] / "ReplicaDetection"
-# What Slicer does not bundle, and what sources must not touch.
-ABSENT = ("torch", "monai", "numba", "zarr", "nibabel", "skimage", "matplotlib", "jinja2", "qt", "ctk", "slicer")
 
 
 @pytest.fixture(scope="module")
@@ -167,27 +161,22 @@ def test_the_tools_own_segmenters_run_on_what_slicer_bundles(tmp_path, name: str
     head = np.where(r < 0.75, np.random.default_rng(0).normal(35, 4, shape), np.where(r < 1, 900, -1000))
     write_volume(tmp_path / "a.nii.gz", head.astype(np.int16), np.diag([4.0, 4.0, 6.0, 1.0]))
     code = f"""
-import sys
-sys.modules.update(dict.fromkeys({ABSENT!r}))
+from replica_detection.io.volume import read_volume
 from replica_detection.segmentation import make_segmenter
-from replica_detection.volume import read_volume
 make_segmenter({name!r}).segment(read_volume({str(tmp_path / "a.nii.gz")!r}))
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    run(code, *BUNDLED)
 
 
 def test_nothing_is_needed_that_slicer_does_not_bundle(collection, tmp_path):
     code = f"""
-import sys
-sys.path.insert(0, {str(MODULE)!r})
-sys.modules.update(dict.fromkeys({ABSENT!r}))
 from ReplicaDetectionLib.FolderSource import FolderSource
 source = FolderSource({str(collection.result)!r}, ratings={str(tmp_path / "r.sqlite")!r})
 assert source.status().problem == "" and source.worklist().total == 5 and source.histograms()
 pair = source.pair("synthetic_0")
 assert pair.surfaces is not None, pair.surfaces_problem
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    run(code, *BUNDLED)
 
 
 def test_histograms_hold_the_set_and_the_null(source, collection):

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from qtbench.installation import complaints
-
-MODULE = Path(__file__).resolve().parents[3] / "ReplicaDetection" / "ReplicaDetection.py"
+from qtbench.standalone import MODULE
 
 
 @pytest.fixture
