@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from replica_detection.embedding.architectures import build_encoder, dar_size
+from replica_detection.embedding.architectures import build_encoder
 from replica_detection.embedding.network import tensors
 from replica_detection.embedding.resampling import resampled
 from replica_detection.embedding.torch_embedder import with_intensity
@@ -157,6 +157,8 @@ def similarity_error(first: torch.Tensor, second: torch.Tensor, ssim: torch.Tens
 def _images(
     cohort: Cohort, validation: Cohort | None, options: EncoderOptions, progress: Progress
 ) -> tuple[_Images, _Images, list[Problem]]:
+    from replica_detection.embedding.dar_encoder import dar_size
+
     preparation = plan(profile_named(options.profile), sample_volumes(cohort))
     size = dar_size(preparation.grid, options.max_size)
     problems: list[Problem] = []

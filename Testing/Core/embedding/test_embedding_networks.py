@@ -10,7 +10,8 @@ import torch
 
 from Core.made_up import volume
 from replica_detection.embedding import Embedder, dino, make_embedder, medicalnet, restore_embedder
-from replica_detection.embedding.architectures import build_encoder, dar_size
+from replica_detection.embedding.architectures import build_encoder
+from replica_detection.embedding.dar_encoder import dar_size
 from replica_detection.embedding.torch_embedder import with_intensity
 from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.networks.weights import HEADER
