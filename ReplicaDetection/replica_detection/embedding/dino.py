@@ -82,9 +82,7 @@ def vision_transformer(file: Path, weights: dict[str, torch.Tensor]) -> torch.nn
     stored = {name: tuple(value.shape) for name, value in weights.items()}
     for name in dict.fromkeys([*expected, *stored]):
         if expected.get(name) != stored.get(name):
-            reason = (
-                f"holds {name} of shape {stored.get(name)}, a DINO transformer of its width has {expected.get(name)}"
-            )
+            shapes = f"shape {stored.get(name)}, a DINO transformer of its width has {expected.get(name)}"
             raise InputError(file, f"holds {name} of {shapes}", _ADVICE)
     model.load_state_dict(weights, assign=True)
     return model
