@@ -65,7 +65,7 @@ class OpenedIndex:
 
     @cached_property
     def measures(self) -> tuple[MeasureDescription, ...]:
-        """What comparisons use, without thresholds. Raises as `TrainingIndex.measures` and its encoders."""
+        """What comparisons use, without thresholds. Raises as `TrainingIndex.measures` and its embedders."""
         chosen = self.index.measures(self.wanted)
         return tuple(MeasureDescription(m.name, m.level, m.sense, m.definition) for m in chosen)
 

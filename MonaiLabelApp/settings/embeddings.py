@@ -9,7 +9,7 @@ from replica_detection.errors import ConfigurationError
 from replica_detection.util.files import atomic_write
 
 if TYPE_CHECKING:
-    from replica_detection.embedding import Encoders
+    from replica_detection.embedding import Embedders
     from replica_detection.index.training_index import TrainingIndex
     from replica_detection_server.settings.configuration import Configuration
 
@@ -17,32 +17,32 @@ if TYPE_CHECKING:
 TRAINED = "trained"
 
 
-def made(configuration: Configuration) -> Encoders:
+def made(configuration: Configuration) -> Embedders:
     """The embedders of the launch, the default where it names none.
 
     Raises:
         ConfigurationError: an unknown name, or `trained` before an encoder was.
         InputError: a file that cannot be used.
     """
-    from replica_detection.embedding.stored import make_encoders
+    from replica_detection.embedding.stored import make_embedders
 
     images = configuration.embedding
-    return make_encoders(_trained(configuration) if images == TRAINED else images, configuration.slice_embedding)
+    return make_embedders(_trained(configuration) if images == TRAINED else images, configuration.slice_embedding)
 
 
 def as_named(configuration: Configuration, index: TrainingIndex) -> bool:
     """Whether an index was made with the embedders that the launch names. Raises as `made`."""
-    from replica_detection.embedding import Encoders
-    from replica_detection.embedding.stored import same_encoders
+    from replica_detection.embedding import Embedders
+    from replica_detection.embedding.stored import same_embedders
 
     if configuration.embedding is None and configuration.slice_embedding is None:
         return True
     chosen = made(configuration)
-    named = Encoders(
+    named = Embedders(
         None if configuration.embedding is None else chosen.images,
         None if configuration.slice_embedding is None else chosen.slices,
     )
-    return same_encoders(index.encoder_settings, named)
+    return same_embedders(index.embedder_settings, named)
 
 
 def training_folder(configuration: Configuration) -> Path:

@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from replica_detection.embedding import Encoders
+from replica_detection.embedding import Embedders
 from replica_detection.embedding.base import Embedder
 from replica_detection.measures.feature import EmbeddingCosine, EmbeddingPearson, EmbeddingRmse
 from replica_detection.measures.memorization_index import MemorizationIndex
@@ -78,7 +78,7 @@ def report() -> bool:
 def _vectors(table: Table, training: np.ndarray, queries: np.ndarray, unseen: np.ndarray) -> bool:
     right = True
     for kind in (EmbeddingCosine, EmbeddingRmse, EmbeddingPearson):
-        measure = kind(PREPARATION, encoders=Encoders(_Given()))
+        measure = kind(PREPARATION, embedders=Embedders(_Given()))
         start = time.perf_counter()
         block = {"embedding": training}
         near = nearest(measure.distances({"embedding": queries}, block), K)
@@ -111,7 +111,7 @@ def _same_as_faiss(name: str, neighbors: np.ndarray, training: np.ndarray, queri
 
 def _memorization(table: Table, rng: np.random.Generator) -> None:
     training, queries = (rng.standard_normal((CASES, LAYERS, NUMBERS)).astype(np.float32) for _ in range(2))
-    measure = MemorizationIndex(PREPARATION, encoders=Encoders(_Given()))
+    measure = MemorizationIndex(PREPARATION, embedders=Embedders(_Given()))
     start = time.perf_counter()
     measure.use(measure.fit(_Rows(training)))
     fitted = time.perf_counter()

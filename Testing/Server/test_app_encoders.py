@@ -122,7 +122,7 @@ def test_an_index_of_another_embedding_is_not_used_but_made_anew(folder, contras
     assert started == ["index"]
 
     built = tasks.build_index(named)
-    assert built.encoder_settings["images"]["name"] == "contrastive"
+    assert built.embedder_settings["images"]["name"] == "contrastive"
     assert services.engine.required_index().version == built.content_id, "the running server takes it"
     before = (named.index / "index.json").stat().st_mtime_ns
     assert tasks.build_index(named).content_id == built.content_id
@@ -174,13 +174,13 @@ def test_an_encoder_is_trained_to_its_end_and_then_used(folder, tmp_path, monkey
 
     named = configured(folder, tmp_path, embedding="trained")
     first = tasks.build_index(named)
-    assert first.encoders.images is not None and first.encoders.images.kind == "contrastive"
+    assert first.embedders.images is not None and first.embedders.images.kind == "contrastive"
     # A training that is under way does not touch the encoder in use; one that ended does.
     again = trainer({**request, "epochs": 1, "kind": "deepssim", "restart": True}, None)
     assert again["kind"] == trainer.stats()["kind"] == "deepssim" and 0 <= again["best_metric"] <= 1
     with pytest.raises(IndexFormatError, match="another embedding"):
         tasks.open_index(named)
-    assert tasks.build_index(named).encoders.images.kind == "deepssim"
+    assert tasks.build_index(named).embedders.images.kind == "deepssim"
     assert TrainingIndex.open(named.index).content_id != first.content_id
 
 

@@ -13,7 +13,7 @@ from replica_detection.embedding.base import (
 
 
 @dataclass(frozen=True)
-class Encoders:
+class Embedders:
     """The embedders of an index: of whole images, and of single slices of a volume."""
 
     images: Embedder | None = None
@@ -23,7 +23,7 @@ class Encoders:
 __all__ = [
     "EMBEDDERS",
     "Embedder",
-    "Encoders",
+    "Embedders",
     "dino",
     "invariants",
     "make_embedder",

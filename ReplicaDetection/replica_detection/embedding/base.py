@@ -1,4 +1,4 @@
-"""What an embedder is, and the registry of all of them."""
+"""The base class of embedders, and their registry."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ E = TypeVar("E", bound="type[Embedder]")
 class Embedder(ABC):
     """Turns prepared images into vectors; the same image always gives the same bits.
 
-    Images come as the index prepared them: (B, X, Y) or (B, X, Y, Z) float32 in [0, 1] on one grid. What decides the
-    vector beside the image is in `settings`; where an embedder was fitted or trained by this program, that part is its
-    `state`, which the index keeps.
+    Images are prepared as for the index: (B, X, Y) or (B, X, Y, Z) float32 in [0, 1] on one grid. `settings` hold all
+    that decides the vector beside the image. An embedder that this program fitted or trained also has a `state`, which
+    the index keeps.
     """
 
     kind: ClassVar[str]
@@ -30,49 +30,51 @@ class Embedder(ABC):
 
     @property
     def name(self) -> str:
-        """As the user types it, without the path."""
+        """Name on the command line, without the path."""
         return self.kind
 
     @property
     def sha256(self) -> str:
-        """Of the weights: of the state, or of the file that they come from; "" where there are none."""
+        """Checksum of the state, or of the file that the weights come from; "" without weights."""
         state = self.state
         return "" if state is None else hashlib.sha256(state).hexdigest()
 
     @property
     def state(self) -> bytes | None:
-        """What was fitted or trained, as the bytes of a safetensors file; None where nothing was."""
+        """Fitted or trained numbers as the bytes of a safetensors file; None where there are none."""
         return None
 
     @abstractmethod
     def describe(self, images: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
-        """(B, F) float32: what the index stores of (B, grid) images with voxels of `spacing_mm`.
+        """Features (B, F) float32 that the index stores, of (B, grid) images with voxels of `spacing_mm`.
 
         Raises:
-            ConfigurationError: images that this embedder does not take.
+            ConfigurationError: images of another number of dimensions, or weights that give NaN.
         """
 
     def project(self, described: np.ndarray) -> np.ndarray:
-        """(B, D): the vectors, from what `describe` gave; the same unless the embedder learnt a projection."""
+        """Vectors (B, D) from the features of `describe`; the same numbers where no projection is fitted."""
         return described
 
     def embed(self, images: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
-        """(B, D): the vectors of (B, grid) images."""
+        """Vectors (B, D) of (B, grid) images."""
         return self.project(self.describe(images, spacing_mm))
 
     @property
     def is_fitted_on_training(self) -> bool:
-        """Whether it learns its projection from the training cohort, and can do so `without` some cases."""
+        """True where its projection is fitted to the training cohort, so that `refit_without` changes it."""
         return False
 
     def refit_without(self, cases: Collection[str]) -> Embedder:
-        """The embedder as it were had it not learnt from these cases."""
+        """This embedder, fitted without these cases."""
         return self
 
     @property
     def saw_training(self) -> bool:
-        """Whether it learnt from the training cohort and cannot tell how it were without a case. Training images are
-        then apart as unseen ones are not, and a null made of them errs."""
+        """True where it was trained on the training cohort and cannot be refitted without a case.
+
+        Its training images then lie farther apart than new ones, so that a null from them is biased.
+        """
         return False
 
     def layers(self, images: np.ndarray, spacing_mm: Sequence[float]) -> tuple[np.ndarray, ...]:
@@ -81,17 +83,17 @@ class Embedder(ABC):
 
     @property
     def fitted(self) -> bool:
-        """Whether it can embed; else `fit` comes first."""
+        """False where `fit` must be called before `project`."""
         return True
 
     def fit(
         self, images: Iterable[tuple[str, np.ndarray]], spacing_mm: Sequence[float], progress: Progress = silent
     ) -> Embedder:
-        """A copy that was fitted to images of the training cohort; itself where there is nothing to fit.
+        """A copy fitted to images of the training cohort; itself where there is nothing to fit.
 
         Args:
-            images: some cases' ids and prepared images (grid).
-            spacing_mm: of their voxels.
+            images: ids of some cases, and their prepared images (grid).
+            spacing_mm: voxel size.
             progress: `fitting` per image.
         """
         return self
@@ -102,21 +104,26 @@ class Embedder(ABC):
 
     @property
     def definition(self) -> str:
-        """For people, as a part of a measure's definition."""
+        """Name and checksum of the weights, as a part of a measure's definition."""
         return self.name + (f" (weights {self.sha256[:12]})" if self.sha256 else "")
 
     @classmethod
     @abstractmethod
     def make(cls, argument: str) -> Embedder:
-        """From what follows the colon in what the user typed, "" for nothing. Raises ConfigurationError, InputError."""
+        """The embedder for the text after the colon in its name, "" without one.
+
+        Raises:
+            ConfigurationError: a file where none is taken, or none where one is needed.
+            InputError: a file that cannot be used.
+        """
 
     @classmethod
     @abstractmethod
     def restore(cls, settings: dict[str, Any], state: bytes | None, folder: Path) -> Embedder:
         """The embedder that `settings` and `state` came from.
 
-        A file that is no longer where `settings` say is looked for in `folder`, that of the index. Raises InputError
-        where it is gone or another one.
+        A weights file that is not at its path in `settings` is looked for in `folder`, the index folder. Raises
+        InputError where it is in neither place, or has changed.
         """
 
 
@@ -133,7 +140,7 @@ def make_embedder(name: str) -> Embedder:
     """The embedder of a name; what follows a colon, as in `network:FILE`, is the file that it needs.
 
     Raises:
-        ConfigurationError: an unknown name, or a file where none or nothing where one is needed.
+        ConfigurationError: an unknown name, a file where none is taken, or none where one is needed.
         InputError: a file that cannot be used.
     """
     kind, _, argument = name.partition(":")
@@ -144,17 +151,17 @@ def restore_embedder(settings: dict[str, Any], state: bytes | None, folder: Path
     """The embedder of an index in `folder`, exactly the one that its vectors were made with.
 
     Raises:
-        InputError: its weights are gone or others, or this version of the program would make other vectors.
+        InputError: its weights are missing or have changed, or this version of the program makes other vectors.
     """
     embedder = _known(str(settings["name"])).restore(settings, state, folder)
     if without_path(embedder.settings()) != without_path(settings):
-        found = f"holds vectors of another version or other weights of the embedding '{embedder.name}'"
-        raise IndexFormatError(folder, found, "Build the index again, or put its weights back")
+        reason = f"holds vectors of another version or other weights of the embedding '{embedder.name}'"
+        raise IndexFormatError(folder, reason, "Build the index again, or put its weights back")
     return embedder
 
 
 def without_path(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as they read back from JSON, without where the weights lie: their checksum says which they are."""
+    """Settings as they read back from JSON, without the path of the weights: the checksum identifies them."""
     return {k: v for k, v in json.loads(json.dumps(settings)).items() if k != "path"}
 
 

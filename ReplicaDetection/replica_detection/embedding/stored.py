@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from replica_detection.embedding import Embedder, Encoders, make_embedder, restore_embedder
+from replica_detection.embedding import Embedder, Embedders, make_embedder, restore_embedder
 from replica_detection.embedding.base import without_path
 from replica_detection.errors import IndexFormatError
 from replica_detection.io.cohort import Cohort
@@ -26,25 +26,25 @@ PARTS = ("images", "slices")
 FIT_SAMPLE = 125
 # Features that an embedder makes: of whole images, and of slices.
 OF_IMAGES, OF_SLICES = ("embedding", "layers"), ("slices",)
-ENCODED = OF_IMAGES + OF_SLICES
+EMBEDDED = OF_IMAGES + OF_SLICES
 
 
-def make_encoders(images: str | None = None, slices: str | None = None) -> Encoders:
-    """From the names that the user typed; None: the default embedder. Raises as `make_embedder`."""
-    return Encoders(make_embedder(images or DEFAULT), make_embedder(slices or DEFAULT))
+def make_embedders(images: str | None = None, slices: str | None = None) -> Embedders:
+    """Embedders by name, e.g. `network:FILE`; None: the default embedder. Raises as `make_embedder`."""
+    return Embedders(make_embedder(images or DEFAULT), make_embedder(slices or DEFAULT))
 
 
-def fit_encoders(
-    encoders: Encoders,
+def fit_embedders(
+    embedders: Embedders,
     needed: Sequence[str],
     folder: Path,
     cohort: Cohort,
     preparation: Preparation,
     progress: Progress,
-) -> Encoders:
-    """The embedders that the `needed` features are made with, fitted to a sample of the cohort; None for the others.
+) -> Embedders:
+    """Embedders for the `needed` features, fitted to a sample of the cohort; None for features not needed.
 
-    What is fitted is written into `folder` at once, so that a build that was interrupted goes on with the same.
+    Each fit is written to `folder` at once, so that a build that was interrupted continues with the same one.
     """
 
     def images() -> Iterator[tuple[str, np.ndarray]]:
@@ -53,51 +53,52 @@ def fit_encoders(
     def slices() -> Iterator[tuple[str, np.ndarray]]:
         for number, (case, image) in enumerate(_sample(cohort, preparation)):
             stack = slices_of(image, preparation)
-            # Another depth from case to case, the ends left out.
+            # A different depth for each case, spread over the middle 60 % by the golden ratio.
             yield case, stack[round(len(stack) * (0.2 + 0.6 * (number * 0.618 % 1)))]
 
-    spacing = preparation.spacing
-    return Encoders(
-        _fitted(encoders.images, "images", folder, images, spacing, progress) if set(OF_IMAGES) & set(needed) else None,
-        _fitted(encoders.slices, "slices", folder, slices, slice_spacing(preparation), progress)
-        if set(OF_SLICES) & set(needed)
-        else None,
+    of_images = embedders.images if set(OF_IMAGES) & set(needed) else None
+    of_slices = embedders.slices if set(OF_SLICES) & set(needed) else None
+    return Embedders(
+        _fitted(of_images, "images", folder, images, preparation.spacing, progress),
+        _fitted(of_slices, "slices", folder, slices, slice_spacing(preparation), progress),
     )
 
 
-def settings_of(encoders: Encoders) -> dict[str, Any]:
-    """What `index.json` says of them, as it reads back."""
-    found = {part: getattr(encoders, part) for part in PARTS}
-    return {part: None if e is None else json.loads(json.dumps(e.settings())) for part, e in found.items()}
+def settings_of(embedders: Embedders) -> dict[str, Any]:
+    """Settings of the embedders for `index.json`, as they read back from it."""
+    by_part = {part: getattr(embedders, part) for part in PARTS}
+    return {part: None if e is None else json.loads(json.dumps(e.settings())) for part, e in by_part.items()}
 
 
-def restore_encoders(folder: Path, settings: dict[str, Any]) -> Encoders:
+def restore_embedders(folder: Path, settings: dict[str, Any]) -> Embedders:
     """The embedders of an index folder.
 
     Raises:
-        IndexFormatError: a state that is gone or damaged.
-        InputError: weights outside the index that are gone or others.
+        IndexFormatError: a state is missing or damaged.
+        InputError: weights outside the index are missing or have changed.
     """
-    made: dict[str, Embedder | None] = {}
+    restored: dict[str, Embedder | None] = {}
     for part in PARTS:
         stored = settings.get(part)
         path = folder / _file(part)
         state = path.read_bytes() if stored and path.is_file() else None
         if stored and state is not None and hashlib.sha256(state).hexdigest() != stored["sha256"]:
             raise IndexFormatError(path, "is not the file that the index was made with", "Build the index again")
-        made[part] = restore_embedder(stored, state, folder) if stored else None
-    return Encoders(made["images"], made["slices"])
+        restored[part] = restore_embedder(stored, state, folder) if stored else None
+    return Embedders(restored["images"], restored["slices"])
 
 
-def same_encoders(settings: dict[str, Any], encoders: Encoders) -> bool:
-    """Whether an index with these settings was made with these embedders, as far as they are in it; what an embedder
-    learns from the cohort does not count."""
+def same_embedders(settings: dict[str, Any], embedders: Embedders) -> bool:
+    """True where an index with these settings was made with these embedders.
+
+    Embedders that the index lacks, or that are None, are not compared. A fit to the cohort does not count.
+    """
     for part in PARTS:
-        stored, wanted = settings.get(part), getattr(encoders, part)
-        if stored is None or wanted is None:
+        stored, embedder = settings.get(part), getattr(embedders, part)
+        if stored is None or embedder is None:
             continue
-        pair = [without_path(stored), without_path(wanted.settings())]
-        if not wanted.fitted:
+        pair = [without_path(stored), without_path(embedder.settings())]
+        if not embedder.fitted:
             pair = [{**settings, "sha256": ""} for settings in pair]
         if pair[0] != pair[1]:
             return False
@@ -105,13 +106,13 @@ def same_encoders(settings: dict[str, Any], encoders: Encoders) -> bool:
 
 
 def slice_axis(preparation: Preparation) -> int:
-    """Along which a volume is cut into slices: that of the largest spacing, the last of several."""
+    """Axis along which a volume is cut into slices: the one with the largest spacing, the last of several."""
     spacing = np.array(preparation.spacing)
     return int(np.flatnonzero(spacing >= spacing.max() * 0.99)[-1])
 
 
 def slice_spacing(preparation: Preparation) -> tuple[float, ...]:
-    """(2,) mm of a slice's pixels."""
+    """(2,) pixel size of a slice in mm."""
     return tuple(s for axis, s in enumerate(preparation.spacing) if axis != slice_axis(preparation))
 
 
@@ -121,7 +122,7 @@ def slices_of(image: np.ndarray, preparation: Preparation) -> np.ndarray:
 
 
 def _sample(cohort: Cohort, preparation: Preparation) -> Iterator[tuple[str, np.ndarray]]:
-    """Ids and prepared images spread evenly over the cohort, at most FIT_SAMPLE; unreadable ones are passed over."""
+    """Ids and prepared images spread evenly over the cohort, at most FIT_SAMPLE; unreadable ones are skipped."""
     step = max(1, -(-len(cohort.cases) // FIT_SAMPLE))
     loaded = load_prepared(cohort.cases[::step], preparation, with_masks=False)
     return ((case.id, prepared.image) for case, prepared in loaded if isinstance(prepared, PreparedImage))
@@ -135,6 +136,7 @@ def _fitted(
     spacing_mm: Sequence[float],
     progress: Progress,
 ) -> Embedder | None:
+    """The embedder with its state in `folder`: read where an earlier call wrote it, else fitted and written."""
     path = folder / _file(part)
     if embedder is None:
         return None

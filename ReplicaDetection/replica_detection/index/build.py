@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from replica_detection.embedding import Embedder
-from replica_detection.embedding.stored import fit_encoders, same_encoders, settings_of
+from replica_detection.embedding.stored import fit_embedders, same_embedders, settings_of
 from replica_detection.errors import IndexFormatError, InputError
 from replica_detection.index.entries import HEADER_FILE, SCHEMA_VERSION, Entry, IndexHeader
 from replica_detection.index.options import IndexOptions
@@ -126,7 +126,7 @@ def append_cases(
             index.folder,
             replace(cohort, cases=fresh),
             index.preparation,
-            make_measures(index.measure_names, index.preparation, encoders=index.encoders),
+            make_measures(index.measure_names, index.preparation, embedders=index.embedders),
             index.segmenter,
             done={},
             first_row=max(e.row for e in index.entries) + 1,
@@ -138,7 +138,7 @@ def append_cases(
             index.measure_names,
             index.requested,
             index.segmenter_settings,
-            index.encoder_settings,
+            index.embedder_settings,
             index.source,
             (*index.entries, *entries),
             (*index.problems, *cohort.problems, *problems),
@@ -155,7 +155,7 @@ def serves(index: TrainingIndex, cohort: Cohort, options: IndexOptions) -> bool:
         return False
     if index.segmenter_settings != settings_of_segmenter(options.mask_maker):
         return False
-    if not same_encoders(index.encoder_settings, options.encoders):
+    if not same_embedders(index.embedder_settings, options.embedders):
         return False
     measures = options.measures
     usual = index.requested is None or DEFAULT in index.requested
@@ -179,10 +179,10 @@ def _build(cohort: Cohort, folder: Path, options: IndexOptions, progress: Progre
     with Lock(work):
         masks = options.mask_maker is not None or any(c.mask is not None for c in cohort.cases)
         preparation, done = _planned(work, cohort, options, masks)
-        encoders = options.encoders
-        chosen = make_measures(options.measures, preparation, masks=masks, encoders=encoders)
-        encoders = fit_encoders(encoders, needed_features(chosen), work, cohort, preparation, progress)
-        chosen = make_measures([m.name for m in chosen], preparation, masks=masks, encoders=encoders)
+        embedders = options.embedders
+        chosen = make_measures(options.measures, preparation, masks=masks, embedders=embedders)
+        embedders = fit_embedders(embedders, needed_features(chosen), work, cohort, preparation, progress)
+        chosen = make_measures([m.name for m in chosen], preparation, masks=masks, embedders=embedders)
         entries, problems = write_rows(
             work,
             cohort,
@@ -202,7 +202,7 @@ def _build(cohort: Cohort, folder: Path, options: IndexOptions, progress: Progre
             tuple(m.name for m in chosen),
             None if options.measures is None else tuple(options.measures),
             settings_of_segmenter(options.mask_maker),
-            settings_of(encoders),
+            settings_of(embedders),
             str(cohort.source),
             tuple(entries),
             (*cohort.problems, *problems),
@@ -222,7 +222,7 @@ def _planned(work: Path, cohort: Cohort, options: IndexOptions, masks: bool) -> 
         "measures": None if options.measures is None else list(options.measures),
         "segmenter": settings_of_segmenter(options.mask_maker),
         "masks": masks,
-        "encoders": settings_of(options.encoders),
+        "encoders": settings_of(options.embedders),
     }
     preparation, done = resume_build(work, plan_of_work)
     if preparation is None:

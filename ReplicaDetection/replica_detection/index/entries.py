@@ -110,7 +110,7 @@ class IndexHeader:
         measures: names of the measures that the index was built for.
         requested: the names that the user gave, None where they gave none.
         segmenter: settings of what made the missing masks; None without one.
-        encoders: settings of the embedders of `images` and of `slices`.
+        embedders: settings of the embedders of `images` and of `slices`.
         source: where the training cohort was read from.
         entries: the cases, in the order of the cohort.
         problems: training files that were left out.
@@ -121,7 +121,7 @@ class IndexHeader:
     measures: tuple[str, ...]
     requested: tuple[str, ...] | None
     segmenter: dict[str, Any] | None
-    encoders: dict[str, Any]
+    embedders: dict[str, Any]
     source: str
     entries: tuple[Entry, ...]
     problems: tuple[Problem, ...] = ()
@@ -135,7 +135,7 @@ class IndexHeader:
             "measures": list(self.measures),
             "requested": None if self.requested is None else list(self.requested),
             "segmenter": self.segmenter,
-            "encoders": self.encoders,
+            "encoders": self.embedders,
             "source": self.source,
             "entries": [asdict(e) for e in self.entries],
             "problems": [asdict(p) for p in dict.fromkeys(self.problems)],

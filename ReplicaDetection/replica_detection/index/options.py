@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from replica_detection.embedding import Embedder, Encoders, make_embedder
+from replica_detection.embedding import Embedder, Embedders, make_embedder
 from replica_detection.embedding.stored import DEFAULT as DEFAULT_EMBEDDING
 from replica_detection.errors import ConfigurationError
 from replica_detection.measures import DEFAULT, MEASURES
@@ -46,7 +46,7 @@ class IndexOptions:
         if self.measures is not None:
             object.__setattr__(self, "measures", _names(self.measures))
         # Made now, so that a wrong name or file is told before any image is read.
-        _ = self.mask_maker, self.encoders
+        _ = self.mask_maker, self.embedders
 
     @cached_property
     def mask_maker(self) -> Segmenter | None:
@@ -54,9 +54,9 @@ class IndexOptions:
         return make_segmenter(self.segmenter) if isinstance(self.segmenter, str) else self.segmenter
 
     @cached_property
-    def encoders(self) -> Encoders:
+    def embedders(self) -> Embedders:
         """The embedders themselves."""
-        return Encoders(_embedder(self.embedding), _embedder(self.slice_embedding))
+        return Embedders(_embedder(self.embedding), _embedder(self.slice_embedding))
 
 
 def _names(measures: Sequence[str]) -> tuple[str, ...]:

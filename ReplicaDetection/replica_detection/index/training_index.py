@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from replica_detection.embedding import Encoders
-from replica_detection.embedding.stored import ENCODED, restore_encoders
+from replica_detection.embedding import Embedders
+from replica_detection.embedding.stored import EMBEDDED, restore_embedders
 from replica_detection.errors import ConfigurationError, IndexFormatError
 from replica_detection.index.entries import IndexHeader, checksum, patient_groups, read_header
 from replica_detection.measures import (
@@ -49,7 +49,7 @@ class TrainingIndex:
         self.measure_names = header.measures
         self.requested = header.requested
         self.segmenter_settings = header.segmenter
-        self.encoder_settings = header.encoders
+        self.embedder_settings = header.embedders
         self.source = header.source
         self.entries = header.entries
         self.problems = header.problems
@@ -94,12 +94,12 @@ class TrainingIndex:
         return made
 
     @cached_property
-    def encoders(self) -> Encoders:
+    def embedders(self) -> Embedders:
         """Make the vectors of queries as they made those of the index.
 
         Raises InputError where their weights are gone or others.
         """
-        return restore_encoders(self.folder, self.encoder_settings)
+        return restore_embedders(self.folder, self.embedder_settings)
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -124,7 +124,7 @@ class TrainingIndex:
             self.measure_names,
             [(e.id, e.patient, e.sha256) for e in self.entries],
         ]
-        parts += [self.segmenter_settings, self.encoder_settings]
+        parts += [self.segmenter_settings, self.embedder_settings]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def features(self, positions: Sequence[int], names: Iterable[str]) -> Block:
@@ -203,8 +203,8 @@ class TrainingIndex:
                 )
         known = [MEASURES[name] for name in chosen if name in MEASURES]
         # An index whose weights are gone still serves the measures that need none.
-        encoders = self.encoders if set(needed_features(known)) & set(ENCODED) else None
-        every = make_measures(chosen, self.preparation, device, encoders=encoders)
+        embedders = self.embedders if set(needed_features(known)) & set(EMBEDDED) else None
+        every = make_measures(chosen, self.preparation, device, embedders=embedders)
         made = [m for m in every if aligning or m.stage == "in place"]
         if not made:
             raise ConfigurationError("only measures that align were named; name one that compares cases as they lie")

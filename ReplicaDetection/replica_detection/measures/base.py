@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from replica_detection.embedding import Encoders
+from replica_detection.embedding import Embedders
 from replica_detection.errors import ConfigurationError
 from replica_detection.preparation.prepare import PreparedImage
 from replica_detection.preparation.profiles import Preparation
@@ -35,7 +35,7 @@ class Measure(ABC):
     Args:
         preparation: how the images were prepared; fixes data range and grid.
         device: `cpu` or a torch device such as `cuda`.
-        encoders: what turns images into vectors, for the measures that need one.
+        embedders: what turns images into vectors, for the measures that need one.
     """
 
     name: ClassVar[str]
@@ -47,8 +47,8 @@ class Measure(ABC):
     # Whether it is used where the user names no measures.
     by_default: ClassVar[bool] = True
 
-    def __init__(self, preparation: Preparation, device: str = "cpu", encoders: Encoders | None = None):
-        self.preparation, self.device, self.encoders = preparation, device, encoders or Encoders()
+    def __init__(self, preparation: Preparation, device: str = "cpu", embedders: Embedders | None = None):
+        self.preparation, self.device, self.embedders = preparation, device, embedders or Embedders()
 
     @property
     def group(self) -> str:
@@ -224,20 +224,20 @@ def make_measures(
     device: str = "cpu",
     *,
     masks: bool = True,
-    encoders: Encoders | None = None,
+    embedders: Embedders | None = None,
 ) -> list[Measure]:
     """The measures of the given names, or all that can be used on this grid.
 
     Args:
         names: of measures; `default` among them stands for those that are used where no names are given.
         masks: whether the cohort has masks; without them the measures that need one cannot be used.
-        encoders: what turns images into vectors; without one the measures that need it cannot be used.
+        embedders: what turns images into vectors; without one the measures that need it cannot be used.
 
     Raises:
         ConfigurationError: an unknown name, or a named measure that cannot be used here.
     """
     in_order = sorted(MEASURES.values(), key=lambda m: (LEVELS.index(m.level), m.stage == "aligned"))
-    every = [measure(preparation, device, encoders) for measure in in_order if measure.by_default]
+    every = [measure(preparation, device, embedders) for measure in in_order if measure.by_default]
     usual = [m for m in every if m.problem() is None and (masks or not m.needs_mask)]
     if names is None:
         return usual
@@ -246,7 +246,7 @@ def make_measures(
     for name in named:
         if name not in MEASURES:
             raise ConfigurationError(f"unknown measure '{name}'; known: {', '.join(MEASURES)}")
-        measure = MEASURES[name](preparation, device, encoders)
+        measure = MEASURES[name](preparation, device, embedders)
         problem = measure.problem()
         if measure.needs_mask and not masks:
             problem = "the training cohort has no masks; give --masks or --segment"

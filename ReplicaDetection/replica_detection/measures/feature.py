@@ -22,9 +22,9 @@ class EmbeddingMeasure(Measure):
 
     @property
     def embedder(self) -> Embedder:
-        if self.encoders.images is None:
+        if self.embedders.images is None:
             raise ConfigurationError(f"measure '{self.name}' needs an embedding: give --embedding")
-        return self.encoders.images
+        return self.embedders.images
 
     @property
     def saw_training(self) -> bool:
@@ -35,7 +35,7 @@ class EmbeddingMeasure(Measure):
         return {"embedding": self.embedder.describe(case.image[None], self.preparation.spacing)[0]}
 
     def problem(self) -> str | None:
-        return "no embedding was chosen; give --embedding" if self.encoders.images is None else None
+        return "no embedding was chosen; give --embedding" if self.embedders.images is None else None
 
     @property
     def is_fitted_on_training(self) -> bool:
@@ -43,7 +43,7 @@ class EmbeddingMeasure(Measure):
 
     def refit_without(self, training: TrainingRows, left_out: np.ndarray) -> Measure:
         again = self.embedder.refit_without({id for id, out in zip(training.ids, left_out, strict=True) if out})
-        return type(self)(self.preparation, self.device, replace(self.encoders, images=again))
+        return type(self)(self.preparation, self.device, replace(self.embedders, images=again))
 
 
 class VectorMeasure(EmbeddingMeasure):

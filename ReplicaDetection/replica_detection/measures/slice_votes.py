@@ -59,9 +59,9 @@ class SliceVotes(SearchingMeasure):
 
     @property
     def embedder(self) -> Embedder:
-        if self.encoders.slices is None:
+        if self.embedders.slices is None:
             raise ConfigurationError(f"measure '{self.name}' needs an embedding of slices: give --slice-embedding")
-        return self.encoders.slices
+        return self.embedders.slices
 
     @property
     def definition(self) -> str:
@@ -73,7 +73,7 @@ class SliceVotes(SearchingMeasure):
     def problem(self) -> str | None:
         if self.preparation.dimensions != 3:
             return "it compares slices of volumes, and these images are 2D"
-        return "no embedding of slices was chosen; give --slice-embedding" if self.encoders.slices is None else None
+        return "no embedding of slices was chosen; give --slice-embedding" if self.embedders.slices is None else None
 
     def features(self, case: PreparedImage) -> dict[str, np.ndarray]:
         """`slices`: (S, D) float32 of length 1 each; zeros for a blank slice, and for one that repeats the last."""

@@ -77,10 +77,10 @@ def test_vectors_of_the_feature_level_are_used_where_there_are_some(folder, tmp_
     assert figures[vectors, "FID of unseen", "size-matched"].cases == 20
     # Of the vectors as they are compared, not of what the index stores.
     stored = index.features(range(len(index)), ["embedding"])["embedding"]
-    compared = index.encoders.images.project(stored)
+    compared = index.embedders.images.project(stored)
     unseen = CohortQueries(Cohort.read(folder / "validation"), index)
     block = next(unseen.blocks(index.measures(["embedding_cosine"])))
-    expected = frechet(index.encoders.images.project(block.features["embedding"]), compared, "FID of unseen", size=18)
+    expected = frechet(index.embedders.images.project(block.features["embedding"]), compared, "FID of unseen", size=18)
     found = figures[vectors, "FID of unseen", "size-matched"]
     assert expected.estimate.value == pytest.approx(found.estimate.value, rel=0.05)
 

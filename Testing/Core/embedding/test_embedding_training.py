@@ -1,4 +1,4 @@
-"""Encoders trained on a cohort: they learn, they survive being killed, and an index keeps what it was made with."""
+"""Embedders trained on a cohort: they learn, they survive being killed, and an index keeps what it was made with."""
 
 import csv
 import json

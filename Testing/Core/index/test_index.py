@@ -279,7 +279,7 @@ def test_unknown_names_are_refused_before_any_work(small, tmp_path):
 
 def test_default_among_the_names_stands_for_the_usual_measures(small, tmp_path):
     index = build(small, tmp_path / "x.rdindex", measures=["default", "memorization_index"])
-    usual = [m.name for m in make_measures(None, index.preparation, masks=False, encoders=index.encoders)]
+    usual = [m.name for m in make_measures(None, index.preparation, masks=False, embedders=index.embedders)]
     assert list(index.measure_names) == [*usual, "memorization_index"]
     assert [m.name for m in index.measures(["default"])] == usual
     # What it was not asked for, but holds all features of.

@@ -10,9 +10,9 @@ from scipy.spatial.distance import cdist
 
 from Core.made_up import cohort, volume, write
 from replica_detection.detection.detector import DetectionOptions, detect
-from replica_detection.embedding import Embedder, Encoders, register
+from replica_detection.embedding import Embedder, Embedders, register
 from replica_detection.embedding import base as registry
-from replica_detection.embedding.stored import make_encoders
+from replica_detection.embedding.stored import make_embedders
 from replica_detection.errors import ConfigurationError, IndexFormatError, InputError
 from replica_detection.index.build import append_cases, build_index, serves
 from replica_detection.index.options import IndexOptions
@@ -50,9 +50,9 @@ class Plain(Embedder):
 
 
 @pytest.fixture
-def plain(monkeypatch: pytest.MonkeyPatch) -> Encoders:
+def plain(monkeypatch: pytest.MonkeyPatch) -> Embedders:
     monkeypatch.setitem(registry.EMBEDDERS, "plain", Plain)
-    return Encoders(Plain())
+    return Embedders(Plain())
 
 
 def test_a_new_embedder_is_a_class_with_register(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,12 +69,12 @@ def test_a_new_embedder_is_a_class_with_register(monkeypatch: pytest.MonkeyPatch
         (EmbeddingRmse, lambda q, n: cdist(q, n) / np.sqrt(q.shape[1])),
     ],
 )
-def test_distances_are_those_of_scipy(plain: Encoders, measure, reference) -> None:
+def test_distances_are_those_of_scipy(plain: Embedders, measure, reference) -> None:
     rng = np.random.default_rng(0)
     q, n = rng.standard_normal((7, 300)).astype("f4"), rng.standard_normal((11, 300)).astype("f4") + 0.3
     n[4] = q[2]
     n[9] = q[2] * np.float32(1 + 1e-6)
-    found = measure(PREPARATION, encoders=plain).distances({"embedding": q}, {"embedding": n})
+    found = measure(PREPARATION, embedders=plain).distances({"embedding": q}, {"embedding": n})
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, reference(q.astype(float), n.astype(float)), atol=1e-7)
     assert found[2, 4] == 0
@@ -83,9 +83,9 @@ def test_distances_are_those_of_scipy(plain: Encoders, measure, reference) -> No
 
 
 @pytest.mark.parametrize("measure", [EmbeddingCosine, EmbeddingPearson, EmbeddingRmse])
-def test_vectors_of_zeros_are_far_from_all_but_their_like(plain: Encoders, measure) -> None:
+def test_vectors_of_zeros_are_far_from_all_but_their_like(plain: Embedders, measure) -> None:
     zero, other = np.zeros((1, 5), np.float32), np.arange(5, dtype=np.float32)[None]
-    made = measure(PREPARATION, encoders=plain)
+    made = measure(PREPARATION, embedders=plain)
     assert made.distances({"embedding": zero}, {"embedding": zero}) == 0
     assert made.distances({"embedding": zero}, {"embedding": other}) >= 1
 
@@ -94,7 +94,7 @@ def test_without_an_embedding_the_measures_stay_away() -> None:
     assert "feature" not in {m.level for m in make_measures(None, PREPARATION)}
     with pytest.raises(ConfigurationError, match="--embedding"):
         make_measures(["embedding_rmse"], PREPARATION)
-    default = [m.name for m in make_measures(None, PREPARATION, encoders=make_encoders())]
+    default = [m.name for m in make_measures(None, PREPARATION, embedders=make_embedders())]
     assert set(FEATURE) <= set(default)
     assert not {"memorization_index", "slice_votes"} & set(default)
 
@@ -141,10 +141,10 @@ def test_mirrored_and_turned_copies_are_found(moved: tuple[Path, TrainingIndex],
 
 def test_the_definition_names_embedding_and_weights(moved: tuple[Path, TrainingIndex]) -> None:
     _, index = moved
-    sha256 = index.encoder_settings["images"]["sha256"]
+    sha256 = index.embedder_settings["images"]["sha256"]
     assert (index.folder / "encoder_images.safetensors").is_file()
     assert all(f"invariants (weights {sha256[:12]})" in m.definition for m in index.measures(FEATURE))
-    assert index.encoder_settings["slices"] is None
+    assert index.embedder_settings["slices"] is None
 
 
 def test_queries_are_embedded_as_the_index_was(moved: tuple[Path, TrainingIndex]) -> None:
@@ -155,7 +155,7 @@ def test_queries_are_embedded_as_the_index_was(moved: tuple[Path, TrainingIndex]
 
     cases = Cohort.read(folder / "training").cases[:3]
     fresh = [
-        again.encoders.images.describe(p.image[None], again.preparation.spacing)[0]
+        again.embedders.images.describe(p.image[None], again.preparation.spacing)[0]
         for _, p in load_prepared(cases, again.preparation, with_masks=False)
     ]
     assert np.array_equal(stored, np.stack(fresh)), "bit by bit"
@@ -202,13 +202,13 @@ def test_append_keeps_the_embedding_and_resume_does_not_fit_again(tmp_path: Path
     cohort(tmp_path / "training", 2, 300, "later")
     longer = append_cases(index, Cohort.read(tmp_path / "training"))
     assert len(longer) == 8
-    assert longer.encoder_settings == index.encoder_settings
+    assert longer.embedder_settings == index.embedder_settings
     assert serves(longer, Cohort.read(tmp_path / "training"), IndexOptions(measures=FEATURE))
     # Pictures need the images, which no measure of this index does.
     assert PairLoader(longer, None)(longer.ids[0], longer.ids[1]) is not None
 
 
-def test_an_index_serves_only_its_own_embedding(moved: tuple[Path, TrainingIndex], plain: Encoders) -> None:
+def test_an_index_serves_only_its_own_embedding(moved: tuple[Path, TrainingIndex], plain: Embedders) -> None:
     folder, index = moved
     training = Cohort.read(folder / "training")
     assert serves(index, training, IndexOptions())

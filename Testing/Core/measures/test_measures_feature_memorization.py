@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from replica_detection.embedding import Encoders
+from replica_detection.embedding import Embedders
 from replica_detection.errors import ConfigurationError
 from replica_detection.measures import MeasureOutput, make_measures
 from replica_detection.measures.memorization_index import (
@@ -46,7 +46,7 @@ class Rows:
 
 
 def fitted(rows: Rows, measure: type = MemorizationIndex, left_out: np.ndarray | None = None):
-    made = measure(PREPARATION, encoders=Encoders())
+    made = measure(PREPARATION, embedders=Embedders())
     made.use(made.fit(rows, left_out))
     return made
 

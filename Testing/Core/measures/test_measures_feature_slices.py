@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replica_detection.embedding import Embedder, Encoders
+from replica_detection.embedding import Embedder, Embedders
 from replica_detection.errors import ConfigurationError
 from replica_detection.measures import make_measures
 from replica_detection.measures.slice_votes import (
@@ -47,7 +47,7 @@ class Pixels(Embedder):
         return cls()
 
 
-ENCODERS = Encoders(slices=Pixels())
+EMBEDDERS = Embedders(slices=Pixels())
 
 
 class Rows:
@@ -73,7 +73,7 @@ def features(measure: SliceVotes, images: list[np.ndarray]) -> np.ndarray:
 
 
 def made(images: list[np.ndarray], kind: type[SliceVotes] = SliceVotes, patients: np.ndarray | None = None):
-    measure = kind(PREPARATION, encoders=ENCODERS)
+    measure = kind(PREPARATION, embedders=EMBEDDERS)
     stored = features(measure, images)
     measure.use(measure.fit(Rows(stored, patients)))
     return measure, stored
@@ -166,7 +166,7 @@ def test_long_volumes_are_sampled_evenly() -> None:
         "generic", 3, (1, 1, 3), (8, 8, 200), Intensity((0, 1)), Native((8, 8, 200), (1, 1, 3), (8, 8, 600), "RAS")
     )
     image = np.random.default_rng(0).random((8, 8, 200), np.float32)
-    assert SliceVotes(long, encoders=ENCODERS).features(PreparedImage(image, None))["slices"].shape == (64, 64)
+    assert SliceVotes(long, embedders=EMBEDDERS).features(PreparedImage(image, None))["slices"].shape == (64, 64)
 
 
 @given(st.lists(st.integers(0, 6), max_size=9))
@@ -198,7 +198,7 @@ def test_hnsw_finds_the_same_nearest_slice_almost_always() -> None:
 
 
 def test_hnsw_is_built_the_same_each_time() -> None:
-    vectors = features(SliceVotes(PREPARATION, encoders=ENCODERS), volumes(0, 40)).reshape(-1, 64)
+    vectors = features(SliceVotes(PREPARATION, embedders=EMBEDDERS), volumes(0, 40)).reshape(-1, 64)
     import faiss
 
     first, second = (faiss.serialize_index(hnsw_index(vectors)) for _ in range(2))
@@ -211,4 +211,4 @@ def test_it_needs_volumes_and_an_embedding() -> None:
         make_measures(["slice_votes"], PREPARATION)
     flat = Preparation("chest-xray", 2, (1, 1), (8, 8), Intensity((0, 1)), Native((8, 8), (1, 1), (8, 8), "RA"))
     with pytest.raises(ConfigurationError, match="2D"):
-        make_measures(["slice_votes"], flat, encoders=ENCODERS)
+        make_measures(["slice_votes"], flat, embedders=EMBEDDERS)
