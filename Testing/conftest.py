@@ -27,5 +27,5 @@ def real_data() -> Path:
 def few_views() -> Iterator[None]:
     """The default embedding is fitted in a second; how good a whole fit is, the benchmark says."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(invariants, "VIEWS_WANTED", 100)
+        patch.setattr(invariants, "TOTAL_VIEWS", 100)
         yield

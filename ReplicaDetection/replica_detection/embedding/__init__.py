@@ -1,4 +1,4 @@
-"""Vectors of images. A new embedder is a class with `@register` in one of these files."""
+"""Embedders: images to vectors. A new embedder is a class with `@register` in one of these files."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The default embedder: statistics of rotation-invariant local structure, made blind to what a copy may have undergone.
+"""The default embedder: statistics of rotation-invariant local structure, tolerant of the changes a copy may have.
 
 Nothing is downloaded and no network is trained; the fit takes some ten seconds on the training cohort.
 """
@@ -26,19 +26,21 @@ from replica_detection.progress import Progress, silent
 # Sigmas of the Gaussian derivatives, in voxels of the working grid, and of the local contrast normalization.
 SCALES = (1.2, 2.0, 3.0, 4.5)
 CONTRAST_SIGMA = 4.0
-# Contrast below this share of the intensity range counts as noise of an empty background and is not raised to 1.
+# Contrast below this share of the intensity range counts as noise of an empty background and is not amplified to 1.
 LEAST_CONTRAST = 0.05
 # Soft shells about the centre: radius and width as a share of the mean half length.
 SHELLS, SHELL_WIDTH = (0.0, 0.5, 1.0), 0.3
 # Voxels of the working grid, by the number of dimensions.
 WORKING_VOXELS = {2: 2**14, 3: 2**15}
 LEAST_SIZE = 8
-# What the whitening adds to each variance, as a share of the mean variance.
+# Added to each variance before whitening, as a share of the mean variance.
 SHRINKAGE = 1e-4
-VIEWS_WANTED, LEAST_VIEWS, CASES_AT_MOST = 1000, 8, 125
-# A null of training cases leaves out one in so many at a time.
+# Views of the fit in all, at least this many of each case, of at most this many cases.
+TOTAL_VIEWS, MIN_VIEWS, MAX_CASES = 1000, 8, 125
+# A null of training cases leaves out one in this many cases at a time.
 FOLDS = 10
-WHAT_A_COPY_MAY_UNDERGO = Views(
+# Changes that a copy may have.
+COPY_CHANGES = Views(
     rotation_degrees=15,
     shift=0.12,
     zoom=0.15,
@@ -59,20 +61,20 @@ class Invariants(Embedder):
 
     Args:
         views: (cases, views, 920) float32, the moments of altered copies of training images; None: not fitted yet.
-        cases: the ids of these training images.
-        used: how many views of each case the whitening is made of; the others stand in for cases that are left out.
+        cases: ids of these training images.
+        used: number of views of each case in the whitening; the others replace cases that are left out.
 
-    1. The image is brought to an isotropic working grid of at most 32,768 voxels (2D: 16,384 pixels), and its contrast
-       normalized locally.
+    1. The image is resampled to an isotropic working grid of at most 32,768 voxels (2D: 16,384 pixels), and its
+       contrast is normalized locally.
     2. At four scales: the smoothed value L, |grad L|, the Laplacian, the Frobenius norm of the Hessian H, and
        g'Hg / |g|^2, each times its scale's power. None of them changes when the image is rotated or mirrored (ter Haar
        Romeny, Front-End Vision, chapter 6).
     3. Their means and covariances inside three soft shells about the centre and over the whole: 920 numbers.
     4. These are centred and whitened by the within-class scatter of random views of training images (rotated, shifted,
        mirrored, zoomed, warped, blurred, noisy, of other contrast, with a part lost): within-class covariance
-       normalization (Hatch and Stolcke, ICASSP 2006). Directions in which a copy may move count little, others much.
-       Differences *between* training images do not enter. Still, the fit suits the images that it saw, so a null
-       made of training images whitens each by the views of other patients (`without`).
+       normalization (Hatch and Stolcke, ICASSP 2006). Directions in which a copy varies get small weights, the others
+       large ones. Differences *between* training images do not enter. Still, the fit suits the images that it saw, so
+       a null of training images whitens each by the views of other patients (`refit_without`).
 
     Layers for `memorization_index`: the moments of each scale, fine to coarse, before step 4.
     """
@@ -97,8 +99,8 @@ class Invariants(Embedder):
             stored = load(state or b"")
             return cls(stored["views"], tuple(json.loads(bytes(stored["cases"]))), int(stored["used"][0]))
         except (SafetensorError, ValueError, KeyError) as error:
-            found = f"holds a damaged fit of embedding 'invariants' ({error})"
-            raise IndexFormatError(folder, found, "Build the index again") from error
+            reason = f"holds a damaged fit of embedding 'invariants' ({error})"
+            raise IndexFormatError(folder, reason, "Build the index again") from error
 
     @property
     def fitted(self) -> bool:
@@ -121,8 +123,8 @@ class Invariants(Embedder):
         return (np.asarray(described, np.float64) - centre) @ matrix
 
     def layers(self, images: np.ndarray, spacing_mm: Sequence[float]) -> tuple[np.ndarray, ...]:
-        found = self.describe(images, spacing_mm)
-        return tuple(found[:, columns] for columns in _columns_by_scale())
+        features = self.describe(images, spacing_mm)
+        return tuple(features[:, columns] for columns in _columns_by_scale())
 
     @property
     def is_fitted_on_training(self) -> bool:
@@ -131,7 +133,7 @@ class Invariants(Embedder):
     def refit_without(self, cases: Collection[str]) -> Invariants:
         assert self.views is not None
         kept = np.array([case not in cases for case in self.cases])
-        # Fewer views whiten less well, and images would lie otherwise than in the whole fit.
+        # With the spare views, the whitening has as many views as in the whole fit; fewer would whiten less well.
         return Invariants(
             self.views[kept], tuple(c for c, k in zip(self.cases, kept, strict=True) if k), self.views.shape[1]
         )
@@ -142,24 +144,24 @@ class Invariants(Embedder):
         """Raises ConfigurationError where there is no image."""
         from threadpoolctl import threadpool_limits
 
-        cases = list(images)[:CASES_AT_MOST]
+        cases = list(images)[:MAX_CASES]
         if not cases:
             raise ConfigurationError("embedding 'invariants' cannot be fitted without a training image")
-        used = max(LEAST_VIEWS, -(-VIEWS_WANTED // len(cases)))
+        used = max(MIN_VIEWS, -(-TOTAL_VIEWS // len(cases)))
         count = used + -(-used // (FOLDS - 1))
 
         def views_of(i: int) -> np.ndarray:
             small = isotropic(cases[i][1], spacing_mm)
-            # By what it shows, so that neither names nor order of the cohort matter.
+            # From the voxels, so that neither names nor order of the cohort matter.
             seed = zlib.crc32(small.tobytes())
-            made = (WHAT_A_COPY_MAY_UNDERGO.of(small, np.random.default_rng([seed, n])) for n in range(count))
-            return np.stack([moments(view, (1.0,) * view.ndim) for view in made])
+            copies = (COPY_CHANGES.of(small, np.random.default_rng([seed, n])) for n in range(count))
+            return np.stack([moments(view, (1.0,) * view.ndim) for view in copies])
 
         views = []
-        # Threads of the matrix products would only stand in the way of those here.
+        # The threads here use all cores; threads of the matrix products would only compete with them.
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for found in pool.map(views_of, range(len(cases))):
-                views.append(found)
+            for moments_of_case in pool.map(views_of, range(len(cases))):
+                views.append(moments_of_case)
                 progress("fitting", len(views), len(cases))
         return Invariants(np.stack(views), tuple(id for id, _ in cases), used)
 
@@ -171,11 +173,11 @@ class Invariants(Embedder):
 
 
 def whitening(views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`centre` (F,) and `matrix` (F, F) from the moments of views, (cases, views, F), so that a vector is
-    (moments - centre) @ matrix.
+    """Centre (F,) and matrix (F, F) of the whitening, from the moments of views (cases, views, F).
 
-    The scatter of the views about their case is then the identity, as far as the views determine it, and the mean of
-    the cases 0.
+    A vector is (moments - centre) @ matrix. The scatter of the views about the mean of their case is then the identity,
+    as far as the views determine it, and the mean over all cases is 0. Shrinkage adds `SHRINKAGE` times the mean
+    variance to each variance.
     """
     flat = views.reshape(-1, views.shape[-1])
     scale = 1 / np.maximum(flat.std(0), 1e-9)
@@ -183,13 +185,13 @@ def whitening(views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scatter = within.T @ within / (len(flat) - len(views))
     values, vectors = np.linalg.eigh(scatter)
     values = np.maximum(values, 0)
-    # The symmetric root: eigenvectors are known up to their sign, and a correlation of coordinates would depend on it.
+    # The symmetric root does not depend on the signs of the eigenvectors, which are arbitrary.
     root = (vectors / np.sqrt(values + SHRINKAGE * values.mean() + 1e-12)) @ vectors.T
     return flat.mean(0), scale[:, None] * root
 
 
 def moments(image: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
-    """(920,) float32: means and covariances of the invariants of (X, Y[, Z]) inside each window."""
+    """Means and covariances (920,) float32 of the invariants of an image (X, Y[, Z]) inside each window."""
     small = normalized_contrast(isotropic(image, spacing_mm))
     channels = np.stack([c.ravel() for scale in SCALES for c in derivative_invariants(small, scale)])
     upper = np.triu_indices(len(channels))
@@ -202,21 +204,22 @@ def moments(image: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
 
 
 def isotropic(image: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
-    """(X, Y[, Z]) float32 with voxels of one length along all axes, at most WORKING_VOXELS of them, at least 8 an axis.
+    """Image (X, Y[, Z]) float32 resampled to voxels of one length along all axes.
 
-    Voxels are never made smaller than the smallest spacing. An image that is so already stays as it is.
+    At most `WORKING_VOXELS` of them, at least 8 along each axis, and not smaller than the smallest spacing. An image
+    whose size would change by at most 2 % stays unchanged.
     """
     shape, spacing = np.array(image.shape), np.array(spacing_mm, float)
     volume = float(np.prod(shape * spacing))
     step = max(float(spacing.min()), (volume / WORKING_VOXELS[image.ndim]) ** (1 / image.ndim))
-    wanted = np.maximum(np.rint(shape * spacing / step), LEAST_SIZE).astype(int)
-    if np.all(np.abs(wanted - shape) <= 0.02 * shape):
+    size = np.maximum(np.rint(shape * spacing / step), LEAST_SIZE).astype(int)
+    if np.all(np.abs(size - shape) <= 0.02 * shape):
         return np.asarray(image, np.float32)
-    return resampled(image, wanted.tolist())
+    return resampled(image, size.tolist())
 
 
 def normalized_contrast(image: np.ndarray) -> np.ndarray:
-    """Difference to the local mean over the local standard deviation (but at least LEAST_CONTRAST), float32."""
+    """Difference to the local mean, divided by the local standard deviation plus `LEAST_CONTRAST`, float32."""
     from scipy import ndimage
 
     centred = image - ndimage.gaussian_filter(image, CONTRAST_SIGMA, mode="nearest")
@@ -252,7 +255,7 @@ def derivative_invariants(image: np.ndarray, scale: float) -> list[np.ndarray]:
 
 @lru_cache(maxsize=8)
 def windows(shape: tuple[int, ...]) -> np.ndarray:
-    """(4, voxels) float32 weights, each with sum 1: three shells about the centre, and the whole without its rim."""
+    """Weights (4, voxels) float32, rows with sum 1: three shells about the centre, and the image without its rim."""
     offsets = np.meshgrid(*[np.arange(n) - (n - 1) / 2 for n in shape], indexing="ij")
     radius = np.sqrt(sum(o * o for o in offsets)) / (np.prod(shape) ** (1 / len(shape)) / 2)
     shells = [np.exp(-0.5 * ((radius - r) / SHELL_WIDTH) ** 2) for r in SHELLS]
@@ -262,7 +265,7 @@ def windows(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _positions() -> list[tuple[int, int]]:
-    """For each entry of `moments`, the channels that it is of: (c, c) for a mean as well."""
+    """The two channels of each entry of `moments`; (c, c) for a mean."""
     channels = 5 * len(SCALES)
     first, second = np.triu_indices(channels)
     one_window = [(c, c) for c in range(channels)] + list(zip(first.tolist(), second.tolist(), strict=True))
@@ -270,6 +273,6 @@ def _positions() -> list[tuple[int, int]]:
 
 
 def _columns_by_scale() -> list[np.ndarray]:
-    """Entries of `moments` that are of one scale alone, for each scale."""
+    """For each scale, the entries of `moments` that use this scale alone."""
     scale = np.array(_positions()) // 5
     return [np.flatnonzero((scale == s).all(1)) for s in range(len(SCALES))]

@@ -1,4 +1,4 @@
-"""MedicalNet (Chen, Ma and Zheng, arXiv 1904.00625): a 3D ResNet-50 of many tasks, as RELICT compares by it."""
+"""Embedders with MedicalNet (Chen, Ma and Zheng, arXiv 1904.00625), the 3D ResNet-50 that RELICT uses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SIDE = 128
 STAGES = ("layer1", "layer2", "layer3", "layer4")
-# What the published files hold beside the encoder, for their own tasks.
+# Other tensors in the published files: heads for their own tasks.
 OTHER_HEADS = ("fc.", "conv_seg.")
 
 
@@ -32,8 +32,8 @@ class MedicalNet(FileEmbedder):
     """The last stage of MedicalNet's ResNet-50 over the whole image, resized to a cube of 128 voxels.
 
     Weights: `resnet_50.pth` or `resnet_50_23dataset.pth` as published, or the same tensors as safetensors. The network
-    is MONAI's, with the stride of 2 in its first convolution that it was trained with, so that 128^3 gives the grid
-    2048 x 4 x 4 x 4 that RELICT names. Intensities: z-score over the voxels above 0, the others 0.
+    is MONAI's, with the stride of 2 in its first convolution that it was trained with, so that 128^3 voxels give
+    RELICT's grid 2048 x 4 x 4 x 4. Intensities: z-score over the voxels above 0, the others 0.
 
     Layers for `memorization_index`: the mean over space after each of the four stages.
     """
@@ -65,7 +65,7 @@ class MedicalNet(FileEmbedder):
 
 @register
 class MedicalNetGrid(MedicalNet):
-    """The grid 2048 x 4 x 4 x 4 as it is (RELICT): sensitive to where things are, so a shifted copy lies farther."""
+    """The whole grid 2048 x 4 x 4 x 4 (RELICT). It is sensitive to position, so a shifted copy is farther away."""
 
     kind = "medicalnet_grid"
     pooling = "flatten"
@@ -80,7 +80,7 @@ class MedicalNetGap(MedicalNet):
 
 
 def _with_weights(file: Path, sha256: str) -> torch.nn.Module:
-    """The encoder with its weights; raises InputError where the file does not hold them."""
+    """The network with its weights. Raises InputError where the file does not hold them."""
     import torch
 
     data = read_bytes(file)
@@ -89,22 +89,22 @@ def _with_weights(file: Path, sha256: str) -> torch.nn.Module:
     with torch.device("meta"):
         model = encoder()
     weights = {n: v for n, v in load_checkpoint(file, data).items() if not n.startswith(OTHER_HEADS)}
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    for name, shape in wanted.items():
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    for name, shape in expected.items():
         if name not in weights and name.endswith("num_batches_tracked"):
             weights[name] = torch.tensor(0)  # older PyTorch did not store it; nothing reads it here
-        found = tuple(weights[name].shape) if name in weights else None
-        if found != shape:
-            text = f"holds {name} of shape {found}, MedicalNet's ResNet-50 has {shape}"
+        stored = tuple(weights[name].shape) if name in weights else None
+        if stored != shape:
+            text = f"holds {name} of shape {stored}, MedicalNet's ResNet-50 has {shape}"
             raise InputError(file, text, "Give resnet_50_23dataset.pth or resnet_50.pth as published")
-    if unknown := sorted(set(weights) - set(wanted)):
+    if unknown := sorted(set(weights) - set(expected)):
         raise InputError(file, f"holds {unknown[0]}, which MedicalNet's ResNet-50 has not", "Give its published file")
     model.load_state_dict(weights, assign=True)
     return model.float()
 
 
 def encoder() -> torch.nn.Module:
-    """The ResNet-50 in MedicalNet's variant, weights at random."""
+    """The ResNet-50 in MedicalNet's variant, with random weights."""
     from monai.networks.nets.resnet import resnet50
 
     variant: dict[str, Any] = {"shortcut_type": "B", "bias_downsample": False, "conv1_t_stride": 2}

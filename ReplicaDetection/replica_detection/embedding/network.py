@@ -1,4 +1,5 @@
-"""Any encoder by its file: TorchScript, or safetensors of one of MONAI's networks; and encoders trained here."""
+"""Embedders with an encoder from a file: TorchScript, or safetensors of one of MONAI's networks; and encoders trained
+by this program."""
 
 from __future__ import annotations
 
@@ -38,14 +39,14 @@ POOLINGS = ("gap", "flatten")
 
 @dataclass(frozen=True)
 class Description:
-    """What an encoder's file says of it, beside its weights.
+    """Description of an encoder, stored with its weights.
 
     Args:
         size: voxels along each axis that images are resized to; 2 or 3 numbers.
         intensity: `zero-one`, `minus-one-one`, `z-score` (over the voxels above 0) or `imagenet` (three channels).
         pooling: `gap` (mean over space) or `flatten`, where the encoder gives feature maps.
         architecture: `{"class": ..., "arguments": {...}}` for safetensors; None for TorchScript.
-        training: how the encoder was trained, where this program did it: `contrastive` or `deepssim`.
+        training: `contrastive` or `deepssim` where this program trained the encoder, else "".
     """
 
     size: tuple[int, ...]
@@ -56,7 +57,7 @@ class Description:
 
     @classmethod
     def of(cls, file: Path, kind: str, described: dict[str, Any]) -> Description:
-        """Checked; raises InputError for what is missing or cannot be."""
+        """The description read from `described`. Raises InputError for an entry that is missing or out of range."""
         advice = f"Correct the file's header, or the description in {SIDECAR} beside it"
         size = described.get("size")
         if not isinstance(size, list) or len(size) not in (2, 3) or not all(isinstance(n, int) and n > 0 for n in size):
@@ -72,8 +73,8 @@ class Description:
                 "holds weights, but not of which encoder",
                 f"Name class and arguments in {SIDECAR} beside it, class one of {', '.join(ENCODERS)}",
             )
-        wanted = architecture if kind == "safetensors" else None
-        return cls(tuple(size), intensity, pooling, wanted, str(described.get("training", "")))
+        built = architecture if kind == "safetensors" else None
+        return cls(tuple(size), intensity, pooling, built, str(described.get("training", "")))
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "size": list(self.size)}
@@ -82,14 +83,15 @@ class Description:
 @register
 @dataclass(frozen=True)
 class NetworkEmbedder(FileEmbedder):
-    """An encoder that somebody trained, 2D or 3D, so that newer foundation models plug in.
+    """A trained encoder, 2D or 3D, from the user's file, for instance a foundation model.
 
-    The file is TorchScript (**a program, which runs**: use files whose origin is known) or safetensors. The latter's
-    header (`network`), or a JSON file beside either (same name with .json, or `network.json`), is a `Description`.
-    Pickled checkpoints are refused.
+    The file is TorchScript (**a program, which runs**: use files whose origin is known) or safetensors. The header of
+    a safetensors file (`network`), or a JSON file beside either kind (same name with .json, or `network.json`), holds
+    a `Description`. Pickled checkpoints are refused.
 
-    The encoder sees (1, C, size) float32 and gives a vector (1, D), feature maps (1, C, grid) or tokens (1, N, D),
-    which are pooled, or several of them: then the last is the vector and all are layers for `memorization_index`.
+    The encoder takes (1, C, size) float32 and gives a vector (1, D), feature maps (1, C, grid) or tokens (1, N, D),
+    which are pooled. Where it gives several of them, the last is the vector and all are layers for
+    `memorization_index`.
     """
 
     description: Description
@@ -112,9 +114,9 @@ class NetworkEmbedder(FileEmbedder):
         data = read_bytes(file)
         kind = kind_of(file, data)
         description = Description.of(file, kind, description_of(path, file, data))
-        made = cls(str(path.resolve()), sha256_of(data), description)
-        made.network  # noqa: B018  what cannot be loaded is told now
-        return made
+        embedder = cls(str(path.resolve()), sha256_of(data), description)
+        embedder.network  # noqa: B018  a file that cannot be loaded is refused now, not at the first image
+        return embedder
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -140,20 +142,20 @@ class NetworkEmbedder(FileEmbedder):
 
     def outputs(self, image: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         try:
-            given = tensors(self.network(image))
+            outputs = tensors(self.network(image))
         except Exception as error:  # a foreign program may raise anything
             text = f"the encoder does not take an image of shape {tuple(image.shape)} ({last_line(error)})"
             raise ConfigurationError(f"{self.path}: {text}; correct its description") from error
-        if not given or any(g.ndim < 2 or g.shape[0] != 1 for g in given):
-            shapes = [tuple(g.shape) for g in given]
+        if not outputs or any(t.ndim < 2 or t.shape[0] != 1 for t in outputs):
+            shapes = [tuple(t.shape) for t in outputs]
             raise ConfigurationError(f"{self.path}: the encoder gives {shapes}, expected tensors (1, ...)")
-        vector = pooled(given[-1], self.description.pooling)
-        return vector, [pooled(g, "gap") for g in given] if len(given) > 1 else [vector]
+        vector = pooled(outputs[-1], self.description.pooling)
+        return vector, [pooled(t, "gap") for t in outputs] if len(outputs) > 1 else [vector]
 
 
 @dataclass(frozen=True)
 class TrainedEmbedder(NetworkEmbedder):
-    """An encoder that `train-encoder` trained on the training cohort; the index keeps a copy of it."""
+    """An encoder that `train_encoder` trained on the training cohort; the index keeps a copy of it."""
 
     path: str = ""
     weights_sha256: str = ""
@@ -177,11 +179,11 @@ class TrainedEmbedder(NetworkEmbedder):
         description = Description.of(file, kind, description_of(file, file, data))
         if description.training != cls.kind:
             trained = f"an encoder trained as '{description.training}'" if description.training else "an encoder"
-            found = f"holds {trained}, not one of embedding '{cls.kind}'"
-            raise InputError(file, found, f"Give the output of `replica-detection train-encoder --kind {cls.kind}`")
-        made = cls("", sha256_of(data), description, data)
-        made.network  # noqa: B018  what cannot be loaded is told now
-        return made
+            reason = f"holds {trained}, not one of embedding '{cls.kind}'"
+            raise InputError(file, reason, f"Give the output of an encoder training of kind '{cls.kind}'")
+        embedder = cls("", sha256_of(data), description, data)
+        embedder.network  # noqa: B018  a file that cannot be loaded is refused now, not at the first image
+        return embedder
 
     @property
     def state(self) -> bytes | None:
@@ -201,20 +203,20 @@ class TrainedEmbedder(NetworkEmbedder):
 
 @register
 class Contrastive(TrainedEmbedder):
-    """Dar et al.: views of one image are drawn together, those of different images apart."""
+    """Encoder of Dar et al. (Nat. Biomed. Eng. 2025): views of one image are close, views of different images apart."""
 
     kind = "contrastive"
 
 
 @register
 class DeepSsim(TrainedEmbedder):
-    """Scardace et al. (DeepSSIM, arXiv 2509.16582): cosines of altered images give the SSIM of the aligned pair."""
+    """Encoder of Scardace et al. (DeepSSIM, arXiv 2509.16582): the cosine of two images estimates their SSIM."""
 
     kind = "deepssim"
 
 
 def tensors(output: Any) -> list[torch.Tensor]:
-    """All tensors in what a network gives, in order."""
+    """All tensors in the output of a network, in order."""
     import torch
 
     if isinstance(output, torch.Tensor):

@@ -1,4 +1,4 @@
-"""Images at another size, in 2D and 3D, the same bits whenever it is done."""
+"""Images resampled to another size, in 2D and 3D, with the same bits each time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import numpy as np
 
 
 def resampled(image: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """(X, Y[, Z]) float32 at `shape` over the same field of view: linear, after a Gaussian where that coarsens."""
+    """Image (X, Y[, Z]) float32 resampled to `shape` over the same field of view.
+
+    Interpolation is linear, after a Gaussian where voxels grow by a factor above 1.5.
+    """
     from scipy import ndimage
 
     image = np.asarray(image, np.float32)

@@ -1,4 +1,4 @@
-"""What embedders by a torch network have in common: input, determinism, pooling, and files that must fit."""
+"""Shared parts of embedders with a torch network: input, determinism, pooling, and checks of weights files."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ from replica_detection.networks.weights import last_line, read_bytes
 if TYPE_CHECKING:
     import torch
 
-# How a network wants intensities; images come in [0, 1].
+# Intensity ranges that networks take; prepared images lie in [0, 1].
 INTENSITIES = ("zero-one", "minus-one-one", "z-score", "imagenet")
-# Of the natural images that published 2D networks were trained on, red, green, blue.
+# Of the natural images that published 2D networks are trained on: red, green, blue.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class TorchEmbedder(Embedder):
-    """An embedder by a network: one image at a time, at a fixed size, without anything random.
+    """An embedder with a network: one image at a time, at a fixed size, without random numbers.
 
-    On a GPU, convolutions are done in float32 by deterministic algorithms; vectors of the same file from CPU and GPU
-    agree to about 1e-5, so that an exact copy is at distance 0 only if both were made on the same kind of device.
+    On a GPU, convolutions run in float32 with deterministic algorithms. Vectors of one file from CPU and GPU agree to
+    about 1e-5, so an exact copy is at distance 0 only where both vectors come from the same kind of device.
     """
 
     @property
     @abstractmethod
     def size(self) -> tuple[int, ...]:
-        """What the network takes, without batch and channel."""
+        """Input size of the network in voxels, without batch and channel."""
 
     @property
     @abstractmethod
     def intensity(self) -> str:
-        """One of INTENSITIES."""
+        """Intensity range of the input, one of `INTENSITIES`."""
 
     @property
     @abstractmethod
     def network(self) -> torch.nn.Module:
-        """Ready to be used, on the device where it shall run."""
+        """The network in evaluation mode, on its device."""
 
     @abstractmethod
     def outputs(self, image: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """For one (1, C, size) image the vector (D,), and the features of several depths, (D_l,) each."""
+        """Vector (D,) of one image (1, C, size), and its features at several depths, (D_l,) each."""
 
     def describe(self, images: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
         return np.stack([self._one(image)[0] for image in images])
@@ -68,14 +68,14 @@ class TorchEmbedder(Embedder):
         data = self.input(image)
         with torch.no_grad(), deterministic():
             vector, layers = self.outputs(data.to(next(self.network.parameters(), data).device))
-        found = [vector, *layers]
-        if not all(bool(torch.isfinite(f).all()) for f in found):
+        outputs = [vector, *layers]
+        if not all(bool(torch.isfinite(output).all()) for output in outputs):
             raise ConfigurationError(f"embedding '{self.name}' gives NaN or infinite values; are its weights damaged?")
-        first, *rest = [f.detach().float().cpu().numpy() for f in found]
+        first, *rest = [output.detach().float().cpu().numpy() for output in outputs]
         return first, rest
 
     def input(self, image: np.ndarray) -> torch.Tensor:
-        """(1, C, size) float32; `imagenet` has three channels, all others one."""
+        """Input (1, C, size) float32 of one image; C is 3 for `imagenet`, else 1."""
         import torch
 
         data = torch.from_numpy(with_intensity(resampled(image, self.size), self.intensity))[None, None]
@@ -88,7 +88,7 @@ class TorchEmbedder(Embedder):
 
 @dataclass(frozen=True)
 class FileEmbedder(TorchEmbedder):
-    """One whose weights are a file outside the index, known by its checksum."""
+    """An embedder whose weights are a file outside the index, identified by its checksum."""
 
     path: str
     weights_sha256: str
@@ -96,9 +96,9 @@ class FileEmbedder(TorchEmbedder):
     @classmethod
     def make(cls, argument: str) -> FileEmbedder:
         file = require_weights(argument, cls.kind)
-        made = cls(str(file.resolve()), sha256_of(read_bytes(file)))
-        made.network  # noqa: B018  what cannot be loaded is told now
-        return made
+        embedder = cls(str(file.resolve()), sha256_of(read_bytes(file)))
+        embedder.network  # noqa: B018  a file that cannot be loaded is refused now, not at the first image
+        return embedder
 
     @classmethod
     def restore(cls, settings: dict[str, Any], state: bytes | None, folder: Path) -> FileEmbedder:
@@ -114,8 +114,11 @@ class FileEmbedder(TorchEmbedder):
 
 
 def with_intensity(image: np.ndarray, intensity: str) -> np.ndarray:
-    """float32 of the same shape. z-score: over the voxels above 0; the others become 0, always, so that nothing random
-    stands for the background (MedicalNet's own code puts noise there)."""
+    """The image, float32 in [0, 1], in another intensity range; the shape stays.
+
+    `z-score` is over the voxels above 0; the others become 0. MedicalNet's own code puts random noise there, so that
+    two runs differ. An image of zeros gives zeros.
+    """
     if intensity == "minus-one-one":
         return 2 * image - 1
     if intensity != "z-score":
@@ -128,7 +131,8 @@ def with_intensity(image: np.ndarray, intensity: str) -> np.ndarray:
 
 
 def pooled(features: torch.Tensor, pooling: str) -> torch.Tensor:
-    """(D,) from feature maps (1, C, grid), tokens (1, N, D) or (1, D): mean over space (`gap`), or all (`flatten`)."""
+    """Vector (D,) of feature maps (1, C, grid), tokens (1, N, D) or (1, D): mean over space (`gap`), or all numbers
+    (`flatten`)."""
     if pooling == "flatten" or features.ndim <= 2:
         return features.reshape(-1)
     return features.mean(1).reshape(-1) if features.ndim == 3 else features.flatten(2).mean(2).reshape(-1)
@@ -136,7 +140,7 @@ def pooled(features: torch.Tensor, pooling: str) -> torch.Tensor:
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """Convolutions on a GPU by the same algorithm each time, and in full float32."""
+    """Convolutions on a GPU use the same algorithm each time, and full float32."""
     import torch
 
     flags = torch.backends.cudnn
@@ -145,9 +149,9 @@ def deterministic() -> Iterator[None]:
 
 
 def file_of(settings: dict[str, Any], folder: Path) -> Path:
-    """Where the weights of stored settings lie: at their path, else in the index folder under the same name.
+    """File of the weights in stored settings: at its path, else in the index folder under the same name.
 
-    Raises InputError where they are in neither place.
+    Raises InputError where it is in neither place.
     """
     path = Path(settings["path"])
     for candidate in (path, folder / path.name):
@@ -158,7 +162,7 @@ def file_of(settings: dict[str, Any], folder: Path) -> Path:
 
 
 def require_weights(path: str, kind: str) -> Path:
-    """Raises ConfigurationError where no file was named, InputError where there is none."""
+    """The file as a path. Raises ConfigurationError for an empty path, InputError where the file is missing."""
     if not path:
         raise ConfigurationError(f"embedding '{kind}' needs a file: {kind}:FILE")
     require_file(Path(path))
@@ -166,9 +170,9 @@ def require_weights(path: str, kind: str) -> Path:
 
 
 def load_checkpoint(file: Path, data: bytes) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file, or of a published PyTorch checkpoint, read without unpickling objects.
+    """Tensors of a safetensors file, or of a published PyTorch checkpoint, read without unpickling objects.
 
-    Prefixes of wrappers (`module.`, `backbone.`) are taken off.
+    Prefixes of wrappers (`module.`, `backbone.`) are removed.
 
     Raises:
         InputError: another kind of file, damage, or weights that are NaN or infinite.
@@ -181,21 +185,21 @@ def load_checkpoint(file: Path, data: bytes) -> dict[str, torch.Tensor]:
 
     try:
         if data[8:9] == b"{":
-            found: Any = load(data)
+            checkpoint: Any = load(data)
         else:
-            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            checkpoint = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (SafetensorError, ValueError, KeyError) as error:
         raise InputError(file, f"is cut off or damaged ({last_line(error)})", "Copy it again") from error
     except Exception as error:  # zip and unpickling errors of many kinds, and pickles that hold more than tensors
-        found_text = f"is no checkpoint of plain tensors ({last_line(error)})"
-        raise InputError(file, found_text, "Give the published weights, or save them as safetensors") from error
+        reason = f"is no checkpoint of plain tensors ({last_line(error)})"
+        raise InputError(file, reason, "Give the published weights, or save them as safetensors") from error
     for key in ("state_dict", "teacher", "model"):
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    if not isinstance(found, dict):
+        if isinstance(checkpoint, dict) and isinstance(checkpoint.get(key), dict):
+            checkpoint = checkpoint[key]
+    if not isinstance(checkpoint, dict):
         raise InputError(file, "holds no named tensors", "Give the published weights, or save them as safetensors")
     weights = {}
-    for name, value in found.items():
+    for name, value in checkpoint.items():
         for prefix in ("module.", "backbone."):
             name = name.removeprefix(prefix)
         if isinstance(value, torch.Tensor):

@@ -1,4 +1,4 @@
-"""Trains an encoder on the user's own training cohort, contrastively (Dar et al.) or after SSIM (Scardace et al.)."""
+"""Training of an encoder on the user's training cohort: contrastive (Dar et al.) or by SSIM (Scardace et al.)."""
 
 from __future__ import annotations
 
@@ -50,8 +50,19 @@ VALIDATION_VIEWS = 4
 
 @dataclass(frozen=True)
 class EncoderReport:
-    """What a training came to: see `SegmentationReport` of the segmentation for the fields; `history` holds
-    (epoch, loss, validation loss), the last NaN where the epoch was not validated."""
+    """Outcome of a training.
+
+    Args:
+        output: its folder.
+        kind: as in `EncoderOptions`.
+        history: (epoch, loss, validation loss); the last is NaN where the epoch was not validated.
+        best_epoch: epoch of the weights that are kept.
+        best_loss: their validation loss.
+        training, validation: ids of the cases.
+        problems: files that were left out.
+        resumed_from: number of epochs that were done when this call began.
+        stopped_early: `patience` ended the training.
+    """
 
     output: Path
     kind: str
@@ -66,12 +77,13 @@ class EncoderReport:
 
     @property
     def finished_before(self) -> bool:
+        """True where nothing was left to do."""
         return self.resumed_from == len(self.history)
 
 
 @dataclass(frozen=True)
 class _Images:
-    """PreparedImage images at the encoder's size, (N, size) float16 in [0, 1], with the ids of their cases."""
+    """Images at the encoder's size, (N, size) float16 in [0, 1], with the ids of their cases."""
 
     ids: tuple[str, ...]
     arrays: np.ndarray
@@ -133,9 +145,10 @@ def train_encoder(
 
 
 def nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float = TEMPERATURE) -> torch.Tensor:
-    """NT-Xent of K pairs, (K, D) each: for every vector, cross-entropy of its partner among the 2K - 1 others.
+    """NT-Xent loss of K pairs, (K, D) each: mean cross-entropy of each vector's partner among the 2K - 1 others.
 
-    Chen et al. 2020, equation 1; Dar et al., section "contrastive learning". Similarity is the cosine.
+    Similarity is the cosine divided by the temperature (Chen et al. 2020, equation 1; Dar et al., section "contrastive
+    learning").
     """
     import torch
 
@@ -147,7 +160,8 @@ def nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float = TEMP
 
 
 def similarity_error(first: torch.Tensor, second: torch.Tensor, ssim: torch.Tensor) -> torch.Tensor:
-    """Mean squared difference of the cosines of all pairs (K, K) of two altered sides to the SSIM of the unaltered."""
+    """Mean squared difference between the cosines of all pairs of two altered sides, (K, D) each, and the `ssim` (K, K)
+    of the unaltered images."""
     import torch
 
     a, b = (torch.nn.functional.normalize(side, dim=1) for side in (first, second))
@@ -157,36 +171,40 @@ def similarity_error(first: torch.Tensor, second: torch.Tensor, ssim: torch.Tens
 def _images(
     cohort: Cohort, validation: Cohort | None, options: EncoderOptions, progress: Progress
 ) -> tuple[_Images, _Images, list[Problem]]:
+    """Prepared images for training and for validation, and the files that were left out.
+
+    Raises InputError where a part has fewer than 2 images.
+    """
     from replica_detection.embedding.dar_encoder import dar_size
 
     preparation = plan(profile_named(options.profile), sample_volumes(cohort))
     size = dar_size(preparation.grid, options.max_size)
     problems: list[Problem] = []
-    read: list[dict[str, np.ndarray]] = []
+    images_of: list[dict[str, np.ndarray]] = []
     cohorts = [c for c in (cohort, validation) if c is not None]
     total = sum(len(c.cases) for c in cohorts)
     for part in cohorts:
-        read.append({})
+        images_of.append({})
         for case, prepared in load_prepared(part.cases, preparation, with_masks=False):
             if isinstance(prepared, Problem):
                 problems.append(prepared)
             else:
-                read[-1][case.id] = resampled(prepared.image, size).astype(np.float16)
-            progress("preparing", sum(map(len, read)) + len(problems), total)
-    if not read[0]:
+                images_of[-1][case.id] = resampled(prepared.image, size).astype(np.float16)
+            progress("preparing", sum(map(len, images_of)) + len(problems), total)
+    if not images_of[0]:
         raise nothing_usable(cohort.source, (*cohort.problems, *problems))
     if validation is None:
-        held_out = _held_out(cohort, list(read[0]), options.seed)
-        read.append({id: read[0].pop(id) for id in held_out})
-    for use, images in zip(("training", "validation"), read, strict=True):
+        held_out = _held_out(cohort, list(images_of[0]), options.seed)
+        images_of.append({id: images_of[0].pop(id) for id in held_out})
+    for use, images in zip(("training", "validation"), images_of, strict=True):
         if len(images) < 2:
             raise InputError(cohort.source, f"leaves {len(images)} images for {use}", "Give at least 4 patients")
-    sets = [_Images(tuple(images), np.stack(list(images.values()))) for images in read]
+    sets = [_Images(tuple(images), np.stack(list(images.values()))) for images in images_of]
     return sets[0], sets[1], problems
 
 
 def _held_out(cohort: Cohort, usable: Sequence[str], seed: int) -> list[str]:
-    """The images of a fifth of the patients, of at least two."""
+    """Ids of the images of a fifth of the patients, at least two patients."""
     patients: dict[str, list[str]] = {}
     for case in cohort.cases:
         if case.id in usable:
@@ -246,13 +264,13 @@ def _train(
     def validate() -> tuple[float, dict[str, float]]:
         # The same views each time, so that only the encoder makes a difference.
         rng = np.random.default_rng([options.seed, 0, 1])
-        found = []
+        values = []
         with torch.no_grad():
             for _ in range(VALIDATION_VIEWS):
                 for chosen in _batches(np.arange(len(unseen)), options.batch):
                     images = unseen.arrays[chosen].astype(np.float32)
-                    found.append(float(loss_of(model, images, options.views, rng, device)))
-        return float(np.mean(found)), {}
+                    values.append(float(loss_of(model, images, options.views, rng, device)))
+        return float(np.mean(values)), {}
 
     steps = len(_batches(np.arange(len(training)), options.batch))
     names = NAMES[options.kind]
@@ -260,7 +278,7 @@ def _train(
 
 
 def _batches(order: np.ndarray, size: int) -> list[np.ndarray]:
-    """Parts of `size`; a rest of one image, which has nothing to be compared with, joins the part before."""
+    """Batches of `size` indices; a last batch of one, which has nothing to compare with, joins the one before."""
     parts = [order[start : start + size] for start in range(0, len(order), size)]
     if len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [np.concatenate(parts[-2:])]
@@ -270,7 +288,7 @@ def _batches(order: np.ndarray, size: int) -> list[np.ndarray]:
 def _contrast(
     model: Callable[[torch.Tensor], Any], images: np.ndarray, views: Views, rng: np.random.Generator, device: Any
 ) -> torch.Tensor:
-    """Of the images as they are and one view of each: as the paper's code, whose other side is not altered."""
+    """Contrastive loss of the images and one view of each; in the authors' code, too, the other side is not altered."""
     altered = np.stack([views.of(image, rng) for image in images])
     first, second = _vectors(model, np.concatenate([images, altered]), device).chunk(2)
     return nt_xent(first, second)
