@@ -29,7 +29,7 @@ from replica_detection_server.collection.datastore import StudiesAndTraining
 from replica_detection_server.collection.series import write_volume_of
 from replica_detection_server.computing.services import Services, services_of
 from replica_detection_server.data_folder.private_folder import make_private
-from replica_detection_server.incoming.refusals import refusal
+from replica_detection_server.incoming.error_responses import refusal
 from replica_detection_server.lib.activelearning.most_replica_like import MostReplicaLike
 from replica_detection_server.lib.batch import BatchInfer
 from replica_detection_server.lib.infers.replica_matches import ReplicaMatches
@@ -40,13 +40,12 @@ from replica_detection_server.lib.trainers.build_index import BuildIndex
 from replica_detection_server.lib.trainers.encoder import TrainEncoder
 from replica_detection_server.lib.trainers.segmentation import TrainSegmentation
 from replica_detection_server.routes import register
-from replica_detection_server.routes.files import INBOX
+from replica_detection_server.routes.received_files import INBOX, examine
 from replica_detection_server.routes.upload_limits import upload_limits
 from replica_detection_server.serving.stock_launch import open_doors
-from replica_detection_server.settings.cohorts import TRAINING
+from replica_detection_server.settings.case_ids import TRAINING
 from replica_detection_server.settings.configuration import Configuration
 from replica_detection_server.settings.launch_settings import current
-from replica_detection_server.uploads.examining import examine
 from replica_detection_server.util import process_guard
 
 logger = logging.getLogger(__name__)

@@ -9,11 +9,11 @@ from typing import TypeVar
 from anyio import CapacityLimiter, to_thread
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from replica_detection_server.access.delays import Delays
+from replica_detection_server.access.hashing_queue import BusyError, Turns
 from replica_detection_server.access.identity import NOBODY, ROLES, Identity, identify
 from replica_detection_server.access.keys import KEY_ROLES, ApiKeys, KeyOwner, key_id
 from replica_detection_server.access.oauth import Realm, RealmUnreachableError
-from replica_detection_server.access.turns import BusyError, Turns
+from replica_detection_server.access.wrong_key_delays import Delays
 from replica_detection_server.util.addresses import address_of, neighbourhood
 from replica_detection_server.util.json_replies import header_values, refuse
 

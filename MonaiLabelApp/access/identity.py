@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +11,8 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from replica_detection.io.paths import composed
-from replica_detection_server.settings.launch_settings import current
+from replica_detection.readers.ratings import Rating
+from replica_detection_server.settings.launch_settings import Settings, current
 
 # Least to most: a role may do what those before it may. MONAI Label itself refuses an admin the routes of a user, and
 # knows no trainer, who may start and end trainings and other long jobs.
@@ -63,3 +65,23 @@ def having(role: str) -> Any:
         return identity
 
     return check
+
+
+# From this role on a caller sees what every reader said, whatever readers see of each other.
+SEES_ALL = "reviewer"
+
+
+def sees_all(connection: HTTPConnection) -> bool:
+    """Whether the caller sees the ratings of every reader. Without authentication all callers are one."""
+    settings: Settings | None = getattr(connection.app.state, "settings", None)
+    if settings is None or not settings.ratings_apart:
+        return True
+    return identity_of(connection).rank >= ROLES.index(SEES_ALL)
+
+
+def visible(ratings: Iterable[Rating], connection: HTTPConnection) -> list[Rating]:
+    """Those ratings that the caller may see, in their order."""
+    if sees_all(connection):
+        return list(ratings)
+    own = identity_of(connection).reader
+    return [r for r in ratings if r.reader == own]

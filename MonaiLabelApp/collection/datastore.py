@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import re
 import shutil
 import threading
 import time
@@ -35,10 +34,10 @@ from replica_detection_server.collection.datastore_file import (
     table_entry,
 )
 from replica_detection_server.collection.labels import Labels
+from replica_detection_server.collection.new_ids import is_training, require_id, require_tag
 from replica_detection_server.collection.series import Convert, Volumes, single_file
 from replica_detection_server.collection.studies import LABELS, Listing, Studies, is_series
-from replica_detection_server.incoming import names
-from replica_detection_server.settings.cohorts import SUFFIXES, TRAINING, study_id, suffix_of
+from replica_detection_server.settings.case_ids import SUFFIXES, TRAINING, study_id, suffix_of
 from replica_detection_server.util.file_state import NOTES, Seen
 
 if TYPE_CHECKING:
@@ -46,9 +45,6 @@ if TYPE_CHECKING:
     from replica_detection.index.training_index import TrainingIndex
 
 logger = logging.getLogger(__name__)
-
-# What a client may name a new image or label; images that lie in the folder already may be named otherwise.
-NEW_ID, TAG = re.compile(names.NEW_ID), re.compile(names.TAG)
 
 
 def _looked(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -410,20 +406,3 @@ def _word(tag: str) -> str:
 def _name_of(case: Case) -> str:
     """Of the file that clients get."""
     return f"{case.id}.nii.gz" if is_series(case) else case.files[0].name
-
-
-def is_training(case_id: str) -> bool:
-    return case_id.startswith(TRAINING)
-
-
-def require_id(image_id: str) -> None:
-    """Refuses (422, training ids 403) what cannot name a new study."""
-    if is_training(image_id):
-        raise HTTPException(403, "training cases are read only")
-    if not NEW_ID.fullmatch(image_id) or suffix_of(image_id):
-        raise HTTPException(422, f"the id cannot be used: {names.FORMS[names.NEW_ID]}; leave out the extension")
-
-
-def require_tag(tag: str) -> None:
-    if not TAG.fullmatch(tag):
-        raise HTTPException(422, f"the tag cannot be used: {names.FORMS[names.TAG]}")

@@ -16,7 +16,7 @@ from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastor
 from replica_detection.io.cohort import Case
 from replica_detection.util.files import atomic_write
 from replica_detection_server.collection.studies import is_series
-from replica_detection_server.settings.cohorts import suffix_of
+from replica_detection_server.settings.case_ids import suffix_of
 
 logger = logging.getLogger(__name__)
 

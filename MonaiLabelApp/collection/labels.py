@@ -8,7 +8,7 @@ from pathlib import Path
 from fastapi import HTTPException
 
 from replica_detection_server.collection.studies import LABELS, Studies, is_text
-from replica_detection_server.settings.cohorts import study_id, suffix_of
+from replica_detection_server.settings.case_ids import study_id, suffix_of
 from replica_detection_server.util.file_state import Seen
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from replica_detection.errors import InputError
 from replica_detection.io.cohort import Case, Cohort
 from replica_detection.io.paths import is_dicom_name
+from replica_detection_server.collection.cohorts import state_of
 from replica_detection_server.collection.studies import is_file_with_content, is_series
-from replica_detection_server.incoming.refusals import refusal
-from replica_detection_server.settings.cohorts import state_of, suffix_of
+from replica_detection_server.incoming.error_responses import refusal
+from replica_detection_server.settings.case_ids import suffix_of
 
 STUDIES = "studies"
 Convert = Callable[[Path, Sequence[Path]], None]

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from replica_detection.errors import InputError
 from replica_detection.io.cohort import Case, Cohort, Problem
 from replica_detection.io.paths import DICOM_SUFFIXES, composed, is_dicom_name, is_image_name
-from replica_detection_server.settings.cohorts import TRAINING, suffix_of
+from replica_detection_server.settings.case_ids import TRAINING, suffix_of
 from replica_detection_server.settings.configuration import Configuration
 from replica_detection_server.util.file_state import NOTES, Seen, State, state_of_file
 

@@ -26,11 +26,11 @@ from replica_detection.results.schema import (
     MeasureDescription,
     number,
 )
+from replica_detection_server.collection import cohorts
 from replica_detection_server.collection.studies import Studies
 from replica_detection_server.comparison import tasks
 from replica_detection_server.comparison.scored_result import Scored
-from replica_detection_server.incoming.refusals import RETRY_SECONDS, no_index
-from replica_detection_server.settings import cohorts
+from replica_detection_server.incoming.error_responses import RETRY_SECONDS, no_index
 from replica_detection_server.settings.configuration import Configuration
 from replica_detection_server.util.caching import Kept, Recent
 from replica_detection_server.util.progress import Pace, seldom

@@ -15,7 +15,7 @@ from replica_detection.results.result import CaseSummary, DetectionResult
 from replica_detection.results.schema import Comparison, Histogram
 from replica_detection.results.views import comparison_of, histograms_of
 from replica_detection.util.files import atomic_write
-from replica_detection_server.settings.cohorts import Files, state_of
+from replica_detection_server.collection.cohorts import Files, state_of
 
 _FILES = "files.json"
 

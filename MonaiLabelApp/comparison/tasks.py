@@ -15,8 +15,9 @@ from replica_detection.index.options import IndexOptions
 from replica_detection.index.training_index import TrainingIndex
 from replica_detection.progress import Progress, silent
 from replica_detection.results.result import DetectionResult
+from replica_detection_server.collection import cohorts
 from replica_detection_server.comparison.scored_result import write_scored
-from replica_detection_server.settings import cohorts, embeddings
+from replica_detection_server.settings import embeddings
 from replica_detection_server.settings.configuration import Configuration
 
 

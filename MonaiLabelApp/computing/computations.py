@@ -14,6 +14,7 @@ from replica_detection.readers.ratings import Rating
 from replica_detection.results.schema import SurfaceReply, SurfaceStatistics, from_json, to_json
 from replica_detection.surfaces.distances import Statistics
 from replica_detection_server.collection.series import case_at, write_volume_of
+from replica_detection_server.collection.task_files import fresh_file
 from replica_detection_server.comparison.exports import (
     difference,
     in_file_space,
@@ -23,10 +24,9 @@ from replica_detection_server.comparison.exports import (
 )
 from replica_detection_server.computing.services import Services
 from replica_detection_server.computing.workers import Result
-from replica_detection_server.lib.files import fresh_file
-from replica_detection_server.settings.cohorts import TRAINING
-from replica_detection_server.uploads.checks import UploadLimits
-from replica_detection_server.uploads.examining import examine_here
+from replica_detection_server.settings.case_ids import TRAINING
+from replica_detection_server.uploads.checks import examine_here
+from replica_detection_server.uploads.limits import UploadLimits
 
 UPLOADED = "uploaded"
 NO_MASKS = "the index holds no masks: build it with masks, or with a segmenter"
@@ -171,7 +171,7 @@ def app() -> Any:
 
 
 def _plain(value: Any) -> Any:
-    from replica_detection_server.stock.lookup import plain
+    from replica_detection_server.util.json_values import plain
 
     return plain(to_json(value))
 

@@ -23,6 +23,7 @@ from replica_detection.errors import ReplicaDetectionError
 from replica_detection.results.schema import Job, from_json, to_json
 from replica_detection.util.files import atomic_write
 from replica_detection_server.data_folder.disk_errors import storage_refusal
+from replica_detection_server.errors import AlreadyRunningError
 from replica_detection_server.settings.configuration import Configuration
 from replica_detection_server.util.progress import Pace, seldom
 
@@ -32,10 +33,6 @@ KINDS = ("index", "score")
 KEPT = 50
 _GRACE_SECONDS = 5.0
 _ENDED = ("done", "failed", "cancelled")
-
-
-class AlreadyRunningError(ReplicaDetectionError):
-    """A job of this kind is under way."""
 
 
 @dataclass

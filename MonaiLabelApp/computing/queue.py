@@ -15,8 +15,9 @@ from contextvars import ContextVar
 from anyio import from_thread
 from fastapi import Depends, HTTPException, Request
 
+from replica_detection_server.settings.launch_settings import WAITING
+
 RUNNING = 2
-WAITING = 16
 RETRY_AFTER_SECONDS = 5
 
 # Whether the caller of the present computation has gone away, to be asked in its thread; None where nobody can tell.

@@ -17,7 +17,7 @@ from replica_detection.results.views import worklist_item
 from replica_detection_server.comparison.engine import Engine
 from replica_detection_server.computing.jobs import Jobs
 from replica_detection_server.computing.workers import Limits, Workers
-from replica_detection_server.incoming.refusals import refusal
+from replica_detection_server.incoming.error_responses import refusal
 from replica_detection_server.settings.configuration import Configuration
 from replica_detection_server.settings.launch_settings import current
 from replica_detection_server.util.caching import Recent

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
-from replica_detection_server.incoming.trusted_hosts import is_loopback
+from replica_detection_server.util.addresses import is_loopback
 
 MAX_CONNECTIONS, PER_ADDRESS = 500, 100
 TICK_SECONDS = 1.0

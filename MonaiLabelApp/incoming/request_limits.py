@@ -1,4 +1,5 @@
-"""Requests that no route should see: paths that climb, bodies without end, JSON that cannot be written out again.
+"""Requests that no route should see: paths that climb, bodies without end, JSON that cannot be written out again, two
+readings of one header, forms of many large fields.
 
 Those that pass have one spelling of accents, see names.py.
 """
@@ -9,15 +10,19 @@ import asyncio
 import json
 import re
 import time
+from collections import Counter
+from typing import Any
 from urllib.parse import parse_qsl, unquote_to_bytes
 
+from starlette import requests
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartParser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from replica_detection.io.paths import composed
 from replica_detection_server.incoming.client_quirks import BODILESS, Bodiless, with_true_boundary
-from replica_detection_server.incoming.names import composed_json, composed_query, json_fault
+from replica_detection_server.incoming.names import MAX_JSON, composed_json, composed_query, json_fault
 from replica_detection_server.util.json_replies import header_values, refuse
 
 MAX_BODY = 1 << 20  # of everything but an upload
@@ -48,6 +53,13 @@ FORMS = (("PUT", re.compile(r"/datastore/(image|label)/info")),)
 FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
 NO_JSON = "No JSON is taken here: send a form."
 ONLY_JSON = "This is not understood here: send JSON and say so (Content-Type: application/json)."
+# Who sends the request, and what its body is. Host has a refusal of its own, and X-Forwarded-For is a list: a proxy may
+# add a line to that of the client.
+ONCE = (b"authorization", b"x-api-key", b"content-type", b"content-length", b"transfer-encoding", b"content-encoding")
+# A session takes the slices of a series as files; of fields no route has more than three.
+MAX_FILES, MAX_FIELDS = 2048, 20
+# A field holds at most an object of MAX_JSON letters; what is a little larger is refused by its route, by name.
+MAX_FIELD = 2 * MAX_JSON
 
 
 class OnlyClean:
@@ -255,3 +267,33 @@ class _Replay:
             return await self._receive()
         body, self._body = self._body, None
         return {"type": "http.request", "body": body, "more_body": False}
+
+
+class OnlyOnce:
+    """Refuses with 400 a request that has one of ONCE twice."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        counts = Counter(name.lower() for name, _ in scope["headers"]) if scope["type"] == "http" else Counter()
+        twice = next((name.decode() for name in ONCE if counts[name] > 1), "")
+        if twice:
+            await refuse(scope, receive, send, 400, f"The request has the header {twice} twice.")
+        else:
+            await self.app(scope, receive, send)
+
+
+class BoundedParser(MultiPartParser):
+    """Starlette's, whatever limits it is asked for. Its own let a form hold 1,000 fields of 1 MiB."""
+
+    def __init__(self, headers: Any, stream: Any, **limits: Any):
+        super().__init__(
+            headers, stream, **{**limits, "max_files": MAX_FILES, "max_fields": MAX_FIELDS, "max_part_size": MAX_FIELD}
+        )
+
+
+def bound() -> None:
+    """Makes all requests of this process read their forms so. The parser is asked for by Starlette's own name: of the
+    versions of FastAPI that this server works with, some cannot be told limits."""
+    requests.MultiPartParser = BoundedParser  # type: ignore[misc]

@@ -6,11 +6,11 @@ page in Origin (Fetch standard, 3.2) and its relation in Sec-Fetch-Site; clients
 
 from __future__ import annotations
 
-import ipaddress
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from replica_detection_server.util.addresses import is_address
 from replica_detection_server.util.json_replies import header_values, refuse
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -68,18 +68,3 @@ def host_name(header: str) -> str:
     if parts.path or parts.query or parts.fragment or "@" in parts.netloc:
         return ""
     return (parts.hostname or "").rstrip(".")
-
-
-def is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a server bound to `host` can be reached from this machine only; a name counts only if it is localhost."""
-    if host.lower().rstrip(".") == "localhost":
-        return True
-    return is_address(host) and ipaddress.ip_address(host).is_loopback

@@ -16,7 +16,7 @@ from replica_detection.results.schema import Comparison
 from replica_detection_server.access.identity import NOBODY
 from replica_detection_server.records.access_record import AccessRecord
 from replica_detection_server.records.request_log import cases_of
-from replica_detection_server.settings.cohorts import TRAINING
+from replica_detection_server.settings.case_ids import TRAINING
 from replica_detection_server.util.addresses import address_of
 from replica_detection_server.util.json_replies import refuse
 

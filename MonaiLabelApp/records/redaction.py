@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from replica_detection_server.records.sampling import Sampler
+from replica_detection_server.records.log_sampling import Sampler
 from replica_detection_server.util.named_files import open_regular
 
 OURS = ("replica_detection", "replica_detection_server", "uvicorn")

@@ -12,8 +12,8 @@ from starlette.types import Scope
 
 from replica_detection_server.access.identity import NOBODY
 from replica_detection_server.records.case_codes import CaseCodes
-from replica_detection_server.records.sampling import Sampler
-from replica_detection_server.settings.cohorts import TRAINING
+from replica_detection_server.records.log_sampling import Sampler
+from replica_detection_server.settings.case_ids import TRAINING
 from replica_detection_server.util.addresses import address_of, neighbourhood
 
 logger = logging.getLogger("replica_detection_server.requests")

@@ -10,12 +10,12 @@ from starlette.background import BackgroundTask
 
 from replica_detection.results.schema import Comparison, from_json
 from replica_detection_server.collection.series import write_zip
+from replica_detection_server.collection.task_files import fresh_file
 from replica_detection_server.computing.queue import heavy
-from replica_detection_server.lib.files import fresh_file
 from replica_detection_server.records.recorded_replies import shows_matches
 from replica_detection_server.routes.callers import Shared
-from replica_detection_server.routes.files import MAX_UPLOAD_BYTES, received
-from replica_detection_server.routes.guarded import REFUSALS, Guarded
+from replica_detection_server.routes.error_route import REFUSALS, Guarded
+from replica_detection_server.routes.received_files import MAX_UPLOAD_BYTES, received
 from replica_detection_server.routes.upload_limits import upload_limits
 
 router = APIRouter(tags=["Replica"], route_class=Guarded, responses=REFUSALS)

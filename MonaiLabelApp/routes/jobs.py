@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, HTTPException, Path, Request
 from replica_detection.results.schema import Job
 from replica_detection_server.access.identity import ROLES, identity_of, reader_of
 from replica_detection_server.routes.callers import ANNOTATOR, TRAINER, Shared
-from replica_detection_server.routes.guarded import REFUSALS, Guarded
+from replica_detection_server.routes.error_route import REFUSALS, Guarded
 
 logger = logging.getLogger(__name__)
 router = APIRouter(prefix="/jobs", tags=["Replica"], route_class=Guarded, responses=REFUSALS)

@@ -11,8 +11,8 @@ from replica_detection_server.computing.queue import heavy
 from replica_detection_server.computing.services import Services
 from replica_detection_server.computing.workers import Result
 from replica_detection_server.routes.callers import Shared
-from replica_detection_server.routes.guarded import REFUSALS, Guarded
-from replica_detection_server.settings.cohorts import TRAINING
+from replica_detection_server.routes.error_route import REFUSALS, Guarded
+from replica_detection_server.settings.case_ids import TRAINING
 
 router = APIRouter(tags=["Replica"], route_class=Guarded, responses=REFUSALS)
 

@@ -17,15 +17,14 @@ from replica_detection.errors import RatingConflictError
 from replica_detection.readers.rating_tables import write_ratings
 from replica_detection.readers.ratings import Rating, checked, latest
 from replica_detection.results.schema import AgreementReport, RatingReceipt
-from replica_detection_server.access.identity import reader_of
-from replica_detection_server.access.visible_ratings import sees_all, visible
+from replica_detection_server.access.identity import reader_of, sees_all, visible
 from replica_detection_server.computing.queue import heavy
 from replica_detection_server.computing.services import Services
 from replica_detection_server.incoming.request_faults import OURS
 from replica_detection_server.records.recorded_replies import shows
 from replica_detection_server.routes.callers import Shared
-from replica_detection_server.routes.guarded import REFUSALS, Guarded
-from replica_detection_server.settings.cohorts import TRAINING
+from replica_detection_server.routes.error_route import REFUSALS, Guarded
+from replica_detection_server.settings.case_ids import TRAINING
 
 router = APIRouter(tags=["Replica"], route_class=Guarded, responses=REFUSALS)
 

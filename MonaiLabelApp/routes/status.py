@@ -20,13 +20,12 @@ from replica_detection.results.schema import (
     WorklistItem,
 )
 from replica_detection.version import __version__
-from replica_detection_server.access.identity import reader_of
-from replica_detection_server.access.visible_ratings import sees_all, visible
+from replica_detection_server.access.identity import reader_of, sees_all, visible
 from replica_detection_server.computing.services import Services
 from replica_detection_server.records.recorded_replies import shows
 from replica_detection_server.routes.callers import Reader, Shared
-from replica_detection_server.routes.files import MAX_UPLOAD_BYTES
-from replica_detection_server.routes.guarded import REFUSALS, Guarded
+from replica_detection_server.routes.error_route import REFUSALS, Guarded
+from replica_detection_server.routes.received_files import MAX_UPLOAD_BYTES
 
 router = APIRouter(tags=["Replica"], route_class=Guarded, responses=REFUSALS)
 

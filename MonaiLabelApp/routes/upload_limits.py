@@ -18,7 +18,7 @@ from replica_detection.io.paths import is_dicom_name, is_image_name, walk
 from replica_detection.io.text_headers import read_metaimage_header, read_nrrd_header
 from replica_detection_server.records.redaction import where
 from replica_detection_server.uploads import pictures
-from replica_detection_server.uploads.checks import UploadLimits
+from replica_detection_server.uploads.limits import UploadLimits
 
 if TYPE_CHECKING:
     from replica_detection_server.computing.services import Services

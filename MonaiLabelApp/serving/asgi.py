@@ -27,9 +27,8 @@ from replica_detection_server.access.keys import ApiKeys
 from replica_detection_server.access.oauth import Realm
 from replica_detection_server.computing.queue import Queue
 from replica_detection_server.data_folder.sweeping import sweep
-from replica_detection_server.incoming import error_responses, forms
-from replica_detection_server.incoming.headers import OnlyOnce
-from replica_detection_server.incoming.request_limits import OnlyClean
+from replica_detection_server.incoming import error_responses, request_limits
+from replica_detection_server.incoming.request_limits import OnlyClean, OnlyOnce
 from replica_detection_server.incoming.trusted_hosts import OnlyMeantForUs
 from replica_detection_server.records.access_record import AccessRecord
 from replica_detection_server.records.case_codes import CaseCodes
@@ -65,7 +64,7 @@ def build(settings: Settings) -> tuple[FastAPI, ASGIApp]:
     application.state.record = record
     application.state.scrub = scrub
     application.state.queue = Queue(waiting=settings.waiting)
-    forms.bound()
+    request_limits.bound()
     error_responses.register(application)
     stock.register(application)
     application.include_router(metrics.router)

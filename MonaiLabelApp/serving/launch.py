@@ -16,44 +16,38 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from rich.markup import escape
 from starlette.types import ASGIApp
 
-from replica_detection.cli.console import console, print_warnings
-from replica_detection.errors import ConfigurationError, InputError, ReplicaDetectionError
+from replica_detection.cli.console import console
+from replica_detection.errors import ConfigurationError, ReplicaDetectionError
 from replica_detection.version import __version__
-from replica_detection_server.access.keys import ApiKeys, readable_by_others
-from replica_detection_server.computing.queue import WAITING
+from replica_detection_server.access.keys import ApiKeys
 from replica_detection_server.data_folder.private_folder import private_folder
 from replica_detection_server.incoming.connections import (
-    MAX_CONNECTIONS,
-    PER_ADDRESS,
     Connections,
     Limits,
     open_files,
 )
-from replica_detection_server.incoming.trusted_hosts import is_address, is_loopback
 from replica_detection_server.records.redaction import Scrub, configuration, where
 from replica_detection_server.serving import tls
+from replica_detection_server.serving.announcement import announce, tell_of_jobs
 from replica_detection_server.serving.launch_checks import (
     both_families,
-    check_proxies,
-    check_tokens,
     role_names,
 )
+from replica_detection_server.serving.listening import Listening
 from replica_detection_server.serving.reloading import ignore_signal_until_started, reload_on_signal
 from replica_detection_server.settings.configuration import Configuration
 from replica_detection_server.settings.launch_settings import (
-    MAX_UPLOAD_MB,
     MEBIBYTE,
     VARIABLE,
     Settings,
 )
+from replica_detection_server.util.addresses import is_address, is_loopback
 
 logger = logging.getLogger(__name__)
 
@@ -62,81 +56,6 @@ NEVER = ("MONAI_LABEL_CORS_ORIGINS", "MONAI_LABEL_DATASTORE", "MONAI_LABEL_API_S
 SECONDS_TO_STOP = 10
 # MONAI Label loads an app by its file; tests put in one with tasks that misbehave.
 MAIN = Path(__file__).resolve().parents[1] / "main.py"
-
-
-@dataclass(frozen=True)
-class Listening:
-    """Where the server listens and who may use it. At most one of `api_key_file`, `realm_uri` and `oidc_issuer`."""
-
-    host: str = "127.0.0.1"
-    port: int = 8000
-    allow_hosts: tuple[str, ...] = ()
-    api_key_file: Path | None = None
-    realm_uri: str = ""
-    oidc_issuer: str = ""
-    oidc_audience: str = ""
-    oidc_roles_claim: str = ""
-    oidc_name_claim: str = ""
-    oidc_roles: tuple[str, ...] = ()
-    trusted_proxies: tuple[str, ...] = ()
-    access_record: Path | None = None
-    without_authentication: bool = False
-    tls_certificate: Path | None = None
-    tls_key: Path | None = None
-    max_upload_mb: int = MAX_UPLOAD_MB
-    max_upload_voxels: int = 0
-    waiting: int = WAITING
-    compute_seconds: float = 600
-    compute_memory_mb: int = 0
-    ratings_visible: str = ""
-    max_connections: int = MAX_CONNECTIONS
-    connections_per_address: int = PER_ADDRESS
-
-    def __post_init__(self) -> None:
-        # The launch leaves the working folder. Links stay as they are: a renewed certificate is another target of one.
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Path):
-                object.__setattr__(self, field.name, value.expanduser().absolute())
-
-    @property
-    def issuer(self) -> str:
-        """Whose tokens are taken; "" for none's."""
-        return self.oidc_issuer or self.realm_uri
-
-    def check(self) -> list[str]:
-        """Raises ConfigurationError or InputError for what must not be; returns what is worth a warning."""
-        if bool(self.api_key_file) + bool(self.realm_uri) + bool(self.oidc_issuer) > 1:
-            raise ConfigurationError("--api-key-file, --oidc-issuer and --realm-uri exclude each other")
-        open_to_all = not self.api_key_file and not self.issuer
-        if not open_to_all and self.without_authentication:
-            raise ConfigurationError("--insecure-no-authentication contradicts --api-key-file and --oidc-issuer")
-        if open_to_all and not is_loopback(self.host) and not self.without_authentication:
-            raise ConfigurationError(
-                f"--host {self.host} is reached from other machines: give --api-key-file FILE or --oidc-issuer URL, "
-                "or say --insecure-no-authentication"
-            )
-        check_tokens(self.issuer, self.oidc_roles, self.oidc_audience, self.oidc_roles_claim, self.oidc_name_claim)
-        check_proxies(self.trusted_proxies)
-        if bool(self.tls_certificate) != bool(self.tls_key):
-            raise ConfigurationError("--tls-certificate and --tls-key go together")
-        for path in (self.tls_certificate, self.tls_key):
-            if path is not None and not path.is_file():
-                raise InputError(path, "does not exist", "Give the certificate and its key as PEM files")
-        if self.ratings_visible not in ("", "all", "own"):
-            raise ConfigurationError(f"--ratings-visible {self.ratings_visible} must be all or own")
-        if self.ratings_visible == "own" and open_to_all:
-            raise ConfigurationError("--ratings-visible own needs keys or tokens: without them all are one reader")
-        said = []
-        if self.api_key_file:
-            ApiKeys.read(self.api_key_file)
-            if readable_by_others(self.api_key_file):
-                said.append(f"{self.api_key_file} can be read by other users of this machine: chmod 600 it.")
-        if open_to_all and not is_loopback(self.host):
-            said.append("Everyone who reaches this machine can use the server and see the patients' images.")
-        if not is_loopback(self.host) and not self.tls_certificate:
-            said.append("Images and keys travel unencrypted: give --tls-certificate, or use a proxy that ends TLS.")
-        return said
 
 
 def launch(given: Configuration, listening: Listening) -> None:
@@ -292,8 +211,8 @@ def _serve(app: ASGIApp, settings: Settings, listening: Listening, listener: soc
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
-                _announce(settings, listening, listener.getsockname()[1], said)
-                _tell_of_jobs()
+                announce(settings, listening, listener.getsockname()[1], said)
+                tell_of_jobs()
                 logger.info("started: version %s, authentication by %s", __version__, settings.authentication)
                 reload_on_signal(self.config)
 
@@ -336,43 +255,6 @@ def _serve(app: ASGIApp, settings: Settings, listening: Listening, listener: soc
     if not server.started:
         raise ReplicaDetectionError(f"the server did not start; {settings.logs / 'server.log'} says where it failed")
     console.print("Stopped.")
-
-
-def _announce(settings: Settings, listening: Listening, port: int, said: list[str]) -> None:
-    scheme = "https" if listening.tls_certificate else "http"
-    host = f"[{listening.host}]" if ":" in listening.host else listening.host
-    who = {
-        "none": "nobody needs a key" + (": every user of this machine can come in" if settings.loopback else ""),
-        "key": "readers with a key of the key file",
-        "token": f"users of {settings.realm_uri} with a role of this server",
-    }[settings.authentication]
-    reach = "this machine only" if settings.loopback else "every network that reaches this machine"
-    console.print(f"[bold]Replica Detection[/bold] serves [bold]{scheme}://{host}:{port}[/bold]  (Ctrl-C stops it)")
-    hosts = ", ".join(dict.fromkeys(("localhost", *settings.hosts)))
-    console.print(f"  reached from   {reach}; Host names: {escape(hosts)}")
-    console.print(f"  who            {escape(who)}")
-    console.print("  closed         web pages of other origins, /reload, /logs, /proxy, /ohif, /model, /infer/wsi")
-    console.print(f"  limits         {listening.max_upload_mb} MiB an upload, {settings.waiting} waiting computations")
-    console.print(f"                 {settings.compute_seconds:g} s and {_memory(settings)} MiB for each computation")
-    console.print(f"  own folder     {escape(str(settings.data))} (results, ratings, sessions, log)")
-    if settings.access_record:
-        console.print(f"  access record  {escape(str(settings.access_record))}")
-    print_warnings(said)
-
-
-def _tell_of_jobs() -> None:
-    from monailabel.interfaces.utils.app import app_instance
-
-    from replica_detection_server.serving.console_progress import Telling
-
-    telling = Telling(app_instance().services, lambda line: console.print(escape(line)))
-    threading.Thread(target=telling.run, name="telling", daemon=True).start()
-
-
-def _memory(settings: Settings) -> int:
-    from replica_detection_server.computing.workers import Limits
-
-    return Limits.of(settings.compute_seconds, settings.compute_memory_mb).memory_bytes // MEBIBYTE
 
 
 @contextmanager

@@ -6,8 +6,8 @@ import ipaddress
 from collections.abc import Iterable
 
 from replica_detection.errors import ConfigurationError
-from replica_detection_server.access.fetching import is_secure
 from replica_detection_server.access.identity import ROLES
+from replica_detection_server.access.oauth import is_secure
 
 
 def check_tokens(issuer: str, roles: Iterable[str], *others: str) -> None:

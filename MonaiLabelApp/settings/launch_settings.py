@@ -7,11 +7,11 @@ import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from replica_detection_server.computing.queue import WAITING
-
 VARIABLE = "REPLICA_DETECTION_SERVE"
 MEBIBYTE = 1 << 20
 MAX_UPLOAD_MB = 1024
+# Requests that may wait for a computation.
+WAITING = 16
 
 
 @dataclass(frozen=True)

@@ -22,19 +22,11 @@ from replica_detection_server.computing.queue import heavy
 from replica_detection_server.computing.services import Services
 from replica_detection_server.incoming.names import KnownId, NewId, Tag, json_object
 from replica_detection_server.records.recorded_replies import shows
-from replica_detection_server.routes.files import received
+from replica_detection_server.routes.received_files import received
 from replica_detection_server.routes.upload_limits import upload_limits
-from replica_detection_server.settings.cohorts import TRAINING, suffix_of
-from replica_detection_server.stock.lookup import (
-    ADMIN,
-    ANNOTATOR,
-    USER,
-    app,
-    image_file,
-    known_image,
-    known_label,
-    plain,
-)
+from replica_detection_server.settings.case_ids import TRAINING, suffix_of
+from replica_detection_server.stock.lookup import ADMIN, ANNOTATOR, USER, app, image_file, known_image, known_label
+from replica_detection_server.util.json_values import plain
 
 router = APIRouter(prefix="/datastore", tags=["MONAI Label"])
 

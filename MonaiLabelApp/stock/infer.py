@@ -20,9 +20,10 @@ from replica_detection_server.access.identity import ROLES, Identity
 from replica_detection_server.computing.queue import heavy
 from replica_detection_server.incoming.names import NONE, KnownId, SessionId, TaskName, json_object
 from replica_detection_server.records.recorded_replies import shows, shows_answer
-from replica_detection_server.routes.files import received
+from replica_detection_server.routes.received_files import received
 from replica_detection_server.routes.upload_limits import upload_limits
-from replica_detection_server.stock.lookup import USER, app, known_image, known_task, options, plain
+from replica_detection_server.stock.lookup import USER, app, known_image, known_task, options
+from replica_detection_server.util.json_values import plain
 
 router = APIRouter(tags=["MONAI Label"])
 

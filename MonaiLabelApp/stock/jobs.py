@@ -13,23 +13,15 @@ from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import background_executors, tasks
 
 from replica_detection_server.access.identity import Identity
+from replica_detection_server.collection.task_files import result_suffix
 from replica_detection_server.computing.queue import heavy_if_sync
 from replica_detection_server.incoming.names import TaskName
-from replica_detection_server.lib.files import result_suffix
 from replica_detection_server.lib.trainers.build_index import BuildIndex
 from replica_detection_server.lib.trainers.encoder import TrainEncoder
 from replica_detection_server.lib.trainers.segmentation import TrainSegmentation
 from replica_detection_server.stock.job_output import for_people
-from replica_detection_server.stock.lookup import (
-    ANNOTATOR,
-    TRAINER,
-    USER,
-    app,
-    known_image,
-    known_task,
-    options,
-    plain,
-)
+from replica_detection_server.stock.lookup import ANNOTATOR, TRAINER, USER, app, known_image, known_task, options
+from replica_detection_server.util.json_values import plain
 
 logger = logging.getLogger(__name__)
 router = APIRouter(tags=["MONAI Label"])

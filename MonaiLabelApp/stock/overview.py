@@ -12,12 +12,13 @@ from starlette.concurrency import run_in_threadpool
 
 from replica_detection.io.paths import composed
 from replica_detection_server.access.authentication import Gate, Keyring
+from replica_detection_server.access.hashing_queue import BusyError
 from replica_detection_server.access.identity import ROLES, Identity
 from replica_detection_server.access.oauth import Realm, RealmUnreachableError
-from replica_detection_server.access.turns import BusyError
 from replica_detection_server.collection.client_notes import RESERVED
 from replica_detection_server.incoming.names import TaskName
-from replica_detection_server.stock.lookup import USER, app, known_task, options, plain
+from replica_detection_server.stock.lookup import USER, app, known_task, options
+from replica_detection_server.util.json_values import plain
 
 router = APIRouter()
 

@@ -17,11 +17,11 @@ from monailabel.utils.sessions import SessionInfo
 from replica_detection_server.access.identity import Identity
 from replica_detection_server.computing.queue import heavy
 from replica_detection_server.incoming.names import ARCHIVES, QUERIES, SessionId, extension
+from replica_detection_server.routes.received_files import examine
 from replica_detection_server.routes.upload_limits import upload_limits
 from replica_detection_server.settings.launch_settings import Settings
 from replica_detection_server.stock.lookup import USER, app
 from replica_detection_server.uploads.archives import unpack
-from replica_detection_server.uploads.examining import examine
 from replica_detection_server.uploads.sessions import PrivateSessions
 
 router = APIRouter(prefix="/session", tags=["MONAI Label"])

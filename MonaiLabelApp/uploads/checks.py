@@ -12,7 +12,6 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from fastapi import HTTPException
@@ -23,10 +22,8 @@ from replica_detection.io.nifti import read_header
 from replica_detection.io.paths import is_dicom_name, is_image_name, require_file
 from replica_detection.io.text_headers import TextHeader, read_metaimage_header, read_nrrd_header
 from replica_detection_server.uploads import dicom, pictures
-from replica_detection_server.uploads.truncation import require_whole
+from replica_detection_server.uploads.limits import BESIDE, TooLargeError, UploadLimits, require_whole
 
-# Headers, private elements of scanners, extensions and the like beside the voxels.
-BESIDE = 16 << 20
 _CHUNK = 1 << 20
 _ONE_FILE = "Send one file that holds header and voxels, such as .nii.gz, .nrrd or .mha"
 _AGAIN = "Write it again with a common program"
@@ -48,23 +45,6 @@ _NRRD_BYTES = {
 # RGB and RGBA of NIfTI.
 _COLOUR_BYTES = {128: 3, 2304: 4}
 _NRRD_ENCODINGS = ("raw", "gzip", "gz", "txt", "text", "ascii")
-
-
-@dataclass(frozen=True)
-class UploadLimits:
-    """What an uploaded image may hold: voxels (of all its channels and frames), and bytes, packed and unpacked."""
-
-    max_voxels: int
-    max_bytes: int
-
-    @classmethod
-    def of(cls, max_voxels: int) -> UploadLimits:
-        """For voxels of any kind: none takes more than 8 bytes."""
-        return cls(max_voxels, 8 * max_voxels + BESIDE)
-
-
-class TooLargeError(InputError):
-    """The file is larger than the server takes; the answer is 413."""
 
 
 def check_upload(path: Path, limits: UploadLimits) -> None:
@@ -302,3 +282,7 @@ _FORMATS: tuple[tuple[tuple[str, ...], str, Callable[[Path, UploadLimits], int]]
     ((".mha",), "MetaImage", _metaimage),
     ((".png", ".jpg", ".jpeg"), "a picture", _picture),
 )
+
+
+def examine_here(path: Path, limits: UploadLimits, *, series: bool) -> None:
+    (check_series if series else check_upload)(path, limits)

@@ -8,7 +8,7 @@ from pathlib import Path
 from replica_detection.errors import InputError
 from replica_detection.io.formats import DAMAGED, looks_like
 from replica_detection_server.uploads.codestreams import UnfitStreamError, jpeg_ends, jpeg_size
-from replica_detection_server.uploads.truncation import require_whole
+from replica_detection_server.uploads.limits import require_whole
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 # Values in a pixel, by colour type.

@@ -27,3 +27,18 @@ def neighbourhood(address: str) -> str:
     except ValueError:
         return address
     return address if found.version == 4 else str(ipaddress.ip_network((found, 64), strict=False))
+
+
+def is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a server bound to `host` can be reached from this machine only; a name counts only if it is localhost."""
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    return is_address(host) and ipaddress.ip_address(host).is_loopback

@@ -267,7 +267,8 @@ def read_all(count: int, seed: int, folder: Path, names: list[str]) -> dict[str,
 
     from replica_detection.errors import InputError
     from replica_detection.io.volume import read_volume
-    from replica_detection_server.uploads.checks import UploadLimits, check_upload
+    from replica_detection_server.uploads.checks import check_upload
+    from replica_detection_server.uploads.limits import UploadLimits
 
     limits, found = UploadLimits.of(1 << 20), Counter()
     inbox = folder / "data" / "uploads" / "upload-1"

@@ -29,17 +29,17 @@ from replica_detection.results.result import VERDICTS, CaseSummary
 from replica_detection.results.schema import WorklistItem
 from replica_detection.results.views import worklist_item
 from replica_detection.surfaces.mesh import mesh_of_mask
-from replica_detection_server.access.identity import ROLES, Identity, identify
-from replica_detection_server.access.visible_ratings import sees_all, visible
+from replica_detection_server.access.identity import ROLES, Identity, identify, sees_all, visible
+from replica_detection_server.collection.task_files import fresh_file
 from replica_detection_server.comparison import exports
-from replica_detection_server.computing.jobs import AlreadyRunningError, Jobs
+from replica_detection_server.computing.jobs import Jobs
 from replica_detection_server.computing.services import Services
-from replica_detection_server.incoming.refusals import no_index
-from replica_detection_server.lib.files import fresh_file
-from replica_detection_server.routes.files import received
+from replica_detection_server.errors import AlreadyRunningError
+from replica_detection_server.incoming.error_responses import no_index
+from replica_detection_server.routes.received_files import received
 from replica_detection_server.settings.configuration import Configuration, default_data_folder
 from replica_detection_server.settings.launch_settings import Settings
-from replica_detection_server.uploads.checks import UploadLimits
+from replica_detection_server.uploads.limits import UploadLimits
 from replica_detection_server.util.caching import Kept, Recent
 from replica_detection_server.util.progress import Pace, seldom, time_left
 from Server.collections_on_disk import image_bytes

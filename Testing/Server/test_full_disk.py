@@ -24,7 +24,7 @@ from fastapi import HTTPException
 from Core.made_up import cohort, volume, write
 from replica_detection.errors import InputError
 from replica_detection_server.data_folder.disk_errors import storage_refusal
-from replica_detection_server.incoming.refusals import refusal
+from replica_detection_server.incoming.error_responses import refusal
 from Server.conftest import until
 from Server.running import Server, running_server
 

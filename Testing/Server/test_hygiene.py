@@ -17,13 +17,17 @@ from starlette import requests as of_starlette
 from starlette.responses import JSONResponse
 
 from replica_detection_server.incoming import names, request_limits
-from replica_detection_server.incoming.forms import MAX_FIELD, MAX_FIELDS, BoundedParser, bound
-from replica_detection_server.incoming.headers import ONCE, OnlyOnce
 from replica_detection_server.incoming.request_limits import (
     MAX_BODY,
+    MAX_FIELD,
+    MAX_FIELDS,
     MAX_JSON_BODY,
     MAX_SIGN_IN,
+    ONCE,
+    BoundedParser,
     OnlyClean,
+    OnlyOnce,
+    bound,
 )
 from Server.asgi_calls import Reply, call
 

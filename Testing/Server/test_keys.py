@@ -18,11 +18,11 @@ pytest.importorskip("fastapi", reason="the server needs it: requirements-server-
 from starlette.responses import JSONResponse
 
 from replica_detection.errors import InputError
-from replica_detection_server.access import delays, keys, turns
+from replica_detection_server.access import hashing_queue, keys, wrong_key_delays
 from replica_detection_server.access.authentication import Gate, Keyring
-from replica_detection_server.access.delays import Delays
 from replica_detection_server.access.identity import ROLES
 from replica_detection_server.access.keys import ApiKeys, KeyOwner, Scrypt, made_key
+from replica_detection_server.access.wrong_key_delays import Delays
 from Server.asgi_calls import call
 
 KEY, OTHER = "a" * 32, "b" * 32
@@ -217,15 +217,17 @@ def test_an_unknown_key_is_told_apart_from_none(tmp_path):
 
 def test_the_delay_grows_and_ends():
     grown = [Delays.seconds(n) for n in range(1, 40)]
-    assert grown[: delays.FREE_TRIES] == [0] * delays.FREE_TRIES
-    assert grown == sorted(grown) and grown[delays.FREE_TRIES] > 0 and grown[-1] == delays.MOST_SECONDS
-    assert Delays.seconds(10**9) == delays.MOST_SECONDS
+    assert grown[: wrong_key_delays.FREE_TRIES] == [0] * wrong_key_delays.FREE_TRIES
+    assert (
+        grown == sorted(grown) and grown[wrong_key_delays.FREE_TRIES] > 0 and grown[-1] == wrong_key_delays.MOST_SECONDS
+    )
+    assert Delays.seconds(10**9) == wrong_key_delays.MOST_SECONDS
 
 
 def test_wrong_keys_cost_time_and_right_ones_do_not(tmp_path, monkeypatch):
     """From the same address, while refusals of it wait."""
-    monkeypatch.setattr(delays, "FIRST_SECONDS", 3.0)
-    monkeypatch.setattr(delays, "MOST_SECONDS", 3.0)
+    monkeypatch.setattr(wrong_key_delays, "FIRST_SECONDS", 3.0)
+    monkeypatch.setattr(wrong_key_delays, "MOST_SECONDS", 3.0)
     door = _gate(tmp_path, f"anna:{KEY}")
 
     async def timed(key: str, address: str) -> tuple[int, float]:
@@ -234,7 +236,7 @@ def test_wrong_keys_cost_time_and_right_ones_do_not(tmp_path, monkeypatch):
         return (await call(door, headers=headers, address=address)).status, time.monotonic() - start
 
     async def scene() -> None:
-        for n in range(delays.FREE_TRIES):
+        for n in range(wrong_key_delays.FREE_TRIES):
             status, took = await timed(f"wrong-{n}", "192.0.2.1")
             assert status == 401 and took < 2
         waiting = asyncio.create_task(timed("wrong", "192.0.2.1"))
@@ -254,9 +256,9 @@ def test_wrong_keys_cost_time_and_right_ones_do_not(tmp_path, monkeypatch):
 
 
 def test_waiting_refusals_are_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(delays, "FIRST_SECONDS", 0.5)
-    monkeypatch.setattr(delays, "MOST_SECONDS", 0.5)
-    monkeypatch.setattr(delays, "WAITING_EACH", 10)
+    monkeypatch.setattr(wrong_key_delays, "FIRST_SECONDS", 0.5)
+    monkeypatch.setattr(wrong_key_delays, "MOST_SECONDS", 0.5)
+    monkeypatch.setattr(wrong_key_delays, "WAITING_EACH", 10)
     door = _gate(tmp_path, f"anna:{KEY}")
 
     async def scene() -> list[int]:
@@ -264,13 +266,13 @@ def test_waiting_refusals_are_bounded(tmp_path, monkeypatch):
         return [reply.status for reply in await asyncio.gather(*asked)]
 
     found = asyncio.run(scene())
-    assert found.count(429) == 60 - delays.FREE_TRIES - delays.WAITING_EACH
+    assert found.count(429) == 60 - wrong_key_delays.FREE_TRIES - wrong_key_delays.WAITING_EACH
     assert door.delays._waiting == 0
 
 
 def test_addresses_are_remembered_up_to_a_bound_and_networks_count_as_one(monkeypatch):
-    monkeypatch.setattr(delays, "REMEMBERED", 100)
-    monkeypatch.setattr(delays, "MOST_SECONDS", 0.0)
+    monkeypatch.setattr(wrong_key_delays, "REMEMBERED", 100)
+    monkeypatch.setattr(wrong_key_delays, "MOST_SECONDS", 0.0)
     counted = Delays()
 
     async def scene() -> None:
@@ -286,7 +288,7 @@ def test_addresses_are_remembered_up_to_a_bound_and_networks_count_as_one(monkey
 
 def test_checks_of_hashes_run_two_at_a_time_and_wait_up_to_a_bound(tmp_path, cheap, monkeypatch):
     """Known keys and plain ones pass meanwhile."""
-    monkeypatch.setattr(turns, "WAITING", 4)
+    monkeypatch.setattr(hashing_queue, "WAITING", 4)
     known, first = made_key("anna", hashed=True)
     salt = (made := made_key("bernd", hashed=True))[0].partition(".")[0]
     door = _gate(tmp_path, first, made[1], f"ada:{KEY}")
@@ -316,7 +318,7 @@ def test_checks_of_hashes_run_two_at_a_time_and_wait_up_to_a_bound(tmp_path, che
         return sorted([reply.status for reply in await asyncio.gather(*waiting)])
 
     assert asyncio.run(scene()) == [401] * 6 + [503] * 4
-    assert most[0] <= turns.AT_ONCE
+    assert most[0] <= hashing_queue.AT_ONCE
 
 
 @pytest.mark.parametrize("addresses", ["same", "others", "always new ones"])
@@ -356,7 +358,7 @@ def test_a_right_hashed_key_is_next_however_many_wrong_ones_wait(tmp_path, cheap
         await asyncio.gather(*guessing, return_exceptions=True)
         return before
 
-    assert max(asyncio.run(scene())) <= 2 * turns.AT_ONCE
+    assert max(asyncio.run(scene())) <= 2 * hashing_queue.AT_ONCE
 
 
 def test_one_client_has_one_hash_made_at_a_time(tmp_path, cheap, monkeypatch):

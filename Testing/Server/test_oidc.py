@@ -21,10 +21,9 @@ import jwt
 import requests
 
 from replica_detection.errors import ConfigurationError
-from replica_detection_server.access import fetching, oauth
-from replica_detection_server.access.fetching import is_secure
+from replica_detection_server.access import oauth
 from replica_detection_server.access.identity import ROLES
-from replica_detection_server.access.oauth import Realm, RealmUnreachableError
+from replica_detection_server.access.oauth import Realm, RealmUnreachableError, is_secure
 from replica_detection_server.serving.launch_checks import check_proxies, check_tokens, role_names
 from Server.provider_of_tokens import CLIENT, ROLE, as_jwk, ec_key, public_pem, rsa_key, running_provider, unchecked
 
@@ -315,7 +314,7 @@ def test_a_provider_that_sends_a_letter_now_and_then_holds_nobody(provider, monk
             handler.wfile.flush()
             time.sleep(0.2)
 
-    monkeypatch.setattr(fetching, "TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr(oauth, "TIMEOUT_SECONDS", 1.0)
     provider.answers[DISCOVERY] = drip
     start = time.monotonic()
     with pytest.raises(RealmUnreachableError):

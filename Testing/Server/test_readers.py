@@ -29,7 +29,7 @@ from pydantic import BaseModel
 from Core import made_up
 from replica_detection_server.collection import client_notes
 from replica_detection_server.collection.datastore import StudiesAndTraining
-from replica_detection_server.stock.lookup import plain
+from replica_detection_server.util.json_values import plain
 from Server.collections_on_disk import image_bytes
 from Server.conftest import strict_json, until
 from Server.running import Server, running_server

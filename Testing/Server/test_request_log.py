@@ -18,12 +18,12 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from replica_detection.errors import InputError
 from replica_detection_server.access.identity import Identity, identify
-from replica_detection_server.records import sampling
+from replica_detection_server.records import log_sampling
 from replica_detection_server.records.case_codes import SECRET, CaseCodes
+from replica_detection_server.records.log_sampling import Sampler
 from replica_detection_server.records.redacted_replies import Envelope
 from replica_detection_server.records.redaction import Scrub, WithoutPatients, configuration
 from replica_detection_server.records.request_log import RequestLog
-from replica_detection_server.records.sampling import Sampler
 from replica_detection_server.serving.launch_checks import both_families
 from replica_detection_server.util.addresses import address_of, neighbourhood
 from Server.asgi_calls import call
@@ -126,9 +126,9 @@ def test_a_flood_of_refusals_is_counted(tmp_path, caplog):
     app = _envelope(tmp_path, lambda scope: 401)
     asyncio.run(_many(app, 5000))
     lines = _said(caplog)
-    assert len(lines) == sampling.EACH
+    assert len(lines) == log_sampling.EACH
     app.log._say_refused(now=True)
-    assert f"and {5000 - sampling.EACH:,} more refused in the last minute" in _said(caplog)[-1]
+    assert f"and {5000 - log_sampling.EACH:,} more refused in the last minute" in _said(caplog)[-1]
     assert "192.0.2.1" in _said(caplog)[-1]
 
 
@@ -141,8 +141,8 @@ def test_a_flood_from_many_addresses_is_counted_too_and_readers_are_not(tmp_path
     caplog.set_level(logging.INFO)
     app = _envelope(tmp_path, lambda scope: 401)
     asyncio.run(_many(app, 3000, lambda n: f"10.0.{n // 250}.{n % 250}"))
-    assert len(_said(caplog)) == sampling.ALL
-    assert len(app.log._refused._seen) <= sampling.SOURCES + 1
+    assert len(_said(caplog)) == log_sampling.ALL
+    assert len(app.log._refused._seen) <= log_sampling.SOURCES + 1
     caplog.clear()
     asyncio.run(_many(_envelope(tmp_path, reader="anna"), 300))
     assert len(_said(caplog)) == 300
@@ -151,7 +151,7 @@ def test_a_flood_from_many_addresses_is_counted_too_and_readers_are_not(tmp_path
 def test_those_without_a_name_cannot_flood_with_what_is_open_to_all(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     asyncio.run(_many(_envelope(tmp_path), 300))
-    assert len(_said(caplog)) == sampling.EACH
+    assert len(_said(caplog)) == log_sampling.EACH
     caplog.clear()
     asyncio.run(_many(_envelope(tmp_path, named=False), 300))
     assert len(_said(caplog)) == 300, "without authentication nobody has a name"
@@ -189,7 +189,7 @@ def test_the_log_file_keeps_its_history_in_a_flood_of_broken_requests(tmp_path):
         kept = [lines.filter(record), lines.filter(record)]  # for the console and the file
         assert kept[0] == kept[1]
         passed += kept[0]
-    assert passed == sampling.EACH and handler["filters"] == ["without_patients"]
+    assert passed == log_sampling.EACH and handler["filters"] == ["without_patients"]
     other = logging.LogRecord(
         "replica_detection_server.computing.jobs", logging.WARNING, "y.py", 9, "a job failed", (), None
     )

@@ -27,8 +27,9 @@ from replica_detection_server.incoming.names import (
     json_object,
 )
 from replica_detection_server.incoming.request_limits import url_fault
-from replica_detection_server.incoming.trusted_hosts import OnlyMeantForUs, host_name, is_loopback
+from replica_detection_server.incoming.trusted_hosts import OnlyMeantForUs, host_name
 from replica_detection_server.records.redaction import Scrub, WithoutPatients, where
+from replica_detection_server.util.addresses import is_loopback
 
 TRAVERSAL = ["../x", "..", ".", "a/b", "a\\b", "/etc/passwd", "a\x00b", "a\nb", "", "x" * 300]
 KEY = "a" * 32

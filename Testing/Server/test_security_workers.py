@@ -25,11 +25,11 @@ from replica_detection_server.computing.services import Services
 from replica_detection_server.computing.workers import Limits, Result, Workers
 from replica_detection_server.incoming.error_responses import as_refusal
 from replica_detection_server.routes import cases
+from replica_detection_server.routes.received_files import examine
 from replica_detection_server.settings.configuration import Configuration
 from replica_detection_server.stock import datastore, infer, sessions
 from replica_detection_server.uploads import examining
-from replica_detection_server.uploads.checks import UploadLimits
-from replica_detection_server.uploads.examining import examine
+from replica_detection_server.uploads.limits import UploadLimits
 from Server.conftest import until
 from Server.made_uploads import nifti
 from Server.running import Server, running_server

@@ -25,8 +25,8 @@ from Core.made_up import cohort, volume, write
 from replica_detection.cli import app
 from replica_detection.cli.console import run_guarded
 from replica_detection.errors import ConfigurationError
-from replica_detection_server.incoming.trusted_hosts import is_loopback
-from replica_detection_server.serving.launch import Listening
+from replica_detection_server.serving.listening import Listening
+from replica_detection_server.util.addresses import is_loopback
 from Server.conftest import until
 from Server.running import APP, running_server, stop
 

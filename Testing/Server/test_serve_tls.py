@@ -22,7 +22,7 @@ from replica_detection.errors import InputError, UnreachableError
 from replica_detection.readers.rating_store import RatingStore
 from replica_detection.readers.ratings import Rating
 from replica_detection_server.serving import tls
-from replica_detection_server.serving.launch import Listening
+from replica_detection_server.serving.listening import Listening
 from replica_detection_server.settings.configuration import Configuration
 from Server.certificates import certificate
 from Server.conftest import until

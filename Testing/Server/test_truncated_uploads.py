@@ -24,7 +24,8 @@ from Core import made_up
 from Core.made_dicom import write_series
 from replica_detection.errors import InputError
 from replica_detection.io.paths import is_dicom_name
-from replica_detection_server.uploads.checks import UploadLimits, check_series, check_upload
+from replica_detection_server.uploads.checks import check_series, check_upload
+from replica_detection_server.uploads.limits import UploadLimits
 from Server.collections_on_disk import ANNA
 from Server.made_uploads import (
     bare_png,

@@ -22,7 +22,7 @@ from replica_detection_server.routes.upload_limits import (
 )
 from replica_detection_server.settings.configuration import Configuration
 from replica_detection_server.settings.launch_settings import Settings
-from replica_detection_server.uploads.checks import UploadLimits
+from replica_detection_server.uploads.limits import UploadLimits
 from Server.made_uploads import SHAPE, voxels, whole_files
 
 

@@ -21,7 +21,7 @@ from Core.bad_files import image_faults
 from replica_detection.errors import InputError
 from replica_detection.io.paths import is_dicom_name, is_image_name
 from replica_detection.io.volume import read_volume
-from replica_detection_server.uploads.checks import UploadLimits, check_series, check_upload
+from replica_detection_server.uploads.checks import check_series, check_upload
 from replica_detection_server.uploads.codestreams import (
     MAX_MARKERS,
     MAX_SCANS,
@@ -29,6 +29,7 @@ from replica_detection_server.uploads.codestreams import (
     jpeg2000_size,
     jpeg_size,
 )
+from replica_detection_server.uploads.limits import UploadLimits
 from Server.made_uploads import (
     bare_png,
     compressed_dicom,

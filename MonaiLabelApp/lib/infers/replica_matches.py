@@ -12,9 +12,9 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from replica_detection.io.cohort import Case
 from replica_detection.results.schema import to_json
 from replica_detection_server.collection.series import case_at, study_of_volume
+from replica_detection_server.collection.task_files import fresh_file, result_suffix
 from replica_detection_server.comparison.engine import Engine
 from replica_detection_server.comparison.exports import difference, write_on_grid
-from replica_detection_server.lib.files import fresh_file, result_suffix
 
 K = 10
 

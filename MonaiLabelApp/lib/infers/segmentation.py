@@ -9,8 +9,8 @@ from typing import Any
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from replica_detection.errors import ReplicaDetectionError
-from replica_detection_server.lib.files import fresh_file, read_image, result_suffix
-from replica_detection_server.settings.cohorts import Files, state_of
+from replica_detection_server.collection.cohorts import Files, state_of
+from replica_detection_server.collection.task_files import fresh_file, read_image, result_suffix
 from replica_detection_server.settings.configuration import Configuration
 
 # The name of the network that the trainer `segmentation` makes.

@@ -13,6 +13,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 from replica_detection.embedding.training import train_encoder
 from replica_detection.embedding.training_options import KINDS, NETWORKS, EncoderOptions
 from replica_detection.networks.weights import SIDECAR
+from replica_detection_server.collection import cohorts
 from replica_detection_server.lib.progress import logged
 from replica_detection_server.lib.trainers.validation import (
     DEVICES,
@@ -23,7 +24,7 @@ from replica_detection_server.lib.trainers.validation import (
     patience,
     whole,
 )
-from replica_detection_server.settings import cohorts, embeddings
+from replica_detection_server.settings import embeddings
 from replica_detection_server.settings.configuration import Configuration
 
 _EPOCHS, _PATIENCE = 200, 30

@@ -11,6 +11,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from replica_detection.segmentation.training import train_segmentation
 from replica_detection.segmentation.training_options import NETWORKS, SegmentationOptions
+from replica_detection_server.collection import cohorts
 from replica_detection_server.lib.infers.segmentation import TRAINED
 from replica_detection_server.lib.progress import logged
 from replica_detection_server.lib.trainers.validation import (
@@ -22,7 +23,6 @@ from replica_detection_server.lib.trainers.validation import (
     patience,
     whole,
 )
-from replica_detection_server.settings import cohorts
 from replica_detection_server.settings.configuration import Configuration
 
 _EPOCHS, _PATCH, _PATIENCE = 100, 64, 10

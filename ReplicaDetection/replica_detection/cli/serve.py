@@ -136,7 +136,8 @@ def serve(
     Example: replica-detection serve --studies synthetic/ --training training/ --validation unseen/
     """
     try:
-        from replica_detection_server.serving.launch import Listening, launch
+        from replica_detection_server.serving.launch import launch
+        from replica_detection_server.serving.listening import Listening
         from replica_detection_server.settings.configuration import Configuration
     except ImportError as error:
         raise ConfigurationError(

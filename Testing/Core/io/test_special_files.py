@@ -152,7 +152,7 @@ def test_as_patients_ratings_or_weights(put, tmp_path):
 def test_among_the_studies_of_a_server(put, tmp_path):
     """They are no studies, and no masks of studies."""
     pytest.importorskip("monailabel", reason="the server needs it: requirements-server-bare.txt")
-    from replica_detection_server.settings import cohorts
+    from replica_detection_server.collection import cohorts
     from replica_detection_server.settings.configuration import Configuration
 
     training = made_up.cohort(tmp_path / "training", 1)

@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from replica_detection.errors import ReplicaDetectionError
 from replica_detection.results.schema import ErrorReply
 from replica_detection_server.data_folder.disk_errors import storage_refusal
-from replica_detection_server.incoming.refusals import refusal
+from replica_detection_server.incoming.error_responses import refusal
 from replica_detection_server.incoming.request_faults import in_words
 
 # For the OpenAPI page: what any of these routes may answer besides.

@@ -1,6 +1,6 @@
 """A wrong key costs time after some tries. Only the refusal waits: whoever has a right key is never kept waiting.
 
-A hashed key must first be known for a right one, see turns.py.
+A hashed key must first be known for a right one, see hashing_queue.py.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
-from replica_detection_server.access.delays import REMEMBERED
+from replica_detection_server.access.wrong_key_delays import REMEMBERED
 
 # So many hashes are made at once, and so many wait: as many as there may be connections. Those that wait cost nothing.
 AT_ONCE, WAITING = 2, 500

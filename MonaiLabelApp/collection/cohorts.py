@@ -1,31 +1,12 @@
-"""The cohorts of a running server, and what the ids of training cases look like."""
+"""The cohorts that the server was started with, and the state of their files."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from replica_detection.io.cohort import Cohort
-from replica_detection.io.paths import IMAGE_SUFFIXES, file_stem
 from replica_detection_server.settings.configuration import Configuration
-
-if TYPE_CHECKING:
-    pass
-
-# The two collections share one list of ids at MONAI Label; this marks the training cases.
-TRAINING = "train:"
-# MONAI Label knows one file for an image; these formats keep header and voxels in two.
-SUFFIXES = tuple(s for s in IMAGE_SUFFIXES if s not in (".nhdr", ".mhd"))
-
-
-def study_id(name: str) -> str:
-    return file_stem(Path(name))
-
-
-def suffix_of(name: str) -> str:
-    """The extension of an image's file name, `.nii.gz` counting as one; "" for anything else."""
-    return next((s for s in SUFFIXES if name.lower().endswith(s)), "")
 
 
 def studies(configuration: Configuration) -> Cohort:

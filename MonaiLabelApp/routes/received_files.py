@@ -7,19 +7,25 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi import HTTPException, UploadFile
 
 from replica_detection_server.computing.services import Services
 from replica_detection_server.incoming.names import ARCHIVES
-from replica_detection_server.settings.cohorts import SUFFIXES, suffix_of
+from replica_detection_server.settings.case_ids import SUFFIXES, suffix_of
 from replica_detection_server.uploads.archives import unpack
-from replica_detection_server.uploads.checks import UploadLimits
-from replica_detection_server.uploads.examining import examine
+from replica_detection_server.uploads.checks import examine_here
+from replica_detection_server.uploads.limits import UploadLimits
+
+if TYPE_CHECKING:
+    from replica_detection_server.computing.services import Services
 
 MAX_UPLOAD_BYTES = 1 << 30
 INBOX = "upload-"
 READABLE = (*SUFFIXES, ".dcm")
+# Of the largest image; the computation itself may take longer.
+EXAMINATION_SECONDS = 60.0
 
 
 @contextmanager
@@ -90,3 +96,17 @@ def _copy(upload: UploadFile, path: Path, left: int, limit: int) -> int:
     if not size:
         raise HTTPException(422, f"the {path.name.partition('.')[0]} is an empty file")
     return size
+
+
+def examine(services: Services | None, path: Path, limits: UploadLimits) -> None:
+    """As `check_upload`, or `check_series` for a folder, in another process; in this one without services.
+
+    Raises:
+        InputError: without services, as `check_upload`.
+        HTTPException: 413 and 422 with the same words; 422 where it takes too long or too much memory.
+    """
+    if services is None:
+        examine_here(path, limits, series=path.is_dir())
+        return
+    asked = {"path": str(path), "max_voxels": limits.max_voxels, "max_bytes": limits.max_bytes}
+    services.workers.call("examine", {**asked, "series": path.is_dir()}, uploaded=True, seconds=EXAMINATION_SECONDS)

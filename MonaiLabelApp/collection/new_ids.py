@@ -1,0 +1,35 @@
+"""The ids of training cases, and the names that a client may give to a new image or label."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from fastapi import HTTPException
+
+from replica_detection_server.incoming import names
+from replica_detection_server.settings.case_ids import TRAINING, suffix_of
+
+if TYPE_CHECKING:
+    pass
+
+
+# What a client may name a new image or label; images that lie in the folder already may be named otherwise.
+NEW_ID, TAG = re.compile(names.NEW_ID), re.compile(names.TAG)
+
+
+def is_training(case_id: str) -> bool:
+    return case_id.startswith(TRAINING)
+
+
+def require_id(image_id: str) -> None:
+    """Refuses (422, training ids 403) what cannot name a new study."""
+    if is_training(image_id):
+        raise HTTPException(403, "training cases are read only")
+    if not NEW_ID.fullmatch(image_id) or suffix_of(image_id):
+        raise HTTPException(422, f"the id cannot be used: {names.FORMS[names.NEW_ID]}; leave out the extension")
+
+
+def require_tag(tag: str) -> None:
+    if not TAG.fullmatch(tag):
+        raise HTTPException(422, f"the tag cannot be used: {names.FORMS[names.TAG]}")
