@@ -23,10 +23,10 @@ READERS_FLAG = (
     "closer to a training case than the threshold that follows from these ratings."
 )
 READERS_VERDICTS = {
-    "replica": "At or below the threshold that best parted what readers called replicas from what they did not.",
+    "replica": "At or below the threshold that best separates the images that readers called replicas from the others.",
     "suspicious": (
-        "Above that threshold, but inside its 95 % interval: with other images to rate, the threshold might have "
-        "called it a replica. A person should look."
+        "Above that threshold, but inside its 95 % interval: other rated images might have given a "
+        "threshold that calls it a replica. A person should look."
     ),
     "novel": "Above the interval. “Novel” does not mean that nothing about a patient can be learned from the image.",
     "undefined": "No measure with a readers' threshold could be computed. Not judged.",

@@ -286,7 +286,7 @@ def test_calibrate_and_detect_on_the_command_line(run, tmp_path, monkeypatch, ca
     code = invoke(monkeypatch, "detect", folder / "synthetic", *arguments, "--output", tmp_path / "result")
     assert code == 0 and "verdicts come from readers" in capsys.readouterr().err
     page = (tmp_path / "result" / "report" / "index.html").read_text(encoding="utf-8")
-    assert "Readers rated images of a run" in page and "best parted what readers called replicas" in page
+    assert "Readers rated images of a run" in page and "best separates the images that readers called replicas" in page
     assert "p ≤" not in page[: page.index("Worklist")]
 
     code = invoke(monkeypatch, "calibrate", tmp_path / "result", "--apply", out)
