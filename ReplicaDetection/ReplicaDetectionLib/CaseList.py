@@ -1,4 +1,4 @@
-"""CaseList: the cases of a source, page by page; blinded, all of them in an order that the study's key decides."""
+"""CaseList: the cases of a source, page by page; in a blinded reading, in an order that the study's key decides."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from replica_detection.readers.ratings import Rating
+from replica_detection.readers.worklist import Filter, filtered, first_unrated
 from replica_detection.results.schema import Worklist, WorklistItem
 from ReplicaDetectionLib.Blinding import Blinding
 from ReplicaDetectionLib.Events import Activities, Event
@@ -22,7 +23,7 @@ WHOLE_LIST_PAGE = 500
 
 @dataclass(frozen=True)
 class ListQuery:
-    """What the list shows, as `Source.worklist` takes it."""
+    """Order, filters and first row of the list, as `Source.worklist` takes them."""
 
     offset: int = 0
     sort: str = "score"
@@ -42,8 +43,8 @@ class CaseList:
 
     Attributes:
         page: what is shown, or None before it was read.
-        place: index of the case on screen in the whole list; half a step less once a filter took it away, for it lies
-            before its successor then; -1 for no case.
+        place: index of the case on screen in the whole list, -1 for no case. Once a filter hides that case, half a
+            step less: between its neighbours.
 
     Events:
         changed(): the page, the query or the place.
@@ -66,12 +67,12 @@ class CaseList:
 
     @property
     def row(self) -> int:
-        """Which row of the page is on screen, -1 if none is."""
+        """The row of the page whose case is on screen, -1 if none is."""
         row = self.place - self.query.offset
         return int(row) if row == int(row) and 0 <= row < len(self.items) else -1
 
     def setQuery(self, **changes: Any) -> None:
-        """Another sorting, filter or page; a filter starts at the first page."""
+        """Changes sorting, filter or page. A new sorting or filter starts at the first page."""
         query = replace(self.query, **changes)
         if query == self.query:
             return
@@ -144,7 +145,7 @@ class CaseList:
             self.at(target, then)
 
     def at(self, position: int, then: Callable[[WorklistItem], None], *, again: bool = False) -> None:
-        """The case at an index of the whole list, from whichever page; `again`: the page is read in any case."""
+        """Gives the case at an index of the whole list to `then`; reads its page if needed (`again`: in any case)."""
 
         def give() -> None:
             row = position - self.query.offset
@@ -165,9 +166,10 @@ class CaseList:
         return self.items[row] if 0 <= row < len(self.items) else None
 
     def nextUnrated(self, then: Callable[[WorklistItem | None], None], *, quietly: bool = False) -> None:
-        """The most suspicious case that the reader has not rated: below the one on screen, else from the top."""
+        """Gives `then` the most suspicious case that the reader has not rated: below the case on screen, else from the
+        top."""
         if self.blinding is not None:
-            then(self._nextBlinded())
+            then(first_unrated(self._order, self._reader(), self._current, wrap=True))
             return
         source, reader, after = self._source, self._reader(), self._current
 
@@ -203,7 +205,7 @@ class CaseList:
     # --- blinded
 
     def blind(self, key: str, then: Callable[[], None]) -> None:
-        """All cases, in the key's order and without what tells them apart; "" shows the list again."""
+        """Lists all cases in the order of a study's key, without verdicts, scores and names; "" ends that."""
         if not key:
             self.blinding, self._order, self.query, self.place = None, (), ListQuery(), -1.0
             self.refresh(then)
@@ -232,17 +234,10 @@ class CaseList:
         self._activities.start(_("Reading the list"), work, done)
 
     def code(self, item: WorklistItem) -> str:
-        """What a case is called in a blinded list."""
+        """The name of a case in a blinded list."""
         return self.blinding.code(item.synthetic_id, item.nearest_training_id)
 
     def _blindPage(self) -> Worklist:
-        chosen = self._order
-        if self.query.rated != "any":
-            chosen = tuple(item for item in chosen if (item.rating is not None) == (self.query.rated == "yes"))
+        chosen = tuple(filtered(self._order, Filter(rated=self.query.rated), self._reader()))
         offset = self.query.offset
         return Worklist(len(chosen), offset, chosen[offset : offset + PAGE])
-
-    def _nextBlinded(self) -> WorklistItem | None:
-        ids = [item.synthetic_id for item in self._order]
-        start = ids.index(self._current) + 1 if self._current in ids else 0
-        return next((item for item in self._order[start:] + self._order[:start] if item.rating is None), None)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -137,20 +136,19 @@ def _preparation() -> Preparation:
 
 
 def _writeIndex(folder: Path, names: list[str]) -> None:
-    """The part of a training index that a viewer reads: which files the cases are, and the grid."""
-    from replica_detection.index.entries import SCHEMA_VERSION
+    """The header of a training index, which is all that a viewer reads of it: the files of the cases, and the grid."""
+    from replica_detection.index.entries import HEADER_FILE, Entry, IndexHeader, checksum
 
+    entries = []
+    for row, name in enumerate(names):
+        files = [folder / part / f"{name}.nii.gz" for part in ("training", "training_masks")]
+        stats = [file.stat() for file in files]
+        sizes, times = tuple(s.st_size for s in stats), tuple(s.st_mtime_ns for s in stats)
+        entry = Entry(name, None, row, tuple(map(str, files)), sizes, times, checksum(files), "file", image_count=1)
+        entries.append(entry)
+    header = IndexHeader(_preparation(), MEASURES, None, None, {}, str(folder / "training"), tuple(entries))
     (folder / "index.rdindex").mkdir()
-    entries = [
-        {
-            "id": name,
-            "files": [str(folder / part / f"{name}.nii.gz") for part in ("training", "training_masks")],
-            "mask": "file",
-        }
-        for name in names
-    ]
-    data = {"schema_version": SCHEMA_VERSION, "preparation": asdict(_preparation()), "entries": entries}
-    (folder / "index.rdindex" / "index.json").write_text(json.dumps(data), encoding="utf-8")
+    (folder / "index.rdindex" / HEADER_FILE).write_text(json.dumps(header.to_json()), encoding="utf-8")
 
 
 def _writeImage(array: np.ndarray, affine: np.ndarray, path: Path) -> None:

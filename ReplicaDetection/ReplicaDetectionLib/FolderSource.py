@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from replica_detection.errors import ConfigurationError, InputError, ReplicaDetectionError
+from replica_detection.index.entries import Entry, IndexHeader, read_header
 from replica_detection.io.cohort import Case, Cohort
 from replica_detection.preparation.profiles import Preparation
 from replica_detection.progress import Progress, silent
@@ -97,7 +98,7 @@ class FolderSource(Source):
 
     @property
     def version(self) -> str:
-        """What a rating notes as its index: the run that made the result."""
+        """The index version that ratings store: the time of the run that made the result."""
         return self.result.run.created
 
     def worklist(
@@ -203,7 +204,7 @@ class FolderSource(Source):
         """Makes masks as the run did. Raises ConfigurationError where this version would make others."""
         from replica_detection.segmentation import make_segmenter
 
-        settings = self._index.get("segmenter")
+        settings = self._index.segmenter
         if settings is None:
             return None
         chosen = {k: v for k, v in settings.items() if k not in ("name", "version")}
@@ -213,23 +214,13 @@ class FolderSource(Source):
         return made
 
     @cached_property
-    def _index(self) -> dict:
-        """`index.json`: which files the training cases are, and the grid."""
-        from replica_detection.index.entries import SCHEMA_VERSION
+    def _index(self) -> IndexHeader:
+        """The training cases with their files, and the grid."""
+        return read_header(self._found(self.result.run.index, "index"))
 
-        path = self._found(self.result.run.index, "index") / "index.json"
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(path, f"cannot be read ({error})", _MOVED) from error
-        if data.get("schema_version") != SCHEMA_VERSION:
-            found = f"has schema version {data.get('schema_version')}, this program reads {SCHEMA_VERSION}"
-            raise InputError(path, found, "Build the index again with this version")
-        return data
-
-    @cached_property
+    @property
     def _preparation(self) -> Preparation:
-        return Preparation.from_json(self._index["preparation"])
+        return self._index.preparation
 
     @cached_property
     def _grid(self) -> CommonGrid:
@@ -239,12 +230,7 @@ class FolderSource(Source):
 
     @cached_property
     def _training(self) -> dict[str, Case]:
-        cases = {}
-        for entry in self._index["entries"]:
-            files = [Path(f) for f in entry["files"]]
-            mask = files.pop() if entry.get("mask") == "file" else None
-            cases[entry["id"]] = Case(entry["id"], tuple(files), mask)
-        return cases
+        return {entry.id: _trainingCase(entry) for entry in self._index.entries}
 
     @cached_property
     def _synthetic(self) -> dict[str, Case]:
@@ -262,3 +248,8 @@ class FolderSource(Source):
             if place.exists():
                 return place
         raise InputError(path, f"does not exist any more; it is where the {what} of this result were", _MOVED)
+
+
+def _trainingCase(entry: Entry) -> Case:
+    mask = Path(entry.files[-1]) if entry.mask == "file" else None
+    return Case(entry.id, tuple(map(Path, entry.images)), mask)

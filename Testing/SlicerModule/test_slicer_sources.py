@@ -6,7 +6,7 @@ import json
 import shutil
 import threading
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import made_collection
@@ -358,22 +358,6 @@ def test_2d_collections_have_pairs_without_surfaces(tmp_path):
     assert pair.flat and pair.training.id == "training_1" and pair.surfaces is None
     assert pair.synthetic.array.shape == (40, 48, 1)
     np.testing.assert_array_equal(pair.synthetic.array, pair.training.array)
-
-
-def test_unscored_cases_come_last_in_every_order():
-    from replica_detection.readers.worklist import next_unrated, ordered
-    from replica_detection.results.schema import WorklistItem
-
-    items = [WorklistItem("a"), WorklistItem("b", "novel", 0.2), WorklistItem("c", "replica", 0.9)]
-    for sort, descending, expected in (
-        ("score", True, "cba"),
-        ("score", False, "bca"),
-        ("verdict", True, "cba"),
-        ("verdict", False, "bca"),
-    ):
-        found = ordered(items, sort, descending=descending)
-        assert "".join(i.synthetic_id for i in found) == expected, (sort, descending)
-    assert next_unrated([items[1], replace(items[2], rating=3)], "Dr A").synthetic_id == "b"
 
 
 def test_every_source_answers_the_whole_interface():
