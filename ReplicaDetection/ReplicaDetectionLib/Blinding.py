@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import secrets
 
-#: What the images of the first and the second row are called.
+#: Names of the images of the first and the second row.
 NAMES = ("Image A", "Image B")
 
 
@@ -14,8 +14,8 @@ class Blinding:
     """One blinded reading.
 
     Args:
-        key: secret that decides sides and codes, made by `newKey` and kept by whoever runs the study: with it a code
-            can be traced back by trying the pairs, without it not.
+        key: secret that decides sides and codes, made by `newKey` and kept by the person who runs the study. With
+            the key a code can be traced back by trying all pairs; without it, it cannot.
 
     Raises:
         ValueError: the key is too short to be secret.
@@ -31,11 +31,11 @@ class Blinding:
         return secrets.token_hex(16)
 
     def swapped(self, syntheticId: str, trainingId: str) -> bool:
-        """Whether the synthetic image is the second of the two; the same for the same pair, even odds over pairs."""
+        """True if the synthetic image is the second of the two: always the same for a pair, even odds over pairs."""
         return bool(self._digest("side", syntheticId, trainingId)[0] & 1)
 
     def code(self, syntheticId: str, trainingId: str) -> str:
-        """What the pair is called while it is blinded, e.g. "Case 4F2A91B0"."""
+        """The name of the pair while it is blinded, e.g. "Case 4F2A91B0"."""
         return f"Case {self._digest('code', syntheticId, trainingId)[:4].hex().upper()}"
 
     def _digest(self, *parts: str) -> bytes:

@@ -26,7 +26,7 @@ class CaseImage:
 
     @property
     def flat(self) -> bool:
-        """Whether it is a 2D image."""
+        """True for a 2D image."""
         return self.array.shape[2] == 1
 
 
@@ -46,11 +46,11 @@ class PairSurfaces:
 
 @dataclass(frozen=True)
 class CasePair:
-    """What is shown of a case: its comparison and both images.
+    """A case as it is shown: its comparison and both images.
 
-    `placement` (4, 4) takes a point of the training file to the point of the synthetic file that it was compared with
-    (RAS mm): the identity where both files share their geometry. `surfaces` is None where there are none, and
-    `surfaces_problem` says why. `alignment` is the transform that was found, if one was looked for.
+    `placement` (4, 4) takes a point of the training file to the point of the synthetic file that it was compared with,
+    in mm RAS+; the identity if both files share their geometry. Without surfaces, `surfaces` is None and
+    `surfaces_problem` gives the reason. `alignment` is the transform that was found, if one was looked for.
     """
 
     comparison: Comparison

@@ -29,7 +29,7 @@ _ADVICE = "Choose a folder that you may write to, with room on the disk"
 
 @dataclass(frozen=True)
 class ReportContent:
-    """What stands on the page. `comparison` is None while the pair is blinded: then no score and no name is shown."""
+    """Content of the page. While the pair is blinded `comparison` is None, and the page shows no score and no name."""
 
     title: str
     names: tuple[str, str]
@@ -48,7 +48,7 @@ def writeScene(scene: Any, path: Path, hidden: Iterable[str] = ()) -> Path:
         hidden: names that must be nowhere in it, neither in a node nor in the name of a file.
 
     Raises:
-        InputError: it cannot be written, or something in the scene tells a hidden name.
+        InputError: it cannot be written, or something in the scene contains a hidden name.
     """
     _makeFolder(path.parent)
     # Inside an .mrb all files lie in a folder named like the .mrb.
@@ -121,7 +121,7 @@ def _makeFolder(folder: Path) -> None:
 
 
 def _told(path: Path, hidden: tuple[str, ...]) -> str:
-    """Where an .mrb tells one of the names; "" where it does not."""
+    """The member of an .mrb that holds one of the names; "" if none does."""
     # A short name or a number stands in many places by chance; only what names something counts for those.
     loud = [h for h in hidden if len(h) >= 4 and not h.isdigit()]
     with zipfile.ZipFile(path) as archive:

@@ -1,6 +1,6 @@
 """ComparisonLayout: the module's own layouts, and the views that they hold.
 
-Views are named by row ("First", "Second"), never by what they show: a blinded scene must not tell which is which.
+Views are named by row ("First", "Second"), never by their content: a blinded scene must not show which is which.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ComparisonLayout:
         self.register()
 
     def register(self) -> None:
-        """Tells the layout node all layouts; needed again after the scene was closed, for a scene keeps ids only."""
+        """Registers all layouts with the layout node; again after a scene was closed, which keeps only ids."""
         node = self._node()
         if node is None:  # no views: a test of the application without its main window
             return
@@ -75,7 +75,7 @@ class ComparisonLayout:
         return next((name for name, number in LAYOUTS.items() if number == shown), "")
 
     def setPlane(self, plane: str) -> None:
-        """Which of PLANES the layout `single` shows."""
+        """Sets the plane (one of PLANES) that the layout `single` shows. Raises ValueError for another."""
         if plane not in PLANES:
             raise ValueError(f"unknown plane '{plane}'; known: {', '.join(PLANES)}")
         node = self.sliceNode(OVERLAY, LARGE)
@@ -83,7 +83,7 @@ class ComparisonLayout:
             node.SetOrientation(plane)
 
     def setLabels(self, first: str, second: str) -> None:
-        """What the views of each row are called on the screen; one or two letters."""
+        """Sets the labels of the views of each row; one or two letters."""
         self._labels.update({FIRST: first, SECOND: second})
         self._dressViews()
 

@@ -1,4 +1,4 @@
-"""Events between the session and its panels, and what the window says while somebody waits."""
+"""Events between the session and its panels, and the work that the user waits for."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Activity:
-    """What somebody waits for; `total` 0: not known how long."""
+    """Work that the user waits for, `done` of `total` steps; `total` is 0 if the number of steps is unknown."""
 
     text: str
     done: int = 0
@@ -31,10 +31,10 @@ class Activity:
 
 
 class Activities:
-    """Runs work through the transport, and knows what of it somebody waits for.
+    """Runs work through the transport, and keeps the work that the user waits for.
 
     Events:
-        changed(): `current` is another.
+        changed(): `current` changed.
         failed(str): a message for the reader.
     """
 
@@ -45,7 +45,7 @@ class Activities:
 
     @property
     def current(self) -> Activity | None:
-        """What the window says at present."""
+        """The activity that the window shows, None if nobody waits."""
         return next(reversed(self._waited.values()), None)
 
     def start(
@@ -55,7 +55,7 @@ class Activities:
         done: Callable[[Any], None],
         failed: Callable[[str], None] | None = None,
     ) -> Any:
-        """Runs work that somebody waits for."""
+        """Runs work that the user waits for."""
         task: Any = None
 
         def ended(receiver: Callable) -> Callable:
@@ -74,21 +74,21 @@ class Activities:
         return task
 
     def quietly(self, work: Callable[[Any], Any], done: Callable[[Any], None]) -> Any:
-        """Runs work that nobody waits for; if it fails, nobody is told."""
+        """Runs work that nobody waits for. If it fails, no message appears."""
         return self.transport.run(work, done, lambda message: None)
 
     def say(self, task: Any, activity: Activity) -> None:
-        """Somebody waits for this task, and this is how far it is."""
+        """Shows a task as one that the user waits for, with its progress."""
         self._waited[task] = activity
         self.changed()
 
     def drop(self, task: Any) -> None:
-        """Nobody waits for this task any more."""
+        """Removes a task from those that the user waits for."""
         if self._waited.pop(task, None) is not None:
             self.changed()
 
     def cancel(self) -> None:
-        """Gives up everything that somebody waits for."""
+        """Cancels everything that the user waits for."""
         for task in self._waited:
             task.cancel()
         self._waited.clear()

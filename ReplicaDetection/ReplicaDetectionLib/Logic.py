@@ -1,4 +1,4 @@
-"""ReplicaDetectionLogic: a pair in, MRML nodes out. It owns the displays; the widget talks to them through it."""
+"""ReplicaDetectionLogic: takes a pair, makes MRML nodes. It owns the displays; the widget reaches them through it."""
 
 from __future__ import annotations
 
@@ -124,11 +124,11 @@ class ReplicaDetectionLogic:
         return (self._images[FIRST].volume, self._images[SECOND].volume) if self._images else None
 
     def names(self) -> tuple[str, str]:
-        """What the first and the second image are called at present; empty while nothing is shown."""
+        """Present names of the first and the second image; empty while nothing is shown."""
         return (self._images[FIRST].name, self._images[SECOND].name) if self._images else ("", "")
 
     def caseName(self) -> str:
-        """What the pair is called at present, fit for a file name."""
+        """Present name of the pair, "" while nothing is shown; the blinded code while it is blinded."""
         if self.pair is None:
             return ""
         ids = self.pair.synthetic.id, self.pair.training.id

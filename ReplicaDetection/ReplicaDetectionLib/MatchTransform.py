@@ -1,4 +1,4 @@
-"""MatchTransform: where the second image is put beside the first. A transform node; no voxel is changed."""
+"""MatchTransform: moves the second image onto the first by a transform node; no voxel is changed."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class MatchTransform:
 
     @property
     def words(self) -> str:
-        """What was done to the training image: "mirrored left-right, rotated 11.4 degrees"; "" without alignment."""
+        """Description of the alignment: "mirrored left-right, rotated 11.4 degrees"; "" without one."""
         return self._words
 
     def clear(self) -> None:

@@ -1,4 +1,4 @@
-"""PairLoader: one pair is wanted on screen, others are read ahead; what is being read is never read twice."""
+"""PairLoader: reads the pair that is wanted on screen, and others ahead of time; no pair is read twice at once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PairLoader:
         self._wanted: Key | None = None
 
     def isReady(self, syntheticId: str, trainingId: str = "") -> bool:
-        """Whether a pair can be shown at once."""
+        """True if a pair has been read and can be shown at once."""
         return self._cache.ready(syntheticId, trainingId) is not None
 
     def want(self, syntheticId: str, trainingId: str = "") -> None:

@@ -11,9 +11,10 @@ from replica_detection.surfaces.mesh import Mesh
 from ReplicaDetectionLib.CasePair import CasePair, PairSurfaces
 from ReplicaDetectionLib.ComparisonLayout import FIRST, SECOND
 
-# Peaks nearer to a larger one than this are the same difference seen from the other surface (mm, plus its distance).
-# What rounding leaves between surfaces that coincide.
+# Rounding leaves distances of this size between surfaces that coincide.
 _NOTHING_MM = 1e-3
+# A peak within this distance (mm, plus that of the larger one) of a larger peak is the same difference seen from the
+# other surface.
 _APART = 3.0
 _MOST_PEAKS = 50
 

@@ -1,4 +1,4 @@
-"""Reading: the rating of the pair on screen before it is stored, how to take it back, and the time it took."""
+"""Reading: the rating of the pair on screen before it is stored, its undo, and the reading time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Draft:
-    """What the reader has chosen so far; `rating` None: nothing yet."""
+    """Rating and comment of the reader that are not stored yet; `rating` is None before a choice."""
 
     rating: int | None = None
     comment: str = ""
@@ -68,13 +68,13 @@ class Reading:
         self._takeDraft()
 
     def addStored(self, ratings: Iterable[Rating]) -> None:
-        """What the reader stored earlier, oldest first. What was stored since it was asked for stays."""
+        """Adds ratings that the reader stored earlier, oldest first. Ratings stored since then take precedence."""
         self._stored = {(r.synthetic_id, r.training_id): r for r in ratings} | self._stored
         self._takeDraft()
 
     @property
     def dirty(self) -> bool:
-        """Whether there is something to store."""
+        """True if there is a rating to store."""
         return self.draft.rating is not None and (self.stored is None or self.draft != Draft.of(self.stored))
 
     def unsaved(self, syntheticId: str) -> int | None:
@@ -83,7 +83,7 @@ class Reading:
 
     @property
     def unsavedCount(self) -> int:
-        """How many ratings were chosen and not stored."""
+        """Number of ratings that were chosen and not stored."""
         return sum(draft.rating is not None for draft in self._drafts.values())
 
     def choose(self, rating: int) -> None:
@@ -112,7 +112,7 @@ class Reading:
         return True
 
     def canUndo(self, item: Any) -> bool:
-        """Whether there is a choice to take back, or another case than the given one (None: any) to go back to."""
+        """True if there is a choice to take back, or another case than `item` (None: any) to go back to."""
         shown = item.synthetic_id if item is not None else ""
         return bool(self._undo) or any(rating.synthetic_id != shown for rating in self._saved)
 

@@ -51,7 +51,7 @@ class ReportPanel(Panel):
 
 
 def viewPictures() -> dict[str, Any]:
-    """What the views of the layout show, (H, W, 3) uint8 each, by their labels."""
+    """Pictures of the views of the layout, (H, W, 3) uint8 each, by view label."""
     from ReplicaDetectionLib.CaseReport import grabWindow
 
     manager, found = slicer.app.layoutManager(), {}

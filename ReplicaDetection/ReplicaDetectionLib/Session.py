@@ -44,7 +44,7 @@ class Session:
         listChanged(): see CaseList.
         caseChanged(): another pair is on screen, or none, or its blinding began or ended.
         draftChanged(): rating, comment, or whether they may be stored.
-        told(str): something worth knowing.
+        told(str): a note for the user.
     """
 
     def __init__(self, transport: Any, logic: Any):
@@ -65,17 +65,17 @@ class Session:
 
     @property
     def reader(self) -> str:
-        """Whose ratings these are: the name that belongs to the key, else what was typed."""
+        """Name of the reader: the one that belongs to the key, else the one that was typed."""
         return (self.status.reader if self.status else "") or self.typedReader
 
     @property
     def blinded(self) -> bool:
-        """Whether this is a blinded reading."""
+        """True in a blinded reading."""
         return self.list is not None and self.list.blinding is not None
 
     @property
     def hidden(self) -> bool:
-        """Whether the pair on screen hides which image is which, and its scores."""
+        """True while the pair on screen is blinded: scores and names are hidden."""
         return self.blinded and self.pair is not None and self.item is not None and not self.reading.revealed
 
     @property
@@ -270,7 +270,7 @@ class Session:
 
     @property
     def whyNotRated(self) -> str:
-        """Why the case cannot be rated; "" if it can."""
+        """The reason that the case cannot be rated; "" if it can."""
         if self.pair is None:
             return _("Open a case to rate it.")
         if self.item is None:
@@ -361,7 +361,7 @@ class Session:
 
     @property
     def seesAllRatings(self) -> bool:
-        """Whether the source shows this reader what all readers said; without a word of it, yes."""
+        """True if the source shows this reader the ratings of all readers; also if the source does not say."""
         return self.status is None or self.status.sees_all_ratings
 
     def readAgreement(self, done: Callable[[AgreementReport | None], None]) -> None:

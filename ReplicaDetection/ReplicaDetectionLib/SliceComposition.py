@@ -1,4 +1,4 @@
-"""SliceComposition: what the slice views show, and how two images are laid over each other."""
+"""SliceComposition: both images in the slice views, side by side and as an overlay."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class SliceComposition:
     # -------------------------------------------------------------------------------------------------------- overlay
 
     def setMode(self, mode: str) -> None:
-        """What the overlay shows, one of MODES. Raises ValueError for another."""
+        """Sets the content of the overlay, one of MODES. Raises ValueError for another."""
         if mode not in MODES:
             raise ValueError(f"unknown mode '{mode}'; known: {', '.join(MODES)}")
         self._mode, self._blinking = mode, False
@@ -136,7 +136,7 @@ class SliceComposition:
         self._applyCrosshair()
 
     def setLinked(self, linked: bool) -> None:
-        """Whether scrolling and zooming one view moves the others; the volumes of a row always stay its own."""
+        """Links the views: scrolling and zooming one moves the others. Each row keeps its own volume."""
         self._linked = bool(linked)
         for row in (*ROWS, OVERLAY):
             for node in self.layout.sliceNodes(row):
@@ -152,7 +152,7 @@ class SliceComposition:
             node.SetCrosshairRAS(*ras)
 
     def position(self) -> tuple[float, float, float]:
-        """Where the slices of the present layout cross, mm RAS+ of the scene."""
+        """The point where the slices of the present layout cross, mm RAS+ of the scene."""
         row = OVERLAY if self.layout.current in ("overlay", "single") else FIRST
         crosshair = self.scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
         at = list(crosshair.GetCrosshairRAS()) if crosshair is not None else [0.0, 0.0, 0.0]

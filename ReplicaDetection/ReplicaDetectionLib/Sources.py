@@ -1,4 +1,4 @@
-"""Source: where cases come from and where ratings go; a result folder and a server look the same from outside.
+"""Source: cases and their ratings, from a result folder or a server, behind one interface.
 
 Every method may take long and touches neither MRML nor Qt, so that it can run in a thread of its own. Errors are
 `replica_detection.errors.ReplicaDetectionError` (a message for the reader of the screen) and nothing else.
@@ -110,7 +110,7 @@ class Source(ABC):
 
     @abstractmethod
     def agreement(self) -> AgreementReport:
-        """How far the readers agree."""
+        """The agreement of the readers."""
 
     def compareImage(self, path: str, mask: str = "", k: int = 10) -> Comparison:
         """Sends an image file for comparison. Nothing of it is kept by the other side."""
@@ -158,7 +158,7 @@ class PairCache:
 
 
 class Steps:
-    """Tells how far a case is, and stops where nobody waits for it any more.
+    """Reports progress step by step, and stops once the work is cancelled.
 
     Args:
         total: how many calls make the whole.

@@ -101,14 +101,14 @@ class SurfaceDisplay:
         self._dress()
 
     def setOverlaySurface(self, row: str) -> None:
-        """Whose surface the 3D view of the overlay shows, a row: they hide each other, so it is one of them."""
+        """Sets the row whose surface the 3D view of the overlay shows: one only, because they would hide each other."""
         if row not in ROWS:
             raise ValueError(f"unknown row '{row}'; known: {', '.join(ROWS)}")
         self._overlayRow = row
         self._dress()
 
     def setRange(self, low: float, high: float) -> None:
-        """Where the colours begin and end, mm. It stays for the cases that follow, until `fitRange`."""
+        """Sets the distances (mm) where the colours begin and end. They stay for later cases, until `fitRange`."""
         self._range, self._chosenRange = (float(low), max(float(high), float(low) + 0.01)), True
         self._dress()
 

@@ -36,7 +36,7 @@ class Task:
             self._reports.put((self, "progressed", (stage, done, total)))
 
     def cancelled(self) -> bool:
-        """Whether nobody wants the outcome any more; from the task's thread."""
+        """True once the task was cancelled; asked from the task's thread."""
         return self._cancel.is_set()
 
     def cancel(self) -> None:
@@ -56,7 +56,7 @@ class Transport:
 
     @property
     def busy(self) -> bool:
-        """Whether a task that somebody waits for is under way."""
+        """True while a task runs that was not cancelled."""
         return any(not task.cancelled() for task in self._running)
 
     def run(
@@ -115,7 +115,7 @@ class Transport:
             self._timer.stop()
 
     def _call(self, task: Task, receiver: Callable, values: tuple) -> None:
-        """What goes wrong while an outcome is shown is the task's failure too; the timer goes on in any case."""
+        """Calls a receiver. An error in it counts as a failure of the task; the timer continues in any case."""
         if task.cancelled():
             return
         try:
