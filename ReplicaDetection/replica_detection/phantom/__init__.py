@@ -1,4 +1,4 @@
-"""Phantoms: made-up scans whose truth is known, and demo cohorts with planted replicas."""
+"""Phantoms: synthetic scans whose truth is known, and demo cohorts with planted replicas."""
 
 from replica_detection.phantom.base import Phantom
 from replica_detection.phantom.cohort import make_demo_cohort

@@ -1,4 +1,4 @@
-"""What all phantoms share: the volume itself, the sampling grid, smooth random fields and soft shapes."""
+"""Shared parts of all phantoms: the volume, the sampling grid, smooth random fields and soft shapes."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from replica_detection.errors import ConfigurationError
 
 # A cubic B-spline's squares sum to about this much per axis, so that unit coefficients give a field of unit variance.
 _SPLINE_POWER = 0.479
-# Stands for "too far away to matter", mm.
+# Distance (mm) given to points far away from a shape, where it is not computed.
 FAR = 99.0
 
 
 @dataclass(frozen=True)
 class Phantom:
-    """A made-up scan whose truth is known.
+    """A synthetic scan whose truth is known.
 
     Args:
         image: (X, Y, Z) float32, HU for head CT, arbitrary units for MR.
         mask: (X, Y, Z) uint8, 1 in the hematoma or the vessels.
-        affine: (4, 4) voxel index to RAS mm.
+        affine: (4, 4) from voxel index to mm RAS+.
         use_case: "head_ct" or "tof_mra"; empty for a volume from elsewhere.
-        anatomy_seed: the seed that the mask came from.
+        anatomy_seed: seed of the mask.
         visit: 0 for a patient's first scan, larger for follow-ups.
     """
 
@@ -51,12 +51,14 @@ class Grid:
 
     @property
     def affine(self) -> np.ndarray:
+        """(4, 4) from voxel index to mm RAS+."""
         affine = np.diag([*self.spacing_mm, 1.0])
         affine[:3, 3] = self.origin_mm
         return affine
 
     @property
     def axes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Coordinates (mm) along X, Y and Z, float32."""
         x, y, z = (
             (o + s * np.arange(n)).astype(np.float32)
             for o, s, n in zip(self.origin_mm, self.spacing_mm, self.shape, strict=True)
@@ -72,15 +74,15 @@ def generator(*words: int) -> np.random.Generator:
 
 
 def rotation(degrees: np.ndarray) -> np.ndarray:
-    """(3, 3) rotation about x, then y, then z; positive angles turn right-handed."""
+    """Rotation matrix (3, 3) about x, then y, then z, angles in degrees; positive angles are right-handed."""
     matrix = np.eye(3)
     for axis, angle in enumerate(np.deg2rad(degrees)):
-        turn = np.eye(3)
+        about_axis = np.eye(3)
         i, j = (axis + 1) % 3, (axis + 2) % 3
-        turn[i, i] = turn[j, j] = math.cos(angle)
-        turn[j, i] = math.sin(angle)
-        turn[i, j] = -turn[j, i]
-        matrix = turn @ matrix
+        about_axis[i, i] = about_axis[j, j] = math.cos(angle)
+        about_axis[j, i] = math.sin(angle)
+        about_axis[i, j] = -about_axis[j, i]
+        matrix = about_axis @ matrix
     return matrix
 
 
@@ -89,7 +91,7 @@ def smooth_field(rng: np.random.Generator, axes: tuple[np.ndarray, ...], length_
 
     Args:
         axes: coordinates in mm along X, Y and Z, each increasing.
-        length_mm: distance of the lattice's knots; blobs are about twice as wide.
+        length_mm: distance between the knots of the lattice; blobs are about twice as wide.
 
     Returns:
         (X, Y, Z) float32.
@@ -101,12 +103,12 @@ def smooth_field(rng: np.random.Generator, axes: tuple[np.ndarray, ...], length_
 
 
 def soft(distance: np.ndarray, width: float | np.ndarray) -> np.ndarray:
-    """1 where the signed distance (mm) is well inside (negative), 0 outside, a linear ramp of `width` mm between."""
+    """Opacity from a signed distance (mm): 1 inside (negative), 0 outside, a linear ramp of `width` mm between."""
     return np.clip(0.5 - distance * np.asarray(1 / width, np.float32), 0, 1)
 
 
 def over(image: np.ndarray, alpha: np.ndarray, value: np.ndarray | float) -> None:
-    """Paints `value` with opacity `alpha` onto `image`, in place."""
+    """Paint `value` with opacity `alpha` onto `image`, in place."""
     image += alpha * (np.asarray(value, np.float32) - image)
 
 
@@ -169,19 +171,24 @@ def capsules(
     return best
 
 
-def rigid_resample(array: np.ndarray, grid: Grid, turn: np.ndarray, shift_mm: np.ndarray, outside: float) -> np.ndarray:
-    """The volume after its content was turned by `turn` (3, 3) about the world origin and moved by `shift_mm`."""
+def rigid_resample(
+    array: np.ndarray, grid: Grid, rotation: np.ndarray, shift_mm: np.ndarray, outside: float
+) -> np.ndarray:
+    """The volume resampled with its content rotated by `rotation` (3, 3) about the world origin, then shifted.
+
+    `outside` is the value beyond the volume's border.
+    """
     from scipy import ndimage
 
     spacing, origin = np.array(grid.spacing_mm), np.array(grid.origin_mm)
-    back = turn.T
+    back = rotation.T
     matrix = np.diag(1 / spacing) @ back @ np.diag(spacing)
     offset = (back @ (origin - shift_mm) - origin) / spacing
     return ndimage.affine_transform(array, matrix, offset, order=1, mode="constant", cval=outside)
 
 
 def _box(x: np.ndarray, y: np.ndarray, z: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Flat indices of the points inside a box; one axis after the other, as each leaves fewer to look at."""
+    """Flat indices of the points inside a box. One axis after the other, since each leaves fewer points to compare."""
     near = np.flatnonzero((y > low[1]) & (y < high[1]))
     for values, i in ((x, 0), (z, 2)):
         some = values.ravel()[near]
@@ -190,6 +197,7 @@ def _box(x: np.ndarray, y: np.ndarray, z: np.ndarray, low: np.ndarray, high: np.
 
 
 def _spline_basis(axis: np.ndarray, length_mm: float) -> np.ndarray:
+    """Cubic B-spline weights (points, knots) float32 of coordinates in mm."""
     position = (axis - axis[0]) / length_mm
     knots = np.arange(-1, math.ceil(position[-1]) + 2)
     t = np.abs(position[:, None] - knots)

@@ -19,14 +19,14 @@ from replica_detection.util.files import atomic_write
 
 PREFIX = {"head_ct": "ct", "tof_mra": "mra"}
 _FOLLOW_UPS = 2
-# Patients of one cohort seed; another cohort seed never meets them.
+# Number of patients that belong to one cohort seed; those of another seed are different ones.
 _PATIENTS_PER_SEED = 1_000_000
 _THREADS = 4
 
 
 @dataclass(frozen=True)
 class _Scan:
-    """A real patient's scan: what makes it again."""
+    """A real patient's scan, by the arguments that generate it."""
 
     case: str
     patient: str
@@ -65,17 +65,17 @@ def make_demo_cohort(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Writes a cohort whose truth is known; the same arguments give the same files, byte for byte.
+    """Write a cohort whose truth is known; the same arguments give the same files, byte for byte.
 
     Folders `training`, `validation`, `synthetic` hold int16 NIfTI images and `*_masks` uint8 masks of the same names.
     `patients.csv` (`id,patient`) names the patient of each training and validation case: two training patients (where
     there are at least 6 cases) have a follow-up scan. `truth.csv` (`synthetic_id,kind,training_id,transform`) says for
-    each synthetic case whether it is a `replica` (of which training case, by which transform) or `novel`. Replicas are
-    made of patients with one scan, so that their training case is unambiguous.
+    each synthetic case whether it is a `replica` (of which training case, by which transform) or `novel`. Sources of
+    replicas are patients with one scan, so that their training case is unambiguous.
 
     Args:
         use_case: "head_ct" or "tof_mra".
-        output: a folder, made where it is missing.
+        output: a folder; it is created where it is missing.
         training: scans, follow-ups included; at least 2.
         validation: scans of other patients.
         novel: synthetic cases of new patients.
@@ -111,7 +111,7 @@ def make_demo_cohort(
 
 
 def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
-    """Writes a gzipped NIfTI, whole or not at all, equal bytes for equal content; qform and sform code 1 (scanner)."""
+    """Write a gzipped NIfTI file atomically, the same bytes for the same content; qform and sform code 1 (scanner)."""
     import nibabel as nib
 
     image = nib.Nifti1Image(array, affine)
@@ -148,7 +148,7 @@ def _known_scans(use_case: str, training: int, validation: int, seed: int) -> li
 def _synthetic_cases(
     use_case: str, training: list[_Scan], novel: int, per_kind: int, seed: int, rng: np.random.Generator
 ) -> list[_Synthetic]:
-    """All synthetic cases, shuffled; each replica has another training case as long as they last."""
+    """All synthetic cases, shuffled; no training case is used twice before each was used once."""
     patients = [s.patient for s in training]
     single = [s for s in training if patients.count(s.patient) == 1]
     order: list[int] = []
@@ -167,15 +167,16 @@ def _synthetic_cases(
 
 
 def _make_folders(output: Path, jobs: list[tuple[str, str, _Scan | _Synthetic]]) -> None:
+    """Create the folders. Raises InputError where one holds other images."""
     for part in ("training", "validation", "synthetic"):
         names = {f"{name}.nii.gz" for folder, name, _ in jobs if folder == part}
         for folder in (output / part, output / f"{part}_masks"):
             folder.mkdir(parents=True, exist_ok=True)
-            strange = sorted(p.name for p in folder.glob("*.nii.gz") if p.name not in names)
-            if strange:
+            foreign = sorted(p.name for p in folder.glob("*.nii.gz") if p.name not in names)
+            if foreign:
                 raise InputError(
                     folder,
-                    f"holds {len(strange)} images of another run, such as {strange[0]}",
+                    f"holds {len(foreign)} images of another run, such as {foreign[0]}",
                     "Use an empty folder",
                 )
 
@@ -186,7 +187,7 @@ def _write_all(
     jobs: list[tuple[str, str, _Scan | _Synthetic]],
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    """Threads are enough: NumPy, SciPy and zlib let go of the interpreter's lock."""
+    """Generate and write all volumes. Threads suffice: NumPy, SciPy and zlib release the interpreter's lock."""
 
     def work(folder: str, name: str, case: _Scan | _Synthetic) -> None:
         phantom = case.make(use_case)

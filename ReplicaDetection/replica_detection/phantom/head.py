@@ -1,4 +1,4 @@
-"""The head around the finding: skull, scalp, face, brain with gyri, ventricles and cisterns, painted in any modality.
+"""The head around the finding: skull, scalp, face, brain with gyri, ventricles and cisterns, for any modality.
 
 Coordinates are in mm along R, A, S with the anterior commissure as origin, in the proportions of the MNI template.
 """
@@ -21,33 +21,33 @@ CAVITY_CENTRE = (0.0, -17.0, 0.0)
 
 @dataclass(frozen=True)
 class Build:
-    """A head's pose and size: template mm = scale * (turn^T @ (world mm - shift))."""
+    """A head's pose and size: template mm = scale * (rotation^T @ (world mm - shift)); rotation is (3, 3)."""
 
-    turn: np.ndarray
+    rotation: np.ndarray
     shift_mm: np.ndarray
     scale: np.ndarray
 
     def to_template(self, axes: tuple[np.ndarray, ...]) -> list[np.ndarray]:
         """Template coordinates of all voxel centres: three float32 arrays (X, Y, Z)."""
-        matrix = (np.diag(self.scale) @ self.turn.T).astype(np.float32)
+        matrix = (np.diag(self.scale) @ self.rotation.T).astype(np.float32)
         x, y, z = (a - np.float32(s) for a, s in zip(axes, self.shift_mm, strict=True))
         return [m[0] * x[:, None, None] + m[1] * y[None, :, None] + m[2] * z for m in matrix]
 
     def varied(self, rng: np.random.Generator, strength: float = 1.0) -> Build:
-        """Another head in nearly the same place: turned by some degrees, moved by some mm, 2 % off in size."""
-        turn, shift = rotation(strength * rng.normal(0, 2.5, 3)), strength * rng.normal(0, 2.0, 3)
-        return Build(
-            turn @ self.turn, turn @ self.shift_mm + shift, self.scale * np.exp(strength * rng.normal(0, 0.02, 3))
-        )
+        """Another head in nearly the same pose: rotated by some degrees, shifted by some mm, 2 % off in size."""
+        change, shift = rotation(strength * rng.normal(0, 2.5, 3)), strength * rng.normal(0, 2.0, 3)
+        scale = self.scale * np.exp(strength * rng.normal(0, 0.02, 3))
+        return Build(change @ self.rotation, change @ self.shift_mm + shift, scale)
 
     def to_world(self, points: np.ndarray) -> np.ndarray:
-        """(P, 3) template mm to world mm."""
-        return (points / self.scale) @ self.turn.T + self.shift_mm
+        """World coordinates (P, 3) in mm of template points (P, 3) in mm."""
+        return (points / self.scale) @ self.rotation.T + self.shift_mm
 
 
 @dataclass(frozen=True)
 class Painted:
-    """`image` in the palette's units, `brain` opacity 0 to 1 and `cavity` signed distance (mm) to the inner skull."""
+    """A painted head: `image` in the palette's units, `brain` opacity from 0 to 1, and `cavity`, the signed distance (mm)
+    to the inner skull; all (X, Y, Z) float32."""
 
     image: np.ndarray
     brain: np.ndarray
@@ -55,21 +55,21 @@ class Painted:
 
 
 def random_build(rng: np.random.Generator, centre_mm: tuple[float, float, float]) -> Build:
-    """A head of random size turned by a few degrees, whose template point `centre_mm` lies near the world origin."""
+    """A head of random size, rotated by a few degrees, whose template point `centre_mm` lies near the world origin."""
     scale = 1 / (_TEMPLATE_SCALE * rng.normal(1.0, 0.025) * np.exp(rng.normal(0, 0.03, 3)))
-    turn = rotation(rng.normal(0, (4.0, 2.0, 3.5)))
-    shift = rng.normal(0, 2.0, 3) - turn @ (np.array(centre_mm) / scale)
-    return Build(turn, shift, scale)
+    pose = rotation(rng.normal(0, (4.0, 2.0, 3.5)))
+    shift = rng.normal(0, 2.0, 3) - pose @ (np.array(centre_mm) / scale)
+    return Build(pose, shift, scale)
 
 
 def warp(coordinates: list[np.ndarray], axes: tuple[np.ndarray, ...], rng: np.random.Generator, mm: float) -> None:
-    """Adds a smooth random displacement of standard deviation `mm` to the template coordinates, in place."""
+    """Add a smooth random displacement of standard deviation `mm` to the template coordinates, in place."""
     for c in coordinates:
         c += np.clip(smooth_field(rng, axes, 60.0), -2, 2) * np.float32(mm)
 
 
 def cavity_distance(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Signed distances (mm) to the inner skull, with and without the skull base: (cavity, vault)."""
+    """Signed distances (mm) to the inner skull, negative inside: with the skull base (cavity), and without it (vault)."""
     # Widest behind the middle: the parietal eminences.
     width = 1 + 0.07 * np.tanh((y + 35) / 45)
     up = np.where(z > 0, z, z * np.float32(80 / 105))
@@ -88,15 +88,15 @@ def paint(
     rng: np.random.Generator,
     pushed: list[np.ndarray] | None = None,
 ) -> Painted:
-    """Paints a whole head.
+    """Paint a whole head.
 
     Args:
         coordinates: template coordinates (mm) of each voxel, three (X, Y, Z) arrays.
-        axes: world coordinates (mm) along each axis; random textures live there.
+        axes: world coordinates (mm) along each axis, on which random textures are drawn.
         palette: the modality's intensities.
         ventricles: their sizes.
-        rng: decides skull thickness, sulci and textures.
-        pushed: coordinates for what lies inside the brain, where a mass displaces it.
+        rng: skull thickness, sulci and textures.
+        pushed: coordinates of the brain's tissue, where a mass displaces it; None: `coordinates`.
     """
     x, y, z = coordinates
     cavity, vault = cavity_distance(x, y, z)
@@ -122,7 +122,7 @@ def _edge_width(vault: np.ndarray, axes: tuple[np.ndarray, ...]) -> np.ndarray:
 def _skull_base() -> tuple[np.ndarray, np.ndarray]:
     """Height (mm) of the skull base above template x of -110 to 110 and y of -140 to 140, with its fossae.
 
-    The second map turns a vertical distance from it into a perpendicular one, which is shorter where walls are steep.
+    The second map is the factor from a vertical distance to a perpendicular one, which is shorter where walls are steep.
     """
     from scipy import ndimage
 
@@ -151,4 +151,5 @@ def _skull_base() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _step(distance: np.ndarray, width: float) -> np.ndarray:
+    """A smooth step from 0 to 1 at distance 0."""
     return 0.5 + 0.5 * np.tanh(distance / (2 * width))

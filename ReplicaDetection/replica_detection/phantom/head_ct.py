@@ -20,10 +20,10 @@ from replica_detection.phantom.brain import Palette, Ventricles, random_ventricl
 from replica_detection.phantom.head import Build, cavity_distance, paint, random_build, warp
 
 SHAPE = (128, 128, 36)
-# Volumes in ml: blood in the parenchyma, and what it may add in the ventricles.
+# Volumes in ml: range of the blood in the parenchyma, and largest amount in the ventricles.
 _VOLUME_ML = (2.5, 62.0)
 _LARGEST_INTRAVENTRICULAR_ML = 15.0
-# Depth of the hematoma under the inner skull of the head that it was made for, and in any other head.
+# Least depth of the hematoma under the inner skull, in its own head and in any other head.
 _MARGIN_MM = 7.0
 _SKULL_GAP_MM = 3.0
 
@@ -41,7 +41,7 @@ _HU = Palette(
     calcification=170,
 )
 
-# Site: probability, centre and its spread (template mm, side added later), largest volume in ml.
+# Site: probability, centre and its standard deviation (template mm, side added later), largest volume in ml.
 _SITES = {
     "basal ganglia": (0.40, (27, 1, 4), (3, 6, 4), 62.0),
     "thalamus": (0.15, (14, -17, 8), (2, 3, 2), 22.0),
@@ -64,22 +64,22 @@ class _Finding:
 
 
 def make_head_ct(anatomy_seed: int, appearance_seed: int | None = None, *, visit: int = 0) -> Phantom:
-    """One patient's head CT, always the same for the same arguments.
+    """One patient's head CT; the same arguments always give the same image.
 
     Args:
-        anatomy_seed: decides grid, spacing, the head's size and pose, and the hematoma: its site, side, shape and
+        anatomy_seed: seed of grid, spacing, the head's size and pose, and the hematoma: its site, side, shape and
             extension into the ventricles.
-        appearance_seed: decides everything else: exact shape and place of the skull (within some mm), scalp,
+        appearance_seed: seed of the rest: exact shape and place of the skull (within some mm), scalp,
             skull base, sulci, ventricles, texture, calcifications, HU of each tissue, noise. None takes the anatomy's
             seed. Two phantoms of the same anatomy and different appearance have the same mask: one hematoma in two
             patients' heads.
-        visit: above 0 a later scan of the same patient: other pose and noise, the hematoma a little changed.
+        visit: above 0, a later scan of the same patient: other pose and noise, the hematoma changed by up to 15 %.
 
     Returns:
         (128, 128, 36) image in HU, whole numbers, and mask of the blood in parenchyma and ventricles (2 to 80 ml).
 
     Raises:
-        ConfigurationError: for a negative seed or visit.
+        ConfigurationError: a negative seed or visit.
     """
     anatomy = generator(anatomy_seed, 11)
     look_seed = anatomy_seed if appearance_seed is None else appearance_seed
@@ -95,14 +95,15 @@ def make_head_ct(anatomy_seed: int, appearance_seed: int | None = None, *, visit
     head = paint(coordinates, grid.axes, _random_palette(look), painted_ventricles, look, pushed)
     image, mask = _add_blood(head.image, head.brain, finding, grid, look)
     if visit:
-        turn, shift = rotation(scan.normal(0, 3.0, 3)), scan.normal(0, 3.0, 3)
-        image = rigid_resample(image, grid, turn, shift, -1000.0)
-        mask = (rigid_resample(mask.astype(np.float32), grid, turn, shift, 0.0) > 0.5).astype(np.uint8)
+        pose, shift = rotation(scan.normal(0, 3.0, 3)), scan.normal(0, 3.0, 3)
+        image = rigid_resample(image, grid, pose, shift, -1000.0)
+        mask = (rigid_resample(mask.astype(np.float32), grid, pose, shift, 0.0) > 0.5).astype(np.uint8)
     image = _scan(image, scan)
     return Phantom(image, mask, grid.affine, "head_ct", anatomy_seed, visit)
 
 
 def _random_grid(rng: np.random.Generator) -> Grid:
+    """A grid of about 1.8 x 1.8 x 4.5 mm, centred on the world origin."""
     pixel = round(float(rng.uniform(1.74, 1.86)), 3)
     slices = round(float(rng.uniform(4.4, 4.6)), 2)
     spacing = (pixel, pixel, slices)
@@ -110,6 +111,7 @@ def _random_grid(rng: np.random.Generator) -> Grid:
 
 
 def _random_palette(rng: np.random.Generator) -> Palette:
+    """HU of each tissue for one patient."""
     white = rng.normal(29.0, 1.0)
     return Palette(
         **{
@@ -124,7 +126,7 @@ def _random_palette(rng: np.random.Generator) -> Palette:
 
 
 def _random_finding(rng: np.random.Generator, grid: Grid, build: Build, growth: float) -> _Finding:
-    """Draws the hematoma: the highest values of an ellipsoid roughened by a smooth field, up to its volume."""
+    """A random hematoma: the highest values of an ellipsoid with a smooth random field added, up to its volume."""
     names = list(_SITES)
     site = names[int(rng.choice(len(names), p=[_SITES[n][0] for n in names]))]
     _, centre, spread, largest = _SITES[site]
@@ -155,7 +157,7 @@ def _random_finding(rng: np.random.Generator, grid: Grid, build: Build, growth: 
 
 
 def _fitting_head(build: Build, finding: _Finding, grid: Grid, rng: np.random.Generator) -> list[np.ndarray]:
-    """Template coordinates of a head that varies from the build as far as the blood stays inside its skull."""
+    """Template coordinates of a head that differs from the build as far as the blood stays inside its skull."""
     state = rng.bit_generator.state
     for strength in (1.0, 0.5, 0.0):
         rng.bit_generator.state = state
@@ -169,7 +171,7 @@ def _fitting_head(build: Build, finding: _Finding, grid: Grid, rng: np.random.Ge
 
 
 def _single(field: np.ndarray, volume_ml: float, grid: Grid) -> np.ndarray:
-    """Shifts the field so that its largest connected positive part has the volume, and sinks all other parts."""
+    """The field shifted so that its largest connected positive part has the volume; other parts become negative."""
     from scipy import ndimage
 
     count = max(8, round(volume_ml * 1000 / float(np.prod(grid.spacing_mm))))
@@ -184,7 +186,7 @@ def _single(field: np.ndarray, volume_ml: float, grid: Grid) -> np.ndarray:
 def _ventricular_blood(
     xyz: tuple[np.ndarray, ...], ventricles: Ventricles, side: float, fill: float, grid: Grid
 ) -> np.ndarray:
-    """Opacity of blood that has run into the ventricles: this side's, from its lowest part up, and the third's."""
+    """Opacity of blood in the ventricles: in this side's, from its lowest part up, and in the third."""
     x, y, z = xyz
     distance = ventricle_distance(x, y, z, ventricles)
     # The patient lies on the back: blood settles in atrium and occipital horn and reaches the frontal horn last.
@@ -197,10 +199,10 @@ def _ventricular_blood(
 def _displaced(
     coordinates: list[np.ndarray], finding: _Finding, cavity: np.ndarray, strength: float
 ) -> list[np.ndarray]:
-    """Where the tissue at each voxel came from: pushed away from the hematoma, less and less towards the skull."""
+    """Coordinates that the tissue at each voxel had before the hematoma pushed it away, less so near the skull."""
     offset = [c - np.float32(m) for c, m in zip(coordinates, finding.centre, strict=True)]
     distance = np.sqrt(sum(o * o for o in offset)) + np.float32(1e-3)
-    # A volume that appears at the centre moves a shell of radius r to where it encloses that much more.
+    # A volume V that appears at the centre moves a shell of radius r to (r^3 + V)^(1/3), up to a constant factor.
     before = np.cbrt(np.maximum(distance**3 - np.float32(strength * finding.radius_mm**3), 0))
     share = np.clip(-cavity / 14, 0, 1) * np.clip(1.6 - distance / 75, 0, 1)
     shrink = 1 + share * (np.maximum(before / distance, 0.45) - 1)
@@ -210,7 +212,7 @@ def _displaced(
 def _add_blood(
     image: np.ndarray, brain: np.ndarray, finding: _Finding, grid: Grid, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Paints edema and blood; the mask holds the voxels that are blood."""
+    """Paint edema and blood onto `image`; returns it with the mask (uint8) of the blood."""
     from scipy import ndimage
 
     inside = finding.field > 0
@@ -230,7 +232,7 @@ def _add_blood(
 
 
 def _scan(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The scanner's in-plane blur and noise, correlated by a soft kernel; whole HU."""
+    """The image with the scanner's in-plane blur and noise, correlated by a soft kernel; whole HU."""
     from scipy import ndimage
 
     blurred = ndimage.gaussian_filter(image, (0.45, 0.45, 0), truncate=3)

@@ -1,4 +1,4 @@
-"""Replicas of a scan, of the kinds that generative models were seen to make."""
+"""Replicas of a scan, of the kinds that generative models produce."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from replica_detection.phantom.tof_mra import make_tof_mra
 
 MAKERS: dict[str, Callable[..., Phantom]] = {"head_ct": make_head_ct, "tof_mra": make_tof_mra}
 
-# (the scan, randomness, another training scan) -> the replica
+# Arguments: the scan, random numbers, another training scan. Returns the replica.
 ReplicaKind = Callable[[Phantom, np.random.Generator, Phantom], Phantom]
 
-# Beyond this many HU or MR units a change is no noise, mm for the warp.
+# Standard deviation of the added noise in HU or MR units, and root mean square of the warp in mm.
 _NOISE = {"head_ct": 6.0, "tof_mra": 10.0}
 _WARP_MM = 2.0
 
@@ -28,13 +28,13 @@ def _exact(phantom: Phantom, rng: np.random.Generator, other: Phantom) -> Phanto
 
 
 def _noise(phantom: Phantom, rng: np.random.Generator, other: Phantom) -> Phantom:
-    """White noise on top, as strong as or stronger than the scanner's; magnitude images stay at 0 or more."""
+    """The scan with white noise as strong as the scanner's or stronger; magnitude images stay at 0 or more."""
     sigma = np.float32(_NOISE[phantom.use_case] * rng.uniform(0.7, 1.3))
     return _whole(phantom, phantom.image + sigma * rng.standard_normal(phantom.image.shape, dtype=np.float32))
 
 
 def _intensity(phantom: Phantom, rng: np.random.Generator, other: Phantom) -> Phantom:
-    """Head CT: HU times 0.92 to 1.08 and shifted by up to 4 HU. MR: gamma of 0.75 to 1.35 and another gain."""
+    """Other intensities. Head CT: HU times 0.92 to 1.08, plus up to 4 HU. MR: gamma of 0.75 to 1.35 and another gain."""
     if phantom.use_case == "head_ct":
         factor = 1 + rng.choice([-1, 1]) * rng.uniform(0.03, 0.08)
         shift = rng.choice([-1, 1]) * rng.uniform(1.5, 4.0)
@@ -46,7 +46,7 @@ def _intensity(phantom: Phantom, rng: np.random.Generator, other: Phantom) -> Ph
 
 
 def _blur(phantom: Phantom, rng: np.random.Generator, other: Phantom) -> Phantom:
-    """A Gaussian of 0.8 to 1.2 voxels in plane and half of that across."""
+    """The scan blurred by a Gaussian of 0.8 to 1.2 voxels in plane and half of that across."""
     from scipy import ndimage
 
     sigma = rng.uniform(0.8, 1.2)
@@ -54,7 +54,7 @@ def _blur(phantom: Phantom, rng: np.random.Generator, other: Phantom) -> Phantom
 
 
 def _elastic(phantom: Phantom, rng: np.random.Generator, other: Phantom) -> Phantom:
-    """A smooth warp of image and mask, 2 mm root mean square."""
+    """The scan with image and mask warped smoothly, by 2 mm root mean square."""
     from scipy import ndimage
 
     spacing = phantom.spacing_mm
@@ -70,7 +70,7 @@ def _elastic(phantom: Phantom, rng: np.random.Generator, other: Phantom) -> Phan
 
 
 def _blend(phantom: Phantom, rng: np.random.Generator, other: Phantom) -> Phantom:
-    """70 to 80 % of the scan, voxel by voxel, the rest from another one; the mask is the scan's."""
+    """The weighted mean of the scan (70 to 80 %) and another one; the mask is the scan's."""
     share = np.float32(rng.uniform(0.7, 0.8))
     return _whole(phantom, share * phantom.image + (1 - share) * other.image)
 
@@ -99,7 +99,7 @@ def make_replica(kind: str, phantom: Phantom, rng: np.random.Generator, other: P
     Args:
         kind: a name in `REPLICA_KINDS`.
         phantom: the training scan that is copied.
-        rng: strength and noise.
+        rng: random numbers for strength and noise.
         other: another training scan of the same shape; `blend` alone uses it.
 
     Raises:
@@ -115,5 +115,6 @@ def make_replica(kind: str, phantom: Phantom, rng: np.random.Generator, other: P
 
 
 def _whole(phantom: Phantom, image: np.ndarray) -> Phantom:
+    """The phantom with another image, clipped to the range of its modality and rounded to whole numbers."""
     low = -1024 if phantom.use_case == "head_ct" else 0
     return replace(phantom, image=np.rint(np.clip(image, low, 32767)).astype(np.float32))

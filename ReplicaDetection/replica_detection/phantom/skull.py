@@ -1,4 +1,4 @@
-"""What lies outside the brain: scalp, face, neck, skull, orbits, sinuses and mastoid cells."""
+"""The head outside the brain: scalp, face, neck, skull, orbits, sinuses and mastoid cells."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ def paint_outside(
     rng: np.random.Generator,
     edge: np.ndarray,
 ) -> None:
-    """Scalp, face, neck, skull, orbits, sinuses and mastoid cells."""
+    """Paint scalp, face, neck, skull, orbits, sinuses and mastoid cells onto `image`, in place.
+
+    `cavity` and `vault` are signed distances (mm) to the inside of the skull with and without its floor; the other
+    arguments are those of `paint_brain`.
+    """
     x, y, z = xyz
     thickness = (rng.uniform(4.5, 6.5) + 1.0 * smooth_field(rng, axes, 40.0)).clip(3, 10)
     # Temporal squama thin, occiput thick.
@@ -56,58 +60,64 @@ def _paint_face(
     palette: Palette,
     rng: np.random.Generator,
 ) -> None:
-    """What lies below the floor: worked on the lower slices' voxels only."""
+    """Orbits, ears, sinuses and nose, painted on the voxels below the floor of the skull alone."""
     low = np.flatnonzero((xyz[2] < 22) & (cavity > 0.5) & (skin < 1))
     x, y, z = (c.ravel()[low] for c in xyz)
     value, depth, rough, below = image.ravel()[low], -skin.ravel()[low], texture.ravel()[low], cavity.ravel()[low]
-    ax = np.abs(x)
     for sign in (-1, 1):
-        cone = capsules(x, y, z, np.array([[sign * 33, 66, -37], [sign * 16, 24, -31]]), np.array([17.0, 4.0]))
-        wall = np.maximum(cone - 2.5, 3.0 - depth)
-        over(value, soft(wall, 1.5) * (y < 72), palette.cortical)
-        over(value, soft(np.maximum(cone, 2.0 - depth), 1.5), palette.fat)
-        nerve = capsules(x, y, z, np.array([[sign * 32, 56, -37], [sign * 15, 24, -31]]), np.array([2.2, 2.0]))
-        over(value, soft(nerve, 1.5), palette.muscle)
-        for offset in ((9, 0), (-9, 0)):
-            strip = capsules(
-                x,
-                y,
-                z,
-                np.array([[sign * (33 + offset[0]), 62, -37], [sign * 16, 26, -31]]),
-                np.array([1.8, 1.8]),
-            )
-            over(value, soft(strip, 1.5), palette.muscle)
-        globe = ellipsoid(x, y, z, (sign * 33, 69, -37), (12.5, 12.5, 12.5), 8.0)
-        over(value, soft(globe, 1.5), palette.muscle)
-        over(value, soft(globe + 2.0, 1.5), palette.eye)
-        over(value, soft(ellipsoid(x, y, z, (sign * 33, 78, -37), (4.5, 2.5, 4.5), 8.0), 1.5), palette.muscle + 30)
-        # Mastoid and petrous bone with air cells.
-        petrous = capsules(x, y, z, np.array([[sign * 62, -30, -48], [sign * 20, -14, -42]]), np.array([15.0, 8.0]))
-        over(value, soft(petrous, 1.5), palette.cortical)
-        cells = soft(petrous + 4, 2.0) * (ax > 40) * soft(-(rough - 0.1) * 5, 3.0) * np.clip(below - 2, 0, 1)
-        over(value, cells.astype(np.float32), palette.air)
-        over(value, soft(ellipsoid(x, y, z, (sign * 71, -22, -44), (9, 2.4, 2.4), 8.0), 1.5), palette.air)
-        antrum = ellipsoid(x, y, z, (sign * 30, 48, -68), (14, 16, 15), 8.0) + 2.5 * rough - 0.25 * (y - 48) + 2
-        over(value, soft(antrum - 2, 1.5), palette.cortical)
-        over(value, soft(antrum, 1.5), palette.air)
-        arch = capsules(
-            x,
-            y,
-            z,
-            np.array([[sign * 69, -12, -50], [sign * 66, 30, -50], [sign * 50, 58, -48]]),
-            np.array([2.6, 2.6, 4.5]),
-        )
-        over(value, soft(arch, 1.5), palette.cortical)
+        _paint_orbit(value, (x, y, z), sign, depth, palette)
+        _paint_ear(value, (x, y, z), sign, rough, below, palette)
     nose = ellipsoid(x, y, z, (0, 52, -52), (13, 34, 24), 8.0)
     labyrinth = soft(nose, 1.5)
     over(value, labyrinth, palette.air)
-    septa = np.maximum(np.exp(-((((ax % 6.5) - 3.2) / 0.8) ** 2)), np.exp(-((x / 1.0) ** 2)))
-    over(
-        value, (labyrinth * np.clip(septa * 0.5 + 0.25 * (rough > 0.4), 0, 0.8)).astype(np.float32), palette.muscle + 60
-    )
+    septa = np.maximum(np.exp(-((((np.abs(x) % 6.5) - 3.2) / 0.8) ** 2)), np.exp(-((x / 1.0) ** 2)))
+    walls = labyrinth * np.clip(septa * 0.5 + 0.25 * (rough > 0.4), 0, 0.8)
+    over(value, walls.astype(np.float32), palette.muscle + 60)
     sphenoid = ellipsoid(x, y, z, (1, 12, -42), (12, 11, 8), 8.0)
     over(value, soft(sphenoid - 2, 1.5), palette.cortical)
     over(value, soft(sphenoid, 1.5), palette.air)
     frontal = ellipsoid(x, y, z, (rng.normal(0, 3), 80, -16), (rng.uniform(8, 20), 3.5, rng.uniform(8, 16)), 8.0)
     over(value, soft(np.maximum(frontal, -below + 1.0), 1.5), palette.air)
     image.ravel()[low] = value
+
+
+def _paint_orbit(
+    value: np.ndarray, xyz: tuple[np.ndarray, ...], sign: int, depth: np.ndarray, palette: Palette
+) -> None:
+    """One orbit: bony wall, fat, optic nerve, two eye muscles and the eye."""
+    x, y, z = xyz
+    cone = capsules(x, y, z, np.array([[sign * 33, 66, -37], [sign * 16, 24, -31]]), np.array([17.0, 4.0]))
+    wall = np.maximum(cone - 2.5, 3.0 - depth)
+    over(value, soft(wall, 1.5) * (y < 72), palette.cortical)
+    over(value, soft(np.maximum(cone, 2.0 - depth), 1.5), palette.fat)
+    nerve = capsules(x, y, z, np.array([[sign * 32, 56, -37], [sign * 15, 24, -31]]), np.array([2.2, 2.0]))
+    over(value, soft(nerve, 1.5), palette.muscle)
+    for offset in (9, -9):
+        nodes = np.array([[sign * (33 + offset), 62, -37], [sign * 16, 26, -31]])
+        over(value, soft(capsules(x, y, z, nodes, np.array([1.8, 1.8])), 1.5), palette.muscle)
+    globe = ellipsoid(x, y, z, (sign * 33, 69, -37), (12.5, 12.5, 12.5), 8.0)
+    over(value, soft(globe, 1.5), palette.muscle)
+    over(value, soft(globe + 2.0, 1.5), palette.eye)
+    over(value, soft(ellipsoid(x, y, z, (sign * 33, 78, -37), (4.5, 2.5, 4.5), 8.0), 1.5), palette.muscle + 30)
+
+
+def _paint_ear(
+    value: np.ndarray,
+    xyz: tuple[np.ndarray, ...],
+    sign: int,
+    rough: np.ndarray,
+    below: np.ndarray,
+    palette: Palette,
+) -> None:
+    """One side's mastoid and petrous bone with air cells, ear canal, maxillary antrum and zygomatic arch."""
+    x, y, z = xyz
+    petrous = capsules(x, y, z, np.array([[sign * 62, -30, -48], [sign * 20, -14, -42]]), np.array([15.0, 8.0]))
+    over(value, soft(petrous, 1.5), palette.cortical)
+    cells = soft(petrous + 4, 2.0) * (np.abs(x) > 40) * soft(-(rough - 0.1) * 5, 3.0) * np.clip(below - 2, 0, 1)
+    over(value, cells.astype(np.float32), palette.air)
+    over(value, soft(ellipsoid(x, y, z, (sign * 71, -22, -44), (9, 2.4, 2.4), 8.0), 1.5), palette.air)
+    antrum = ellipsoid(x, y, z, (sign * 30, 48, -68), (14, 16, 15), 8.0) + 2.5 * rough - 0.25 * (y - 48) + 2
+    over(value, soft(antrum - 2, 1.5), palette.cortical)
+    over(value, soft(antrum, 1.5), palette.air)
+    nodes = np.array([[sign * 69, -12, -50], [sign * 66, 30, -50], [sign * 50, 58, -48]])
+    over(value, soft(capsules(x, y, z, nodes, np.array([2.6, 2.6, 4.5])), 1.5), palette.cortical)

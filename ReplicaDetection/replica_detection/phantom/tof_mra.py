@@ -40,21 +40,21 @@ _SIGNAL = Palette(
 
 
 def make_tof_mra(anatomy_seed: int, appearance_seed: int | None = None, *, visit: int = 0) -> Phantom:
-    """One patient's TOF-MRA, always the same for the same arguments.
+    """One patient's TOF-MRA; the same arguments always give the same image.
 
     Args:
-        anatomy_seed: decides grid, spacing, the head's size and pose, and the vessel tree.
-        appearance_seed: decides everything else: the exact shape and place of head and skull, scalp, sulci,
+        anatomy_seed: seed of grid, spacing, the head's size and pose, and the vessel tree.
+        appearance_seed: seed of the rest: the exact shape and place of head and skull, scalp, sulci,
             ventricles, texture, contrast and saturation of the vessels, slab profile, coil sensitivity, noise. None
             takes the anatomy's seed. Two phantoms of the same anatomy and different appearance have the same mask.
-        visit: above 0 a later scan of the same patient: other pose, coil sensitivity and noise.
+        visit: above 0, a later scan of the same patient: other pose, coil sensitivity and noise.
 
     Returns:
         (136, 168, 56) image in arbitrary units, whole numbers of 0 or more, and mask of the
         vessels: voxels whose centre lies within a vessel's radius, or that a centreline runs through.
 
     Raises:
-        ConfigurationError: for a negative seed or visit.
+        ConfigurationError: a negative seed or visit.
     """
     anatomy = generator(anatomy_seed, 21)
     look_seed = anatomy_seed if appearance_seed is None else appearance_seed
@@ -69,16 +69,17 @@ def make_tof_mra(anatomy_seed: int, appearance_seed: int | None = None, *, visit
     palette = replace(palette, fat=look.normal(128, 14), muscle=look.normal(82, 6))
     image = paint(coordinates, grid.axes, palette, random_ventricles(look), look).image
     if visit:
-        turn, shift = rotation(scan.normal(0, 3.0, 3)), scan.normal(0, 2.5, 3)
-        image = rigid_resample(image, grid, turn, shift, palette.air)
-        tree = tuple(replace(v, points=v.points @ turn.T + shift) for v in tree)
-    drawn = draw(tree, grid)
-    inflow = look.uniform(300, 380) * np.exp(-drawn.path_mm / look.uniform(170, 300))
-    over(image, drawn.opacity, np.maximum(inflow, 150).astype(np.float32))
-    return Phantom(_scan(image, grid, look, scan), drawn.mask, grid.affine, "tof_mra", anatomy_seed, visit)
+        pose, shift = rotation(scan.normal(0, 3.0, 3)), scan.normal(0, 2.5, 3)
+        image = rigid_resample(image, grid, pose, shift, palette.air)
+        tree = tuple(replace(v, points=v.points @ pose.T + shift) for v in tree)
+    tubes = draw(tree, grid)
+    inflow = look.uniform(300, 380) * np.exp(-tubes.path_mm / look.uniform(170, 300))
+    over(image, tubes.opacity, np.maximum(inflow, 150).astype(np.float32))
+    return Phantom(_scan(image, grid, look, scan), tubes.mask, grid.affine, "tof_mra", anatomy_seed, visit)
 
 
 def _random_grid(rng: np.random.Generator) -> Grid:
+    """A grid of 1 mm slices, with pixels of 0.96 to 1.03 mm."""
     pixel = float(rng.choice([0.96, 1.0, 1.0, 1.0, 1.03]))
     spacing = (pixel, pixel, 1.0)
     return Grid(SHAPE, spacing, (-67.5 * pixel, -83.5 * pixel, -27.5))
@@ -90,12 +91,12 @@ def _placed(tree: tuple[Vessel, ...], build: Build, rng: np.random.Generator, gr
 
     axes = tuple(np.arange(lo, hi, 10.0) for lo, hi in ((-110, 111), (-120, 121), (-70, 71)))
     fields = [smooth_field(rng, axes, 28.0) * 1.6 for _ in range(3)]
-    placed = []
+    warped = []
     for vessel in tree:
-        where = [(vessel.points[:, i] - axes[i][0]) / 10.0 for i in range(3)]
-        shift = np.stack([ndimage.map_coordinates(f, where, order=1, mode="nearest") for f in fields], axis=1)
-        placed.append(replace(vessel, points=build.to_world(vessel.points + np.clip(shift, -3.5, 3.5))))
-    return tuple(placed)
+        index = [(vessel.points[:, i] - axes[i][0]) / 10.0 for i in range(3)]
+        shift = np.stack([ndimage.map_coordinates(f, index, order=1, mode="nearest") for f in fields], axis=1)
+        warped.append(replace(vessel, points=build.to_world(vessel.points + np.clip(shift, -3.5, 3.5))))
+    return tuple(warped)
 
 
 def _scan(image: np.ndarray, grid: Grid, look: np.random.Generator, scan: np.random.Generator) -> np.ndarray:

@@ -8,15 +8,15 @@ import numpy as np
 
 from replica_detection.phantom.base import Grid
 
-# Distance of samples along a vessel, mm: well below a voxel, so that tubes are smooth and never broken.
+# Distance between samples along a vessel, mm: well below a voxel, so that tubes are smooth and without gaps.
 _STEP_MM = 0.35
-# Radii of the smallest vessels that are drawn, mm.
+# Radius of the smallest vessels, mm.
 _SMALLEST_MM = 0.4
 
 
 @dataclass(frozen=True)
 class Vessel:
-    """Samples along a centreline: `points` (P, 3) mm, `radii` (P,) mm, `path_mm` (P,) from where blood enters."""
+    """Samples along a centreline: `points` (P, 3) mm, `radii` (P,) mm, `path_mm` (P,) from the entry of the blood."""
 
     name: str
     points: np.ndarray
@@ -25,8 +25,9 @@ class Vessel:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Tubes on a grid: `opacity` 0 to 1 with partial volume, `path_mm` of the blood, `mask` uint8; all (X, Y, Z)."""
+class Tubes:
+    """Tubes on a grid, all (X, Y, Z): `opacity` from 0 to 1 with partial volume, `path_mm` of the blood from its entry,
+    `mask` uint8."""
 
     opacity: np.ndarray
     path_mm: np.ndarray
@@ -34,7 +35,7 @@ class Drawn:
 
 
 def random_tree(rng: np.random.Generator) -> tuple[Vessel, ...]:
-    """Draws one person's arteries at the base of the brain, in template mm (origin at the anterior commissure).
+    """One person's random arteries at the base of the brain, in template mm (origin at the anterior commissure).
 
     Variants: absent A1 (7 %), hypoplastic A1, absent PCom of one side (30 %), hypoplastic PCom, fetal PCA, dominant
     vertebral artery, early or late bifurcation of M1, a third M2 branch, ACom of any width, tortuosity. Never
@@ -47,11 +48,11 @@ def random_tree(rng: np.random.Generator) -> tuple[Vessel, ...]:
     return tuple(plan.vessels)
 
 
-def draw(vessels: tuple[Vessel, ...], grid: Grid) -> Drawn:
-    """Draws the tubes; points in world mm.
+def draw(vessels: tuple[Vessel, ...], grid: Grid) -> Tubes:
+    """Vessels with points in world mm as tubes on a grid.
 
-    The mask holds the voxels whose centre lies within the radius, and those that a centreline runs through, which
-    keeps arteries thinner than a voxel in one piece.
+    The mask holds the voxels whose centre lies within the radius, and those that a centreline runs through, so that
+    arteries thinner than a voxel stay connected.
     """
     points = np.concatenate([v.points for v in vessels])
     radii = np.concatenate([v.radii for v in vessels]).astype(np.float32)
@@ -68,11 +69,11 @@ def draw(vessels: tuple[Vessel, ...], grid: Grid) -> Drawn:
     voxel = np.rint((points - grid.origin_mm) / grid.spacing_mm).astype(np.int64)
     inside = np.all((voxel >= 0) & (voxel < grid.shape), axis=1)
     mask[tuple(voxel[inside].T)] = True
-    return Drawn(opacity.astype(np.float32), paths[nearest], mask.astype(np.uint8))
+    return Tubes(opacity.astype(np.float32), paths[nearest], mask.astype(np.uint8))
 
 
 class _Plan:
-    """Collects vessels; `curve` bends a chain of control points and remembers how far the blood has run."""
+    """Vessels of one person, collected while they are drawn, with the variants that were chosen."""
 
     def __init__(self, rng: np.random.Generator):
         self.rng, self.vessels = rng, list[Vessel]()
@@ -87,7 +88,10 @@ class _Plan:
     def curve(
         self, name: str, controls: list, radii: tuple[float, float], start_path: float = 0.0, jitter: float = 1.3
     ) -> Vessel:
-        """A smooth curve through the control points; inner ones are jittered, the two ends stay where they are."""
+        """Add a vessel along a smooth curve through control points (K, 3) in mm; all but the two ends are jittered.
+
+        `radii` are those at its two ends, `start_path` is the blood's path (mm) to its start.
+        """
         from scipy.interpolate import CubicSpline, PchipInterpolator
 
         nodes = np.array(controls, float)
@@ -111,15 +115,17 @@ class _Plan:
         return vessel
 
     def named(self, name: str) -> Vessel:
+        """The vessel of this name."""
         return next(v for v in self.vessels if v.name == name)
 
 
 def _side(sign: int, *points: tuple[float, float, float]) -> list[list[float]]:
+    """The points, given for the right side, on the side of `sign`: 1 right, -1 left."""
     return [[sign * x, y, z] for x, y, z in points]
 
 
 def _end(vessel: Vessel, share: float = 1.0) -> tuple[list[float], float]:
-    """Point and path at a share of the vessel's length."""
+    """Point (mm) and path (mm) at a share of the vessel's length."""
     i = round(share * (len(vessel.points) - 1))
     return list(vessel.points[i]), float(vessel.path_mm[i])
 
@@ -183,6 +189,7 @@ def _carotids(plan: _Plan) -> None:
 
 
 def _anterior_cerebral(plan: _Plan, sign: int, start: list[float]) -> None:
+    """A2 with its callosomarginal and frontopolar branches, on one side."""
     shift, tilt = plan.rng.normal(0, 1.2), plan.rng.normal(0, 2.0)
     second = plan.curve(
         f"A2 {sign}",
@@ -210,7 +217,7 @@ def _anterior_cerebral(plan: _Plan, sign: int, start: list[float]) -> None:
 
 
 def _middle_cerebral(plan: _Plan, sign: int, terminus: list[float], path: float) -> None:
-    """M1, its division at a varying place, two or three M2 branches over the insula and M3 ends."""
+    """M1, its bifurcation at a random place, two or three M2 branches over the insula, and M3 ends."""
     rng = plan.rng
     reach = rng.uniform(24, 37)
     rise = rng.normal(0, 1.5)
@@ -252,8 +259,8 @@ def _middle_cerebral(plan: _Plan, sign: int, terminus: list[float], path: float)
         branches["middle"] = centre
     for name, controls in branches.items():
         wander = rng.normal(0, 1.2, 3)
-        moved = [(x + 0.3 * wander[0], y + wander[1], z + wander[2]) for x, y, z in controls]
-        main = plan.curve(f"M2 {name} {sign}", [start, *_side(sign, *moved)], (0.95, 0.5), start_path, 1.4)
+        shifted = [(x + 0.3 * wander[0], y + wander[1], z + wander[2]) for x, y, z in controls]
+        main = plan.curve(f"M2 {name} {sign}", [start, *_side(sign, *shifted)], (0.95, 0.5), start_path, 1.4)
         twig, twig_path = _end(main, rng.uniform(0.4, 0.6))
         away = np.array([sign * rng.uniform(9, 14), rng.normal(4, 8), rng.uniform(4, 16)])
         half = np.array(twig) + away * [0.35, 0.5, 0.6]
@@ -350,7 +357,7 @@ def _posterior(plan: _Plan) -> None:
 
 
 def _nearest_sample(points: np.ndarray, radii: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """Signed distance (mm) of each voxel centre to the nearest tube and the sample it belongs to; 9 mm where far."""
+    """Signed distance (mm) of each voxel centre to the nearest tube, and the index of its sample; 9 mm where far away."""
     spacing, origin = np.array(grid.spacing_mm, np.float32), np.array(grid.origin_mm, np.float32)
     distance, nearest = np.full(grid.shape, 9.0, np.float32), np.zeros(grid.shape, np.int32)
     flat, owner = distance.ravel(), nearest.ravel()
@@ -359,7 +366,7 @@ def _nearest_sample(points: np.ndarray, radii: np.ndarray, grid: Grid) -> tuple[
         if not len(chosen):
             continue
         reach = np.ceil((radii[chosen].max() + 0.9) / spacing).astype(int)
-        # Squared distances and flat indices are sums over the axes: each axis is worked alone, then they are added.
+        # Squared distances and flat indices are sums over the axes: each axis is computed alone, then they are added.
         squares: np.ndarray = np.zeros(1, np.float32)
         index: np.ndarray = np.zeros(1, np.int64)
         strides = (grid.shape[1] * grid.shape[2], grid.shape[2], 1)

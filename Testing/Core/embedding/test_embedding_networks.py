@@ -328,22 +328,22 @@ def test_dino_is_the_transformer_that_its_weights_describe(tmp_path: Path, regis
     assert [layer.shape for layer in made.layers(x, (1, 1))] == [(1, 128)] * 3
 
 
-def test_dino_places_follow_the_grid_of_patches(tmp_path: Path) -> None:
+def test_dino_positions_follow_the_grid_of_patches(tmp_path: Path) -> None:
     """DINOv2 stores 37 x 37 places for 518 pixels; 224 pixels have 16 x 16 patches of 14."""
     made = make_embedder(f"dino:{dino_weights(tmp_path / 'v2.pth', patch=14, side=37, scaled=True)}")
     assert made.size == (224, 224)
     network = made.network
     with torch.no_grad():
-        side = network.positions(37, 37)
+        side = network.position_tokens(37, 37)
         assert torch.equal(side, network.pos_embed)
-        smaller = network.positions(16, 16)
+        smaller = network.position_tokens(16, 16)
     assert smaller.shape == (1, 257, 128)
     assert torch.equal(smaller[:, 0], network.pos_embed[:, 0])
     # Places that rise linearly along the rows nearly do so after interpolation (the cubic of torch bends lines by up
     # to 0.1), over the same field of view.
     with torch.no_grad():
         network.pos_embed[0, 1:] = torch.arange(37.0).repeat_interleave(37)[:, None]
-        rows = network.positions(16, 16)[0, 1:, 0].reshape(16, 16)[:, 8].numpy()
+        rows = network.position_tokens(16, 16)[0, 1:, 0].reshape(16, 16)[:, 8].numpy()
     np.testing.assert_allclose(rows[2:-2], ((np.arange(16) + 0.5) * 37 / 16 - 0.5)[2:-2], atol=0.1)
     assert made.embed(np.random.default_rng(0).random((2, 60, 90), np.float32), (1, 1)).shape == (2, 128)
 
