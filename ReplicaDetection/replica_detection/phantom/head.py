@@ -46,8 +46,8 @@ class Build:
 
 @dataclass(frozen=True)
 class Painted:
-    """A painted head: `image` in the palette's units, `brain` opacity from 0 to 1, and `cavity`, the signed distance (mm)
-    to the inner skull; all (X, Y, Z) float32."""
+    """A painted head, all (X, Y, Z) float32: `image` in the palette's units, `brain` opacity from 0 to 1, `cavity` signed
+    distance (mm) to the inner skull."""
 
     image: np.ndarray
     brain: np.ndarray
@@ -69,7 +69,7 @@ def warp(coordinates: list[np.ndarray], axes: tuple[np.ndarray, ...], rng: np.ra
 
 
 def cavity_distance(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Signed distances (mm) to the inner skull, negative inside: with the skull base (cavity), and without it (vault)."""
+    """Signed distances (mm) to the inner skull, negative inside: with the skull base (cavity), without it (vault)."""
     # Widest behind the middle: the parietal eminences.
     width = 1 + 0.07 * np.tanh((y + 35) / 45)
     up = np.where(z > 0, z, z * np.float32(80 / 105))
@@ -122,7 +122,7 @@ def _edge_width(vault: np.ndarray, axes: tuple[np.ndarray, ...]) -> np.ndarray:
 def _skull_base() -> tuple[np.ndarray, np.ndarray]:
     """Height (mm) of the skull base above template x of -110 to 110 and y of -140 to 140, with its fossae.
 
-    The second map is the factor from a vertical distance to a perpendicular one, which is shorter where walls are steep.
+    The second map is the factor from a vertical distance to a perpendicular one, shorter where walls are steep.
     """
     from scipy import ndimage
 

@@ -34,7 +34,7 @@ def _noise(phantom: Phantom, rng: np.random.Generator, other: Phantom) -> Phanto
 
 
 def _intensity(phantom: Phantom, rng: np.random.Generator, other: Phantom) -> Phantom:
-    """Other intensities. Head CT: HU times 0.92 to 1.08, plus up to 4 HU. MR: gamma of 0.75 to 1.35 and another gain."""
+    """Other intensities. Head CT: HU times 0.92 to 1.08, plus up to 4 HU. MR: gamma of 0.75 to 1.35, another gain."""
     if phantom.use_case == "head_ct":
         factor = 1 + rng.choice([-1, 1]) * rng.uniform(0.03, 0.08)
         shift = rng.choice([-1, 1]) * rng.uniform(1.5, 4.0)

@@ -357,7 +357,7 @@ def _posterior(plan: _Plan) -> None:
 
 
 def _nearest_sample(points: np.ndarray, radii: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """Signed distance (mm) of each voxel centre to the nearest tube, and the index of its sample; 9 mm where far away."""
+    """Signed distance (mm) of each voxel centre to the nearest tube, and the index of its sample; 9 mm where far."""
     spacing, origin = np.array(grid.spacing_mm, np.float32), np.array(grid.origin_mm, np.float32)
     distance, nearest = np.full(grid.shape, 9.0, np.float32), np.zeros(grid.shape, np.int32)
     flat, owner = distance.ravel(), nearest.ravel()
