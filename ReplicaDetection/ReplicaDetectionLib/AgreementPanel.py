@@ -73,7 +73,7 @@ class AgreementPanel(Panel):
     @staticmethod
     def _whyNot(blinded: bool, allowed: bool) -> str:
         if not allowed:
-            return _("Readers see their own ratings alone on this server. A reviewer can see the agreement.")
+            return _("On this server readers see only their own ratings. A reviewer can see the agreement.")
         return _("Shown after the blinded reading.") if blinded else ""
 
     def _update(self) -> None:

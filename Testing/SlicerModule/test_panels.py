@@ -704,7 +704,7 @@ def test_a_reader_is_told_beforehand_who_can_see_the_agreement(panels, source):
     ui = panels.agreement.ui
     assert not ui.agreementButton.enabled
     assert ui.summaryLabel.text == (
-        "Readers see their own ratings alone on this server. A reviewer can see the agreement."
+        "On this server readers see only their own ratings. A reviewer can see the agreement."
     )
     assert said == []
 

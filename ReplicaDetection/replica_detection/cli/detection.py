@@ -45,13 +45,13 @@ def index(
     embedding: Embedding = None,
     slice_embedding: SliceEmbedding = None,
     patients: Patients = None,
-    append: Annotated[bool, typer.Option("--append", help="Add new cases to the index that is there.")] = False,
+    append: Annotated[bool, typer.Option("--append", help="Add new cases to the existing index.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Afterwards, read everything back and compare.")] = False,
     strict: Strict = False,
 ) -> None:
     """Prepare a training cohort once, for many later runs.
 
-    An interrupted build goes on where it stopped when the same command is given again.
+    Give the same command again to continue an interrupted build.
 
     Example: replica-detection index training/ --output training.rdindex --profile head-ct --patients patients.csv
     """
@@ -92,7 +92,7 @@ def index(
 
 @app.command()
 def detect(
-    synthetic: Annotated[Path, typer.Argument(help="The images to be judged. " + COHORT_HELP)],
+    synthetic: Annotated[Path, typer.Argument(help="The images to test. " + COHORT_HELP)],
     output: Annotated[Path, typer.Option(help="Folder for tables and report.")],
     index: Annotated[Path | None, typer.Option(help="An index made by `replica-detection index`.")] = None,
     training: Annotated[
@@ -100,7 +100,7 @@ def detect(
     ] = None,
     validation: Annotated[
         Path | None,
-        typer.Option(help="Real images that the generator never saw. Without: the training images among themselves."),
+        typer.Option(help="Real images that the generator never saw. Without: training images against each other."),
     ] = None,
     measures: Measures = None,
     k: K = 50,
@@ -197,7 +197,8 @@ def report(
 def duplicates(
     cohort: Annotated[Path, typer.Argument(help="A real cohort. " + COHORT_HELP)],
     other: Annotated[
-        Path | None, typer.Argument(help="A second one, such as the test split: its cases are looked for in the first.")
+        Path | None,
+        typer.Argument(help="Another cohort, such as the test split, whose cases are searched in the first."),
     ] = None,
     output: Annotated[Path, typer.Option(help="Folder for the table and the pictures.")] = Path("duplicates"),
     profile: Profile = "generic",

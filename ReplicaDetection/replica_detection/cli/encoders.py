@@ -18,19 +18,21 @@ def train_encoder(
     output: Annotated[Path, typer.Option(help="Folder for the encoder, its history and its curve.")],
     kind: Annotated[str, typer.Option(help="contrastive (Dar et al.) or deepssim (Scardace et al.).")] = "contrastive",
     validation: Annotated[
-        Path | None, typer.Option(help="Other images for validation; else a fifth of the patients.")
+        Path | None, typer.Option(help="Other images for validation. Without: a fifth of the patients.")
     ] = None,
     patients: Patients = None,
     profile: Profile = "generic",
     network: Annotated[str, typer.Option(help="dar, resnet18 or resnet50.")] = "dar",
     epochs: Annotated[int, typer.Option(help="Passes over the images, at most.", min=1)] = 200,
     batch: Annotated[int, typer.Option(help="Images compared with each other in a step.", min=2)] = 10,
-    patience: Annotated[int, typer.Option(help="Ends after so many validations without a gain.", min=1)] = 30,
+    patience: Annotated[
+        int, typer.Option(help="Validations without improvement after which the training ends.", min=1)
+    ] = 30,
     rotation: Annotated[
         float | None, typer.Option(help="Degrees about each axis, either way. Default: 5, for deepssim 10.", min=0)
     ] = None,
     flips: Annotated[str, typer.Option(help="Axes to mirror: 0 (left-right), 1, 2; empty for none.")] = "0,1,2",
-    contrast: Annotated[float, typer.Option(help="How far the contrast is changed; 0 for not at all.", min=0)] = 0.5,
+    contrast: Annotated[float, typer.Option(help="Size of the change of contrast; 0 for none.", min=0)] = 0.5,
     size: Annotated[int, typer.Option(help="Voxels along an axis, at most.", min=8)] = 64,
     as_published: Annotated[
         bool, typer.Option("--as-published", help="Head and learning rate of the paper, for thousands of images.")
@@ -41,8 +43,8 @@ def train_encoder(
 ) -> None:
     """Train an encoder on the training cohort, for use as --embedding contrastive:OUTPUT or deepssim:OUTPUT.
 
-    The encoder with the smallest validation loss is kept. An interrupted training goes on when the same command is
-    given again.
+    The encoder with the smallest validation loss is kept. Give the same command again to continue an interrupted
+    training.
 
     Example: replica-detection train-encoder training/ --output my_encoder --profile brain-mr
     """

@@ -15,13 +15,13 @@ COHORT_HELP = "A folder (searched recursively), a CSV with the columns id,image[
 
 Profile = Annotated[str, typer.Option(help=PROFILES_HELP)]
 Patients = Annotated[
-    Path | None, typer.Option(help="CSV with the columns id,patient: scans of one patient are never held to be copies.")
+    Path | None, typer.Option(help="CSV with the columns id,patient: scans of one patient do not count as copies.")
 ]
 Measures = Annotated[
     str | None,
     typer.Option(
-        help="Comma-separated, such as mae,rmse,ssim; default,memorization_index adds to the usual ones. Without: all "
-        "that the index serves."
+        help="Comma-separated, such as mae,rmse,ssim; default,memorization_index adds to the default ones. "
+        "Without: all default ones that the index serves."
     ),
 ]
 Masks = Annotated[
@@ -42,13 +42,15 @@ Embedding = Annotated[
 SliceEmbedding = Annotated[
     str | None, typer.Option(help="The same for single slices of a volume, for slice_votes: a 2D embedding.")
 ]
-Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first file that cannot be used; else skip it.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Stop at the first file that cannot be used; otherwise skip it.")
+]
 K = Annotated[int, typer.Option("--k", help="Neighbourhood of the distance ratio.", min=1)]
 Align = Annotated[
     bool,
     typer.Option(
         "--align/--no-align",
-        help="Look for copies that were mirrored, turned, moved or scaled, too; else images are compared as they lie.",
+        help="Also look for copies that were mirrored, rotated, shifted or scaled. Without: compare images in place.",
     ),
 ]
 Alpha = Annotated[float, typer.Option(help="Error rate of the verdicts.", min=1e-6, max=0.5)]

@@ -28,7 +28,7 @@ Ratings = Annotated[
     ),
 ]
 Rule = Annotated[
-    str, typer.Option(help="How several readers become one label: majority, any, all or mean. 3 and 4 mean replica.")
+    str, typer.Option(help="Rule that combines several readers: majority, any, all or mean. 3 and 4 mean replica.")
 ]
 
 
@@ -66,7 +66,7 @@ def calibrate(
     A reader looks at a synthetic image beside its nearest training case and
     rates 1 (different), 2 (similar, but another anatomy), 3 (nearly the same
     anatomy) or 4 (the same scan). 50 images are few, 100 are better, and both
-    kinds must be among them; two readers or more tell how far anyone can agree.
+    kinds must be among them; two or more readers show how far people agree.
 
     The smallest table that works, made by hand or in a spreadsheet:
 
@@ -77,7 +77,7 @@ def calibrate(
         synthetic_0002,1
 
     Every figure has an interval. Read the cross-validated ones: the apparent
-    ones, which papers print, are of the very images that chose the threshold.
+    ones, which papers print, use the same images that chose the threshold.
 
     Examples:
 

@@ -55,7 +55,7 @@ def train_segmentation(
     output: Annotated[Path, typer.Option(help="Folder for the network, its history and its curve.")],
     masks: Masks = None,
     validation: Annotated[
-        Path | None, typer.Option(help="Images for validation; else a fifth of the patients.")
+        Path | None, typer.Option(help="Images for validation. Without: a fifth of the patients.")
     ] = None,
     validation_masks: Annotated[Path | None, typer.Option(help="Masks of --validation.")] = None,
     patients: Patients = None,
@@ -68,7 +68,7 @@ def train_segmentation(
 ) -> None:
     """Train a small segmentation network on a cohort with masks, for use as --segment network:OUTPUT.
 
-    The best network by validation Dice is kept. An interrupted training goes on when the same command is given again.
+    The best network by validation Dice is kept. Give the same command again to continue an interrupted training.
 
     Example: replica-detection train-segmentation scans/ --masks scans_masks/ --output vessel_network --profile tof-mra
     """

@@ -45,7 +45,7 @@ def serve(
     embedding: Embedding = None,
     slice_embedding: SliceEmbedding = None,
     allow_links_to: Annotated[
-        list[Path] | None, typer.Option(help="A folder that links among the studies may lead into.")
+        list[Path] | None, typer.Option(help="A folder that links among the studies may point into. Repeatable.")
     ] = None,
     masks: Masks = None,
     training_masks: Annotated[Path | None, typer.Option(help="Masks of --training.")] = None,
@@ -56,12 +56,12 @@ def serve(
     alpha: Alpha = 0.05,
     null_size: Annotated[int, typer.Option(help="Cases of the null, at most.", min=1)] = 500,
     device: Device = "auto",
-    host: Annotated[str, typer.Option(help="Address to listen on. Another than the loopback needs keys or tokens.")] = (
+    host: Annotated[str, typer.Option(help="Address to listen on. Any but the loopback needs keys or tokens.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8000,
+    port: Annotated[int, typer.Option(help="0 chooses a free port.", min=0, max=65535)] = 8000,
     allow_host: Annotated[
-        list[str] | None, typer.Option(help="A further name by which clients reach the server, e.g. of a proxy.")
+        list[str] | None, typer.Option(help="Another name by which clients reach the server, such as that of a proxy.")
     ] = None,
     api_key_file: Annotated[
         Path | None,
@@ -71,19 +71,20 @@ def serve(
         ),
     ] = None,
     realm_uri: Annotated[
-        str, typer.Option(help="Keycloak realm whose tokens are taken, as in MONAI Label: the same as --oidc-issuer.")
+        str,
+        typer.Option(help="Keycloak realm whose tokens are accepted, as in MONAI Label. The same as --oidc-issuer."),
     ] = "",
     oidc_issuer: Annotated[
-        str, typer.Option(help="OpenID Connect provider whose tokens are taken, e.g. https://login.example/tenant.")
+        str, typer.Option(help="OpenID Connect provider whose tokens are accepted, e.g. https://login.example/tenant.")
     ] = "",
     oidc_audience: Annotated[
-        str, typer.Option(help="Whom tokens must have been made for (`aud`). Default: the client monailabel-app.")
+        str, typer.Option(help="Audience that tokens must name (`aud`). Default: the client monailabel-app.")
     ] = "",
     oidc_roles_claim: Annotated[
-        str, typer.Option(help="Where a token lists roles, # between levels. Default: realm_access#roles.")
+        str, typer.Option(help="Claim of a token that lists roles, # between levels. Default: realm_access#roles.")
     ] = "",
     oidc_name_claim: Annotated[
-        str, typer.Option(help="Where a token names the reader. Default: preferred_username.")
+        str, typer.Option(help="Claim of a token that names the reader. Default: preferred_username.")
     ] = "",
     oidc_role: Annotated[
         list[str] | None,
@@ -92,16 +93,19 @@ def serve(
         ),
     ] = None,
     insecure_no_authentication: Annotated[
-        bool, typer.Option("--insecure-no-authentication", help="Listen to other machines and let everyone in.")
+        bool,
+        typer.Option(
+            "--insecure-no-authentication", help="Listen to other machines without keys or tokens: everyone gets in."
+        ),
     ] = False,
     trusted_proxy: Annotated[
         list[str] | None,
         typer.Option(help="Address of a proxy whose X-Forwarded-For tells the client's address. Repeatable."),
     ] = None,
     access_record: Annotated[
-        Path | None, typer.Option(help="File to which is added who was shown which patient's scan, for an auditor.")
+        Path | None, typer.Option(help="File for an auditor, with a line for each scan that a reader is shown.")
     ] = None,
-    tls_certificate: Annotated[Path | None, typer.Option(help="PEM file: answer HTTPS.")] = None,
+    tls_certificate: Annotated[Path | None, typer.Option(help="PEM file: certificate to answer HTTPS with.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM file: key of --tls-certificate.")] = None,
     max_upload_mb: Annotated[int, typer.Option(help="Largest upload in MiB.", min=1, max=1 << 20)] = 1024,
     max_upload_voxels: Annotated[
@@ -110,23 +114,23 @@ def serve(
             help="Largest uploaded image in voxels. 0: twice the largest training image, at least 2^24.", min=0
         ),
     ] = 0,
-    queue: Annotated[int, typer.Option(help="Computations that may wait; more are told to come back.", min=0)] = 16,
+    queue: Annotated[int, typer.Option(help="Computations that may wait; further ones get 503.", min=0)] = 16,
     compute_seconds: Annotated[
-        float, typer.Option(help="A computation that a request waits for is ended after so long.", min=1)
+        float, typer.Option(help="Seconds after which a computation for a request is ended.", min=1)
     ] = 600,
     compute_memory_mb: Annotated[
-        int, typer.Option(help="... or when its process holds so many MiB. 0: a third of the memory.", min=0)
+        int, typer.Option(help="MiB of memory beyond which it is ended too. 0: a third of the machine's.", min=0)
     ] = 0,
     ratings_visible: Annotated[
         str,
-        typer.Option(
-            help="Whose ratings readers see: all, or own, the default with keys or tokens. Reviewers see all."
-        ),
+        typer.Option(help="Ratings that readers see: all, or own (default with keys or tokens). Reviewers see all."),
     ] = "",
-    max_connections: Annotated[int, typer.Option(help="Open connections in all.", min=8, max=50_000)] = 500,
+    max_connections: Annotated[int, typer.Option(help="Open connections, at most.", min=8, max=50_000)] = 500,
     connections_per_address: Annotated[
         int,
-        typer.Option(help="Of them from one other machine. This one may be a proxy for many and has no limit.", min=1),
+        typer.Option(
+            help="Connections from one other machine, at most. This machine has no limit: it may be a proxy.", min=1
+        ),
     ] = 100,
 ) -> None:
     """Run the server for 3D Slicer, scripts and MONAI Label clients: review, comparison, ratings.

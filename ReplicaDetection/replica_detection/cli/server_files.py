@@ -27,10 +27,11 @@ def make_key(
         ),
     ] = "reader",
     expires: Annotated[
-        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Last day on which it opens (UTC).")
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Last day on which the key works (UTC).")
     ] = None,
     hashed: Annotated[
-        bool, typer.Option("--hashed", help="The line holds a hash (scrypt): who reads the file has no key.")
+        bool,
+        typer.Option("--hashed", help="Write a hash (scrypt) into the line, so that reading the file gives no key."),
     ] = False,
 ) -> None:
     """Make an API key for a reader of the server, and its line for --api-key-file.

@@ -42,7 +42,7 @@ def memorization(
     output: Annotated[Path, typer.Option(help="Folder for table and curves.")],
     at: Annotated[
         str | None,
-        typer.Option(help="Where the results stand on the axis (iterations, training cases), such as 5000,10000."),
+        typer.Option(help="Positions of the results on the axis (iterations, training cases), such as 5000,10000."),
     ] = None,
     validation: Annotated[
         Path | None,
@@ -62,7 +62,7 @@ def memorization(
         ),
     ] = "size-matched",
     device: Device = "auto",
-    seed: Annotated[int, typer.Option(help="Of bootstraps and random draws.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of bootstraps and random draws.")] = 0,
 ) -> None:
     """Say how much whole synthetic sets repeat the training set; several results
     make a curve over training.
@@ -248,7 +248,9 @@ def selftest(
     calibration: Annotated[
         Path | None, typer.Option(help="Verdicts by readers' thresholds: a file of `replica-detection calibrate`.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Draws other copies and halves the validation images otherwise.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Another seed draws other copies and other halves of the validation images.")
+    ] = 0,
     keep_images: Annotated[
         bool, typer.Option("--keep-images", help="Keep the planted copies. They are images of your patients.")
     ] = False,
