@@ -258,7 +258,6 @@ class Engine:
 
     def prepared(self, case: Case) -> PreparedImage:
         """An image on the grid of the index, with the mask that comparisons use. Raises InputError as reading does."""
-        from replica_detection.index.entries import input_files
         from replica_detection.preparation.loading import load_prepared
 
         opened = self.required_index()
@@ -277,7 +276,7 @@ class Engine:
             assert not isinstance(found, Problem)  # strict
             return found
 
-        files = input_files(case)
+        files = case.input_files
         return self._cases.get((files, opened.version, cohorts.state_of(files)), prepare)
 
     def surfaces(self, synthetic_id: str, training_id: str) -> tuple[SurfaceComparison, PreparedImage, PreparedImage]:
@@ -285,7 +284,6 @@ class Engine:
 
         Raises HTTPException 409 where either has no mask or an empty one, or the images are 2D.
         """
-        from replica_detection.index.entries import input_files
         from replica_detection.surfaces.distances import compare_surfaces
 
         case, opened = self.case(synthetic_id), self.required_index()
@@ -306,7 +304,7 @@ class Engine:
                     synthetic.mask, training.mask, np.diag([*opened.index.preparation.spacing, 1.0])
                 )
 
-        files = input_files(case)
+        files = case.input_files
         key = (files, training_id, opened.version, cohorts.state_of(files))
         return self._surfaces.get(key, compare), synthetic, training
 

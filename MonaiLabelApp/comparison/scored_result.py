@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 
 from replica_detection.errors import InputError
-from replica_detection.index.entries import input_files
 from replica_detection.io.cohort import Case
 from replica_detection.results.result import CaseSummary, DetectionResult
 from replica_detection.results.schema import Comparison, Histogram
@@ -52,7 +51,7 @@ class Scored:
     def is_current(self, case: Case, index_version: str) -> bool:
         """Whether the case was scored as it is now, against this index."""
         known = self.states.get(case.id)
-        return case.id in self.rows and index_version == self.index_version and known == state_of(input_files(case))
+        return case.id in self.rows and index_version == self.index_version and known == state_of(case.input_files)
 
     def comparison(self, synthetic_id: str, k: int) -> Comparison:
         """A case of the result with its k nearest training cases under each measure (fewer where fewer are kept)."""

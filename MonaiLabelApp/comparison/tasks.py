@@ -134,9 +134,7 @@ def score(configuration: Configuration, progress: Progress = silent) -> Detectio
 
 
 def _files(case) -> tuple[Path, ...]:
-    from replica_detection.index.entries import input_files
-
-    return input_files(case)
+    return case.input_files
 
 
 WORK: dict[str, Callable[[Configuration, Progress], object]] = {"index": build_index, "score": score}

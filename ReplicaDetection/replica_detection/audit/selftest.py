@@ -16,7 +16,6 @@ import numpy as np
 from replica_detection.audit.planted_copies import changes, write_copy
 from replica_detection.detection.detector import DetectionOptions, Detector
 from replica_detection.errors import ConfigurationError
-from replica_detection.index.entries import Entry
 from replica_detection.index.training_index import TrainingIndex
 from replica_detection.io.cohort import Case, Cohort
 from replica_detection.io.volume import read_mask, read_volume
@@ -71,7 +70,7 @@ def selftest(
     false-positive rate is measured and not assumed.
 
     Args:
-        index: the training cohort; its image files must be where they were.
+        index: the training cohort; its images must be where they were, in files or in memory.
         validation: real cases that are not in it.
         folder: where the copies are written (`images/`, `masks/`); exists and is empty.
         options: of the detection.
@@ -126,21 +125,15 @@ def _planted(
     plan = [(kind, int(i)) for kind in kinds for i in rng.choice(len(index), count, replace=False)]
     for number, (kind, position) in enumerate(plan):
         entry = index.entries[position]
-        case = _case_of(entry)
+        case = index.case(position)
         volume = read_volume(case)
-        mask = None if case.mask is None else read_mask(case.mask, volume)
-        other = index.entries[(position + int(rng.integers(1, max(len(index), 2)))) % len(index)]
-        copy = kinds[kind](volume, mask, np.random.default_rng([seed, number]), read_volume(_case_of(other)))
+        mask = read_mask(case, volume) if case.has_mask else None
+        other = index.case((position + int(rng.integers(1, max(len(index), 2)))) % len(index))
+        copy = kinds[kind](volume, mask, np.random.default_rng([seed, number]), read_volume(other))
         name = f"selftest_{number:04d}"
         image_file, mask_file = write_copy(copy, volume, images, masks, name)
         yield Case(name, (image_file,), mask_file), kind, entry.id
         progress("planting", number + 1, len(plan))
-
-
-def _case_of(entry: Entry) -> Case:
-    """The training case as it was read; masks that a segmenter made are no file."""
-    mask = Path(entry.files[-1]) if entry.mask == "file" else None
-    return Case(entry.id, tuple(Path(f) for f in entry.images), mask)
 
 
 def _rows(result: DetectionResult, truth: dict[str, tuple[str, str]]) -> Iterator[SelfTestRow]:

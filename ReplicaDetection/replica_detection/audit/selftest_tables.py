@@ -68,12 +68,11 @@ def _examples(found: SelfTest, index: TrainingIndex, images: Path) -> Any:
     for case, (kind, training_id) in found.truth.items():
         if kind != UNSEEN:
             first.setdefault(kind, (case, training_id))
-    entries = {e.id: e for e in index.entries}
+    positions = {id: n for n, id in enumerate(index.ids)}
     figure = Figure(figsize=(1.7 * len(first), 3.8), layout="constrained")
     axes = figure.subplots(2, len(first), squeeze=False)
     for column, (kind, (case, training_id)) in enumerate(first.items()):
-        entry = entries[training_id]
-        original = read_volume(list(entry.images)).array
+        original = read_volume(index.case(positions[training_id])).array
         low, high = intensity_range(original)
         for row, array in enumerate((original, read_volume(files[case]).array)):
             plane = array if array.ndim == 2 else array[:, :, array.shape[2] // 2]

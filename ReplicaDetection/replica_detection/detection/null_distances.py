@@ -14,7 +14,6 @@ import numpy as np
 from replica_detection.detection.comparison import Distances, compare
 from replica_detection.detection.queries import CohortQueries, IndexQueries
 from replica_detection.embedding.invariants import FOLDS
-from replica_detection.index.entries import checksum, input_files
 from replica_detection.index.training_index import TrainingIndex
 from replica_detection.io.cohort import Cohort
 from replica_detection.measures import Measure
@@ -34,7 +33,7 @@ def validation_distances(
     files = []
     for case in validation.cases:
         try:
-            files.append([case.id, case.patient, checksum(input_files(case))])
+            files.append([case.id, case.patient, case.checksum()])
         except OSError:  # reported when the case is read
             files.append([case.id, case.patient, "unreadable"])
     queries = CohortQueries(validation, index, strict=strict)

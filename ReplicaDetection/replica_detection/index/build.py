@@ -120,6 +120,7 @@ def append_cases(
             advice = "Give the new file another name, or build the index again"
             raise InputError(case.image, f"has the case id '{case.id}' of another file in the index", advice)
     if not fresh:
+        index.remember(cohort.cases)
         return index
     with Lock(index.folder):
         entries, problems = write_rows(
@@ -146,7 +147,10 @@ def append_cases(
         write_header(index.folder, header)
         for cache in ("nulls", "fits"):
             shutil.rmtree(index.folder / cache, ignore_errors=True)
-    return TrainingIndex.open(index.folder)
+    grown = TrainingIndex.open(index.folder)
+    grown.remember(index.in_memory.values())
+    grown.remember(cohort.cases)
+    return grown
 
 
 def serves(index: TrainingIndex, cohort: Cohort, options: IndexOptions) -> bool:
@@ -177,7 +181,7 @@ def _build(cohort: Cohort, folder: Path, options: IndexOptions, progress: Progre
     folder.parent.mkdir(parents=True, exist_ok=True)
     work.mkdir(exist_ok=True)
     with Lock(work):
-        masks = options.mask_maker is not None or any(c.mask is not None for c in cohort.cases)
+        masks = options.mask_maker is not None or any(c.has_mask for c in cohort.cases)
         preparation, done = _planned(work, cohort, options, masks)
         embedders = options.embedders
         chosen = make_measures(options.measures, preparation, masks=masks, embedders=embedders)
@@ -210,6 +214,7 @@ def _build(cohort: Cohort, folder: Path, options: IndexOptions, progress: Progre
         write_header(work, header)
     move_into_place(work, folder)
     built = TrainingIndex.open(folder)
+    built.remember(cohort.cases)
     built.measures(None)  # what they learn from the cohort is learnt and stored now
     return built
 

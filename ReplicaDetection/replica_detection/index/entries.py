@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from replica_detection.errors import IndexFormatError
-from replica_detection.io.cohort import Case, Problem
+from replica_detection.io.case import Case, Problem
 from replica_detection.io.paths import is_image_name
 from replica_detection.preparation.prepare import PreparedImage
 from replica_detection.preparation.profiles import Preparation
@@ -28,7 +27,8 @@ class Entry:
 
     `mask` says who made the mask: "file", the name of a segmenter, or "" for none, also where the file lies there and
     no measure asks for it; `warnings` are the reader's; `affine` (row-major 4 x 4) takes a voxel of the grid to mm RAS+
-    of the image file. `image_count` of the files are the image; 0 in an index of a version that did not say.
+    of the image file. `image_count` of the files are the image; 0 in an index of a version that did not say. An image
+    in memory has no files, and its mask, if it was given, is from an "array"; `sha256` is `Case.checksum`.
     """
 
     id: str
@@ -45,7 +45,7 @@ class Entry:
 
     @classmethod
     def of(cls, case: Case, row: int, prepared: PreparedImage) -> Entry:
-        files = input_files(case)
+        files = case.input_files
         stats = [f.stat() for f in files]
         return cls(
             case.id,
@@ -54,7 +54,7 @@ class Entry:
             tuple(str(f.resolve()) for f in files),
             tuple(s.st_size for s in stats),
             tuple(s.st_mtime_ns for s in stats),
-            checksum(files),
+            case.checksum(),
             prepared.mask_origin,
             prepared.warnings,
             tuple(prepared.affine.ravel().tolist()),
@@ -62,8 +62,15 @@ class Entry:
         )
 
     @property
+    def in_memory(self) -> bool:
+        """True for an image that was given in memory: there is no file to read it from again."""
+        return not self.files
+
+    @property
     def images(self) -> tuple[str, ...]:
         """The files of the image, without the mask's."""
+        if self.in_memory:
+            return ()
         if self.image_count:
             return self.files[: self.image_count]
         if self.mask == "file":
@@ -74,31 +81,16 @@ class Entry:
         return tuple(file for file in self.files if not is_image_name(Path(file)))
 
     def unchanged(self, case: Case) -> bool:
-        """True while the case's files are those that were read: same size and time, else same checksum."""
-        files = input_files(case)
+        """True while the case is the one that was read: files of the same size and time, else the same checksum."""
+        files = case.input_files
         try:
             stats = [f.stat() for f in files]
             same_size = tuple(s.st_size for s in stats) == self.sizes
-            if same_size and tuple(s.st_mtime_ns for s in stats) == self.modified_ns:
+            if files and same_size and tuple(s.st_mtime_ns for s in stats) == self.modified_ns:
                 return True
-            return same_size and checksum(files) == self.sha256
+            return same_size and case.checksum() == self.sha256
         except OSError:
             return False
-
-
-def input_files(case: Case) -> tuple[Path, ...]:
-    """The files of a case that decide what the index stores."""
-    return case.files if case.mask is None else (*case.files, case.mask)
-
-
-def checksum(files: Iterable[Path]) -> str:
-    """SHA-256 over the bytes of the files, in order."""
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as f:
-            for part in iter(lambda: f.read(1 << 20), b""):
-                digest.update(part)
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

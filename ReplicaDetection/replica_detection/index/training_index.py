@@ -20,8 +20,9 @@ import numpy as np
 
 from replica_detection.embedding import Embedders
 from replica_detection.embedding.stored import EMBEDDED, restore_embedders
-from replica_detection.errors import ConfigurationError, IndexFormatError
-from replica_detection.index.entries import IndexHeader, checksum, patient_groups, read_header
+from replica_detection.errors import ConfigurationError, IndexFormatError, InputError
+from replica_detection.index.entries import IndexHeader, patient_groups, read_header
+from replica_detection.io.case import Case, checksum
 from replica_detection.measures import (
     DEFAULT,
     MEASURES,
@@ -54,6 +55,7 @@ class TrainingIndex:
         self.entries = header.entries
         self.problems = header.problems
         self.versions = header.versions
+        self.in_memory: dict[str, Case] = {}
         self._store: Any = zarr.open_group(folder / "features.zarr", mode="r")
 
     @classmethod
@@ -169,7 +171,8 @@ class TrainingIndex:
     def verify(self, progress: Progress = silent) -> list[str]:
         """Reads every stored row (checksums included) and every input file; returns what is wrong, empty if nothing.
 
-        Input files that were moved away are no fault of the index and are named as such.
+        Input files that were moved away are no fault of the index and are named as such. Images that were given in
+        memory have none; those of a cohort at hand are compared with what was indexed.
         """
         faults = []
         for done, entry in enumerate(self.entries):
@@ -180,7 +183,10 @@ class TrainingIndex:
             except IndexFormatError as error:
                 faults.append(f"{entry.id}: {error}")
             files = [Path(f) for f in entry.files]
-            if not all(f.is_file() for f in files):
+            if entry.in_memory:
+                if entry.id in self.in_memory and not entry.unchanged(self.in_memory[entry.id]):
+                    faults.append(f"{entry.id}: the image in memory changed since it was indexed")
+            elif not all(f.is_file() for f in files):
                 faults.append(f"{entry.id}: input file is no longer at {files[0]}")
             elif checksum(files) != entry.sha256:
                 faults.append(f"{entry.id}: input file {files[0]} changed since it was indexed")
@@ -212,6 +218,25 @@ class TrainingIndex:
             if isinstance(measure, FittedMeasure):
                 measure.use(self._fit_of(measure))
         return made
+
+    def remember(self, cases: Iterable[Case]) -> None:
+        """Keeps the training images that are in memory, for what needs the images themselves and not their features."""
+        self.in_memory.update((case.id, case) for case in cases if case.volume is not None)
+
+    def case(self, position: int) -> Case:
+        """The training case at this position in `entries`, as it was read; a mask that a segmenter made is no file.
+
+        Raises:
+            InputError: the image was given in memory, and the cohort is not at hand (`remember`).
+        """
+        entry = self.entries[position]
+        if not entry.in_memory:
+            mask = Path(entry.files[-1]) if entry.mask == "file" else None
+            return Case(entry.id, tuple(Path(f) for f in entry.images), mask, entry.patient)
+        if entry.id not in self.in_memory:
+            found = f"holds '{entry.id}' as an image that was given in memory, which is gone"
+            raise InputError(self.folder, found, "Open it with open_or_build and the same images, or use files")
+        return self.in_memory[entry.id]
 
     def has_features_of(self, name: str) -> bool:
         """True where the index stores all features that the measure of this name reads."""

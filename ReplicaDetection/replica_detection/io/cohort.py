@@ -3,69 +3,29 @@
 from __future__ import annotations
 
 import os
-import re
-import unicodedata
-from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from replica_detection.errors import ConfigurationError, InputError
-from replica_detection.io.cohort_tables import Row, read_decathlon, read_patients, read_table
-from replica_detection.io.paths import (
-    DICOM_SUFFIXES,
-    composed,
-    file_stem,
-    is_dicom_name,
-    is_folder,
-    is_image_name,
-    is_regular,
-    require_exists,
-    require_file,
-    walk,
+from replica_detection.io.arrays import SOURCE, cases_of_arrays
+from replica_detection.io.case import Case, Problem
+from replica_detection.io.case_finding import (
+    EMPTY_ADVICE,
+    ProblemLog,
+    cases_of_files,
+    find_cases,
+    require_folder,
+    unique_cases,
+    with_masks,
+    with_patients,
 )
 
 if TYPE_CHECKING:
     from replica_detection.io.dicom import Header
 
-RENAME = "Rename one of them, or list the cohort in a CSV with the columns id,image"
-
-
-@dataclass(frozen=True)
-class Case:
-    """One image of a cohort.
-
-    Args:
-        id: the file name without its (double) extension, or the id that the CSV gives. A DICOM series has the name of
-            its folder.
-        files: one file, or all files of a DICOM series in the order of their names (the reader sorts by position).
-        mask: the file that holds its mask, None without one.
-        patient: whose image it is. None: the case is its own patient. From DICOM it is the start of the SHA-256 of
-            PatientID, so that the number itself lands in no output; short numbers can still be found by trying all.
-    """
-
-    id: str
-    files: tuple[Path, ...]
-    mask: Path | None = None
-    patient: str | None = None
-
-    @property
-    def image(self) -> Path:
-        """The file, or the folder of a series that has several files."""
-        return self.files[0] if len(self.files) == 1 else self.files[0].parent
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A file that was left out, and why; `message` says what was found and what to do."""
-
-    path: str
-    message: str
-
-    @classmethod
-    def of(cls, error: InputError) -> Problem:
-        return cls(error.path, f"{error.found}. {error.advice}.")
+__all__ = ["Case", "Cohort", "Problem"]
 
 
 @dataclass(frozen=True)
@@ -115,32 +75,108 @@ class Cohort:
                 any case, or `strict` and a file has a problem.
         """
         source = Path(source)
-        log = _Log(strict)
-        mask_folder = _folder(masks, "the masks") if masks is not None else None
-        cases = _unique(_find(source, mask_folder, log), log)
+        if str(source) == SOURCE:
+            raise InputError(source, "were images in memory, which no file holds", "Give the images again")
+        log = ProblemLog(strict)
+        mask_folder = require_folder(masks, "the masks") if masks is not None else None
+        cases = unique_cases(find_cases(source, mask_folder, log), log)
         if not cases:
-            raise InputError(source, f"holds no usable image{log.summary()}", _EMPTY_ADVICE)
+            raise InputError(source, f"holds no usable image{log.summary()}", EMPTY_ADVICE)
         if mask_folder is not None:
-            cases = _with_masks(cases, source, mask_folder, log)
+            cases = with_masks(cases, source, mask_folder, log)
         if patients is not None:
-            cases = _with_patients(cases, Path(patients), log)
+            cases = with_patients(cases, Path(patients), log)
         return cls(source, tuple(cases), tuple(log.problems), tuple(log.ignored))
+
+    @classmethod
+    def from_arrays(
+        cls,
+        images: Any,
+        *,
+        spacing: Any = None,
+        affines: Any = None,
+        ids: Iterable[str] | None = None,
+        patients: Any = None,
+        masks: Any = None,
+        strict: bool = True,
+    ) -> Cohort:
+        """Makes a cohort of images in memory.
+
+        An image is a numpy array or a torch tensor, (X, Y, Z) or (X, Y), with one channel in front or without; a MONAI
+        MetaTensor; a TorchIO image, or a Subject with one image and at most one label map, which is its mask; or a
+        SimpleITK or nibabel image. Their geometry is used. An array has none: it needs `spacing` or `affines`.
+
+        Float32 arrays are not copied: leave them as they are until the work with the cohort is done.
+
+        Args:
+            images: a list of images, a batch (N, 1, X, Y, Z) or (N, X, Y, Z), or images by id.
+            spacing: voxel size in mm along the array's axes, which are taken to run to the right, front and top: one
+                for all images, or one for each. It takes precedence over what an image states.
+            affines: instead, (4, 4) from voxel indices to mm RAS+: one for all images, or one for each.
+            ids: one for each image. None: `case_0001`, `case_0002` ...
+            patients: one for each image, None among them for an image that is a patient of its own; by id; or a CSV
+                `id,patient`.
+            masks: one for each image, or by id, of the same kinds as the images; None among them for no mask.
+            strict: raise for an image with NaN or with one value everywhere, instead of listing it in `problems`.
+
+        Raises:
+            InputError: an image that cannot be used; the message names it and says what to do.
+            ConfigurationError: arguments that do not go together, such as lists of other lengths.
+
+        Example:
+            >>> import numpy as np
+            >>> noise = np.random.default_rng(0).normal(size=(3, 1, 8, 9, 10))
+            >>> Cohort.from_arrays(noise, spacing=(1.0, 1.0, 2.5)).ids
+            ('case_0001', 'case_0002', 'case_0003')
+        """
+        listed = Path(patients) if isinstance(patients, (str, os.PathLike)) else None
+        cases, problems = cases_of_arrays(
+            images,
+            spacing=spacing,
+            affines=affines,
+            ids=ids,
+            patients=None if listed else patients,
+            masks=masks,
+            strict=strict,
+        )
+        log = ProblemLog(strict, problems)
+        if not cases:
+            raise InputError(SOURCE, f"holds no usable image{log.summary()}", "Give a list of images")
+        if listed:
+            cases = with_patients(cases, listed, log)
+        return cls(Path(SOURCE), tuple(cases), tuple(log.problems))
 
     @classmethod
     def of(
         cls,
-        value: Cohort | str | os.PathLike[str],
+        value: Any,
         *,
-        masks: str | os.PathLike[str] | None = None,
-        patients: str | os.PathLike[str] | None = None,
+        spacing: Any = None,
+        affines: Any = None,
+        ids: Iterable[str] | None = None,
+        masks: Any = None,
+        patients: Any = None,
         strict: bool = False,
     ) -> Cohort:
-        """A Cohort as it is; from a path, the cohort that `read` makes of it.
+        """The cohort of whatever names one: a Cohort as it is; a path as `read` takes it; images as `from_arrays` does.
+
+        Args:
+            value: a Cohort, a folder, a CSV, a `dataset.json`, an image file, or images in memory.
+            spacing, affines, ids: for images in memory alone.
+            masks, patients: as `read` or `from_arrays` takes them.
+            strict: raise on the first image that cannot be used, instead of listing it in `problems`.
 
         Raises:
-            InputError: as `read`.
-            ConfigurationError: masks or patients beside a Cohort, which has its own.
+            InputError: as `read` and `from_arrays`.
+            ConfigurationError: an argument that the value has no use for.
         """
+        in_memory = not isinstance(value, (Cohort, str, os.PathLike))
+        if in_memory:
+            return cls.from_arrays(
+                value, spacing=spacing, affines=affines, ids=ids, patients=patients, masks=masks, strict=strict
+            )
+        if not (spacing is None and affines is None and ids is None):
+            raise ConfigurationError("spacing, affines and ids are for images in memory; files state their own")
         if not isinstance(value, Cohort):
             return cls.read(value, masks=masks, patients=patients, strict=strict)
         if masks is not None or patients is not None:
@@ -162,253 +198,8 @@ class Cohort:
         `header_of` reads DICOM headers, for a caller that keeps them; without it they are read from the files. Other
         arguments, ids and errors are those of `read`.
         """
-        log = _Log(strict)
-        cases = _unique(_cases_of(files, source, log, header_of), log)
+        log = ProblemLog(strict)
+        cases = unique_cases(cases_of_files(files, source, log, header_of), log)
         if masks is not None and cases:
-            cases = _with_masks(cases, source, _folder(masks, "the masks"), log)
+            cases = with_masks(cases, source, require_folder(masks, "the masks"), log)
         return cls(source, tuple(cases), tuple(log.problems), tuple(log.ignored))
-
-
-_EMPTY_ADVICE = (
-    "Give a folder with .nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd, .png, .jpg or DICOM files, a CSV with the columns "
-    "id,image, or a dataset.json"
-)
-
-
-@dataclass
-class _Log:
-    strict: bool
-    problems: list[Problem] = field(default_factory=list)
-    ignored: list[Problem] = field(default_factory=list)
-
-    def add(self, error: InputError) -> None:
-        if self.strict:
-            raise error
-        self.problems.append(Problem.of(error))
-
-    def summary(self) -> str:
-        parts = []
-        if self.problems:
-            parts.append(
-                f"{len(self.problems)} left out, the first being {self.problems[0].path}: "
-                f"{self.problems[0].message.rstrip('.')}"
-            )
-        if self.ignored:
-            parts.append(f"{len(self.ignored)} DICOM files are not volumes, the first being {self.ignored[0].path}")
-        return f" ({'; '.join(parts)})" if parts else ""
-
-
-def _folder(path: str | os.PathLike[str], what: str) -> Path:
-    folder = Path(path)
-    require_exists(folder)
-    if not is_folder(folder):
-        raise InputError(folder, "is not a folder", f"Give the folder that holds {what}")
-    return folder
-
-
-def _find(source: Path, mask_folder: Path | None, log: _Log) -> list[Case]:
-    """Cases of any kind of source, ids not yet unique."""
-    require_exists(source)
-    if is_folder(source):
-        listing = source / "dataset.json"
-        if listing.is_file() and (source / "imagesTr").is_dir():
-            return _listed(read_decathlon(listing, log.add), log)
-        # Binary images may be their own masks; a folder of masks inside the images' folder holds no images.
-        own = mask_folder is not None and mask_folder.resolve() == source.resolve()
-        return _cases_of(walk(source, log.add, None if own else mask_folder), source, log)
-    if source.suffix.lower() in (".csv", ".tsv"):
-        return _listed(read_table(source, log.add), log)
-    if source.suffix.lower() == ".json":
-        return _listed(read_decathlon(source, log.add), log)
-    return _cases_of([source], source.parent, log)
-
-
-def _cases_of(
-    paths: Iterable[Path], root: Path, log: _Log, header_of: Callable[[Path], Header] | None = None
-) -> list[Case]:
-    """Cases of image files; files of one DICOM series in one folder make one case."""
-    cases, dicom = [], []
-    for path in paths:
-        try:
-            if is_image_name(path):
-                require_file(path)
-                cases.append(Case(file_stem(path), (path,)))
-            elif path.suffix.lower() in DICOM_SUFFIXES:
-                require_file(path)
-                dicom.append(path)
-            elif is_regular(path) and is_dicom_name(path):
-                dicom.append(path)
-        except InputError as error:
-            log.add(error)
-        except OSError as error:
-            found = f"cannot be opened ({error.strerror or error})"
-            log.add(InputError(path, found, "Give yourself the right to read it"))
-    return sorted(cases + _series_of(dicom, root, log, header_of), key=lambda case: str(case.files[0]))
-
-
-def _series_of(
-    paths: list[Path], root: Path, log: _Log, header_of: Callable[[Path], Header] | None = None
-) -> list[Case]:
-    """One case per (folder, SeriesInstanceUID): a copy of a series in another folder is a case of its own."""
-    if not paths:
-        return []
-    from replica_detection.io.dicom import read_header
-
-    header_of = header_of or read_header
-    series: dict[tuple[Path, str], list[tuple[Path, Header]]] = {}
-    for path in paths:
-        try:
-            header = header_of(path)
-        except InputError as error:
-            log.add(error)
-            continue
-        if header.left_out:
-            log.ignored.append(Problem(str(path), f"{header.left_out}."))
-        else:
-            series.setdefault((path.parent, header.series), []).append((path, header))
-    stacks = Counter(folder for (folder, _), slices in series.items() if len(slices) > 1)
-    names = {key: _series_name(slices, stacks[key[0]] > 1) for key, slices in series.items()}
-    repeated = {name for name, count in Counter(names.values()).items() if count > 1}
-    cases: list[Case] = []
-    for key, slices in series.items():
-        name = names[key]
-        if name in repeated:
-            name = _free_name(_with_folders(name, key[0], root, is_stack=len(slices) > 1), {case.id for case in cases})
-        cases.append(Case(name, tuple(path for path, _ in slices), patient=slices[0][1].patient))
-    return cases
-
-
-def _series_name(slices: list, several: bool) -> str:
-    path, header = slices[0]
-    if len(slices) == 1:
-        return file_stem(path)
-    # A linked folder goes by the name that it has here.
-    folder = composed(Path(os.path.abspath(path.parent)).name)  # noqa: PTH100 resolve() would follow the link
-    return f"{folder}_{header.number}" if several and header.number else folder
-
-
-def _with_folders(name: str, folder: Path, root: Path, *, is_stack: bool) -> str:
-    """Name of a case with the folders above it in front: `p1/DICOM` and `p2/DICOM` become `p1_DICOM`, `p2_DICOM`."""
-    above = folder.relative_to(root).parts if folder.is_relative_to(root) else ()
-    return composed("_".join([*(above[:-1] if is_stack else above), name]))
-
-
-def _free_name(name: str, taken: set[str]) -> str:
-    number, free = 1, name
-    while free in taken:
-        number += 1
-        free = f"{name}_{number}"
-    return free
-
-
-def _listed(rows: list[Row], log: _Log) -> list[Case]:
-    """Cases of a list; a missing mask is a problem of the mask, the case stays."""
-    cases = []
-    for row in rows:
-        try:
-            case = _listed_case(row)
-        except InputError as error:
-            log.add(InputError(error.path, f"{error.found} ({row.origin})", error.advice))
-            continue
-        if row.mask is not None:
-            try:
-                require_file(row.mask)
-                case = replace(case, mask=row.mask)
-            except InputError as error:
-                log.add(
-                    InputError(row.mask, f"the mask of case {case.id!r} {error.found} ({row.origin})", error.advice)
-                )
-        cases.append(case)
-    return cases
-
-
-def _listed_case(row: Row) -> Case:
-    name = file_stem(row.image) if row.id is None else row.id
-    fault = _id_fault(name)
-    if fault:
-        raise InputError(row.image, f"the case id {name!r} {fault}", "Give it an id that can be a file name")
-    if not is_folder(row.image):
-        require_file(row.image)
-        if not (is_image_name(row.image) or is_dicom_name(row.image)):
-            raise InputError(row.image, "is in no format that can be read", _EMPTY_ADVICE)
-        return Case(name, (row.image,), patient=row.patient)
-    inner = _Log(strict=True)
-    paths = [path for path in walk(row.image, inner.add) if is_regular(path) and is_dicom_name(path)]
-    series = _series_of(paths, row.image, inner)
-    if len(series) != 1:
-        advice = "List one folder for each series, or the file itself"
-        raise InputError(row.image, f"is a folder with {len(series)} DICOM series instead of one", advice)
-    return replace(series[0], id=name, patient=row.patient or series[0].patient)
-
-
-def _unique(cases: list[Case], log: _Log) -> list[Case]:
-    """Cases with a usable id, the first of each id."""
-    first: dict[str, Case] = {}
-    for case in cases:
-        fault = _id_fault(case.id)
-        if fault:
-            log.add(InputError(case.image, f"the case id {case.id!r} {fault}", RENAME))
-        elif case.id in first:
-            other = first[case.id].image
-            log.add(InputError(case.image, f"two files give the case id {case.id!r}, the other is {other}", RENAME))
-        else:
-            first[case.id] = case
-    return list(first.values())
-
-
-def _id_fault(name: str) -> str:
-    """What keeps `name` from naming rows and files of a result; empty when it can."""
-    if not name.strip() or name in (".", ".."):
-        return "is empty"
-    if re.search(r"[/\\]", name):
-        return "holds a path separator"
-    if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name):
-        return "holds a control character or is not valid Unicode"
-    return ""
-
-
-def _with_masks(cases: list[Case], source: Path, folder: Path, log: _Log) -> list[Case]:
-    by_name: dict[str, Path] = {}
-    by_stem: dict[str, list[Path]] = {}
-    for path in walk(folder, log.add):
-        if is_image_name(path) and is_regular(path):
-            by_name.setdefault(composed(path.name), path)
-            by_stem.setdefault(file_stem(path), []).append(path)
-    if not by_stem:
-        raise InputError(
-            folder, "holds no mask", "Give the folder that holds the masks, as .nii.gz, .nrrd, .mha or .png"
-        )
-    matched = [c if c.mask is not None else replace(c, mask=_mask_of(c, by_name, by_stem, log.add)) for c in cases]
-    if all(case.mask is None for case in matched):
-        found = (
-            f"no mask has the name of a case, e.g. mask {next(iter(by_stem))!r} and case {cases[0].id!r} of {source}"
-        )
-        raise InputError(
-            folder, found, "Name each mask like its image, or list both in a CSV with the columns id,image,mask"
-        )
-    return matched
-
-
-def _mask_of(
-    case: Case, by_name: dict[str, Path], by_stem: dict[str, list[Path]], report: Callable[[InputError], None]
-) -> Path | None:
-    if len(case.files) == 1:
-        same = by_name.get(composed(case.files[0].name))
-        if same is not None:
-            return same
-    for name in dict.fromkeys((case.id, file_stem(case.files[0]))):
-        found = by_stem.get(name, [])
-        if len(found) > 1:
-            names = ", ".join(path.name for path in found)
-            report(InputError(found[0], f"several masks fit case {case.id!r}: {names}", "Keep one of them"))
-        if found:
-            return found[0] if len(found) == 1 else None
-    return None
-
-
-def _with_patients(cases: list[Case], path: Path, log: _Log) -> list[Case]:
-    patients = read_patients(path)
-    if not patients.keys() & {case.id for case in cases}:
-        found = f"lists no case of this cohort, e.g. id {next(iter(patients), '')!r} and case {cases[0].id!r}"
-        log.add(InputError(path, found, "Use the ids of the cohort, file names without extension"))
-    return [replace(case, patient=patients.get(case.id) or case.patient) for case in cases]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import logging
 import math
+import os
 import re
 import threading
 import warnings
@@ -93,7 +94,7 @@ def read_itk(path: Path, *, layers: bool = False) -> Decoded:
         bytes_each = _BYTES.get(re.sub(r"\D", "", sitk.GetPixelIDValueAsString(reader.GetPixelID())), 1)
         _check_payload(path, payload, start, header.fields, math.prod(shape) * components * bytes_each)
         image = reader.Execute()
-    affine = _itk_affine(image.GetDirection(), image.GetSpacing(), image.GetOrigin())
+    affine = itk_affine(image.GetDirection(), image.GetSpacing(), image.GetOrigin())
     stated = {"space directions", "spacings", "elementspacing", "transformmatrix", "orientation", "rotation"}
     array = sitk.GetArrayFromImage(image)
     array = array.max(-1) if components > 1 else array
@@ -165,7 +166,7 @@ def squeezed_shape(path: Path, shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def require_spacing(path: Path, spacing: np.ndarray) -> None:
+def require_spacing(path: str | os.PathLike[str], spacing: np.ndarray) -> None:
     """Raises InputError unless each voxel size (mm) is between 0.001 and 100."""
     if not (np.isfinite(spacing).all() and (spacing >= 1e-3).all() and (spacing <= 100).all()):
         text = " × ".join(f"{size:g}" for size in spacing)
@@ -273,7 +274,8 @@ def _nifti_dtype(path: Path, header: NiftiHeader) -> np.dtype:
     return header.dtype
 
 
-def _itk_affine(direction: Sequence[float], spacing: Sequence[float], origin: Sequence[float]) -> np.ndarray:
+def itk_affine(direction: Sequence[float], spacing: Sequence[float], origin: Sequence[float]) -> np.ndarray:
+    """The (4, 4) affine to RAS+ mm of an ITK image, which states LPS+ mm, of two or three axes."""
     axes = len(spacing)
     affine, used = np.eye(4), min(axes, 3)
     matrix = np.array(direction).reshape(axes, axes) * np.array(spacing)

@@ -1,4 +1,4 @@
-"""Volume: an image with its geometry; reads and writes NIfTI, NRRD and MetaImage, reads DICOM, PNG and JPEG."""
+"""Reading and writing a Volume: NIfTI, NRRD and MetaImage; reading alone: DICOM, PNG, JPEG, and images in memory."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import os
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from replica_detection.errors import InputError
-from replica_detection.io.cohort import Case
+from replica_detection.io.case import Case
 from replica_detection.io.formats import (
     LPS_TO_RAS,
     Decoded,
@@ -23,74 +23,47 @@ from replica_detection.io.formats import (
     read_itk,
     read_nifti,
     read_picture,
-    require_spacing,
 )
+from replica_detection.io.image import Volume, checked_labels, checked_volume, require_affine, shear_degrees
 from replica_detection.io.paths import is_dicom_name, require_file
 
+__all__ = ["WRITABLE", "Volume", "read_mask", "read_volume", "write_volume"]
+
 WRITABLE = (".nii.gz", ".nii", ".nrrd", ".mha")
-# Two grids are the same when no corner of the volume is moved by more than this (mm).
-GRID_TOLERANCE = 1e-2
-
-
-@dataclass(frozen=True)
-class Volume:
-    """One image.
-
-    Args:
-        array: (X, Y, Z), or (X, Y) for a single slice, float32, C-contiguous, finite and not constant. CT in HU.
-        affine: (4, 4) float64 from voxel indices to RAS+ mm, for 2D images too.
-        trusted: False when the file states no geometry at all: PNG, JPEG, NIfTI with sform_code = qform_code = 0, NRRD
-            and MetaImage without any spacing, DICOM without a pixel spacing. Its affine then holds 1 mm or the bare
-            voxel sizes, and its orientation means nothing.
-        warnings: what the user should know about how it was read.
-    """
-
-    array: np.ndarray
-    affine: np.ndarray
-    trusted: bool
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def spacing(self) -> np.ndarray:
-        """Voxel size in mm of each axis of the array, (3,) or (2,) float64."""
-        return np.linalg.norm(self.affine[:3, :3], axis=0)[: self.array.ndim]
-
-    @property
-    def geometry(self) -> str:
-        """`none` (not trusted), `default` (stated, but the 1 mm identity that generators write), or `stated`.
-
-        A `default` geometry is trusted all the same: real data sets are published with it.
-        """
-        if not self.trusted:
-            return "none"
-        plain = np.eye(4)
-        return "default" if any(np.allclose(self.affine, m, atol=1e-6) for m in (plain, LPS_TO_RAS)) else "stated"
+_GIVE_AGAIN = "Give the images again in this run, or keep them in files"
 
 
 def read_volume(source: Case | str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Volume:
     """Reads one image.
 
     Args:
-        source: a case, an image file, or the files of a DICOM series in any order.
+        source: a case, in files or in memory; an image file; or the files of a DICOM series in any order.
 
     Raises:
         InputError: the file is missing, unreadable, damaged, of no known format, has NaN or infinite voxels, one value
             everywhere, colour, complex voxels, more than three axes, or a geometry that cannot be.
     """
+    if isinstance(source, Case):
+        if source.volume is not None:
+            # A copy: nothing that is done to it may change the caller's array.
+            return replace(source.volume, array=source.volume.array.copy())
+        if not source.files:
+            raise InputError(source.image, "was an image in memory, which is gone", _GIVE_AGAIN)
     files = source.files if isinstance(source, Case) else _paths(source)
     for file in files:
         require_file(file)
     path = files[0] if len(files) == 1 else files[0].parent
     decoded = _decode(files, path)
     with input_errors(path, "an image"):
-        return _checked(path, decoded)
+        return checked_volume(path, decoded.array, decoded.affine, decoded.trusted, decoded.warnings)
 
 
-def read_mask(path: str | os.PathLike[str], like: Volume, *, layers: bool = False) -> np.ndarray:
+def read_mask(source: Case | str | os.PathLike[str], like: Volume, *, layers: bool = False) -> np.ndarray:
     """Reads the labels that belong to a volume.
 
     Args:
-        path: an image file with whole numbers; 0 is background. No label at all is allowed.
+        source: a case that has a mask, or an image file with whole numbers; 0 is background. No label at all is
+            allowed.
         like: the volume whose grid it must have. Geometries are compared where both files state one.
         layers: an NRRD file may hold several layers of segments that overlap; the largest label counts.
 
@@ -100,25 +73,16 @@ def read_mask(path: str | os.PathLike[str], like: Volume, *, layers: bool = Fals
     Raises:
         InputError: as `read_volume` (one value everywhere is allowed), or values that are not whole, or another grid.
     """
-    path = Path(path)
+    if isinstance(source, Case):
+        if source.labels is not None:
+            return source.labels.copy()
+        if source.mask is None:
+            raise ValueError(f"case {source.id!r} has no mask")
+        source = source.mask
+    path = Path(source)
     require_file(path)
     decoded = _decode((path,), path, layers=layers)
-    array = decoded.array
-    if array.shape != like.array.shape:
-        found = f"has {_times(array.shape)} voxels, its image {_times(like.array.shape)}"
-        raise InputError(path, found, "Resample the mask onto the grid of the image")
-    if decoded.trusted and like.trusted:
-        _require_same_grid(path, decoded.affine, like)
-    _require_finite(path, array)
-    if not (array == np.rint(array)).all():
-        value = float(array[array != np.rint(array)].flat[0])
-        raise InputError(
-            path, f"has values that are no labels, e.g. {value:g}", "Round or threshold the mask to whole numbers"
-        )
-    low, high = float(array.min()), float(array.max())
-    if low < -(2**15) or high >= 2**15:
-        raise InputError(path, f"has labels from {low:g} to {high:g}", "Number the labels between 0 and 255")
-    return np.ascontiguousarray(array, np.uint8 if low >= 0 and high <= 255 else np.int16)
+    return checked_labels(path, decoded.array, decoded.affine if decoded.trusted else None, like)
 
 
 def write_volume(path: str | os.PathLike[str], array: np.ndarray, affine: np.ndarray) -> None:
@@ -138,8 +102,8 @@ def write_volume(path: str | os.PathLike[str], array: np.ndarray, affine: np.nda
     suffix = next((s for s in WRITABLE if path.name.lower().endswith(s)), None)
     if suffix is None:
         raise InputError(path, "has an extension that cannot be written", f"Use one of {', '.join(WRITABLE)}")
-    _require_affine(path, affine)
-    if suffix in (".nrrd", ".mha") and _shear_degrees(affine) > 1e-3:
+    require_affine(path, affine)
+    if suffix in (".nrrd", ".mha") and shear_degrees(affine) > 1e-3:
         raise InputError(path, "cannot hold axes that are not at right angles", "Write .nii.gz")
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp{suffix}")
     try:
@@ -181,58 +145,6 @@ def _decode(files: tuple[Path, ...], path: Path, *, layers: bool = False) -> Dec
                 found = f"is in no format that can be read{looks_like(file.read(540))}"
             raise InputError(path, found, "Give NIfTI, NRRD, MetaImage, DICOM, PNG or JPEG, with its usual extension")
         return read_dicom(files)
-
-
-def _checked(path: Path, decoded: Decoded) -> Volume:
-    """The volume, when its voxels and geometry can be used."""
-    affine = np.asarray(decoded.affine, np.float64)
-    _require_affine(path, affine)
-    array = np.ascontiguousarray(decoded.array, np.float32)
-    _require_finite(path, array)
-    if array.min() == array.max():
-        raise InputError(path, f"has the value {array.flat[0]:g} in all voxels", "Give an image; this one holds none")
-    shear = _shear_degrees(affine)
-    notes = (f"its axes are {shear:.1f} degrees away from right angles",) if shear > 0.1 else ()
-    return Volume(array, affine, decoded.trusted, decoded.warnings + notes)
-
-
-def _require_finite(path: Path, array: np.ndarray) -> None:
-    bad = int(array.size - np.count_nonzero(np.isfinite(array)))
-    if bad:
-        advice = "Replace them, e.g. by the background value"
-        raise InputError(path, f"has {bad} of {array.size} voxels that are NaN, infinite or beyond float32", advice)
-
-
-def _require_affine(path: Path, affine: np.ndarray) -> None:
-    advice = "Correct the orientation in the header, or write the file again with a valid affine"
-    if affine.shape != (4, 4) or not np.isfinite(affine).all():
-        raise InputError(path, "has an affine with NaN or of a wrong shape", advice)
-    require_spacing(path, np.linalg.norm(affine[:3, :3], axis=0))
-    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    if abs(np.linalg.det(directions)) < 1e-3 or not np.allclose(affine[3], [0, 0, 0, 1]):
-        raise InputError(path, "has an affine that cannot be inverted", advice)
-
-
-def _require_same_grid(path: Path, affine: np.ndarray, like: Volume) -> None:
-    sizes = (*like.array.shape, 1)[:3]
-    corners = np.array(
-        [[(n - 1) * bit for n, bit in zip(sizes, bits, strict=True)] + [1] for bits in np.ndindex(2, 2, 2)]
-    )
-    apart = float(np.linalg.norm(corners @ (affine - like.affine).T, axis=1).max())
-    if apart > GRID_TOLERANCE:
-        found = f"lies on another grid than its image: corners are up to {apart:.3g} mm apart"
-        raise InputError(path, found, "Resample the mask onto the grid of the image")
-
-
-def _shear_degrees(affine: np.ndarray) -> float:
-    """Largest deviation of two axes from a right angle, in degrees."""
-    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    cosines = np.abs(directions.T @ directions - np.eye(3))
-    return float(np.degrees(np.arcsin(min(1.0, cosines.max()))))
-
-
-def _times(shape: Sequence[int]) -> str:
-    return " × ".join(map(str, shape))
 
 
 def _storable(path: Path, array: np.ndarray) -> np.ndarray:

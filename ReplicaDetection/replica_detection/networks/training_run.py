@@ -186,9 +186,13 @@ def write_network(output: Path, model: torch.nn.Module, description: dict[str, A
 
 
 def files_of(cohort: Cohort | None) -> list[Any]:
-    """Names and sizes, by which another cohort is told from the one that a training began with."""
-    sizes = []
+    """Ids, patients and sizes (of images in memory the checksums), by which another cohort is told from the one that a
+    training began with."""
+    sizes: list[Any] = []
     for case in () if cohort is None else cohort.cases:
+        if case.volume is not None:
+            sizes.append([case.id, case.patient, case.checksum()])
+            continue
         files = [f for f in (*case.files, case.mask) if f is not None and f.is_file()]
         sizes.append([case.id, case.patient, sum(f.stat().st_size for f in files)])
     return sizes

@@ -43,14 +43,15 @@ def load_prepared(
     """Yields each case in order with its prepared image, or with the Problem that kept it from being read.
 
     Args:
-        with_masks: whether masks are wanted; the case's own file wins, else `segmenter` makes one, if there is any.
+        with_masks: whether masks are wanted; the case's own wins, else `segmenter` makes one, if there is any.
         strict: the first case that cannot be used raises its InputError.
     """
 
     def read(case: Case) -> PreparedImage:
         volume = read_volume(case)
-        if with_masks and case.mask is not None:
-            return prepare(volume, preparation, read_mask(case.mask, volume), "file")
+        if with_masks and case.has_mask:
+            origin = "array" if case.mask is None else "file"
+            return prepare(volume, preparation, read_mask(case, volume), origin)
         if with_masks and segmenter is not None:
             return prepare(volume, preparation, segmenter.segment(volume), segmenter.name)
         return prepare(volume, preparation)

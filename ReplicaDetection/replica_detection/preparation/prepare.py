@@ -29,8 +29,9 @@ class PreparedImage:
     """An image ready to be compared.
 
     `image` is float32 in [0, 1] on the grid of the preparation, `mask` uint8 or None; `mask_origin` says who made the
-    mask: "file", the name of a segmenter, or "" for none. `affine` (4, 4) takes a voxel of the grid to mm RAS+ as the
-    image's own file states them, so that what was found on the grid can be drawn over the file.
+    mask: "file", "array" (given in memory), the name of a segmenter, or "" for none. `affine` (4, 4) takes a voxel of
+    the grid to mm RAS+ as the image's own file states them, so that what was found on the grid can be drawn over the
+    file.
     """
 
     image: np.ndarray

@@ -54,26 +54,27 @@ class TrainingData:
         Raises:
             InputError: a file that was not kept in memory cannot be read any more.
         """
-        image, mask = self._kept.get(case.files) or self.read(case)
+        image, mask = self._kept.get(case) or self.read(case)
         channels = np.zeros(256, np.uint8)
         channels[list(self.labels)] = np.arange(1, len(self.labels) + 1)
         return {"image": image[None], "label": channels[mask][None]}
 
     def read(self, case: Case) -> tuple[np.ndarray, np.ndarray]:
         """Image float16 and mask uint8 with its own values, (X, Y, Z); kept as long as there is room."""
-        assert case.mask is not None
         volume = read_volume(case)
-        mask = read_mask(case.mask, volume)
+        mask = read_mask(case, volume)
         if volume.array.ndim != 3 or min(volume.array.shape) < 3:
             raise InputError(case.image, "is no 3D volume", "Train with 3D volumes")
         if mask.dtype != np.uint8:
-            raise InputError(case.mask, "has labels outside 0 to 255", "Number the labels between 0 and 255")
+            raise InputError(
+                case.mask or case.image, "has labels outside 0 to 255", "Number the labels between 0 and 255"
+            )
         grid = NetworkGrid.of(volume, self.spacing_mm)
         pair = grid.image(volume.array, self.intensity).astype(np.float16), grid.labels(mask)
         size = pair[0].nbytes + pair[1].nbytes
         if self._size + size <= self.cache_bytes:
             self._size += size
-            self._kept[case.files] = pair
+            self._kept[case] = pair
         return pair
 
 
@@ -198,10 +199,10 @@ def batches(
 
 
 def _with_masks(cohort: Cohort, problems: list[Problem]) -> list[Case]:
-    cases = [case for case in cohort.cases if case.mask is not None]
+    cases = [case for case in cohort.cases if case.has_mask]
     if not cases:
         raise InputError(cohort.source, "holds no case with a mask", "Give the folder of the masks")
-    without = [case for case in cohort.cases if case.mask is None]
+    without = [case for case in cohort.cases if not case.has_mask]
     problems += [Problem(str(case.image), "has no mask. Give one to train with it.") for case in without]
     return cases
 
@@ -211,12 +212,17 @@ def _require_apart(cohort: Cohort, validation: Cohort | None) -> None:
     if validation is None:
         return
     patients = {case.patient for case in cohort.cases if case.patient is not None}
-    files = {case.image.resolve() for case in cohort.cases}
+    images = {_identity(case) for case in cohort.cases}
     for case in validation.cases:
-        if case.patient in patients or case.image.resolve() in files:
+        if case.patient in patients or _identity(case) in images:
             raise ConfigurationError(
                 f"validation case '{case.id}' is of a patient who is trained on; validate on other patients"
             )
+
+
+def _identity(case: Case) -> object:
+    """Equal for two cases of one image: its file, or the checksum of an image in memory."""
+    return case.image.resolve() if case.files else case.checksum()
 
 
 def _require_marked(cohort: Cohort, marked: Sequence[tuple[Case, bool]], labels: Mapping[int, str] | None) -> None:

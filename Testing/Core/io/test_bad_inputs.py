@@ -75,7 +75,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from replica_detection.errors import InputError
-from replica_detection.volume import read_volume
+from replica_detection.io.volume import read_volume
 def read(path):
     try:
         read_volume(path)
