@@ -23,8 +23,8 @@ from replica_detection.results.schema import WorklistItem
 from ReplicaDetectionLib.FolderSource import FolderSource
 from ReplicaDetectionLib.Sources import Source
 
-# Cases of equal score, and one that no measure can compare.
-EQUAL, UNSCORED = ("synthetic_3", "a_copy_of_3"), "synthetic_1"
+# Cases of equal score, whose files sort the other way round than their ids; and one that no measure can compare.
+EQUAL, UNSCORED = ("synthetic_3", "synthetic_3-copy"), "synthetic_1"
 VALUES: dict[str, Callable[[WorklistItem], Any]] = {
     "score": lambda item: item.score,
     "synthetic_id": lambda item: item.synthetic_id,
