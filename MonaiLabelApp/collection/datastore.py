@@ -24,6 +24,7 @@ from filelock import FileLock
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
 from monailabel.interfaces.datastore import DefaultLabelTag
 
+from replica_detection.errors import InputError
 from replica_detection.io.cohort import Case
 from replica_detection.io.paths import composed
 from replica_detection.util.files import atomic_write
@@ -189,6 +190,9 @@ class StudiesAndTraining(LocalDatastore):
 
     def _single_file(self, entry: Entry) -> Path:
         """A training image as MONAI Label sends it: in one file. Others (DICOM series) are written as NIfTI once."""
+        if entry.in_memory:
+            found = "was given to the index in memory, not as a file"
+            raise InputError(entry.id, found, "Build the index from files to have training images sent")
         if len(entry.images) == 1 and suffix_of(entry.images[0]):
             return Path(entry.images[0])
         return self._volumes.make_training(entry.sha256, entry.images)

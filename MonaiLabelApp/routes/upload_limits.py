@@ -59,7 +59,7 @@ def training_files(services: Services) -> Iterator[Sequence[Path]]:
     """The files of each training image: those in the index, else those in the folder or list of the launch."""
     index, source = services.engine.training(), services.configuration.training
     if index is not None:
-        for entry in index.entries:
+        for entry in (e for e in index.entries if not e.in_memory):
             yield [Path(file) for file in entry.images]
     elif source is not None and source.is_file():
         try:

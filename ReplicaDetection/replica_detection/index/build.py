@@ -123,30 +123,7 @@ def append_cases(
         index.remember(cohort.cases)
         return index
     with Lock(index.folder):
-        entries, problems = write_rows(
-            index.folder,
-            replace(cohort, cases=fresh),
-            index.preparation,
-            make_measures(index.measure_names, index.preparation, embedders=index.embedders),
-            index.segmenter,
-            done={},
-            first_row=max(e.row for e in index.entries) + 1,
-            strict=strict,
-            progress=progress,
-        )
-        header = IndexHeader(
-            index.preparation,
-            index.measure_names,
-            index.requested,
-            index.segmenter_settings,
-            index.embedder_settings,
-            index.source,
-            (*index.entries, *entries),
-            (*index.problems, *cohort.problems, *problems),
-        )
-        write_header(index.folder, header)
-        for cache in ("nulls", "fits"):
-            shutil.rmtree(index.folder / cache, ignore_errors=True)
+        _write_fresh(index, replace(cohort, cases=fresh), strict, progress)
     grown = TrainingIndex.open(index.folder)
     grown.remember(index.in_memory.values())
     grown.remember(cohort.cases)
@@ -234,3 +211,31 @@ def _planned(work: Path, cohort: Cohort, options: IndexOptions, masks: bool) -> 
         preparation = plan(profile_named(options.profile), sample_volumes(cohort, strict=options.strict))
         start_build(work, plan_of_work, preparation)
     return preparation, done
+
+
+def _write_fresh(index: TrainingIndex, cohort: Cohort, strict: bool, progress: Progress) -> None:
+    """Writes rows for these cases behind those of the index, then its header; caches that they make stale go."""
+    entries, problems = write_rows(
+        index.folder,
+        cohort,
+        index.preparation,
+        make_measures(index.measure_names, index.preparation, embedders=index.embedders),
+        index.segmenter,
+        done={},
+        first_row=max(e.row for e in index.entries) + 1,
+        strict=strict,
+        progress=progress,
+    )
+    header = IndexHeader(
+        index.preparation,
+        index.measure_names,
+        index.requested,
+        index.segmenter_settings,
+        index.embedder_settings,
+        index.source,
+        (*index.entries, *entries),
+        (*index.problems, *cohort.problems, *problems),
+    )
+    write_header(index.folder, header)
+    for cache in ("nulls", "fits"):
+        shutil.rmtree(index.folder / cache, ignore_errors=True)

@@ -12,11 +12,21 @@ from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.io.case import Case, Problem, id_fault
 from replica_detection.io.formats import require_spacing
 from replica_detection.io.image import Volume, checked_labels, checked_volume
-from replica_detection.io.image_objects import KINDS, decode, has, is_image_object, times, to_numpy, with_third_axis
+from replica_detection.io.image_objects import (
+    KINDS,
+    DecodedArray,
+    decode,
+    has,
+    is_image_object,
+    times,
+    to_numpy,
+    with_third_axis,
+)
 from replica_detection.io.paths import composed
 
 # Where a cohort of images in memory comes from, for tables and messages; no file system takes it for a name.
 SOURCE = "<arrays>"
+_GEOMETRY = "Give its voxel size in mm as spacing=, or affines= (4 x 4, to mm RAS+), with Cohort.from_arrays"
 
 
 def cases_of_arrays(
@@ -32,8 +42,8 @@ def cases_of_arrays(
     """The cases of images in memory, and the images that were left out; see `Cohort.from_arrays` for the arguments.
 
     Raises:
-        InputError: an image that cannot be used: of no known kind, of several channels, 4D, without a geometry, with a
-            mask on another grid; and with `strict` one with NaN, or with one value everywhere.
+        InputError: an image of no known kind, of several channels, 4D, or without a geometry; and with `strict` one
+            with NaN, with one value everywhere, or with a mask that cannot be used.
         ConfigurationError: arguments that do not go together, as lists of different lengths.
     """
     if ids is None and isinstance(images, Mapping) and not has(images, "get_images_dict"):
@@ -43,32 +53,39 @@ def cases_of_arrays(
     people = _patients(patients, names)
     geometry = _Geometry.of(spacing, affines, len(items))
     given = _masks(masks, names)
-    cases, problems = [], []
+    cases: list[Case] = []
+    problems: list[Problem] = []
     for number, (item, id, mask) in enumerate(zip(items, names, given, strict=True)):
         name = f"images[{number}] ({id})"
         decoded = decode(name, item)
         stated = geometry.affine(name, number, decoded.array.ndim)
-        affine = decoded.affine if stated is None else stated
-        if affine is None:
-            advice = "Give its voxel size in mm as spacing=, or affines= (4 x 4, to mm RAS+), with Cohort.from_arrays"
-            raise InputError(name, "is an array that states no geometry", advice)
+        if stated is None and decoded.affine is None:
+            raise InputError(name, "is an array that states no geometry", _GEOMETRY)
+        if mask is None and decoded.masks:
+            mask = _only_one(name, decoded.masks)
         try:
-            volume = checked_volume(
-                name, decoded.array, affine, decoded.trusted or stated is not None, decoded.warnings
-            )
+            volume = _volume(name, decoded, stated)
+            labels = None if mask is None else _labels(f"masks[{number}] ({id})", mask, volume, stated is not None)
         except InputError as error:
             if strict:
                 raise
             problems.append(Problem.of(error))
             continue
-        if mask is None and len(decoded.masks) > 1:
-            raise InputError(
-                name, f"is a Subject with {len(decoded.masks)} label maps", "Give masks= with the one meant"
-            )
-        mask = next(iter(decoded.masks), None) if mask is None else mask
-        labels = None if mask is None else _labels(f"masks[{number}] ({id})", mask, volume, stated is not None)
         cases.append(Case(id, (), None, people[number], volume, labels))
     return cases, problems
+
+
+def _volume(name: str, decoded: DecodedArray, stated: np.ndarray | None) -> Volume:
+    """The volume of decoded voxels; `stated` is the affine that the caller gives, which takes precedence."""
+    affine = decoded.affine if stated is None else stated
+    assert affine is not None
+    return checked_volume(name, decoded.array, affine, decoded.trusted or stated is not None, decoded.warnings)
+
+
+def _only_one(name: str, label_maps: Sequence[Any]) -> Any:
+    if len(label_maps) > 1:
+        raise InputError(name, f"is a Subject with {len(label_maps)} label maps", "Give the one meant as masks=")
+    return label_maps[0]
 
 
 def _labels(name: str, mask: Any, volume: Volume, explicit: bool) -> np.ndarray:

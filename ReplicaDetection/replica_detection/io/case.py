@@ -93,7 +93,7 @@ def checksum(files: Iterable[Path]) -> str:
 
 
 def id_fault(name: str) -> str:
-    """What keeps `name` from naming rows and files of a result; empty when it can."""
+    """The reason why `name` cannot name rows and files of a result; empty when it can."""
     if not name.strip() or name in (".", ".."):
         return "is empty"
     if re.search(r"[/\\]", name):

@@ -49,7 +49,7 @@ class ProblemLog:
         self.problems.append(Problem.of(error))
 
     def summary(self) -> str:
-        """What was left out, in brackets behind a message; "" where nothing was."""
+        """Text in brackets about the files that were left out, to go behind a message; "" where none was."""
         parts = []
         if self.problems:
             parts.append(

@@ -117,7 +117,8 @@ class Cohort:
             patients: one for each image, None among them for an image that is a patient of its own; by id; or a CSV
                 `id,patient`.
             masks: one for each image, or by id, of the same kinds as the images; None among them for no mask.
-            strict: raise for an image with NaN or with one value everywhere, instead of listing it in `problems`.
+            strict: raise for an image with NaN, with one value everywhere, or with a mask that cannot be used, instead
+                of listing it in `problems`.
 
         Raises:
             InputError: an image that cannot be used; the message names it and says what to do.

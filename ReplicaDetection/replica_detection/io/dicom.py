@@ -30,7 +30,7 @@ EXPORT = "Export the series again as one volume with one image per slice positio
 
 @dataclass(frozen=True)
 class Header:
-    """What grouping needs of one file.
+    """The part of a file's header by which files are grouped into series.
 
     `patient` is the start (12 hexadecimal digits) of the SHA-256 of PatientID, None without one. `left_out` says why
     the file is no slice of a volume; empty when it is.

@@ -33,7 +33,7 @@ _UNITS = {1: 1000.0, 3: 0.001}
 
 @dataclass(frozen=True)
 class NiftiHeader:
-    """What a header states, nothing checked.
+    """The fields of a header as they are stated, nothing checked.
 
     `shape` is empty where the number of axes is none of 1 to 7; `dtype` is None for a datatype that holds no numbers;
     `spacing` (3,) is in the file's unit of length, of which one is `unit` mm.

@@ -1,4 +1,4 @@
-"""Image files in folders: which names are images, what their stem is, and how a folder is searched."""
+"""Image files in folders: names of images, their stems, and the search of a folder."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _MONAI_LABEL = "datastore_v2.json"
 
 
 def is_image_name(path: Path) -> bool:
-    """Whether the name has the extension of an image format other than DICOM, in any case."""
+    """True for a name with the extension of an image format other than DICOM, in any case."""
     return path.name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def is_dicom_name(path: Path) -> bool:
-    """Whether the file is DICOM by its extension or, without a telling one, by the letters DICM after the preamble."""
+    """True for a file that is DICOM by its extension or, without a telling one, by the letters DICM at byte 128."""
     if path.suffix.lower() in DICOM_SUFFIXES:
         return True
     # Scanners name files by number or UID, so that the "extension" may be digits.
@@ -45,13 +45,13 @@ def composed(name: str) -> str:
 
 
 def is_regular(path: Path) -> bool:
-    """Whether `path` is a file that can be read to an end, links followed. A named pipe is not."""
+    """True for a file that can be read to an end, links followed. A named pipe is none."""
     status = _status(path)
     return isinstance(status, os.stat_result) and stat.S_ISREG(status.st_mode)
 
 
 def is_folder(path: Path) -> bool:
-    """Whether `path` is a folder, links followed; False for a name that no file system takes."""
+    """True for a folder, links followed; False for a name that no file system takes."""
     status = _status(path)
     return isinstance(status, os.stat_result) and stat.S_ISDIR(status.st_mode)
 
@@ -98,7 +98,7 @@ def _status(path: Path) -> os.stat_result | Exception:
 
 
 def walk(folder: Path, report: Callable[[InputError], None], leave_out: Path | None = None) -> Iterator[Path]:
-    """What is below `folder` and not a folder, sorted by name, the files of a folder before its subfolders.
+    """Yields the files below `folder`, sorted by name, the files of a folder before those of its subfolders.
 
     Hidden names and `__MACOSX` are skipped, and so is the folder `labels` of a collection that MONAI Label serves.
     Links are followed, but no folder is entered twice, so that loops end; a folder that cannot be listed goes to

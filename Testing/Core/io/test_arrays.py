@@ -1,5 +1,7 @@
 """Images in memory: each kind of object gives the volume that its file gives, and what cannot be used is refused."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -276,8 +278,24 @@ def test_without_strict_a_bad_image_is_listed_and_left_out():
     found = Cohort.from_arrays([NAN, volume(1)], spacing=(1, 1, 1), strict=False)
     assert found.ids == ("case_0002",)
     assert found.problems[0].path == "images[0] (case_0001)" and "NaN" in found.problems[0].message
+    found = Cohort.from_arrays([volume(0), volume(1)], masks=[volume(2), None], spacing=(1, 1, 1), strict=False)
+    assert found.ids == ("case_0002",)
+    assert found.problems[0].path == "masks[0] (case_0001)" and "no labels" in found.problems[0].message
     with pytest.raises(InputError, match=r"no usable image \(1 left out"):
         Cohort.from_arrays([NAN], spacing=(1, 1, 1), strict=False)
+
+
+def test_arrays_become_cohorts_where_only_numpy_can_be_imported():
+    code = """
+import sys
+for name in ("numba", "torch", "monai", "zarr", "nibabel", "skimage", "matplotlib", "scipy", "SimpleITK", "pydicom"):
+    sys.modules[name] = None
+import numpy as np
+from replica_detection.io.cohort import Cohort
+print(Cohort.from_arrays(np.random.default_rng(0).random((2, 1, 5, 6, 7)), spacing=(1, 1, 2)).ids)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "('case_0001', 'case_0002')"
 
 
 def test_cohort_of_whatever_names_one(tmp_path):
