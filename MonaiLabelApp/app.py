@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
@@ -29,7 +29,8 @@ from replica_detection_server.collection.datastore import StudiesAndTraining
 from replica_detection_server.collection.series import write_volume_of
 from replica_detection_server.computing.services import Services, services_of
 from replica_detection_server.data_folder.private_folder import make_private
-from replica_detection_server.incoming.error_responses import refusal
+from replica_detection_server.errors import RefusedError, UnknownNameError
+from replica_detection_server.incoming.error_responses import refusal, register_refusals
 from replica_detection_server.lib.activelearning.most_replica_like import MostReplicaLike
 from replica_detection_server.lib.batch import BatchInfer
 from replica_detection_server.lib.infers.replica_matches import ReplicaMatches
@@ -78,6 +79,7 @@ class ReplicaDetectionApp(MONAILabelApp):
             if process_guard.MARK not in os.environ:  # MONAI Label's own launch
                 process_guard.guard_this_process()
                 _close(self.services.configuration.data)
+                register_refusals(server)
 
     # -------------------------------------------------------------------------------------------------- what there is
 
@@ -126,12 +128,12 @@ class ReplicaDetectionApp(MONAILabelApp):
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """As MONAI Label's, but opens nothing except studies, training cases and what was uploaded, and says why not.
 
-        Raises HTTPException: 404 for an unknown task or image, 4xx for an image that cannot be used.
+        Raises UnknownNameError for an unknown task or image, other refusals for an image that cannot be used.
         """
         task = self._infers.get(request.get("model"))
         if task is None or not task.is_valid():
             known = ", ".join(name for name, t in self._infers.items() if t.is_valid())
-            raise HTTPException(404, f"there is no model '{request.get('model')}'; known: {known}")
+            raise UnknownNameError(f"there is no model '{request.get('model')}'; known: {known}")
         if isinstance(task, ReplicaMatches):
             self.services.engine.required_index()
         store = datastore or self.datastore()
@@ -153,6 +155,8 @@ class ReplicaDetectionApp(MONAILabelApp):
         """The file and the reply of a task on the file `request["image"]`, computed in this process."""
         try:
             file, found = self._infers[request["model"]](request)
+        except RefusedError:
+            raise
         except ReplicaDetectionError as error:
             raise refusal(error) from error
         return file, to_json(found)
@@ -193,7 +197,7 @@ class ReplicaDetectionApp(MONAILabelApp):
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         strategy = request.get("strategy")
         if strategy not in self._strategies:
-            raise HTTPException(404, f"there is no strategy '{strategy}'; known: {', '.join(self._strategies)}")
+            raise UnknownNameError(f"there is no strategy '{strategy}'; known: {', '.join(self._strategies)}")
         found = self._strategies[strategy](request, self.datastore())
         return {} if not found else {**found, "path": self._path_of(found["id"])}
 
@@ -209,11 +213,11 @@ class ReplicaDetectionApp(MONAILabelApp):
         """For clients on this machine; "" for a series that cannot be converted, which they are told when they ask."""
         try:
             return str(self.datastore().get_image_uri(image_id))
-        except HTTPException:
+        except RefusedError:
             return ""
 
     def _image_path(self, image: Any, store: Datastore) -> str:
-        """The file behind an id or an upload. Raises HTTPException 404 for any other path of this machine, and what
+        """The file behind an id or an upload. Raises UnknownNameError for any other path of this machine, and what
         `required_index` does for a training case."""
         if isinstance(image, str) and image:
             if image.startswith(TRAINING):
@@ -225,7 +229,7 @@ class ReplicaDetectionApp(MONAILabelApp):
                 if current() is None:  # else the routes that received it have looked already
                     _require_fit(self.services, Path(image))
                 return image
-        raise HTTPException(404, f"there is no image '{Path(str(image)).name}'")
+        raise UnknownNameError(f"there is no image '{Path(str(image)).name}'")
 
 
 def _close(data: Path) -> None:
@@ -254,6 +258,8 @@ def _require_fit(services: Services, path: Path) -> None:
     try:
         server = _server()
         examine(None if server is None else services, path, upload_limits(getattr(server, "state", None)))
+    except RefusedError:
+        raise
     except ReplicaDetectionError as error:
         raise refusal(error) from error
 

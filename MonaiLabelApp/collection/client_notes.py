@@ -6,8 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from fastapi import HTTPException
-
+from replica_detection_server.errors import InvalidRequestError
 from replica_detection_server.incoming.names import json_fault
 
 # What the server says of an image or label, in its own words and those of MONAI Label's clients.
@@ -36,25 +35,25 @@ def require_own_names(notes: Mapping[str, Any], present: Mapping[str, Any]) -> d
         present: what the server says of the image or label now.
 
     Raises:
-        HTTPException: 422 for a note under a name that is the server's, with another value.
+        InvalidRequestError: for a note under a name that is the server's, with another value.
     """
     taken = sorted(name for name in notes if name in RESERVED and notes[name] != present.get(name))
     if taken:
-        raise HTTPException(422, f"The server itself says {', '.join(taken)}: give these notes other names.")
+        raise InvalidRequestError(f"The server itself says {', '.join(taken)}: give these notes other names.")
     return {name: value for name, value in notes.items() if name not in RESERVED}
 
 
 def require_bounded(notes: Mapping[str, Any]) -> None:
     """Refuses (422) notes on one image or label that are too many, too large or too deep, all together."""
     if len(notes) > MOST:
-        raise HTTPException(422, f"There may be {MOST} notes on one image or label at most.")
+        raise InvalidRequestError(f"There may be {MOST} notes on one image or label at most.")
     if any(len(name) > LONGEST_NAME for name in notes):
-        raise HTTPException(422, f"The name of a note may have {LONGEST_NAME} letters at most.")
+        raise InvalidRequestError(f"The name of a note may have {LONGEST_NAME} letters at most.")
     # First the depth: writing out what is too deep fails.
     if fault := json_fault(dict(notes), deepest=DEEPEST):
-        raise HTTPException(422, f"The notes cannot be kept: the value {fault}.")
+        raise InvalidRequestError(f"The notes cannot be kept: the value {fault}.")
     if len(json.dumps(notes, ensure_ascii=False, default=str).encode()) > LARGEST_BYTES:
-        raise HTTPException(422, f"All notes on one image or label may have {LARGEST_BYTES // 1024} KiB at most.")
+        raise InvalidRequestError(f"All notes on one image or label may have {LARGEST_BYTES // 1024} KiB at most.")
 
 
 def with_what_is_known(stored: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastapi import HTTPException
 from filelock import FileLock
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
 from monailabel.interfaces.datastore import DefaultLabelTag
@@ -29,15 +28,12 @@ from replica_detection.io.cohort import Case
 from replica_detection.io.paths import composed
 from replica_detection.util.files import atomic_write
 from replica_detection_server.collection import client_notes
-from replica_detection_server.collection.datastore_file import (
-    DamagedError,
-    DatastoreFile,
-    table_entry,
-)
+from replica_detection_server.collection.datastore_file import DamagedError, DatastoreFile, table_entry
 from replica_detection_server.collection.labels import Labels
 from replica_detection_server.collection.new_ids import is_training, require_id, require_tag
 from replica_detection_server.collection.series import Convert, Volumes, single_file
 from replica_detection_server.collection.studies import LABELS, Listing, Studies, is_series
+from replica_detection_server.errors import ConflictError, ForbiddenError, InvalidRequestError, UnknownNameError
 from replica_detection_server.settings.case_ids import SUFFIXES, TRAINING, study_id, suffix_of
 from replica_detection_server.util.file_state import NOTES, Seen
 
@@ -106,7 +102,7 @@ class StudiesAndTraining(LocalDatastore):
         return self._studies.case(image_id) is not None
 
     def get_image_uri(self, image_id: str) -> str:
-        """The image in one file; "" for an unknown id. Raises HTTPException for a series that cannot be converted."""
+        """The image in one file; "" for an unknown id. Raises InvalidRequestError for a damaged series."""
         if not is_training(image_id):
             case = self._studies.case(image_id)
             return "" if case is None else str(single_file(case, self._volumes))
@@ -203,17 +199,17 @@ class StudiesAndTraining(LocalDatastore):
         """Adds a study. Refuses an id that is taken (409): MONAI Label would write over the image that has it."""
         suffix = suffix_of(image_filename)
         if not suffix:
-            raise HTTPException(422, f"an image must be one of {', '.join(SUFFIXES)}")
+            raise InvalidRequestError(f"an image must be one of {', '.join(SUFFIXES)}")
         image_id = image_id or study_id(Path(image_filename).name)
         require_id(image_id)
         client_notes.require_bounded(image_info or {})
         with self._changing():
             # Two names that differ in case alone are one file on Windows and macOS.
             if any(known.casefold() == image_id.casefold() for known in self._datastore.objects):
-                raise HTTPException(409, f"there is a study '{image_id}' already; give another id with ?image=")
+                raise ConflictError(f"there is a study '{image_id}' already; give another id with ?image=")
             target = self._folder / f"{image_id}{suffix}"
             if os.path.lexists(target):
-                raise HTTPException(409, f"a file that is no study has the name of '{image_id}'; give another id")
+                raise ConflictError(f"a file that is no study has the name of '{image_id}'; give another id")
             _put(image_filename, target)
             info = {**(image_info or {}), "ts": int(time.time()), "name": target.name}
             self._datastore.objects[image_id] = ImageLabelModel(image=DataModel(ext=suffix, info=info))
@@ -235,9 +231,7 @@ class StudiesAndTraining(LocalDatastore):
                 (p for p in reversed(case.files[0].parents) if p.is_symlink() and self._folder in p.parents), None
             )
             if link is not None and any(link in c.files[0].parents for c in self._cases() if c.id != case.id):
-                raise HTTPException(
-                    409, "this study lies in a linked folder with others; the administrator can remove it"
-                )
+                raise ConflictError("this study lies in a linked folder with others; the administrator can remove it")
             self._labels.remove(case.id)
             for path in [link] if link is not None else case.files:
                 path.unlink(missing_ok=True)
@@ -250,12 +244,12 @@ class StudiesAndTraining(LocalDatastore):
         require_tag(label_tag)
         suffix, image_id, label_tag = suffix_of(label_filename), composed(image_id), _word(label_tag)
         if not suffix:
-            raise HTTPException(422, f"a label must be one of {', '.join(SUFFIXES)}")
+            raise InvalidRequestError(f"a label must be one of {', '.join(SUFFIXES)}")
         client_notes.require_bounded(label_info or {})
         with self._changing():
             known = self._datastore.objects.get(image_id)
             if known is None:
-                raise HTTPException(404, f"there is no study '{image_id}'")
+                raise UnknownNameError(f"there is no study '{image_id}'")
             target = self._labels.folder(label_tag) / f"{image_id}{suffix}"
             _put(label_filename, target)
             self._labels.remove(image_id, label_tag, but=target)  # what it replaces may have another extension
@@ -298,14 +292,14 @@ class StudiesAndTraining(LocalDatastore):
 
     def _known(self, image_id: str) -> None:
         if is_training(image_id):
-            raise HTTPException(403, "training cases are read only")
+            raise ForbiddenError("training cases are read only")
         if not self.has_image(image_id):
-            raise HTTPException(404, f"there is no study '{image_id}'")
+            raise UnknownNameError(f"there is no study '{image_id}'")
 
     def _known_label(self, label_id: str, label_tag: str) -> None:
         self._known(label_id)
         if not self.get_label_uri(label_id, label_tag):
-            raise HTTPException(404, f"study '{label_id}' has no label '{label_tag}'")
+            raise UnknownNameError(f"study '{label_id}' has no label '{label_tag}'")
 
     def _remove_empty(self, folder: Path) -> None:
         with suppress(OSError):
@@ -395,9 +389,9 @@ class StudiesAndTraining(LocalDatastore):
 
 
 def _put(source: str, target: Path) -> None:
-    """A copy that is whole or not there. Raises HTTPException for an empty file."""
+    """A copy that is whole or not there. Raises InvalidRequestError for an empty file."""
     if not Path(source).stat().st_size:
-        raise HTTPException(422, "the file is empty")
+        raise InvalidRequestError("the file is empty")
     with Path(source).open("rb") as file, atomic_write(target, "wb") as copy:
         shutil.copyfileobj(file, copy, 1 << 20)
 

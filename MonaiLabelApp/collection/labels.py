@@ -5,9 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from fastapi import HTTPException
-
 from replica_detection_server.collection.studies import LABELS, Studies, is_text
+from replica_detection_server.errors import ConflictError
 from replica_detection_server.settings.case_ids import study_id, suffix_of
 from replica_detection_server.util.file_state import Seen
 
@@ -32,13 +31,13 @@ class Labels:
         return next(iter(self._files(tag).get(study, ())), None) if tag in self._tags() else None
 
     def folder(self, tag: str) -> Path:
-        """Where labels of a tag are written, made where it is missing. Raises HTTPException 409 where it is a link."""
+        """Where labels of a tag are written, made where it is missing. Raises ConflictError where it is a link."""
         path = self._folder / tag
         if self._folder.is_symlink() and not self._studies.is_inside(self._folder):
-            raise HTTPException(409, "the folder of the labels is a link to another place; nothing is written there")
+            raise ConflictError("the folder of the labels is a link to another place; nothing is written there")
         path.mkdir(parents=True, exist_ok=True)
         if not self._studies.is_inside(path):
-            raise HTTPException(409, "the folder of the labels is a link to another place; nothing is written there")
+            raise ConflictError("the folder of the labels is a link to another place; nothing is written there")
         return path
 
     def remove(self, study: str, tag: str | None = None, but: Path | None = None) -> None:

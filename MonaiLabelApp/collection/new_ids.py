@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from fastapi import HTTPException
-
+from replica_detection_server.errors import ForbiddenError, InvalidRequestError
 from replica_detection_server.incoming import names
 from replica_detection_server.settings.case_ids import TRAINING, suffix_of
 
@@ -25,11 +24,11 @@ def is_training(case_id: str) -> bool:
 def require_id(image_id: str) -> None:
     """Refuses (422, training ids 403) what cannot name a new study."""
     if is_training(image_id):
-        raise HTTPException(403, "training cases are read only")
+        raise ForbiddenError("training cases are read only")
     if not NEW_ID.fullmatch(image_id) or suffix_of(image_id):
-        raise HTTPException(422, f"the id cannot be used: {names.FORMS[names.NEW_ID]}; leave out the extension")
+        raise InvalidRequestError(f"the id cannot be used: {names.FORMS[names.NEW_ID]}; leave out the extension")
 
 
 def require_tag(tag: str) -> None:
     if not TAG.fullmatch(tag):
-        raise HTTPException(422, f"the tag cannot be used: {names.FORMS[names.TAG]}")
+        raise InvalidRequestError(f"the tag cannot be used: {names.FORMS[names.TAG]}")

@@ -40,7 +40,7 @@ class Volumes:
     def make_study(self, case: Case) -> Path:
         """The volume of a study, written where it is not there yet.
 
-        Raises HTTPException (422) for a damaged series, OSError where the volume cannot be written.
+        Raises InvalidRequestError for a damaged series, OSError where the volume cannot be written.
         """
         path = self.of_study(case)
         if not path.is_file():
@@ -107,12 +107,12 @@ def case_at(path: Path, case_id: str) -> Case:
 
 
 def single_file(case: Case, volumes: Volumes) -> Path:
-    """A study as one file: its own, or the volume of a series. Raises HTTPException for a damaged series."""
+    """A study as one file: its own, or the volume of a series. Raises InvalidRequestError for a damaged series."""
     return volumes.make_study(case) if is_series(case) else case.files[0].resolve()
 
 
 def write_volume_of(path: Path, files: Sequence[Path]) -> None:
-    """The image of some files as a file of its own. Raises HTTPException (422) where they cannot be read."""
+    """The image of some files as a file of its own. Raises InvalidRequestError where they cannot be read."""
     from replica_detection.io.volume import read_volume, write_volume
 
     try:

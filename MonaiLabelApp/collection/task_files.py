@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastapi import HTTPException
+from replica_detection_server.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from replica_detection.io.volume import Volume
@@ -34,10 +34,10 @@ def fresh_file(suffix: str) -> Iterator[Path]:
 
 
 def result_suffix(request: dict[str, Any]) -> str:
-    """The extension of the file that a client asks for. Raises HTTPException 422 for one that cannot be written."""
+    """The extension of the file that a client asks for. Raises InvalidRequestError for one that cannot be written."""
     wanted = request.get("result_extension") or WRITTEN[0]
     if wanted not in WRITTEN:
-        raise HTTPException(422, f"result_extension {wanted!r} cannot be written; use one of {', '.join(WRITTEN)}")
+        raise InvalidRequestError(f"result_extension {wanted!r} cannot be written; use one of {', '.join(WRITTEN)}")
     return str(wanted)
 
 

@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from fastapi import HTTPException
 
 from replica_detection.errors import IndexFormatError, ReplicaDetectionError
 from replica_detection.io.cohort import Case, Cohort, Problem
@@ -30,7 +29,7 @@ from replica_detection_server.collection import cohorts
 from replica_detection_server.collection.studies import Studies
 from replica_detection_server.comparison import tasks
 from replica_detection_server.comparison.scored_result import Scored
-from replica_detection_server.incoming.error_responses import RETRY_SECONDS, no_index
+from replica_detection_server.errors import ConflictError, UnavailableError, UnknownNameError
 from replica_detection_server.settings.configuration import Configuration
 from replica_detection_server.util.caching import Kept, Recent
 from replica_detection_server.util.progress import Pace, seldom
@@ -87,7 +86,7 @@ class OpenedIndex:
         from replica_detection.report.pair_loader import PairLoader
 
         if training_id not in self.positions:
-            raise HTTPException(404, f"the index holds no training case '{training_id}'")
+            raise UnknownNameError(f"the index holds no training case '{training_id}'")
         return PairLoader(self.index, None).stored(training_id)
 
 
@@ -136,7 +135,7 @@ class Engine:
         """A synthetic image by its id; 404 for an unknown one."""
         found = self.found.case(synthetic_id)
         if found is None:
-            raise HTTPException(404, f"there is no synthetic image '{synthetic_id}'")
+            raise UnknownNameError(f"there is no synthetic image '{synthetic_id}'")
         return found
 
     def opened(self) -> OpenedIndex | None:
@@ -150,13 +149,13 @@ class Engine:
         return found
 
     def required_index(self) -> OpenedIndex:
-        """The index. Raises as `refusals.no_index` where there is none that can be used."""
+        """The index. Raises as `tasks.no_index` where there is none that can be used."""
         try:
             found, unusable = self.opened(), None
         except IndexFormatError as error:
             found, unusable = None, error
         if found is None:
-            raise no_index(self.index_words(), unusable, self.index_failure()) from unusable
+            raise tasks.no_index(self.index_words(), unusable, self.index_failure()) from unusable
         return found
 
     def scored(self) -> Scored | None:
@@ -180,8 +179,8 @@ class Engine:
         if found is None:
             self.required_index()
             if words := self.index_words():
-                raise HTTPException(409, f"the collection is being scored: {words}; try again after that")
-            raise HTTPException(409, "the collection is not scored yet: POST /replica/jobs/score")
+                raise ConflictError(f"the collection is being scored: {words}; try again after that")
+            raise ConflictError("the collection is not scored yet: POST /replica/jobs/score")
         return found
 
     def describe_index(self) -> IndexDescription | None:
@@ -222,7 +221,7 @@ class Engine:
 
         Raises:
             InputError: the image or its mask cannot be read.
-            HTTPException: 503 where the index or the null is still being made.
+            UnavailableError: where the index or the null is still being made.
         """
         detector, version = self.detector()
         try:
@@ -233,19 +232,19 @@ class Engine:
             if opened is not None and opened.version == version:
                 raise
             detail = "the index was made anew meanwhile; ask again"
-            raise HTTPException(503, detail, headers={"Retry-After": "1"}) from error
+            raise UnavailableError(detail, 1) from error
         return Scored(result, version, {}).comparison(case.id, k)
 
     def detector(self) -> tuple[Detector, str]:
         """The detector for the present index, and the index's version; made in the background where there is none.
 
-        Raises HTTPException 503 while it is being made, or whatever kept it from being made.
+        Raises UnavailableError while it is being made, or whatever kept it from being made.
         """
         opened = self.required_index()
         making = self._making(opened)
         if not making.done.wait(PATIENCE_SECONDS):
             detail = f"the comparison is being prepared: {making.words}; try again after that"
-            raise HTTPException(503, detail, headers={"Retry-After": str(RETRY_SECONDS)})
+            raise UnavailableError(detail, tasks.RETRY_SECONDS)
         if making.detector is None:
             with self._lock:
                 self._null = None if self._null is making else self._null
@@ -282,20 +281,20 @@ class Engine:
     def surfaces(self, synthetic_id: str, training_id: str) -> tuple[SurfaceComparison, PreparedImage, PreparedImage]:
         """The surfaces of a pair's masks, in mm along the axes of the common grid, and both cases.
 
-        Raises HTTPException 409 where either has no mask or an empty one, or the images are 2D.
+        Raises ConflictError where either has no mask or an empty one, or the images are 2D.
         """
         from replica_detection.surfaces.distances import compare_surfaces
 
         case, opened = self.case(synthetic_id), self.required_index()
         training = opened.stored(training_id)
         if not opened.has_masks:
-            raise HTTPException(409, "the index holds no masks: build it with masks, or with a segmenter")
+            raise ConflictError("the index holds no masks: build it with masks, or with a segmenter")
         if len(opened.index.preparation.grid) != 3:
-            raise HTTPException(409, "surfaces need 3D images")
+            raise ConflictError("surfaces need 3D images")
         synthetic = self.prepared(case)
         for name, prepared in (("synthetic", synthetic), ("training", training)):
             if prepared.mask is None or not prepared.mask.any():
-                raise HTTPException(409, f"the {name} image has no mask, or an empty one")
+                raise ConflictError(f"the {name} image has no mask, or an empty one")
 
         def compare() -> SurfaceComparison:
             assert synthetic.mask is not None and training.mask is not None
@@ -311,7 +310,7 @@ class Engine:
     def aligned(self, synthetic_id: str, training_id: str) -> tuple[PreparedImage, PreparedImage]:
         """A synthetic image and a training case moved onto it, both on the common grid.
 
-        Raises HTTPException 404 where this pair was not aligned: it is no candidate, or nothing was scored yet.
+        Raises UnknownNameError where this pair was not aligned: it is no candidate, or nothing was scored yet.
         """
         from replica_detection.report.pair_loader import PairLoader
 
@@ -320,7 +319,7 @@ class Engine:
         current = scored is not None and scored.is_current(case, opened.version)
         alignment = scored.result.alignment(case.id, training_id) if scored is not None and current else None
         if alignment is None:
-            raise HTTPException(404, "no alignment is known for this pair")
+            raise UnknownNameError("no alignment is known for this pair")
         synthetic = self.prepared(case)
         return synthetic, PairLoader(opened.index, None).resample(training, alignment, synthetic.affine)
 

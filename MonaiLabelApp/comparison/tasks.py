@@ -17,8 +17,14 @@ from replica_detection.progress import Progress, silent
 from replica_detection.results.result import DetectionResult
 from replica_detection_server.collection import cohorts
 from replica_detection_server.comparison.scored_result import write_scored
+from replica_detection_server.errors import ConflictError, RefusedError, UnavailableError
+from replica_detection_server.incoming.error_responses import refusal
 from replica_detection_server.settings import embeddings
 from replica_detection_server.settings.configuration import Configuration
+
+# After so long the index, or the null, may be there.
+RETRY_SECONDS = 5
+_START = "start it with POST /replica/jobs/index"
 
 
 def open_index(configuration: Configuration) -> TrainingIndex:
@@ -138,3 +144,20 @@ def _files(case) -> tuple[Path, ...]:
 
 
 WORK: dict[str, Callable[[Configuration, Progress], object]] = {"index": build_index, "score": score}
+
+
+def no_index(words: str, unusable: IndexFormatError | None, failure: str) -> RefusedError:
+    """The refusal where there is no index to compare with, or none that can be used: its state, and what to do.
+
+    Args:
+        words: how far the job is that makes it, "" where none does: then waiting would not help.
+        unusable: what is wrong with the one that is there.
+        failure: why the last job failed, "" where it did not.
+    """
+    if words:
+        return UnavailableError(f"the index is being made: {words}; try again after that", RETRY_SECONDS)
+    if unusable is not None:
+        return refusal(unusable)
+    if failure:
+        return ConflictError(f"the index could not be made: {failure} When that is mended, {_START}")
+    return ConflictError(f"there is no index yet, and nothing makes it: {_START}")

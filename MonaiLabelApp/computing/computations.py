@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fastapi import HTTPException
 
 from replica_detection.readers.ratings import Rating
 from replica_detection.results.schema import SurfaceReply, SurfaceStatistics, from_json, to_json
@@ -24,6 +23,7 @@ from replica_detection_server.comparison.exports import (
 )
 from replica_detection_server.computing.services import Services
 from replica_detection_server.computing.workers import Result
+from replica_detection_server.errors import ConflictError
 from replica_detection_server.settings.case_ids import TRAINING
 from replica_detection_server.uploads.checks import examine_here
 from replica_detection_server.uploads.limits import UploadLimits
@@ -44,16 +44,16 @@ def compare(services: Services, image: str, mask: str | None, k: int) -> Result:
 
 
 def mask(services: Services, case_id: str) -> Result:
-    """The mask that comparisons use. Raises HTTPException 409 where there is none."""
+    """The mask that comparisons use. Raises ConflictError where there is none."""
     opened = services.engine.required_index()
     if not opened.has_masks:
-        raise HTTPException(409, NO_MASKS)
+        raise ConflictError(NO_MASKS)
     if case_id.startswith(TRAINING):
         prepared = opened.stored(case_id.removeprefix(TRAINING))
     else:
         prepared = services.engine.prepared(services.engine.case(case_id))
     if prepared.mask is None:
-        raise HTTPException(409, f"'{case_id}' has no mask")
+        raise ConflictError(f"'{case_id}' has no mask")
     return _volume(prepared.mask, prepared.affine)
 
 
@@ -156,7 +156,7 @@ COMPUTATIONS: Mapping[str, Callable[..., Result]] = {
 
 
 def prepare(services: Services, task: str) -> None:
-    """What a process needs once for all computations of a kind. Raises HTTPException 503 while the null is made."""
+    """What a process needs once for all computations of a kind. Raises UnavailableError while the null is made."""
     if task in ("infer", "train", "scoring"):
         app()
     if task in ("comparison", "compare"):

@@ -13,8 +13,9 @@ from contextlib import asynccontextmanager
 from contextvars import ContextVar
 
 from anyio import from_thread
-from fastapi import Depends, HTTPException, Request
+from fastapi import Depends, Request
 
+from replica_detection_server.errors import CallerGoneError, UnavailableError
 from replica_detection_server.settings.launch_settings import WAITING
 
 RUNNING = 2
@@ -49,13 +50,12 @@ class Queue:
         """Holds a place; starts when one of the running ones ends.
 
         Raises:
-            HTTPException: 503 with Retry-After where the queue is full.
+            UnavailableError: the queue is full.
         """
         if self.taken >= self.places:
-            raise HTTPException(
-                503,
+            raise UnavailableError(
                 f"The server is busy: {self.taken} requests are running or waiting. Try again later.",
-                headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+                RETRY_AFTER_SECONDS,
             )
         self.taken += 1
         try:
@@ -78,7 +78,7 @@ async def _place(request: Request) -> AsyncIterator[None]:
     async with queue.slot():
         # Work that nobody waits for any more only keeps others waiting.
         if await request.is_disconnected():
-            raise HTTPException(499, "The client went away.")
+            raise CallerGoneError
         CALLER_GONE.set(lambda: from_thread.run(request.is_disconnected))
         yield
 

@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property
 
-from fastapi import HTTPException
-
 from replica_detection.errors import ReplicaDetectionError
 from replica_detection.readers.rating_store import RatingStore
 from replica_detection.readers.ratings import Rating, latest
@@ -73,10 +71,8 @@ class Services:
         """Why a case has no score yet, and what to do; "" where the collection is scored."""
         try:
             self.engine.required_scores()
-        except HTTPException as refused:
-            return str(refused.detail)
         except ReplicaDetectionError as error:
-            return str(refusal(error).detail)
+            return refusal(error).detail
         return ""
 
     def agreement(self) -> AgreementReport:

@@ -20,8 +20,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fastapi import HTTPException
-
 from replica_detection.errors import ReplicaDetectionError
 from replica_detection.results.schema import Job, to_json
 from replica_detection_server.computing.computations import COMPUTATIONS, prepare
@@ -55,7 +53,7 @@ def main() -> int:
 
     while True:
         # Without an index, or with one that cannot be used, there is nothing to prepare; requests are told why.
-        with suppress(ReplicaDetectionError, HTTPException):
+        with suppress(ReplicaDetectionError):
             services.engine.prepare()
         with suppress(queue.Empty):
             say(**answer(services, json.loads(lines.get(timeout=IDLE_SECONDS)), lambda: say(began=True)))
@@ -63,7 +61,7 @@ def main() -> int:
 
 def answer(services: Services, request: dict[str, Any], begin: Callable[[], None]) -> dict[str, Any]:
     """What a request comes to: `value` and `file`, or `refused`, or `failed` with the place, or `memory`."""
-    from replica_detection_server.incoming.error_responses import known_refusal
+    from replica_detection_server.incoming.error_responses import kind_of, known_refusal
     from replica_detection_server.records.redaction import where
 
     try:
@@ -80,7 +78,7 @@ def answer(services: Services, request: dict[str, Any], begin: Callable[[], None
         refusal = known_refusal(error)
         if refusal is None:
             return {"failed": where(error)}
-        return {"refused": [refusal.status_code, refusal.detail, dict(refusal.headers or {})]}
+        return {"refused": [kind_of(refusal).__name__, refusal.detail, refusal.retry_after]}
 
 
 def _read_to_the_end(lines: queue.SimpleQueue[str]) -> None:

@@ -24,10 +24,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import psutil
-from fastapi import HTTPException
 
 from replica_detection.results.schema import Job, from_json
 from replica_detection_server.computing.queue import CALLER_GONE, RUNNING
+from replica_detection_server.errors import (
+    CallerGoneError,
+    FailedError,
+    InvalidRequestError,
+    TimeLimitError,
+    UnavailableError,
+)
+from replica_detection_server.incoming.error_responses import STATUS
 from replica_detection_server.records.redacted_replies import FAILED
 from replica_detection_server.settings.configuration import Configuration
 
@@ -39,6 +46,8 @@ START_SECONDS = 120.0
 GONE_SECONDS = 10.0
 POLL_SECONDS = 0.05
 RETRY_SECONDS = 5
+# The refusals of the processes, by their names.
+KINDS = {kind.__name__: kind for kind in STATUS}
 LONGEST_LINE = 16 << 10
 # Work that leaves much behind in its process.
 ONCE = ("train", "scoring")
@@ -113,8 +122,9 @@ class Workers:
             seconds: a shorter limit than that of each computation.
 
         Raises:
-            HTTPException: what the computation refuses; 422, 503 or 504 where it was ended or its process died; 499
-                where the caller went away; 500 where it failed, with a line in the log.
+            RefusedError: what the computation refuses. InvalidRequestError, UnavailableError or TimeLimitError where
+                it was ended or its process died, CallerGoneError where the caller went away, FailedError where it
+                failed, with a line in the log.
         """
         gone = CALLER_GONE.get()
         limit = self.limits.seconds if seconds is None else min(seconds, self.limits.seconds)
@@ -135,11 +145,11 @@ class Workers:
                     self._all.remove(worker)
                 self._changed.notify()
         if "refused" in said:
-            status, detail, headers = said["refused"]
-            raise HTTPException(status, detail, headers or None)
+            kind, detail, retry_after = said["refused"]
+            raise KINDS[kind](detail, retry_after)
         if "failed" in said:
             logger.error("failed: %s", said["failed"])
-            raise HTTPException(500, FAILED)
+            raise FailedError(FAILED)
         return Result(said["value"], file)
 
     def null_job(self) -> Job | None:
@@ -175,7 +185,7 @@ class Workers:
                     return self._started()
                 self._changed.wait(1.0)
                 if gone is not None and gone():
-                    raise HTTPException(499, "The client went away.")
+                    raise CallerGoneError
 
     def _started(self) -> _Worker:
         folder = self.configuration.data / "workers"
@@ -224,13 +234,13 @@ class Workers:
                 gone_since = (gone_since or now) if gone() else 0.0
                 if gone_since and now > gone_since + GONE_SECONDS:
                     worker.end()
-                    raise HTTPException(499, "The client went away.")
+                    raise CallerGoneError
 
     def _too_much(self, worker: _Worker, task: str) -> NoReturn:
         worker.end()
         limit = f"{self.limits.memory_bytes >> 20} MiB"
         logger.warning("a computation was ended beyond %s of memory: %s", limit, task)
-        raise HTTPException(422, f"This needs more memory than the {limit} that one computation may take.")
+        raise InvalidRequestError(f"This needs more memory than the {limit} that one computation may take.")
 
 
 class _Worker:
@@ -338,9 +348,9 @@ def _died(worker: _Worker, task: str, uploaded: bool) -> NoReturn:
         _not_started(task)
     if uploaded:
         detail = "The process that read this file ended at it: the file is damaged, or too large for this server."
-        raise HTTPException(422, detail)
+        raise InvalidRequestError(detail)
     detail = "The process that computed this ended unexpectedly; try again."
-    raise HTTPException(503, detail, {"Retry-After": str(RETRY_SECONDS)})
+    raise UnavailableError(detail, RETRY_SECONDS)
 
 
 def _too_long(task: str, uploaded: bool, seconds: float) -> NoReturn:
@@ -348,14 +358,13 @@ def _too_long(task: str, uploaded: bool, seconds: float) -> NoReturn:
     logger.warning("a computation was ended after %s: %s", limit, task)
     advice = " Start it without run_sync." if task in ONCE else ""
     detail = f"This took longer than the {limit} that one computation may take, and was ended.{advice}"
-    raise HTTPException(422 if uploaded else 504, detail)
+    raise InvalidRequestError(detail) if uploaded else TimeLimitError(detail)
 
 
 def _not_started(task: str) -> NoReturn:
     logger.error("the process of a computation did not start: %s", task)
-    headers = {"Retry-After": str(RETRY_SECONDS)}
-    raise HTTPException(503, "The process that computes could not be started; try again later.", headers)
+    raise UnavailableError("The process that computes could not be started; try again later.", RETRY_SECONDS)
 
 
 def _stopping() -> NoReturn:
-    raise HTTPException(503, "The server is stopping.", {"Retry-After": str(RETRY_SECONDS)})
+    raise UnavailableError("The server is stopping.", RETRY_SECONDS)

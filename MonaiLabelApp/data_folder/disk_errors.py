@@ -8,9 +8,8 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator
 
-from fastapi import HTTPException
+from replica_detection_server.errors import DiskFullError, RefusedError, UnavailableError
 
-FULL_STATUS, UNWRITABLE_STATUS = 507, 503
 FULL = "The server's disk is full: nothing of this request was kept. Tell its administrator, and send it again later."
 UNWRITABLE = "The server cannot write to its disk. Tell its administrator, and send the request again later."
 BUSY = "The server has too many files open. Send the request again later."
@@ -21,10 +20,11 @@ _UNWRITABLE = {errno.EROFS, errno.EIO}
 _BUSY = {errno.EMFILE, errno.ENFILE}
 
 
-def storage_refusal(error: BaseException) -> HTTPException | None:
+def storage_refusal(error: BaseException) -> RefusedError | None:
     """The refusal where the cause of an error, however deep, is the server's storage; else None.
 
-    507 for a disk or quota that is full, 503 for one that cannot be written and for too many open files.
+    DiskFullError for a disk or quota that is full, UnavailableError for one that cannot be written and for too many
+    open files.
     """
     for link in _chain(error):
         if isinstance(link, OSError) and link.errno in _FULL | _UNWRITABLE | _BUSY:
@@ -33,12 +33,12 @@ def storage_refusal(error: BaseException) -> HTTPException | None:
             # The lowest byte is the kind, the others say more of it.
             kind = (getattr(link, "sqlite_errorcode", 0) or 0) & 0xFF
             if kind == sqlite3.SQLITE_FULL or (kind == sqlite3.SQLITE_IOERR and nothing_is_free()):
-                return HTTPException(FULL_STATUS, FULL)
+                return DiskFullError(FULL)
             if kind in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
-                return HTTPException(UNWRITABLE_STATUS, UNWRITABLE)
+                return UnavailableError(UNWRITABLE)
         # Libraries in C++ tell that they could not write, not why.
         if isinstance(link, RuntimeError) and nothing_is_free():
-            return HTTPException(FULL_STATUS, FULL)
+            return DiskFullError(FULL)
     return None
 
 
@@ -50,10 +50,10 @@ def nothing_is_free() -> bool:
         return False
 
 
-def _of_errno(number: int | None) -> HTTPException:
+def _of_errno(number: int | None) -> RefusedError:
     if number in _FULL:
-        return HTTPException(FULL_STATUS, FULL)
-    return HTTPException(UNWRITABLE_STATUS, BUSY if number in _BUSY else UNWRITABLE)
+        return DiskFullError(FULL)
+    return UnavailableError(BUSY if number in _BUSY else UNWRITABLE)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

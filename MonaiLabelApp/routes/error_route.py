@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from replica_detection.errors import ReplicaDetectionError
 from replica_detection.results.schema import ErrorReply
 from replica_detection_server.data_folder.disk_errors import storage_refusal
-from replica_detection_server.incoming.error_responses import refusal
+from replica_detection_server.incoming.error_responses import answer_of, refusal
 from replica_detection_server.incoming.request_faults import in_words
 
 # For the OpenAPI page: what any of these routes may answer besides.
@@ -42,10 +42,10 @@ class Guarded(APIRoute):
             except RequestValidationError as error:
                 raise HTTPException(422, in_words(error)) from error
             except ReplicaDetectionError as error:
-                raise refusal(error) from error
+                raise answer_of(refusal(error)) from error
             except Exception as error:
                 if (found := storage_refusal(error)) is not None:
-                    raise found from error
+                    raise answer_of(found) from error
                 raise
 
         return guarded

@@ -14,15 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from fastapi import HTTPException
-
 from replica_detection.errors import InputError
 from replica_detection.io.formats import DAMAGED, input_errors, looks_like
 from replica_detection.io.nifti import read_header
 from replica_detection.io.paths import is_dicom_name, is_image_name, require_file
 from replica_detection.io.text_headers import TextHeader, read_metaimage_header, read_nrrd_header
+from replica_detection_server.errors import UploadTooLargeError
 from replica_detection_server.uploads import dicom, pictures
-from replica_detection_server.uploads.limits import BESIDE, TooLargeError, UploadLimits, require_whole
+from replica_detection_server.uploads.limits import BESIDE, UploadLimits, require_whole
 
 _CHUNK = 1 << 20
 _ONE_FILE = "Send one file that holds header and voxels, such as .nii.gz, .nrrd or .mha"
@@ -55,10 +54,9 @@ def check_upload(path: Path, limits: UploadLimits) -> None:
     Raises:
         InputError: it is no such file, names another one, holds less than its header promises, or could be read in
             more than one way.
-        HTTPException: 413, it holds more voxels or bytes than the limits.
+        UploadTooLargeError: it holds more voxels or bytes than the limits.
     """
-    with _answers():
-        _examine(path, limits)
+    _examine(path, limits)
 
 
 def check_series(folder: Path, limits: UploadLimits) -> None:
@@ -67,26 +65,17 @@ def check_series(folder: Path, limits: UploadLimits) -> None:
     What is no image (DICOMDIR, notes, programs that come on a CD) is removed from the folder: nothing may read it.
     """
     voxels = size = 0
-    with _answers():
-        for path in sorted(folder.rglob("*")):
-            if path.is_dir() and not path.is_symlink():
-                continue
-            if path.is_symlink() or not path.is_file():
-                raise InputError(path, "is a link or a device", "Send the image files themselves")
-            if path.name.upper() == "DICOMDIR" or not (is_image_name(path) or is_dicom_name(path)):
-                path.unlink()
-                continue
-            voxels += _examine(path, limits)
-            size += path.stat().st_size
-            _require_within(path, voxels, size, limits)
-
-
-@contextmanager
-def _answers() -> Iterator[None]:
-    try:
-        yield
-    except TooLargeError as error:
-        raise HTTPException(413, f"{Path(error.path).name}: {error.found}. {error.advice}.") from error
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            continue
+        if path.is_symlink() or not path.is_file():
+            raise InputError(path, "is a link or a device", "Send the image files themselves")
+        if path.name.upper() == "DICOMDIR" or not (is_image_name(path) or is_dicom_name(path)):
+            path.unlink()
+            continue
+        voxels += _examine(path, limits)
+        size += path.stat().st_size
+        _require_within(path, voxels, size, limits)
 
 
 def _examine(path: Path, limits: UploadLimits) -> int:
@@ -254,7 +243,7 @@ def _require_within(path: Path, voxels: int, size: int, limits: UploadLimits) ->
     else:
         return
     advice = "Send an image about as large as the training images, or have the server started with --max-upload-voxels"
-    raise TooLargeError(path, found, advice)
+    raise UploadTooLargeError(path, found, advice)
 
 
 def _product(path: Path, shape: Sequence[int]) -> int:

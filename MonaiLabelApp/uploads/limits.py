@@ -25,10 +25,6 @@ class UploadLimits:
         return cls(max_voxels, 8 * max_voxels + BESIDE)
 
 
-class TooLargeError(InputError):
-    """The file is larger than the server takes; the answer is 413."""
-
-
 def require_whole(path: Path, promised: int, held: int, of: str = "bytes") -> None:
     """Raises InputError where the file holds less than its header promises."""
     if held < promised:

@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("monailabel", reason="the server needs it: requirements-server-bare.txt")
 
-from fastapi import BackgroundTasks, HTTPException
+from fastapi import BackgroundTasks
 from monailabel.datastore.local import LocalDatastore
 from monailabel.endpoints.infer import send_response
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
@@ -26,6 +26,8 @@ from replica_detection.io.cohort import Cohort
 from replica_detection.io.volume import read_volume
 from replica_detection_server.collection.datastore import StudiesAndTraining
 from replica_detection_server.collection.studies import Studies
+from replica_detection_server.errors import RefusedError
+from replica_detection_server.incoming.error_responses import answer_of
 from replica_detection_server.lib.batch import BatchInfer
 
 
@@ -64,9 +66,9 @@ def test_a_second_upload_does_not_take_the_place_of_the_first(tmp_path):
     assert lost.list_images() == ["sub"] and Path(lost.get_image_uri("sub")).read_bytes() == b"tmp.02.nii.gz"
     store = ours(tmp_path / "ours")
     store.add_image("sub", str(first), {})
-    with pytest.raises(HTTPException) as refused:
+    with pytest.raises(RefusedError) as refused:
         store.add_image("sub", str(second), {})
-    assert refused.value.status_code == 409
+    assert answer_of(refused.value).status_code == 409
     assert Path(store.get_image_uri("sub")).read_bytes() == b"tmp.01.nii.gz"
     assert ours(tmp_path / "ours").list_images() == ["sub"], "a later start knows it by another id"
 
@@ -103,9 +105,9 @@ def test_training_cases_are_read_where_they_lie_and_never_written(tmp_path):
         lambda: store.update_image_info("train:t", {}),
         lambda: store.update_label_info("train:t", "final", {}),
     ):
-        with pytest.raises(HTTPException) as refused:
+        with pytest.raises(RefusedError) as refused:
             write()
-        assert refused.value.status_code == 403
+        assert answer_of(refused.value).status_code == 403
     assert {p.name for p in image.parent.iterdir()} == {p.name for p in mask.parent.iterdir()} == {"t.nii.gz"}
 
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fastapi import HTTPException
 
 pytest.importorskip("monailabel", reason="the server needs it: requirements-server-bare.txt")
 
@@ -26,6 +25,8 @@ from replica_detection_server.comparison import tasks
 from replica_detection_server.comparison.engine import Engine
 from replica_detection_server.computing.jobs import Jobs
 from replica_detection_server.computing.services import Services
+from replica_detection_server.errors import RefusedError
+from replica_detection_server.incoming.error_responses import answer_of
 from replica_detection_server.lib.trainers import encoder as trainer_module
 from replica_detection_server.lib.trainers.encoder import TrainEncoder
 from replica_detection_server.settings import embeddings
@@ -114,7 +115,7 @@ def test_an_index_of_another_embedding_is_not_used_but_made_anew(folder, contras
     with pytest.raises(IndexFormatError, match="another embedding"):
         tasks.open_index(named)
     services = Services(named)
-    with pytest.raises(HTTPException, match=r"another embedding.*/replica/jobs"):
+    with pytest.raises(RefusedError, match=r"another embedding.*/replica/jobs"):
         services.engine.required_index()
     monkeypatch.setattr(Jobs, "start", lambda self, kind: started.append(kind))
     started: list[str] = []
@@ -186,14 +187,14 @@ def test_an_encoder_is_trained_to_its_end_and_then_used(folder, tmp_path, monkey
 
 @pytest.mark.parametrize("bad", [{"epochs": "many"}, {"epochs": 0}, {"kind": "none"}])
 def test_a_training_that_cannot_be_is_refused(folder, tmp_path, bad):
-    with pytest.raises(HTTPException) as refused:
+    with pytest.raises(RefusedError) as refused:
         TrainEncoder(configured(folder, tmp_path))({**QUICK, **bad}, None)
-    assert refused.value.status_code == 422
+    assert answer_of(refused.value).status_code == 422
     without = replace(configured(folder, tmp_path), training=None)
     for refuses in (TrainEncoder(without).require_material, lambda: TrainEncoder(without)(QUICK, None)):
-        with pytest.raises(HTTPException, match="start the server with training") as refused:
+        with pytest.raises(RefusedError, match="start the server with training") as refused:
             refuses()
-    assert refused.value.status_code == 409
+    assert answer_of(refused.value).status_code == 409
     assert not embeddings.trained_file(without).exists()
 
 

@@ -32,10 +32,11 @@ from replica_detection.surfaces.mesh import mesh_of_mask
 from replica_detection_server.access.identity import ROLES, Identity, identify, sees_all, visible
 from replica_detection_server.collection.task_files import fresh_file
 from replica_detection_server.comparison import exports
+from replica_detection_server.comparison.tasks import no_index
 from replica_detection_server.computing.jobs import Jobs
 from replica_detection_server.computing.services import Services
-from replica_detection_server.errors import AlreadyRunningError
-from replica_detection_server.incoming.error_responses import no_index
+from replica_detection_server.errors import AlreadyRunningError, RefusedError
+from replica_detection_server.incoming.error_responses import answer_of
 from replica_detection_server.routes.received_files import received
 from replica_detection_server.settings.configuration import Configuration, default_data_folder
 from replica_detection_server.settings.launch_settings import Settings
@@ -213,7 +214,7 @@ def test_times_in_words(seconds, words):
     ],
 )
 def test_why_there_is_no_index_and_what_to_do(state, status, words):
-    found = no_index(*state)
+    found = answer_of(no_index(*state))
     assert found.status_code == status and words in found.detail
     assert (found.headers or {}).get("Retry-After") == ("5" if status == 503 else None)
 
@@ -459,14 +460,14 @@ def test_a_network_is_trained_and_then_listed_as_a_model(tmp_path):
     finally:
         Path(file).unlink()
     for bad in ({"epochs": "many"}, {"patch": 0}):
-        with pytest.raises(HTTPException) as refused:
+        with pytest.raises(RefusedError) as refused:
             trainer({**request, **bad}, None)
-        assert refused.value.status_code == 422
+        assert answer_of(refused.value).status_code == 422
 
 
 def test_training_without_masks_is_refused(folders, tmp_path):
     from replica_detection_server.lib.trainers.segmentation import TrainSegmentation
 
-    with pytest.raises(HTTPException) as refused:
+    with pytest.raises(RefusedError) as refused:
         TrainSegmentation(Configuration.of(tmp_path / "studies", folders))({}, None)
-    assert refused.value.status_code == 409
+    assert answer_of(refused.value).status_code == 409

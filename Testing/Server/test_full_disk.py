@@ -19,12 +19,12 @@ pytest.importorskip("monailabel", reason="the server needs it: requirements-serv
 
 import numpy as np
 import requests
-from fastapi import HTTPException
 
 from Core.made_up import cohort, volume, write
 from replica_detection.errors import InputError
 from replica_detection_server.data_folder.disk_errors import storage_refusal
-from replica_detection_server.incoming.error_responses import refusal
+from replica_detection_server.errors import DiskFullError, UnknownNameError
+from replica_detection_server.incoming.error_responses import answer_of, refusal
 from Server.conftest import until
 from Server.running import Server, running_server
 
@@ -187,7 +187,7 @@ def test_the_cause_of_an_error_decides(number, status):
         except OSError as error:
             raise InputError("/secret/place.nii.gz", "cannot be written", "Try another") from error
     except InputError as error:
-        found = refusal(error)
+        found = answer_of(refusal(error))
     assert found.status_code == status and "/secret" not in found.detail
 
 
@@ -197,10 +197,10 @@ def test_a_full_database(tmp_path):
     connection.execute("PRAGMA max_page_count = 3")
     with pytest.raises(sqlite3.OperationalError) as found:
         connection.execute("INSERT INTO t VALUES (randomblob(100000))")
-    assert storage_refusal(found.value).status_code == 507
+    assert isinstance(storage_refusal(found.value), DiskFullError)
 
 
 def test_other_errors_are_others(tmp_path):
-    assert storage_refusal(HTTPException(404, "no")) is None and storage_refusal(ValueError("x")) is None
+    assert storage_refusal(UnknownNameError("no")) is None and storage_refusal(ValueError("x")) is None
     if shutil.disk_usage(tmp_path).free > 1 << 20:
         assert storage_refusal(RuntimeError("x")) is None

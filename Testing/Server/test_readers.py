@@ -23,12 +23,13 @@ pytest.importorskip("monailabel", reason="the server needs it: requirements-serv
 
 import psutil
 import requests
-from fastapi import HTTPException
 from pydantic import BaseModel
 
 from Core import made_up
 from replica_detection_server.collection import client_notes
 from replica_detection_server.collection.datastore import StudiesAndTraining
+from replica_detection_server.errors import RefusedError
+from replica_detection_server.incoming.error_responses import answer_of
 from replica_detection_server.util.json_values import plain
 from Server.collections_on_disk import image_bytes
 from Server.conftest import strict_json, until
@@ -253,9 +254,9 @@ def test_notes_are_bounded_all_together(tmp_path):
         {"x" * (client_notes.LONGEST_NAME + 1): 0},
         {"deep": deep},
     ):
-        with pytest.raises(HTTPException) as refused:
+        with pytest.raises(RefusedError) as refused:
             store.update_image_info("s", over)
-        assert refused.value.status_code == 422
+        assert answer_of(refused.value).status_code == 422
     assert set(store.get_image_info("s")) == {"first", "name", "path", "ts"}
     store.update_image_info("s", {"first": ""})
     store.update_image_info("s", {"second": "x" * (client_notes.LARGEST_BYTES // 2)})

@@ -16,19 +16,18 @@ pytest.importorskip("monailabel", reason="the server needs it: requirements-serv
 
 import psutil
 import requests
-from fastapi import HTTPException
 
 from Core.made_up import cohort
-from replica_detection.errors import InputError
+from replica_detection.errors import ReplicaDetectionError
 from replica_detection_server.computing.queue import Queue, heavy
 from replica_detection_server.computing.services import Services
 from replica_detection_server.computing.workers import Limits, Result, Workers
-from replica_detection_server.incoming.error_responses import as_refusal
-from replica_detection_server.routes import cases
+from replica_detection_server.errors import RefusedError
+from replica_detection_server.incoming.error_responses import answer_of, kind_of, refusal
+from replica_detection_server.routes import cases, received_files
 from replica_detection_server.routes.received_files import examine
 from replica_detection_server.settings.configuration import Configuration
 from replica_detection_server.stock import datastore, infer, sessions
-from replica_detection_server.uploads import examining
 from replica_detection_server.uploads.limits import UploadLimits
 from Server.conftest import until
 from Server.made_uploads import nifti
@@ -271,20 +270,23 @@ def test_refusals_of_the_other_process_are_those_of_this_one(configuration):
     """Status, words and headers; a failure is told by its place alone."""
     workers = Workers(configuration, Limits.of(60))
     try:
-        with pytest.raises(HTTPException) as unknown:
+        with pytest.raises(RefusedError) as unknown:
             workers.call("difference", {"synthetic_id": "none", "training_id": "trn_000"})
-        assert (unknown.value.status_code, unknown.value.detail) == (404, "there is no synthetic image 'none'")
-        with pytest.raises(HTTPException) as missing:
+        assert (answer_of(unknown.value).status_code, unknown.value.detail) == (
+            404,
+            "there is no synthetic image 'none'",
+        )
+        with pytest.raises(RefusedError) as missing:
             workers.call("comparison", {"synthetic_id": "syn_000", "k": 1})
-        assert missing.value.status_code == 409 and "there is no index" in missing.value.detail
-        with pytest.raises(HTTPException) as failed:
+        assert answer_of(missing.value).status_code == 409 and "there is no index" in missing.value.detail
+        with pytest.raises(RefusedError) as failed:
             workers.call("agreement", {"ratings": [{"reader": "Smith^John"}] * 2000})
-        assert failed.value.status_code == 500 and "Smith" not in failed.value.detail
+        assert answer_of(failed.value).status_code == 500 and "Smith" not in failed.value.detail
         assert workers.null_job() is None and workers.null_size("any") == 0
         assert workers.call("agreement", {"ratings": []}).value is not None
     finally:
         workers.close()
-    with pytest.raises(HTTPException, match="stopping"):
+    with pytest.raises(RefusedError, match="stopping"):
         workers.call("agreement", {"ratings": []})
     until(lambda: not list((configuration.data / "workers").iterdir()), "its folder stays behind")
 
@@ -297,23 +299,23 @@ def test_an_upload_is_examined_in_another_process_with_the_same_words(configurat
         damaged.write_bytes(b"patient")
         examine(services, good, limits)
         for path, allowed in ((damaged, limits), (good, UploadLimits.of(1))):
-            with pytest.raises((InputError, HTTPException)) as here:
+            with pytest.raises(ReplicaDetectionError) as here:
                 examine(None, path, allowed)
-            with pytest.raises(HTTPException) as apart:
+            with pytest.raises(RefusedError) as apart:
                 examine(services, path, allowed)
-            expected = as_refusal(here.value)
-            assert (apart.value.status_code, apart.value.detail) == (expected.status_code, expected.detail)
+            expected = refusal(here.value)
+            assert kind_of(apart.value) is kind_of(expected) and apart.value.detail == expected.detail
         series = tmp_path / "series"
         series.mkdir()
         (series / "a.nii").write_bytes(nifti())
         (series / "run.exe").write_bytes(b"x")
         examine(services, series, limits)
         assert [path.name for path in series.iterdir()] == ["a.nii"]
-        monkeypatch.setattr(examining, "SECONDS", 1.0)
+        monkeypatch.setattr(received_files, "EXAMINATION_SECONDS", 1.0)
         (tmp_path / "c.nii.gz").write_bytes(endless())
-        with pytest.raises(HTTPException, match="longer than the 1 s") as ended:
+        with pytest.raises(RefusedError, match="longer than the 1 s") as ended:
             examine(services, tmp_path / "c.nii.gz", UploadLimits.of(1 << 28))
-        assert ended.value.status_code == 422
+        assert answer_of(ended.value).status_code == 422
     finally:
         services.workers.close()
 

@@ -15,7 +15,6 @@ import pytest
 
 pytest.importorskip("monailabel", reason="the server needs it: requirements-server-bare.txt")
 
-from fastapi import HTTPException
 from monailabel.datastore.local import LocalDatastore
 
 from Core import made_up
@@ -28,6 +27,8 @@ from replica_detection_server.collection.datastore import StudiesAndTraining
 from replica_detection_server.collection.series import one_case
 from replica_detection_server.collection.studies import Studies
 from replica_detection_server.comparison.engine import Engine
+from replica_detection_server.errors import RefusedError
+from replica_detection_server.incoming.error_responses import answer_of
 from replica_detection_server.settings.configuration import Configuration
 
 NOTES = "datastore_v2.json"
@@ -114,9 +115,9 @@ def test_ids_that_differ_in_case_alone_are_both_studies_and_said(tmp_path):
     store = ours(folder)
     assert set(store.list_images()) == {"Case", "case"}
     assert any("'Case', 'case'" in said for said in Studies(folder).now().words())
-    with pytest.raises(HTTPException) as refused:
+    with pytest.raises(RefusedError) as refused:
         store.add_image("CASE", str(folder / "case.nii.gz"), {})
-    assert refused.value.status_code == 409
+    assert answer_of(refused.value).status_code == 409
 
 
 def test_links_are_followed_inside_the_folder_and_into_named_ones_alone(tmp_path):
@@ -168,9 +169,9 @@ def test_a_file_that_becomes_a_link_or_a_device_after_it_was_listed_is_not_opene
     (hidden / "a.nii.gz").unlink()
     (hidden / "a.nii.gz").symlink_to(secret)
     assert store.get_image_uri("a") == "" and not store.has_image("a")
-    with pytest.raises(HTTPException) as refused:
+    with pytest.raises(RefusedError) as refused:
         served.case("a")
-    assert refused.value.status_code == 404
+    assert answer_of(refused.value).status_code == 404
     (folder / "b.nii.gz").unlink()
     os.mkfifo(folder / "b.nii.gz")
     assert store.get_image_uri("b") == "" and "b" not in served.studies().ids
@@ -189,9 +190,11 @@ def test_labels_and_masks_are_no_links_to_elsewhere_either(tmp_path):
     assert Path(store.get_label_uri("t", "final")).read_bytes() == b"content"
     (folder / "labels" / "final" / "u.nii.gz").write_bytes(b"drawn")
     assert Path(store.get_label_uri("u", "final")).read_bytes() == b"drawn"
-    with pytest.raises(HTTPException) as refused:
+    with pytest.raises(RefusedError) as refused:
         store.save_label("s", str(folder / "s.nii.gz"), "linked", {})
-    assert refused.value.status_code == 409 and [p.name for p in secret.parent.iterdir()] == ["secret.nii.gz"]
+    assert answer_of(refused.value).status_code == 409 and [p.name for p in secret.parent.iterdir()] == [
+        "secret.nii.gz"
+    ]
     cases = {case.id: case.mask for case in engine(folder, masks=tmp_path / "masks").studies().cases}
     assert cases["s"] is None and cases["t"] == tmp_path / "masks" / "t.nii.gz"
 
@@ -269,10 +272,10 @@ def test_a_series_is_converted_once_and_again_when_it_changed(tmp_path):
     second = Path(store.get_image_uri("s"))
     assert second != first and not first.exists() and second.is_file()
     files[0].write_bytes(files[0].read_bytes()[:-20])
-    with pytest.raises(HTTPException) as refused:
+    with pytest.raises(RefusedError) as refused:
         store.get_image_uri("s")
     assert store.has_image("s") and store.list_images() == ["s"]
-    assert refused.value.status_code == 422 and str(tmp_path) not in refused.value.detail
+    assert answer_of(refused.value).status_code == 422 and str(tmp_path) not in refused.value.detail
 
 
 def test_a_full_disk_is_no_fault_of_the_series(tmp_path, monkeypatch):
@@ -452,9 +455,9 @@ def test_a_refused_image_or_label_leaves_no_file(tmp_path):
         lambda: store.add_image("new", str(empty), {}),
         lambda: store.save_label("s", str(empty), "final", {}),
     ):
-        with pytest.raises(HTTPException) as refused:
+        with pytest.raises(RefusedError) as refused:
             write()
-        assert refused.value.status_code == 422
+        assert answer_of(refused.value).status_code == 422
     with pytest.raises(OSError, match="gone"):
         store.add_image("new", str(tmp_path / "gone.nii.gz"), {})
     assert store.list_images() == ["s"] and store.get_labeled_images() == []
@@ -463,9 +466,9 @@ def test_a_refused_image_or_label_leaves_no_file(tmp_path):
     full = fill(tmp_path / "sent", "tmp.nii.gz") / "tmp.nii.gz"
     (folder / "out.nii.gz").symlink_to(full)
     for id in ("left", "out"):
-        with pytest.raises(HTTPException) as refused:
+        with pytest.raises(RefusedError) as refused:
             store.add_image(id, str(full), {})
-        assert refused.value.status_code == 409 and store.list_images() == ["s"]
+        assert answer_of(refused.value).status_code == 409 and store.list_images() == ["s"]
     assert (folder / "out.nii.gz").is_symlink() and not (folder / "left.nii.gz").stat().st_size
 
 

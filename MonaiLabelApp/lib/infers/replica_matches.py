@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fastapi import HTTPException
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from replica_detection.io.cohort import Case
@@ -15,6 +14,7 @@ from replica_detection_server.collection.series import case_at, study_of_volume
 from replica_detection_server.collection.task_files import fresh_file, result_suffix
 from replica_detection_server.comparison.engine import Engine
 from replica_detection_server.comparison.exports import difference, write_on_grid
+from replica_detection_server.errors import InvalidRequestError
 
 K = 10
 
@@ -36,13 +36,13 @@ class ReplicaMatches(InferTask):
     def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         """`params`: k, result_extension.
 
-        Raises InputError for an image that cannot be read, HTTPException where none can be compared.
+        Raises InputError for an image that cannot be read, a refusal where none can be compared.
         """
         path, suffix = Path(request["image"]), result_suffix(request)
         try:
             k = min(max(int(request.get("k", K)), 1), 1000)
         except (TypeError, ValueError, OverflowError):
-            raise HTTPException(422, "k must be a whole number") from None
+            raise InvalidRequestError("k must be a whole number") from None
         study = self._study(path)
         case = study or case_at(path, "image")
         known = None if study is None else self.engine.known_comparison(study.id, k)

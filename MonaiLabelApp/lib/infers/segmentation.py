@@ -50,7 +50,7 @@ class Segmentation(InferTask):
 
         `params` may choose `result_extension`, `result_dtype`, and with `largest_cc` the largest connected part of each
         label alone. Raises InputError for an image that cannot be read, ConfigurationError for one that the segmenter
-        cannot work on, HTTPException 422 for an extension that cannot be written.
+        cannot work on, InvalidRequestError for an extension that cannot be written.
         """
         import numpy as np
 

@@ -32,7 +32,7 @@ class BuildIndex(TrainTask):
         return {"best_metric": cases / (cases + left_out), "cases": cases, "left_out": left_out}
 
     def wanted(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Options of `work.build_index`. Raises HTTPException 422 for what cannot be."""
+        """Options of `tasks.build_index`. Raises InvalidRequestError for what cannot be."""
         return {"rebuild": flag(request, "rebuild")}
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:

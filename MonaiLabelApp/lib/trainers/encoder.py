@@ -6,7 +6,6 @@ import json
 import math
 from typing import Any
 
-from fastapi import HTTPException
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
@@ -14,6 +13,7 @@ from replica_detection.embedding.training import train_encoder
 from replica_detection.embedding.training_options import KINDS, NETWORKS, EncoderOptions
 from replica_detection.networks.weights import SIDECAR
 from replica_detection_server.collection import cohorts
+from replica_detection_server.errors import ConflictError
 from replica_detection_server.lib.progress import logged
 from replica_detection_server.lib.trainers.validation import (
     DEVICES,
@@ -59,12 +59,12 @@ class TrainEncoder(TrainTask):
             return {"best_metric": 0.0}
 
     def require_material(self) -> None:
-        """Raises HTTPException 409 where the server was started without what this learns from."""
+        """Raises ConflictError where the server was started without what this learns from."""
         if self.configuration.training is None:
-            raise HTTPException(409, "an encoder learns from the training scans: start the server with training")
+            raise ConflictError("an encoder learns from the training scans: start the server with training")
 
     def wanted(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Arguments of `EncoderOptions`. Raises HTTPException 422 for what cannot be."""
+        """Arguments of `EncoderOptions`. Raises InvalidRequestError for what cannot be."""
         return {
             "kind": choice(request, "kind", KINDS),
             "network": choice(request, "network", tuple(NETWORKS)),

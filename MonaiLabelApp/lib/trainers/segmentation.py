@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from fastapi import HTTPException
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
 from replica_detection.segmentation.training import train_segmentation
 from replica_detection.segmentation.training_options import NETWORKS, SegmentationOptions
 from replica_detection_server.collection import cohorts
+from replica_detection_server.errors import ConflictError, InvalidRequestError
 from replica_detection_server.lib.infers.segmentation import TRAINED
 from replica_detection_server.lib.progress import logged
 from replica_detection_server.lib.trainers.validation import (
@@ -58,16 +58,16 @@ class TrainSegmentation(TrainTask):
             return {"best_metric": 0.0}
 
     def require_material(self) -> None:
-        """Raises HTTPException 409 where the server was started without what this learns from."""
+        """Raises ConflictError where the server was started without what this learns from."""
         if self.configuration.training is None or self.configuration.training_masks is None:
-            raise HTTPException(409, "training needs masks: start the server with training and training_masks")
+            raise ConflictError("training needs masks: start the server with training and training_masks")
 
     def wanted(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Arguments of `SegmentationOptions`. Raises HTTPException 422 for what cannot be."""
+        """Arguments of `SegmentationOptions`. Raises InvalidRequestError for what cannot be."""
         network = choice(request, "network", tuple(NETWORKS))
         patch, divisor = whole(request, "patch", _PATCH, _LARGEST_PATCH), NETWORKS[network][2]
         if patch % divisor or patch < 2 * divisor:
-            raise HTTPException(422, f"patch is {patch}: {network} takes multiples of {divisor} from {2 * divisor} on")
+            raise InvalidRequestError(f"patch is {patch}: {network} takes multiples of {divisor} from {2 * divisor} on")
         return {
             "network": network,
             "epochs": whole(request, "epochs", _EPOCHS, LARGEST_EPOCHS),

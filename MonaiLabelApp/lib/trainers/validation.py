@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fastapi import HTTPException
-
 from replica_detection.errors import ConfigurationError
+from replica_detection_server.errors import InvalidRequestError
 
 DEVICES = ("auto", "cpu", "cuda")
 LARGEST_EPOCHS = 10_000
@@ -15,47 +14,47 @@ LARGEST_EPOCHS = 10_000
 
 def choice(request: dict[str, Any], name: str, known: Sequence[str]) -> str:
     """One of the words; the first where none is asked for, or by a client that shows no choice and sends the whole list
-    back. Raises HTTPException 422 for anything else.
+    back. Raises InvalidRequestError for anything else.
     """
     value = request.get(name, known[0])
     value = value[0] if isinstance(value, list) and value else value
     if not isinstance(value, str) or value not in known:
         found = f" is '{value[:60]}': it" if isinstance(value, str) else ""
-        raise HTTPException(422, f"{name}{found} must be one of {', '.join(known)}")
+        raise InvalidRequestError(f"{name}{found} must be one of {', '.join(known)}")
     return value
 
 
 def flag(request: dict[str, Any], name: str) -> bool:
-    """False where it is not asked for. Raises HTTPException 422 for what is neither true nor false."""
+    """False where it is not asked for. Raises InvalidRequestError for what is neither true nor false."""
     value = request.get(name, False)
     if not isinstance(value, bool):
-        raise HTTPException(422, f"{name} must be true or false")
+        raise InvalidRequestError(f"{name} must be true or false")
     return value
 
 
 def device(request: dict[str, Any]) -> str:
-    """Raises HTTPException 422 for one that this machine does not have."""
+    """Raises InvalidRequestError for one that this machine does not have."""
     from replica_detection.networks.device import pick_device
 
     name = choice(request, "device", DEVICES)
     try:
         pick_device(name)
     except ConfigurationError as error:
-        raise HTTPException(422, str(error)) from None
+        raise InvalidRequestError(str(error)) from None
     return name
 
 
 def whole(request: dict[str, Any], name: str, default: int, largest: int) -> int:
-    """A number from 1 to `largest`. Raises HTTPException 422 for anything else."""
+    """A number from 1 to `largest`. Raises InvalidRequestError for anything else."""
     given = request.get(name, default)
     try:
         value = int(given)
     except (TypeError, ValueError, OverflowError):
-        raise HTTPException(422, f"{name} must be a whole number") from None
+        raise InvalidRequestError(f"{name} must be a whole number") from None
     if isinstance(given, bool) or (isinstance(given, float) and value != given):
-        raise HTTPException(422, f"{name} must be a whole number")
+        raise InvalidRequestError(f"{name} must be a whole number")
     if not 1 <= value <= largest:
-        raise HTTPException(422, f"{name} is {value}: it must lie between 1 and {largest}")
+        raise InvalidRequestError(f"{name} is {value}: it must lie between 1 and {largest}")
     return value
 
 
