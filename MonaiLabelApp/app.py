@@ -43,7 +43,7 @@ from replica_detection_server.lib.trainers.segmentation import TrainSegmentation
 from replica_detection_server.routes import register
 from replica_detection_server.routes.received_files import INBOX, examine
 from replica_detection_server.routes.upload_limits import upload_limits
-from replica_detection_server.serving.stock_launch import open_doors
+from replica_detection_server.serving.stock_launch import unprotected_launch_warning
 from replica_detection_server.settings.case_ids import TRAINING
 from replica_detection_server.settings.configuration import Configuration
 from replica_detection_server.settings.launch_settings import current
@@ -96,7 +96,7 @@ class ReplicaDetectionApp(MONAILabelApp):
         return self.store
 
     def notices(self) -> list[str]:
-        """What the administrator should know about the files: how many studies there are, what was left out."""
+        """Notices about the files for the administrator: the number of studies, and the files that were left out."""
         return [*self.store.notices, *self.services.engine.found.now().words()]
 
     def init_infers(self) -> dict[str, InferTask]:
@@ -204,7 +204,7 @@ class ReplicaDetectionApp(MONAILabelApp):
     def on_init_complete(self) -> None:
         super().on_init_complete()
         self.services.start()
-        if doors := open_doors():
+        if doors := unprotected_launch_warning():
             logger.warning(doors)
             for said in self.notices():
                 logger.warning(said)
@@ -242,7 +242,7 @@ def _close(data: Path) -> None:
 
 
 def _was_received(path: Path, sessions: Sessions | None) -> bool:
-    """Whether the server put a file there that it received: it hands on nothing but the path."""
+    """True if the server put a file there that it received: it hands on nothing but the path."""
     if not path.is_absolute() or not path.exists():
         return False
     path, temporary = path.resolve(), Path(tempfile.gettempdir()).resolve()

@@ -1,4 +1,4 @@
-"""Where MONAI Label finds the app: it loads the class in this file whose direct base is named MONAILabelApp."""
+"""The file from which MONAI Label loads the app: the class in it whose direct base is named MONAILabelApp."""
 
 from replica_detection_server.app import ReplicaDetectionApp
 

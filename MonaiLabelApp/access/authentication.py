@@ -1,4 +1,4 @@
-"""Who may come in."""
+"""Authentication of each request by a key or a token."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeVar
 from anyio import CapacityLimiter, to_thread
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from replica_detection_server.access.hashing_queue import BusyError, Turns
+from replica_detection_server.access.hashing_queue import BusyError, HashingQueue
 from replica_detection_server.access.identity import NOBODY, ROLES, Identity, identify
 from replica_detection_server.access.keys import KEY_ROLES, ApiKeys, KeyOwner, key_id
 from replica_detection_server.access.oauth import Realm, RealmUnreachableError
@@ -34,12 +34,12 @@ class Keyring:
     keys: ApiKeys
 
 
-class Gate:
+class Authentication:
     """Finds out who sends a request; with authentication, refuses it without a valid key or token."""
 
     def __init__(self, app: ASGIApp, keyring: Keyring | None = None, realm: Realm | None = None):
         self.app, self.keyring, self.realm = app, keyring, realm
-        self.delays, self.turns = Delays(), Turns()
+        self.delays, self.turns = Delays(), HashingQueue()
         self._limiter: CapacityLimiter | None = None
         self._asking = 0
 
@@ -88,7 +88,7 @@ class Gate:
         return late
 
     async def _found(self, scope: Scope) -> Identity | str:
-        """Who sends the request; else why not, "" where a key or token was given that is none."""
+        """The sender of the request; else the reason for a refusal, "" where a key or token was given that is none."""
         if self.keyring is None and self.realm is None:
             return NOBODY
         scheme, _, credential = next(iter(header_values(scope, b"authorization")), "").partition(" ")
@@ -105,7 +105,7 @@ class Gate:
         return await (self._by_key(scope, given, self.keyring) if self.keyring else self._by_token(given))
 
     async def owner(self, scope: Scope, given: str, keyring: Keyring) -> KeyOwner | None:
-        """Whose key it is, expired or not; None for nobody's. Raises BusyError where too many are being checked."""
+        """The owner of a key, expired or not; None for nobody's. Raises BusyError where too many are being checked."""
         found = keyring.keys.quick(given)
         if found is None or isinstance(found, KeyOwner):
             return found

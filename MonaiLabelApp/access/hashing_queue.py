@@ -1,4 +1,4 @@
-"""Whose key is hashed next: wrong ones must not keep a right one waiting.
+"""The order in which keys are hashed: wrong ones must not keep a right one waiting.
 
 Only a hash tells the two apart, so fairness goes by where a key comes from and which line of the key file it names.
 """
@@ -36,7 +36,7 @@ class _Place:
     begun: bool = False
 
 
-class Turns:
+class HashingQueue:
     """Makes hashes in threads of their own. Used from the event loop alone.
 
     One at a time for a client. Next is whoever has tried the fewest keys on a line, waiting ones included; of those the
@@ -52,7 +52,7 @@ class Turns:
         self._limiter: CapacityLimiter | None = None
 
     async def run(self, client: str, line: str, check: Callable[[], T | None]) -> T | None:
-        """What `check` finds; None counts as a wrong key. Raises BusyError where too many wait."""
+        """Returns the result of `check`; None counts as a wrong key. Raises BusyError where too many wait."""
         place = _Place((client, line), asyncio.get_running_loop().create_future())
         self._note(place.whose)
         self._waiting.append(place)

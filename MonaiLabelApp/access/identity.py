@@ -1,4 +1,4 @@
-"""Who sends a request. The gate writes it into the request's state; routes ask here."""
+"""The sender of a request. `authentication` writes it into the request's state; routes ask here."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ SEES_ALL = "reviewer"
 
 
 def sees_all(connection: HTTPConnection) -> bool:
-    """Whether the caller sees the ratings of every reader. Without authentication all callers are one."""
+    """True if the caller sees the ratings of every reader. Without authentication all callers are one."""
     settings: Settings | None = getattr(connection.app.state, "settings", None)
     if settings is None or not settings.ratings_apart:
         return True

@@ -93,7 +93,7 @@ class Scrypt:
 
 @dataclass(frozen=True)
 class KeyOwner:
-    """Whose a key is: `role` is one of KEY_ROLES, `expires` the last day on which it opens (UTC)."""
+    """The owner of a key: `role` is one of KEY_ROLES, `expires` the last day on which it opens (UTC)."""
 
     name: str
     role: str = READER
@@ -106,7 +106,7 @@ class KeyOwner:
 
 @dataclass(frozen=True)
 class ApiKeys:
-    """Who may use the server. Holds the SHA-256 of each key, or its hash by scrypt, never the key."""
+    """The readers that may use the server. Holds the SHA-256 of each key, or its hash by scrypt, never the key."""
 
     plain: tuple[tuple[bytes, KeyOwner], ...] = field(repr=False)
     hashed: Mapping[str, tuple[Scrypt, KeyOwner]] = field(default_factory=dict, repr=False)
@@ -151,7 +151,7 @@ class ApiKeys:
         return [owner for _, owner in (*self.plain, *self.hashed.values())]
 
     def warnings(self) -> list[str]:
-        """What an administrator should know of the lines."""
+        """Warnings about the lines, for an administrator."""
         said = [f"The key of {owner.name} has expired." for owner in self.owners if owner.has_expired]
         if not any(owner.role == "admin" and not owner.has_expired for owner in self.owners):
             said.append("No key has role=admin: nobody can remove images or labels through the server.")
@@ -165,7 +165,7 @@ class ApiKeys:
         return self
 
     def quick(self, key: str) -> KeyOwner | Callable[[], KeyOwner | None] | None:
-        """Whose key it is, without a costly hash. None: nobody's. Where only scrypt can tell, the call that does.
+        """The owner of a key, without a costly hash. None: nobody's. Where only scrypt can tell, the call that does.
 
         Takes the same time for every key that is in no plain line.
         """
@@ -184,7 +184,7 @@ class ApiKeys:
         return None if candidate is None else lambda: self._checked(key, given, *candidate)
 
     def owner(self, key: str) -> KeyOwner | None:
-        """Whose key it is, expired or not; None for a key that is not in the file. Takes its time for a hashed one."""
+        """The owner of a key, expired or not; None for a key that is not in the file. Slow for a hashed one."""
         found = self.quick(key)
         return found if found is None or isinstance(found, KeyOwner) else found()
 
@@ -208,7 +208,7 @@ class ApiKeys:
 
 
 def key_id(key: str) -> str:
-    """What a hashed key begins with: the salt of its line."""
+    """The first part of a hashed key: the salt of its line."""
     return key.partition(".")[0]
 
 
@@ -232,7 +232,7 @@ def made_key(name: str, role: str = READER, expires: date | None = None, *, hash
 
 
 def readable_by_others(path: Path) -> bool:
-    """Whether other users of this machine may read the file; False where the platform has no such rights."""
+    """True if other users of this machine may read the file; False where the platform has no such rights."""
     return os.name == "posix" and bool(path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH))
 
 

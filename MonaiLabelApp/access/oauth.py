@@ -84,8 +84,9 @@ class Realm:
         self._asked = self._answered = -math.inf
 
     def identity(self, token: str) -> Identity | None:
-        """Who the token names, with rank -1 where it grants no role of ours; None where it is forged, expired, made for
-        others, or names nobody.
+        """The identity in the token, with rank -1 where it grants no role of ours.
+
+        None where the token is forged, expired, made for others, or names nobody.
 
         Raises:
             RealmUnreachableError: the provider's keys are not known and it does not answer.
@@ -98,7 +99,7 @@ class Realm:
         return None if claims is None else self._of(claims)
 
     def must_ask(self, token: str) -> bool:
-        """Whether `identity` would ask the provider over the network, or wait for another that does."""
+        """True if `identity` would ask the provider over the network, or wait for another that does."""
         header = _header(token)
         return header is not None and self._must_wait(header.get("kid"))
 
@@ -160,7 +161,7 @@ class Realm:
     # ----------------------------------------------------------------------------------------------------- its keys
 
     def _is_due(self, kid: Any) -> bool:
-        """Whether the provider is to be asked: its keys are old, or it may have a new one."""
+        """True if the provider is to be asked: its keys are old, or it may have a new one."""
         return time.monotonic() - self._asked > (REFRESH_SECONDS if self._named(kid) else RETRY_SECONDS)
 
     def _must_wait(self, kid: Any) -> bool:
@@ -216,7 +217,7 @@ class Realm:
 
 
 def claim(claims: Any, path: str) -> Any:
-    """What a token says under a name, or under names that are separated by #; None where it says nothing."""
+    """The value of a token under a name, or under names that are separated by #; None where it has none."""
     if isinstance(claims, Mapping) and path in claims:
         return claims[path]
     for name in path.split("#"):
@@ -255,7 +256,7 @@ class NotFetchedError(Exception):
 
 
 def is_secure(address: str) -> bool:
-    """Whether an address is https, or http to this machine alone, and carries no name or password."""
+    """True if an address is https, or http to this machine alone, and carries no name or password."""
     try:
         parts = urlsplit(address)
         host = parts.hostname or ""

@@ -53,7 +53,7 @@ class Delays:
 
     @staticmethod
     def seconds(wrong: int) -> float:
-        """How long the refusal of the nth wrong key waits."""
+        """Seconds that the refusal of the nth wrong key waits."""
         beyond = wrong - FREE_TRIES
         return min(MOST_SECONDS, FIRST_SECONDS * 2.0 ** min(beyond - 1, 30)) if beyond > 0 else 0.0
 

@@ -35,7 +35,7 @@ from replica_detection_server.collection.series import Convert, Volumes, single_
 from replica_detection_server.collection.studies import LABELS, Listing, Studies, is_series
 from replica_detection_server.errors import ConflictError, ForbiddenError, InvalidRequestError, UnknownNameError
 from replica_detection_server.settings.case_ids import SUFFIXES, TRAINING, study_id, suffix_of
-from replica_detection_server.util.file_state import NOTES, Seen
+from replica_detection_server.util.file_state import NOTES, FileStates
 
 if TYPE_CHECKING:
     from replica_detection.index.entries import Entry
@@ -82,7 +82,7 @@ class StudiesAndTraining(LocalDatastore):
         self._volumes, self._labels = Volumes(volumes, convert), Labels(self._studies)
         self._alone = threading.RLock()
         self._file = DatastoreFile(studies / NOTES)
-        self._seen: tuple[Listing, object, Seen] | None = None
+        self._seen: tuple[Listing, object, FileStates] | None = None
         self._must_set_aside = False
         # What the administrator should know about the file.
         self.notices: list[str] = []
@@ -96,7 +96,7 @@ class StudiesAndTraining(LocalDatastore):
     # ------------------------------------------------------------------------------------------------------ reading
 
     def has_image(self, image_id: str) -> bool:
-        """Whether it can be downloaded; nothing is converted for the answer."""
+        """True if it can be downloaded; nothing is converted for the answer."""
         if is_training(image_id):
             return self._entry(image_id) is not None
         return self._studies.case(image_id) is not None
@@ -334,7 +334,7 @@ class StudiesAndTraining(LocalDatastore):
 
     def _reconcile_datastore(self) -> None:
         self._init_from_datastore_file()
-        listing, seen = self._studies.now(), Seen()
+        listing, seen = self._studies.now(), FileStates()
         labels = self._labels.look(seen)
         noted = {composed(key): known for key, known in self._datastore.objects.items()}
         objects = {case.id: table_entry(case, noted.get(case.id), labels) for case in listing.cohort.cases}

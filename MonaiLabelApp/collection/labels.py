@@ -8,7 +8,7 @@ from pathlib import Path
 from replica_detection_server.collection.studies import LABELS, Studies, is_text
 from replica_detection_server.errors import ConflictError
 from replica_detection_server.settings.case_ids import study_id, suffix_of
-from replica_detection_server.util.file_state import Seen
+from replica_detection_server.util.file_state import FileStates
 
 
 class Labels:
@@ -18,7 +18,7 @@ class Labels:
         self._studies = studies
         self._folder = studies.folder / LABELS
 
-    def look(self, seen: Seen) -> dict[str, dict[str, Path]]:
+    def look(self, seen: FileStates) -> dict[str, dict[str, Path]]:
         """Each label by tag and study; what may change is noted in `seen`."""
         seen.note_folder(self._folder)
         tags = self._tags()
@@ -31,7 +31,7 @@ class Labels:
         return next(iter(self._files(tag).get(study, ())), None) if tag in self._tags() else None
 
     def folder(self, tag: str) -> Path:
-        """Where labels of a tag are written, made where it is missing. Raises ConflictError where it is a link."""
+        """The folder of the labels of a tag, made where it is missing. Raises ConflictError where it is a link."""
         path = self._folder / tag
         if self._folder.is_symlink() and not self._studies.is_inside(self._folder):
             raise ConflictError("the folder of the labels is a link to another place; nothing is written there")
@@ -53,7 +53,7 @@ class Labels:
             return [p.name for p in folders if p.is_dir() and is_text(p.name) and not p.name.startswith(".")]
         return []
 
-    def _files(self, tag: str, seen: Seen | None = None) -> dict[str, list[Path]]:
+    def _files(self, tag: str, seen: FileStates | None = None) -> dict[str, list[Path]]:
         found: dict[str, list[tuple[int, Path]]] = {}
         with suppress(OSError):
             for path in sorted((self._folder / tag).iterdir()):

@@ -33,7 +33,7 @@ class Volumes:
         self._making = threading.Lock()
 
     def of_study(self, case: Case) -> Path:
-        """Where the volume of a study is, or will be: another place when a file of the series changes."""
+        """The path of the volume of a study, written or not: another one when a file of the series changes."""
         known = repr([(path.name, state) for path, state in zip(case.files, state_of(case.files), strict=True)])
         return self._folder_of(case.id) / _digest(known) / f"{case.id}.nii.gz"
 

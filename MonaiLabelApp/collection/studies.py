@@ -1,4 +1,4 @@
-"""Which files of the studies' folder are studies, and what their ids are: one rule for all lists, told at the start.
+"""The files of the studies' folder that are studies, and their ids: one rule for all lists, told at the start.
 
 A study is an image file that lies in the folder itself, or a DICOM series anywhere below it. Its id is that of the
 core: the name without its extension, a series has the name of its folder. A link is followed where it leads to a place
@@ -25,7 +25,7 @@ from replica_detection.io.cohort import Case, Cohort, Problem
 from replica_detection.io.paths import DICOM_SUFFIXES, composed, is_dicom_name, is_image_name
 from replica_detection_server.settings.case_ids import TRAINING, suffix_of
 from replica_detection_server.settings.configuration import Configuration
-from replica_detection_server.util.file_state import NOTES, Seen, State, state_of_file
+from replica_detection_server.util.file_state import NOTES, FileStates, State, state_of_file
 
 if TYPE_CHECKING:
     from replica_detection.io.dicom import Header
@@ -68,7 +68,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Listing:
-    """What was found: the studies, and what was left out."""
+    """The studies of a folder, and the files that were left out."""
 
     cohort: Cohort
     left_out: tuple[LeftOut, ...] = ()
@@ -79,7 +79,7 @@ class Listing:
 
     @cached_property
     def reasons(self) -> dict[str, int]:
-        """How many were left out for each reason, the most frequent first; no names."""
+        """Number of files left out for each reason, the most frequent first; no names."""
         return dict(Counter(item.reason for item in self.left_out).most_common())
 
     def words(self) -> list[str]:
@@ -120,7 +120,7 @@ class Studies:
         self._lock = threading.RLock()
         self._headers = _Headers()
         self._listing: Listing | None = None
-        self._seen = Seen()
+        self._seen = FileStates()
         # Size and time of each file before it was looked into.
         self._before: dict[Path, State] = {}
 
@@ -148,7 +148,7 @@ class Studies:
         return case if case.mask is None or self._is_mask(case.mask) else replace(case, mask=None)
 
     def all_servable(self, files: Sequence[Path]) -> bool:
-        """Whether all are regular files with content whose places, links followed, are inside the allowed folders."""
+        """True if all are regular files with content whose places, links followed, are inside the allowed folders."""
         parents = {path.parent for path in files}
         plain = {parent for parent in parents if self.is_inside(parent)}
         return all(
@@ -157,7 +157,7 @@ class Studies:
         )
 
     def is_inside(self, path: Path, *more: Path) -> bool:
-        """Whether a place, links followed, lies in the folder, or in one that links may lead into, or in `more`."""
+        """True if a place, links followed, lies in the folder, or in one that links may lead into, or in `more`."""
         try:
             real = path.resolve(strict=True)
             if any(real.is_relative_to(own.resolve()) for own in self._private):
@@ -169,7 +169,7 @@ class Studies:
     # ------------------------------------------------------------------------------------------------------- looking
 
     def _found(self) -> Listing:
-        self._seen, self._before, left_out = Seen(), {}, _LeftOuts(self.folder)
+        self._seen, self._before, left_out = FileStates(), {}, _LeftOuts(self.folder)
         if self._masks is not None:
             self._seen.note_folder(self._masks)
         files = list(self._walk(left_out))
@@ -230,7 +230,7 @@ class Studies:
             waiting += [path for path, kind in reversed(kinds) if kind == "folder"]
 
     def _is_own(self, path: Path) -> bool:
-        """Whether it is hidden, or belongs to MONAI Label."""
+        """True if it is hidden, or belongs to MONAI Label."""
         hidden = path.name.startswith(".") or path.name == "__MACOSX"
         return hidden or (path.parent == self.folder and (path.name == LABELS or path.name.startswith(NOTES)))
 
@@ -310,7 +310,7 @@ class _Headers:
 
 
 def is_series(case: Case) -> bool:
-    """Whether a case is DICOM, in one file or many."""
+    """True if a case is DICOM, in one file or many."""
     return not suffix_of(case.files[0].name)
 
 

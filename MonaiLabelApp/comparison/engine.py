@@ -28,11 +28,11 @@ from replica_detection.results.schema import (
 from replica_detection_server.collection import cohorts
 from replica_detection_server.collection.studies import Studies
 from replica_detection_server.comparison import tasks
-from replica_detection_server.comparison.scored_result import Scored
+from replica_detection_server.comparison.scored_result import ScoredResult
 from replica_detection_server.errors import ConflictError, UnavailableError, UnknownNameError
 from replica_detection_server.settings.configuration import Configuration
-from replica_detection_server.util.caching import Kept, Recent
-from replica_detection_server.util.progress import Pace, seldom
+from replica_detection_server.util.caching import FileCache, LruCache
+from replica_detection_server.util.progress import Pace, throttled
 
 if TYPE_CHECKING:
     from replica_detection.detection.detector import Detector
@@ -64,7 +64,7 @@ class OpenedIndex:
 
     @cached_property
     def measures(self) -> tuple[MeasureDescription, ...]:
-        """What comparisons use, without thresholds. Raises as `TrainingIndex.measures` and its embedders."""
+        """The measures of comparisons, without thresholds. Raises as `TrainingIndex.measures` and its embedders."""
         chosen = self.index.measures(self.wanted)
         return tuple(MeasureDescription(m.name, m.level, m.sense, m.definition) for m in chosen)
 
@@ -114,16 +114,16 @@ class Engine:
         self.null_size, self.index_words = null_size, index_words
         self.tell_null: TellNull = lambda job, version, size: None
         self._lock = threading.RLock()
-        self._index: Kept[OpenedIndex] = Kept(configuration.index / "index.json", self._open_index)
-        self._scored: Kept[Scored] = Kept(
-            configuration.scored / "detection.json", lambda: Scored.read(configuration.scored)
+        self._index: FileCache[OpenedIndex] = FileCache(configuration.index / "index.json", self._open_index)
+        self._scored: FileCache[ScoredResult] = FileCache(
+            configuration.scored / "detection.json", lambda: ScoredResult.read(configuration.scored)
         )
         self.found = Studies.of(configuration)
         self._null: _NullInTheMaking | None = None
         # Comparisons take all cores, so they run one after the other.
         self._turn = threading.Lock()
-        self._cases: Recent[PreparedImage] = Recent(KEPT_CASES)
-        self._surfaces: Recent[SurfaceComparison] = Recent(KEPT_SURFACES)
+        self._cases: LruCache[PreparedImage] = LruCache(KEPT_CASES)
+        self._surfaces: LruCache[SurfaceComparison] = LruCache(KEPT_SURFACES)
 
     # ------------------------------------------------------------------------------------------------ what there is
 
@@ -158,7 +158,7 @@ class Engine:
             raise tasks.no_index(self.index_words(), unusable, self.index_failure()) from unusable
         return found
 
-    def scored(self) -> Scored | None:
+    def scored(self) -> ScoredResult | None:
         """The scored collection as it is on disk now; None before the first scoring, and where it is damaged."""
         try:
             return self._scored.now()
@@ -174,7 +174,7 @@ class Engine:
             return None
         return None if opened is None else opened.index
 
-    def required_scores(self) -> Scored:
+    def required_scores(self) -> ScoredResult:
         found = self.scored()
         if found is None:
             self.required_index()
@@ -233,7 +233,7 @@ class Engine:
                 raise
             detail = "the index was made anew meanwhile; ask again"
             raise UnavailableError(detail, 1) from error
-        return Scored(result, version, {}).comparison(case.id, k)
+        return ScoredResult(result, version, {}).comparison(case.id, k)
 
     def detector(self) -> tuple[Detector, str]:
         """The detector for the present index, and the index's version; made in the background where there is none.
@@ -348,7 +348,7 @@ class _NullInTheMaking:
 
     def __init__(self, configuration: Configuration, opened: OpenedIndex, tell: TellNull):
         self.version, self._tell = opened.version, tell
-        self._tell_seldom = seldom(lambda *_: tell(self._job(), opened.version, 0), 0.2)
+        self._tell_seldom = throttled(lambda *_: tell(self._job(), opened.version, 0), 0.2)
         self.done = threading.Event()
         self.detector: Detector | None = None
         self.error: ReplicaDetectionError | None = None
@@ -359,7 +359,7 @@ class _NullInTheMaking:
 
     @property
     def words(self) -> str:
-        """What it does and how far it is."""
+        """The present stage and its progress."""
         return self._pace.words
 
     def _job(self) -> Job:

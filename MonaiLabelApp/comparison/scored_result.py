@@ -26,7 +26,7 @@ def write_scored(folder: Path, index_version: str, states: Mapping[str, Files]) 
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredResult:
     """A result folder as the server uses it; `states` are those of each case's files when they were read."""
 
     result: DetectionResult
@@ -34,7 +34,7 @@ class Scored:
     states: dict[str, Files]
 
     @classmethod
-    def read(cls, folder: Path) -> Scored:
+    def read(cls, folder: Path) -> ScoredResult:
         """Raises InputError where there is no whole result of a scoring."""
         result = DetectionResult.read(folder)
         try:
@@ -49,7 +49,7 @@ class Scored:
         return {row.synthetic_id: row for row in self.result.summary}
 
     def is_current(self, case: Case, index_version: str) -> bool:
-        """Whether the case was scored as it is now, against this index."""
+        """True if the case was scored as it is now, against this index."""
         known = self.states.get(case.id)
         return case.id in self.rows and index_version == self.index_version and known == state_of(case.input_files)
 

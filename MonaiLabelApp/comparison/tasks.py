@@ -36,7 +36,7 @@ def open_index(configuration: Configuration) -> TrainingIndex:
 
 
 def misfit(configuration: Configuration, index: TrainingIndex) -> str:
-    """What the launch names and the index was not made for: measures or embeddings; "" where it fits.
+    """The measures or embeddings that the launch names and the index was not made for; "" where it fits.
 
     What the launch does not name may be anything, for an index that somebody made has its own options.
     """

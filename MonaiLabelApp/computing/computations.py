@@ -1,4 +1,4 @@
-"""What a worker process computes for one request. Arguments are JSON; the result is JSON, or a file made for it."""
+"""The computations of a worker process. Arguments are JSON; the result is JSON, or a file made for the request."""
 
 from __future__ import annotations
 
@@ -110,13 +110,13 @@ def agreement(services: Services, ratings: list[dict[str, Any]]) -> Result:
 
 
 def examine(services: Services, path: str, max_voxels: int, max_bytes: int, series: bool) -> Result:
-    """Whether an upload, or a folder of them, may be opened. Raises what `check_upload` and `check_series` do."""
+    """Checks that an upload, or a folder of them, may be opened. Raises as `check_upload` and `check_series`."""
     examine_here(Path(path), UploadLimits(max_voxels, max_bytes), series=series)
     return Result()
 
 
 def label(services: Services, label: str, files: list[str]) -> Result:
-    """Whether a label that a request brought is a mask on the grid of its image. Raises InputError where it is not."""
+    """Checks that a label of a request is a mask on the grid of its image. Raises InputError where it is not."""
     from replica_detection.io.volume import read_mask, read_volume
 
     read_mask(label, read_volume(files), layers=True)
@@ -156,7 +156,7 @@ COMPUTATIONS: Mapping[str, Callable[..., Result]] = {
 
 
 def prepare(services: Services, task: str) -> None:
-    """What a process needs once for all computations of a kind. Raises UnavailableError while the null is made."""
+    """Prepares a process once for all computations of a kind. Raises UnavailableError while the null is made."""
     if task in ("infer", "train", "scoring"):
         app()
     if task in ("comparison", "compare"):

@@ -25,7 +25,7 @@ from replica_detection.util.files import atomic_write
 from replica_detection_server.data_folder.disk_errors import storage_refusal
 from replica_detection_server.errors import AlreadyRunningError
 from replica_detection_server.settings.configuration import Configuration
-from replica_detection_server.util.progress import Pace, seldom
+from replica_detection_server.util.progress import Pace, throttled
 
 logger = logging.getLogger(__name__)
 
@@ -107,13 +107,13 @@ class Jobs:
         return self.get(job_id)
 
     def failure(self, kind: str) -> str:
-        """Why the latest job of a kind failed; "" where it did not."""
+        """The reason why the latest job of a kind failed; "" where it did not."""
         with self._lock:
             latest = [e.job for e in self._entries.values() if e.job.kind == kind]
         return latest[-1].message or "see the server's log" if latest and latest[-1].state == "failed" else ""
 
     def words(self, *kinds: str) -> str:
-        """What the job under way does now and how far it is, of the first kind that has one; "" where none has."""
+        """Stage and progress of the job under way, of the first kind that has one; "" where none has."""
         jobs = {job.kind: job.words for job in self.all() if job.state not in _ENDED}
         return next((jobs[kind] for kind in kinds if kind in jobs), "")
 
@@ -245,7 +245,7 @@ def main() -> int:
         print(json.dumps(words), file=out, flush=True)
 
     try:
-        tell = seldom(lambda stage, done, total: say(stage=stage, done=done, total=total), 0.2)
+        tell = throttled(lambda stage, done, total: say(stage=stage, done=done, total=total), 0.2)
         WORK[sys.argv[1]](configuration, tell)
     except Exception as error:
         storage = storage_refusal(error)

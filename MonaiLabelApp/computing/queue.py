@@ -1,4 +1,4 @@
-"""How much heavy work runs at once and how much may wait; the rest is told to come back later.
+"""Limits on the heavy work that runs at once and that may wait; the rest is told to come back later.
 
 Waiting happens in the event loop, not in a worker thread, so that light routes stay quick whatever is in the queue.
 """
@@ -42,7 +42,7 @@ class Queue:
 
     @property
     def oldest_seconds(self) -> float:
-        """How long the longest of them has been running, 0 without any. By this a stuck queue is known."""
+        """Seconds that the longest of them has been running, 0 without any. By this a stuck queue is known."""
         return max((time.monotonic() - began for began in self._began.values()), default=0.0)
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""What the tasks and the routes of one server share."""
+"""The parts that the tasks and the routes of one server share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from replica_detection_server.computing.workers import Limits, Workers
 from replica_detection_server.incoming.error_responses import refusal
 from replica_detection_server.settings.configuration import Configuration
 from replica_detection_server.settings.launch_settings import current
-from replica_detection_server.util.caching import Recent
+from replica_detection_server.util.caching import LruCache
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Services:
         return Jobs(self.configuration)
 
     @cached_property
-    def _agreement(self) -> Recent[AgreementReport]:
-        return Recent(1)
+    def _agreement(self) -> LruCache[AgreementReport]:
+        return LruCache(1)
 
     def worklist(self, reader: str = "", ratings: Iterable[Rating] | None = None) -> list[WorklistItem]:
         """All synthetic images, with the ratings of a reader.
@@ -68,7 +68,7 @@ class Services:
         return with_ratings(items, latest(self.ratings.all() if ratings is None else ratings), reader)
 
     def unscored_words(self) -> str:
-        """Why a case has no score yet, and what to do; "" where the collection is scored."""
+        """The reason why a case has no score yet, and what to do; "" where the collection is scored."""
         try:
             self.engine.required_scores()
         except ReplicaDetectionError as error:
@@ -76,7 +76,7 @@ class Services:
         return ""
 
     def agreement(self) -> AgreementReport:
-        """What the ratings say; resampling takes seconds, so the last answer is kept until a rating or score is new."""
+        """Agreement of the readers. It takes seconds, so the last answer is kept until a rating or score is new."""
         ratings, scored = self.ratings.all(), self.engine.scored()
         return self._agreement.get(
             (len(ratings), "" if scored is None else scored.result.run.created),
@@ -86,7 +86,7 @@ class Services:
         )
 
     def start(self) -> None:
-        """What a server begins with: the index where it is missing or unusable, and a process for comparisons.
+        """Starts building the index where it is missing or unusable, and a process for comparisons.
 
         An index that cannot be used and has no training scans to be made anew is told of by the routes that need it.
         """

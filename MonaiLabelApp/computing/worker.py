@@ -60,7 +60,7 @@ def main() -> int:
 
 
 def answer(services: Services, request: dict[str, Any], begin: Callable[[], None]) -> dict[str, Any]:
-    """What a request comes to: `value` and `file`, or `refused`, or `failed` with the place, or `memory`."""
+    """The answer to a request: `value` and `file`, or `refused`, or `failed` with the place, or `memory`."""
     from replica_detection_server.incoming.error_responses import kind_of, known_refusal
     from replica_detection_server.records.redaction import where
 

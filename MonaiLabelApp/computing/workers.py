@@ -290,7 +290,7 @@ class _Worker:
             return None
 
     def memory_bytes(self) -> int:
-        """What it holds for itself: without files that are mapped and shared."""
+        """Memory of the process alone, without files that are mapped and shared."""
         try:
             found = self._memory.memory_info()
         except psutil.Error:

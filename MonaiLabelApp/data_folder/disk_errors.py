@@ -43,7 +43,7 @@ def storage_refusal(error: BaseException) -> RefusedError | None:
 
 
 def nothing_is_free() -> bool:
-    """Whether the disk of temporary files, which is that of the data folder, is full."""
+    """True if the disk of temporary files, which is that of the data folder, is full."""
     try:
         return shutil.disk_usage(tempfile.gettempdir()).free < NOTHING_FREE
     except OSError:

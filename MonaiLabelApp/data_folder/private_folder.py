@@ -95,7 +95,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def _closed(path: Path) -> bool:
-    """Whether nobody else has rights to it, once they were taken."""
+    """True if nobody else has rights to it, once they were taken."""
     try:
         status = path.lstat()
         if stat.S_ISLNK(status.st_mode):

@@ -1,4 +1,4 @@
-"""What requests, jobs and killed servers leave behind in the server's folder is removed."""
+"""Removal of files that requests, jobs and killed servers leave behind in the server's folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TEMPORARY, UPLOADS, WORKER = "tmp", "uploads", "worker-"
 
 
 def clean(data: Path, studies: Path) -> None:
-    """What an earlier server left; while no server and no job of one uses the folder."""
+    """Removes the files of an earlier server; call it while no server and no job of one uses the folder."""
     for name in (TEMPORARY, UPLOADS):
         _remove(_entries(data / name), 0)
     shutil.rmtree(data / "scored.partial", ignore_errors=True)
@@ -38,7 +38,7 @@ def clean(data: Path, studies: Path) -> None:
 
 
 def sweep(data: Path, *, jobs_run: bool) -> None:
-    """What is older than any request. A job's temporary files may be as old as the job: they stay while one runs."""
+    """Removes files older than any request. Temporary files may be as old as a job: they stay while one runs."""
     _remove(_entries(data / UPLOADS), LEFTOVER_SECONDS)
     if not jobs_run:
         for path in _entries(data / TEMPORARY):

@@ -1,4 +1,4 @@
-"""What MONAI Label's client, and its module for Slicer, do with their headers.
+"""Corrections for the headers of MONAI Label's client and of its module for Slicer.
 
 With a token they keep one set of headers for all requests and write each body's type and length into it. A later GET or
 DELETE announces a body that never comes, and the upload that makes a session says the type of the request before it.
@@ -17,7 +17,7 @@ _FIRST_PART = re.compile(rb"--([0-9A-Za-z'()+_,./:=?-]{1,70})\r\nContent-Disposi
 _PEEKED = 200
 
 
-class Bodiless:
+class WithoutBody:
     """`receive` of a request that has no body, whatever it announces; nothing is waited for but the client's end."""
 
     def __init__(self, receive: Receive):

@@ -1,4 +1,4 @@
-"""How many connections there may be and how long each may take, before and below HTTP.
+"""Limits on the number of connections and on the time of each, before and below HTTP.
 
 A client is counted when it is accepted: before TLS, before a header, before anyone knows who it is. Where the places
 are taken, whoever keeps the server waiting goes first, so that a client that sends its request still comes in.
@@ -46,7 +46,7 @@ class Limits:
 
 
 class Waiting(Protocol):
-    """What HTTP says of a connection: see `protocol.BoundedHttp`."""
+    """The state of a connection as HTTP knows it: see `protocol.BoundedHttp`."""
 
     limits: Limits
 
@@ -74,7 +74,7 @@ class Connections:
         return len(self._all)
 
     def admit(self, new: Connection) -> bool:
-        """Whether there is a place, after the connection of a client that keeps the server waiting has ended."""
+        """True if there is a place, after the connection of a client that keeps the server waiting has ended."""
         limits, address = self.limits, new.address
         most = limits.connections if address == "" else limits.per_address
         hands = [c for c in self._all if c.address == address and c.inner is None] if new.tls is not None else []
@@ -217,7 +217,7 @@ class Connection(asyncio.Protocol):
             self.inner.resume_writing()
 
     def keeps_waiting(self, now: float) -> bool:
-        """Whether it is the client's turn, so that its place can be given to another."""
+        """True if it is the client's turn, so that its place can be given to another."""
         return self.inner is None or self.inner.keeps_waiting(now)
 
     def check(self, now: float) -> None:
@@ -265,7 +265,7 @@ FULL = _answer("503 Service Unavailable", "The server has no connection left. Tr
 
 
 def _address(peer: Any) -> str:
-    """What is counted as one client: an address, the network of an IPv6 address; "" for this machine."""
+    """The key of a client's count: an address, the network of an IPv6 address; "" for this machine."""
     host = str(peer[0]) if isinstance(peer, tuple) and peer else ""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])

@@ -1,4 +1,4 @@
-"""Which names a request may carry: ids, tags, models, sessions, file extensions.
+"""The names that a request may carry: ids, tags, models, sessions, file extensions.
 
 An id is only ever looked up among the known cases; the patterns keep out what no lookup should see, and what may
 become part of a file name when an image or a label is added. Whatever a request says, its accents are brought into
@@ -112,7 +112,7 @@ def composed_query(query: bytes) -> bytes:
 
 
 def json_fault(value: Any, depth: int = 0, deepest: int = MAX_DEPTH) -> str:
-    """Why a parsed JSON value could not be written out again, as a clause; empty where it could."""
+    """The reason why a parsed JSON value could not be written out again, as a clause; empty where it could."""
     if depth > deepest:
         return f"is nested deeper than {deepest} levels"
     if isinstance(value, float) and not math.isfinite(value):

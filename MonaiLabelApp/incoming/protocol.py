@@ -94,13 +94,13 @@ class BoundedHttp(H11Protocol):
     # ---------------------------------------------------------------------------------------------- whose turn it is
 
     def keeps_waiting(self, now: float) -> bool:
-        """Whether it is the client that must do something, or has long been too slow."""
+        """True if it is the client that must do something, or has long been too slow."""
         if self._lingers_since is not None or self._between_requests():
             return True
         return self.cycle.more_body and self._too_slow(now, self._body_since, self._received, "impatient")
 
     def check(self, now: float, unsent: int) -> bool:
-        """Whether the client is within its time; called every second with the bytes that it has not taken yet."""
+        """True if the client is within its time; called every second with the bytes that it has not taken yet."""
         transport: _Transport = self.transport  # type: ignore[assignment]
         sent = transport.written - unsent
         # What lies in the buffers of the operating systems counts as read: how far the client is, nobody knows.

@@ -1,4 +1,4 @@
-"""What is wrong with a request, in words for people: which part of it, and what it should be. Never its value."""
+"""Faults of a request in words for people: the part, and what it should be. Never its value."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ OURS = "name_fault"
 
 
 def in_words(error: RequestValidationError) -> str:
-    """What is wrong with which part of the request, without its value, which may be a name."""
+    """The faults of a request and their parts, without values, which may be names."""
     found: dict[str, str] = {}
     for fault in error.errors():
         # Of several things that a part may be, the first is meant; the others say the same again.

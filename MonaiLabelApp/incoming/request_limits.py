@@ -21,7 +21,7 @@ from starlette.formparsers import MultiPartParser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from replica_detection.io.paths import composed
-from replica_detection_server.incoming.client_quirks import BODILESS, Bodiless, with_true_boundary
+from replica_detection_server.incoming.client_quirks import BODILESS, WithoutBody, with_true_boundary
 from replica_detection_server.incoming.names import MAX_JSON, composed_json, composed_query, json_fault
 from replica_detection_server.util.json_replies import header_values, refuse
 
@@ -62,7 +62,7 @@ MAX_FILES, MAX_FIELDS = 2048, 20
 MAX_FIELD = 2 * MAX_JSON
 
 
-class OnlyClean:
+class RequestLimits:
     """Refuses malformed paths and queries, limits bodies while they stream in, and checks JSON before a route does.
 
     Args:
@@ -87,7 +87,7 @@ class OnlyClean:
             await refuse(scope, receive, send, 431, f"The headers are larger than {MAX_HEADERS // 1024} KiB.")
             return
         if scope["method"] in BODILESS:
-            await self.app(scope, Bodiless(receive), send)
+            await self.app(scope, WithoutBody(receive), send)
             return
         limit = self._limit(scope)
         length = next(iter(header_values(scope, b"content-length")), "0")
@@ -143,7 +143,7 @@ def _signs_in(scope: Scope) -> bool:
 
 
 def parameters_fault(path: str, query: bytes) -> str:
-    """What is wrong with the parameters of an address, as a sentence; empty for those that every reader takes alike."""
+    """The fault of an address's parameters, as a sentence; empty for those that every reader takes alike."""
     try:
         given = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_PARAMETERS)
     except ValueError:
@@ -153,7 +153,7 @@ def parameters_fault(path: str, query: bytes) -> str:
 
 
 def url_fault(raw_path: bytes, query: bytes) -> str:
-    """What is wrong with a path and its query as they came, as a clause; empty for a clean one."""
+    """The fault of a path and its query as they came, as a clause; empty for a clean one."""
     if len(raw_path) + len(query) > MAX_URL:
         return f"is longer than {MAX_URL} letters"
     if re.search(rb"%(2f|5c)", raw_path, re.IGNORECASE) or b"\\" in raw_path:
@@ -269,7 +269,7 @@ class _Replay:
         return {"type": "http.request", "body": body, "more_body": False}
 
 
-class OnlyOnce:
+class RefuseRepeatedHeaders:
     """Refuses with 400 a request that has one of ONCE twice."""
 
     def __init__(self, app: ASGIApp):
@@ -293,7 +293,7 @@ class BoundedParser(MultiPartParser):
         )
 
 
-def bound() -> None:
+def limit_forms() -> None:
     """Makes all requests of this process read their forms so. The parser is asked for by Starlette's own name: of the
     versions of FastAPI that this server works with, some cannot be told limits."""
     requests.MultiPartParser = BoundedParser  # type: ignore[misc]

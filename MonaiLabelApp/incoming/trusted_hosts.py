@@ -16,7 +16,7 @@ from replica_detection_server.util.json_replies import header_values, refuse
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-class OnlyMeantForUs:
+class TrustedHosts:
     """Refuses a Host that is not this server's name and what a page of another origin sends.
 
     Args:

@@ -1,1 +1,1 @@
-"""What MONAI Label calls tasks, one folder for each kind."""
+"""The tasks of MONAI Label, one folder for each kind."""

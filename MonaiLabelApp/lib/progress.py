@@ -1,4 +1,4 @@
-"""What a task tells people of its progress and of its failure, as lines of the log.
+"""Progress and failure of a task, as lines of the log for people.
 
 MONAI Label hands on everything that a job prints; the server shows its clients these lines alone.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from replica_detection.progress import Progress
-from replica_detection_server.util.progress import seldom
+from replica_detection_server.util.progress import throttled
 
 TOLD = "replica_detection.told"
 # How the last line of a failed job begins.
@@ -21,7 +21,7 @@ UNFORESEEN = f"{FAILED}the server's jobs.log says where"
 def logged(task: str) -> Progress:
     """A line every two seconds, at each new stage and at its end."""
     logger = logging.getLogger(f"{TOLD}.{task}")
-    return seldom(lambda stage, done, total: logger.info("%s: %d of %d", stage, done, total), 2.0)
+    return throttled(lambda stage, done, total: logger.info("%s: %d of %d", stage, done, total), 2.0)
 
 
 @contextmanager

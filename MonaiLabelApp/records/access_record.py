@@ -32,7 +32,7 @@ _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 @dataclass(frozen=True)
 class End:
-    """Where a record ends: number and SHA-256 of its last line; 0 and NONE before the first."""
+    """The end of a record: number and SHA-256 of its last line; 0 and NONE before the first."""
 
     number: int = 0
     digest: str = NONE
@@ -40,7 +40,7 @@ class End:
 
 @dataclass(frozen=True)
 class Checked:
-    """What a check of a record found; `faults` is empty for a whole one. `begins_late`: a fault is the beginning."""
+    """Result of a check of a record; `faults` is empty for a whole one. `begins_late`: a fault is the beginning."""
 
     first: int
     end: End
@@ -79,7 +79,7 @@ class AccessRecord:
 
     @property
     def is_kept(self) -> bool:
-        """Whether what is added stays: not once its file, or the note of its end, was removed. One that was moved away
+        """True if what is added stays: not once its file, or the note of its end, was removed. One that was moved away
         stays under its other name."""
         with self._lock:
             return self._has_names()

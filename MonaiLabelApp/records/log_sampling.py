@@ -1,4 +1,4 @@
-"""How many lines of one kind the log takes in a minute: a flood of refused requests must not push its history out."""
+"""A limit on log lines of one kind in a minute: a flood of refused requests must not push the history out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Sampler:
         self._passed = 0
 
     def admits(self, source: str) -> bool:
-        """Whether the line is to be written."""
+        """True if the line is to be written."""
         with self._lock:
             if source not in self._seen and len(self._seen) >= SOURCES:
                 source = OTHERS
@@ -37,7 +37,7 @@ class Sampler:
             return False
 
     def summary(self, *, now: bool = False) -> str:
-        """What was counted and not written, once the minute is over, or `now`; else "". A new minute begins."""
+        """The counts of lines not written, once the minute is over, or `now`; else "". A new minute begins."""
         with self._lock:
             if not now and time.monotonic() - self._began < self.seconds:
                 return ""

@@ -75,7 +75,7 @@ def shows_answer(connection: HTTPConnection, answer: Any) -> None:
         shows(connection, training=[measure.get("nearest_training_id", ""), *near])
 
 
-class Recorded:
+class RecordedReplies:
     """Wraps what lies behind the gate."""
 
     def __init__(self, app: ASGIApp, record: AccessRecord):
@@ -126,7 +126,7 @@ class Recorded:
 
 
 def action_of(scope: Scope) -> str:
-    """What a request would show or do with a patient's scan; "" for nothing."""
+    """The action of a request on a patient's scan; "" for none."""
     return next(
         (does for method, path, does in ACTIONS if scope["method"] == method and path.fullmatch(scope["path"])), ""
     )

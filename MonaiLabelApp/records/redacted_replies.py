@@ -30,7 +30,7 @@ SCRUBBED = (b"application/json", b"application/problem+json", b"text/")
 FAILED = "The server failed at this. The log says where."
 
 
-class Envelope:
+class RedactedReplies:
     """Wraps the whole application."""
 
     def __init__(self, app: ASGIApp, scrub: Scrub, log: RequestLog | None = None):

@@ -1,4 +1,4 @@
-"""Who sends a request and what the server shares with its routes, as dependencies."""
+"""Dependencies of routes: the reader who sends a request, and the services of the server."""
 
 from __future__ import annotations
 

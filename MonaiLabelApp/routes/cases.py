@@ -14,11 +14,11 @@ from replica_detection_server.collection.task_files import fresh_file
 from replica_detection_server.computing.queue import heavy
 from replica_detection_server.records.recorded_replies import shows_matches
 from replica_detection_server.routes.callers import Shared
-from replica_detection_server.routes.error_route import REFUSALS, Guarded
+from replica_detection_server.routes.error_route import REFUSALS, ErrorRoute
 from replica_detection_server.routes.received_files import MAX_UPLOAD_BYTES, received
 from replica_detection_server.routes.upload_limits import upload_limits
 
-router = APIRouter(tags=["Replica"], route_class=Guarded, responses=REFUSALS)
+router = APIRouter(tags=["Replica"], route_class=ErrorRoute, responses=REFUSALS)
 
 CaseId = Annotated[str, Path(max_length=500)]
 K = Annotated[int, Query(ge=1, le=1000, description="Nearest training cases under each measure, at most.")]

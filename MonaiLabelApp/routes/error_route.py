@@ -30,7 +30,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
-class Guarded(APIRoute):
+class ErrorRoute(APIRoute):
     """Turns the core's errors, and faults of the request, into answers that people can read."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

@@ -10,10 +10,10 @@ from fastapi import APIRouter, Depends, HTTPException, Path, Request
 from replica_detection.results.schema import Job
 from replica_detection_server.access.identity import ROLES, identity_of, reader_of
 from replica_detection_server.routes.callers import ANNOTATOR, TRAINER, Shared
-from replica_detection_server.routes.error_route import REFUSALS, Guarded
+from replica_detection_server.routes.error_route import REFUSALS, ErrorRoute
 
 logger = logging.getLogger(__name__)
-router = APIRouter(prefix="/jobs", tags=["Replica"], route_class=Guarded, responses=REFUSALS)
+router = APIRouter(prefix="/jobs", tags=["Replica"], route_class=ErrorRoute, responses=REFUSALS)
 
 JobId = Annotated[str, Path(max_length=64)]
 
@@ -49,7 +49,7 @@ def get_job(shared: Shared, job_id: JobId) -> Job:
 
 @router.delete("/{job_id}", summary="End a job", dependencies=[Depends(ANNOTATOR)])
 def delete_job(request: Request, shared: Shared, job_id: JobId) -> Job:
-    """What was done so far is kept where it can be: an index goes on where it stopped."""
+    """Cancels a job. Its work so far is kept where it can be: an index goes on where it stopped."""
     job = _found(shared.jobs.get(job_id))
     if job.kind != "score" and identity_of(request).rank < ROLES.index("trainer"):
         # Who may not start it may not end it.

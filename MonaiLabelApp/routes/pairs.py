@@ -11,10 +11,10 @@ from replica_detection_server.computing.queue import heavy
 from replica_detection_server.computing.services import Services
 from replica_detection_server.computing.workers import Result
 from replica_detection_server.routes.callers import Shared
-from replica_detection_server.routes.error_route import REFUSALS, Guarded
+from replica_detection_server.routes.error_route import REFUSALS, ErrorRoute
 from replica_detection_server.settings.case_ids import TRAINING
 
-router = APIRouter(tags=["Replica"], route_class=Guarded, responses=REFUSALS)
+router = APIRouter(tags=["Replica"], route_class=ErrorRoute, responses=REFUSALS)
 
 CaseId = Annotated[str, Path(max_length=500)]
 _VTP: dict[int | str, dict[str, Any]] = {200: {"content": {"application/vnd.vtk": {}}}}

@@ -1,4 +1,4 @@
-"""What readers say: stored at once, only ever added to, handed out as a list or a table."""
+"""Ratings of readers: stored at once, only ever added to, handed out as a list or a table."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from replica_detection_server.computing.services import Services
 from replica_detection_server.incoming.request_faults import OURS
 from replica_detection_server.records.recorded_replies import shows
 from replica_detection_server.routes.callers import Shared
-from replica_detection_server.routes.error_route import REFUSALS, Guarded
+from replica_detection_server.routes.error_route import REFUSALS, ErrorRoute
 from replica_detection_server.settings.case_ids import TRAINING
 
-router = APIRouter(tags=["Replica"], route_class=Guarded, responses=REFUSALS)
+router = APIRouter(tags=["Replica"], route_class=ErrorRoute, responses=REFUSALS)
 
 _ANYBODY = "without a name"
 _TYPES = {

@@ -24,10 +24,10 @@ from replica_detection_server.access.identity import reader_of, sees_all, visibl
 from replica_detection_server.computing.services import Services
 from replica_detection_server.records.recorded_replies import shows
 from replica_detection_server.routes.callers import Reader, Shared
-from replica_detection_server.routes.error_route import REFUSALS, Guarded
+from replica_detection_server.routes.error_route import REFUSALS, ErrorRoute
 from replica_detection_server.routes.received_files import MAX_UPLOAD_BYTES
 
-router = APIRouter(tags=["Replica"], route_class=Guarded, responses=REFUSALS)
+router = APIRouter(tags=["Replica"], route_class=ErrorRoute, responses=REFUSALS)
 
 
 @router.get("/status", summary="The server at a glance")

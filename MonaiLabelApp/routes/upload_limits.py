@@ -1,4 +1,4 @@
-"""How large an uploaded image may be: by default a little larger than the largest training image."""
+"""The size limit of an uploaded image: by default a little larger than the largest training image."""
 
 from __future__ import annotations
 

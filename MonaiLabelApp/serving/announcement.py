@@ -1,4 +1,4 @@
-"""What `serve` says on its console once it listens."""
+"""The lines that `serve` prints on its console once it listens."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def announce(settings: Settings, listening: Listening, port: int, said: list[str
 def tell_of_jobs() -> None:
     from monailabel.interfaces.utils.app import app_instance
 
-    from replica_detection_server.serving.console_progress import Telling
+    from replica_detection_server.serving.console_progress import ConsoleProgress
 
-    telling = Telling(app_instance().services, lambda line: console.print(escape(line)))
+    telling = ConsoleProgress(app_instance().services, lambda line: console.print(escape(line)))
     threading.Thread(target=telling.run, name="telling", daemon=True).start()
 
 

@@ -21,25 +21,25 @@ from starlette.types import ASGIApp
 from replica_detection.errors import ConfigurationError
 from replica_detection.version import __version__
 from replica_detection_server import stock
-from replica_detection_server.access.authentication import Gate, Keyring
+from replica_detection_server.access.authentication import Authentication, Keyring
 from replica_detection_server.access.identity import ROLES
 from replica_detection_server.access.keys import ApiKeys
 from replica_detection_server.access.oauth import Realm
 from replica_detection_server.computing.queue import Queue
 from replica_detection_server.data_folder.sweeping import sweep
 from replica_detection_server.incoming import error_responses, request_limits
-from replica_detection_server.incoming.request_limits import OnlyClean, OnlyOnce
-from replica_detection_server.incoming.trusted_hosts import OnlyMeantForUs
+from replica_detection_server.incoming.request_limits import RefuseRepeatedHeaders, RequestLimits
+from replica_detection_server.incoming.trusted_hosts import TrustedHosts
 from replica_detection_server.records.access_record import AccessRecord
 from replica_detection_server.records.case_codes import CaseCodes
-from replica_detection_server.records.recorded_replies import Recorded
-from replica_detection_server.records.redacted_replies import Envelope
+from replica_detection_server.records.recorded_replies import RecordedReplies
+from replica_detection_server.records.redacted_replies import RedactedReplies
 from replica_detection_server.records.redaction import Scrub, where
 from replica_detection_server.records.request_log import RequestLog
 from replica_detection_server.serving import metrics
 from replica_detection_server.serving.health import Health
 from replica_detection_server.settings.launch_settings import Settings, current
-from replica_detection_server.uploads.sessions import PrivateSessions
+from replica_detection_server.uploads.sessions import UploadSessions
 
 logger = logging.getLogger(__name__)
 
@@ -64,16 +64,18 @@ def build(settings: Settings) -> tuple[FastAPI, ASGIApp]:
     application.state.record = record
     application.state.scrub = scrub
     application.state.queue = Queue(waiting=settings.waiting)
-    request_limits.bound()
+    request_limits.limit_forms()
     error_responses.register(application)
     stock.register(application)
     application.include_router(metrics.router)
-    clean = OnlyClean(application, settings.max_upload_bytes)
-    recorded = Recorded(clean, record) if record is not None else clean
-    application.state.gate = gate = Gate(recorded, keyring, realm)
-    meant = OnlyMeantForUs(OnlyOnce(Health(gate, application)), settings.hosts, any_address=not settings.loopback)
+    clean = RequestLimits(application, settings.max_upload_bytes)
+    recorded = RecordedReplies(clean, record) if record is not None else clean
+    application.state.gate = gate = Authentication(recorded, keyring, realm)
+    meant = TrustedHosts(
+        RefuseRepeatedHeaders(Health(gate, application)), settings.hosts, any_address=not settings.loopback
+    )
     log = RequestLog(CaseCodes(settings.data), named=settings.authentication != "none")
-    return application, Envelope(metrics.Measured(meant, application), scrub, log)
+    return application, RedactedReplies(metrics.Measured(meant, application), scrub, log)
 
 
 @asynccontextmanager
@@ -90,7 +92,7 @@ async def _lifespan(application: FastAPI) -> AsyncIterator[None]:
 
 def _begin(settings: Settings) -> None:
     instance = app_instance()
-    instance._sessions = PrivateSessions(settings.sessions, of_monai_label.MONAI_LABEL_SESSION_EXPIRY)
+    instance._sessions = UploadSessions(settings.sessions, of_monai_label.MONAI_LABEL_SESSION_EXPIRY)
     instance.server_mode(True)
     instance.on_init_complete()
     schedule.every(5).minutes.do(_sweep, settings.data)

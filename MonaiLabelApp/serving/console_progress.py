@@ -1,4 +1,4 @@
-"""What goes on in the background, in lines for the console of `serve`: now and then, and at the end what to do next."""
+"""Progress of background work on the console of `serve`: now and then, and at the end the next step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NAMES = {"index": "The index", "score": "The scoring", "null": "The comparison"
 _SCORE = "Next: score the collection with POST /replica/jobs/score, or start_scoring() of the Python client."
 
 
-class Telling:
+class ConsoleProgress:
     """Lines of progress: at each new stage of a job, every 30 s, and at its end.
 
     No line names a file, for a console's output may be kept as a log.

@@ -57,7 +57,7 @@ class Health:
             await _answer(checks)(scope, receive, send)
 
     def is_stuck(self) -> bool:
-        """Whether a computation has been running for longer than any may."""
+        """True if a computation has been running for longer than any may."""
         queue: Queue = self.application.state.queue
         settings: Settings = self.application.state.settings
         return queue.oldest_seconds > float(getattr(settings, "compute_seconds", 600)) + STUCK_MARGIN_SECONDS

@@ -132,7 +132,7 @@ def _folders(given: Configuration) -> tuple[tuple[str, str], ...]:
 
 
 def _prepare_environment(settings: Settings) -> None:
-    """What MONAI Label reads when it is imported, here and in its job processes."""
+    """Sets the variables that MONAI Label reads when it is imported, here and in its job processes."""
     for name in NEVER:
         os.environ.pop(name, None)
     os.environ.update(
@@ -192,7 +192,7 @@ def _made(given: Configuration, settings: Settings, port: int) -> ASGIApp:
 
 
 def _found_at_the_start() -> list[str]:
-    """What the app has to say about its files; tests run apps that say nothing."""
+    """Notices of the app about its files; tests run apps that have none."""
     from monailabel.interfaces.utils.app import app_instance
 
     return list(getattr(app_instance(), "notices", list)())

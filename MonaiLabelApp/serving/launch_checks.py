@@ -1,4 +1,4 @@
-"""What the command line says of tokens and proxies, checked before anything starts."""
+"""Checks of the options about tokens and proxies, before anything starts."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from replica_detection_server.util.addresses import is_loopback
 
 @dataclass(frozen=True)
 class Listening:
-    """Where the server listens and who may use it. At most one of `api_key_file`, `realm_uri` and `oidc_issuer`."""
+    """Address, authentication, limits of the server. At most one of `api_key_file`, `realm_uri` and `oidc_issuer`."""
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -59,7 +59,7 @@ class Listening:
 
     @property
     def issuer(self) -> str:
-        """Whose tokens are taken; "" for none's."""
+        """The issuer of the tokens that are taken; "" for none."""
         return self.oidc_issuer or self.realm_uri
 
     def check(self) -> list[str]:

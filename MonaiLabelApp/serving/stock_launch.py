@@ -1,10 +1,10 @@
-"""What MONAI Label's own launch leaves open, for the app to say at its start."""
+"""A warning of what MONAI Label's own launch leaves open, for the app to print at its start."""
 
 from __future__ import annotations
 
 import sys
 
-DOORS = (
+UNPROTECTED = (
     "no authentication unless MONAI_LABEL_AUTH_ENABLE is set, and with it every valid token is refused",
     "any web page that is open in a browser of this machine can send requests and read the answers",
     "an uploaded archive can write files anywhere that this user can, a request for training can run code",
@@ -15,15 +15,15 @@ DOORS = (
 
 
 def hardened() -> bool:
-    """Whether this process was started by `replica-detection serve`."""
+    """True if this process was started by `replica-detection serve`."""
     return "replica_detection_server.serving.asgi" in sys.modules
 
 
-def open_doors() -> str:
-    """What the plain launch leaves open, for people; empty in a hardened server."""
+def unprotected_launch_warning() -> str:
+    """The warning, empty in a server that `replica-detection serve` started."""
     if hardened():
         return ""
-    listed = "\n".join(f"  - {door}" for door in DOORS)
+    listed = "\n".join(f"  - {door}" for door in UNPROTECTED)
     return (
         "This is MONAI Label's own launch. It leaves open:\n"
         f"{listed}\n"

@@ -37,7 +37,7 @@ def renew(used: ssl.SSLContext, certificate: Path, key: Path) -> None:
 
 
 def checked(certificate: Path, key: Path) -> list[str]:
-    """What clients will object to, or others could abuse, for a warning. Raises as `context`."""
+    """Warnings of what clients will object to, or others could abuse. Raises as `context`."""
     context(certificate, key)
     leaf, now, said = _chain(certificate)[0], datetime.now(UTC), []
     until = f"{leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"

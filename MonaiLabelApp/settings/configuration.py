@@ -1,4 +1,4 @@
-"""What the server was started with: the cohorts, the index, and its own folder."""
+"""The options of the server: the cohorts, the index, and its own folder."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def _absolute(name: str) -> str:
 
 
 def default_data_folder(studies: Path) -> Path:
-    """Where this platform keeps a user's data, one folder for each collection of studies."""
+    """The folder for a user's data on this platform, one for each collection of studies."""
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     elif sys.platform == "darwin":

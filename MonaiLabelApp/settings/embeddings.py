@@ -17,7 +17,7 @@ TRAINED = "trained"
 
 
 class EmbeddingOptions(Protocol):
-    """What is read of `Configuration` here: the names of the embeddings, and the folder of networks trained here."""
+    """The part of `Configuration` that is read here: names of the embeddings, folder of networks trained here."""
 
     @property
     def embedding(self) -> str | None: ...
@@ -41,7 +41,7 @@ def made(options: EmbeddingOptions) -> Embedders:
 
 
 def as_named(options: EmbeddingOptions, index: TrainingIndex) -> bool:
-    """Whether an index was made with the embedders that the launch names. Raises as `made`."""
+    """True if an index was made with the embedders that the launch names. Raises as `made`."""
     from replica_detection.embedding import Embedders
     from replica_detection.embedding.stored import same_embedders
 
@@ -56,7 +56,7 @@ def as_named(options: EmbeddingOptions, index: TrainingIndex) -> bool:
 
 
 def training_folder(options: EmbeddingOptions) -> Path:
-    """Where an encoder is trained."""
+    """The folder in which an encoder is trained."""
     return options.models / "encoder"
 
 

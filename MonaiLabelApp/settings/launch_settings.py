@@ -1,4 +1,4 @@
-"""What the hardened server was told at its launch. Travels in one environment variable, which job processes inherit."""
+"""The settings of the launch. They travel in one environment variable, which job processes inherit."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Settings:
 
     @property
     def ratings_apart(self) -> bool:
-        """Whether readers see their own ratings alone."""
+        """True if readers see their own ratings alone."""
         return self.authentication != "none" and self.ratings_visible != "all"
 
     @property

@@ -198,7 +198,7 @@ def _file(path: Path, name: str) -> FileResponse:
 
 
 def _same(path: Path, check_sum: str) -> bool:
-    """Whether a file has the checksum, given as `SHA256:<hex>`, `SHA512:<hex>`, `MD5:<hex>` or SHA-256 alone."""
+    """True if a file has the checksum, given as `SHA256:<hex>`, `SHA512:<hex>`, `MD5:<hex>` or SHA-256 alone."""
     found = re.fullmatch(r"(?:(SHA256|SHA512|MD5):)?([0-9a-fA-F]{32,128})", check_sum)
     if found is None:
         raise HTTPException(422, "check_sum must be SHA256:, SHA512: or MD5: with hexadecimal digits.")

@@ -33,7 +33,7 @@ WRITER = ("result_extension", "result_dtype", "result_compress", "save_label", "
 
 
 class Output(StrEnum):
-    """What comes back: the file, the JSON, or both in one multipart reply."""
+    """The kind of reply: the file, the JSON, or both in one multipart reply."""
 
     image = "image"
     json = "json"
@@ -76,7 +76,7 @@ def infer(
 
 
 def _image(file: Path | None, image: str, session_id: str, asked: dict[str, Any]) -> str:
-    """What MONAI Label's app takes as `image`: the id of a known one, else a file that is ours."""
+    """The value of `image` for MONAI Label's app: the id of a known one, else a file that is ours."""
     if session_id:
         session = app().sessions().get_session(session_id)
         if session is None:

@@ -21,7 +21,7 @@ KEPT = 20
 _LINE = re.compile(rf"\[[^\]]*\] \[\d+\] \[[^\]]*\] \[[A-Z]+\] \({re.escape(TOLD)}[.\w]*:\d+\) - (.*)")
 
 
-class _Told(logging.Handler):
+class _JobLines(logging.Handler):
     """Keeps the last lines of each job."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class _Told(logging.Handler):
             self.lines.setdefault(job, deque(maxlen=KEPT)).append(found[1])
 
 
-_told = _Told()
+_told = _JobLines()
 for _name in OF_JOBS:
     logging.getLogger(_name).addHandler(_told)
 

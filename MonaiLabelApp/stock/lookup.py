@@ -1,4 +1,4 @@
-"""What a request asks for, looked up among what the server knows."""
+"""Look-up of the images, labels and tasks that a request names among those that the server knows."""
 
 from __future__ import annotations
 

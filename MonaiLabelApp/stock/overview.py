@@ -1,4 +1,4 @@
-"""What the server offers, the next case of a strategy, and tokens."""
+"""Routes for the server's tasks, the next case of a strategy, and tokens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastapi.security import OAuth2PasswordRequestForm
 from starlette.concurrency import run_in_threadpool
 
 from replica_detection.io.paths import composed
-from replica_detection_server.access.authentication import Gate, Keyring
+from replica_detection_server.access.authentication import Authentication, Keyring
 from replica_detection_server.access.hashing_queue import BusyError
 from replica_detection_server.access.identity import ROLES, Identity
 from replica_detection_server.access.oauth import Realm, RealmUnreachableError
@@ -80,7 +80,7 @@ async def token(request: Request, form: Annotated[OAuth2PasswordRequestForm, Dep
     realm: Realm | None = request.app.state.realm
     keyring: Keyring | None = request.app.state.keyring
     if keyring is not None:
-        gate: Gate = request.app.state.gate
+        gate: Authentication = request.app.state.gate
         try:
             owner = await gate.owner(request.scope, form.password, keyring)
         except BusyError as error:

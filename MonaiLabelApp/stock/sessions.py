@@ -22,7 +22,7 @@ from replica_detection_server.routes.upload_limits import upload_limits
 from replica_detection_server.settings.launch_settings import Settings
 from replica_detection_server.stock.lookup import USER, app
 from replica_detection_server.uploads.archives import unpack
-from replica_detection_server.uploads.sessions import PrivateSessions
+from replica_detection_server.uploads.sessions import UploadSessions
 
 router = APIRouter(prefix="/session", tags=["MONAI Label"])
 
@@ -121,6 +121,6 @@ def _shown(info: SessionInfo) -> dict[str, Any]:
     return {**info.to_json(), "path": "", "image": Path(info.image).name}
 
 
-def _sessions() -> PrivateSessions:
-    found: PrivateSessions = app().sessions()
+def _sessions() -> UploadSessions:
+    found: UploadSessions = app().sessions()
     return found

@@ -13,7 +13,7 @@ from fastapi import HTTPException
 
 
 @dataclass(frozen=True)
-class Usual:
+class TaskOption:
     """`same`: values that ask for nothing else than what is done anyway; `reason`: why another one cannot be had."""
 
     same: tuple[Any, ...]
@@ -26,33 +26,33 @@ _MEMORY = "how images are kept and read during a training is fixed"
 _TRACKING = "trainings are recorded on this server alone; see the trainer's entry in /info/"
 _NOT_A_MASK = "this model draws no mask"
 
-USUAL: dict[str, Usual] = {
+TASK_OPTIONS: dict[str, TaskOption] = {
     # Values of a mask are those that /info/ names, so there is nothing to restore.
-    "restore_label_idx": Usual((True, False), "it is true or false"),
-    "largest_cc": Usual((False,), _NOT_A_MASK),
-    "result_write_to_file": Usual((True,), "a mask comes as a file"),
-    "model_filename": Usual(("",), _WEIGHTS),
-    "roi_size": Usual((), "the size of the patches belongs to the model"),
-    "sw_batch_size": Usual((1,), "how many patches are drawn at once is fixed"),
-    "sw_overlap": Usual((0.25,), "how far patches overlap is fixed"),
-    "points": Usual(([],), "this model draws without points"),
-    "foreground": Usual(([],), "this model draws without points"),
-    "background": Usual(([],), "this model draws without points"),
-    "roi": Usual((), "this model draws the whole image"),
-    "slice": Usual((), "this model draws the whole image"),
-    "name": Usual(("train_01", "model_01", ""), _RUNS),
-    "run_id": Usual(("",), _RUNS),
-    "max_epochs": Usual((1, 50), "this trainer goes through the images once"),
-    "pretrained": Usual((True,), "it is true or, where a trainer can begin anew, false"),
-    "early_stop_patience": Usual((-1, 0), "this trainer goes through the images once"),
-    "val_split": Usual((0.2,), "a fifth of the patients is kept for the validation"),
-    "train_batch_size": Usual((1,), "the size of a batch is fixed"),
-    "val_batch_size": Usual((1,), "the size of a batch is fixed"),
-    "dataset": Usual(("SmartCacheDataset", "CacheDataset", "PersistentDataset", "Dataset"), _MEMORY),
-    "dataloader": Usual(("ThreadDataLoader", "DataLoader"), _MEMORY),
-    "tracking": Usual(("None", ""), _TRACKING),
-    "tracking_uri": Usual(("",), _TRACKING),
-    "tracking_experiment_name": Usual(("",), _TRACKING),
+    "restore_label_idx": TaskOption((True, False), "it is true or false"),
+    "largest_cc": TaskOption((False,), _NOT_A_MASK),
+    "result_write_to_file": TaskOption((True,), "a mask comes as a file"),
+    "model_filename": TaskOption(("",), _WEIGHTS),
+    "roi_size": TaskOption((), "the size of the patches belongs to the model"),
+    "sw_batch_size": TaskOption((1,), "how many patches are drawn at once is fixed"),
+    "sw_overlap": TaskOption((0.25,), "how far patches overlap is fixed"),
+    "points": TaskOption(([],), "this model draws without points"),
+    "foreground": TaskOption(([],), "this model draws without points"),
+    "background": TaskOption(([],), "this model draws without points"),
+    "roi": TaskOption((), "this model draws the whole image"),
+    "slice": TaskOption((), "this model draws the whole image"),
+    "name": TaskOption(("train_01", "model_01", ""), _RUNS),
+    "run_id": TaskOption(("",), _RUNS),
+    "max_epochs": TaskOption((1, 50), "this trainer goes through the images once"),
+    "pretrained": TaskOption((True,), "it is true or, where a trainer can begin anew, false"),
+    "early_stop_patience": TaskOption((-1, 0), "this trainer goes through the images once"),
+    "val_split": TaskOption((0.2,), "a fifth of the patients is kept for the validation"),
+    "train_batch_size": TaskOption((1,), "the size of a batch is fixed"),
+    "val_batch_size": TaskOption((1,), "the size of a batch is fixed"),
+    "dataset": TaskOption(("SmartCacheDataset", "CacheDataset", "PersistentDataset", "Dataset"), _MEMORY),
+    "dataloader": TaskOption(("ThreadDataLoader", "DataLoader"), _MEMORY),
+    "tracking": TaskOption(("None", ""), _TRACKING),
+    "tracking_uri": TaskOption(("",), _TRACKING),
+    "tracking_experiment_name": TaskOption(("",), _TRACKING),
 }
 
 
@@ -64,14 +64,14 @@ def translated(given: Mapping[str, Any], offered: Collection[str]) -> dict[str, 
     """
     found: dict[str, Any] = {}
     for key, value in given.items():
-        if key in offered or key not in USUAL:
+        if key in offered or key not in TASK_OPTIONS:
             found[key] = value
         elif key == "max_epochs" and "epochs" in offered:
             found.setdefault("epochs", given.get("epochs", value))
         elif key == "pretrained" and "restart" in offered and isinstance(value, bool):
             found.setdefault("restart", given.get("restart", not value))
-        elif value is not None and not _changes_nothing(value, USUAL[key].same):
-            raise HTTPException(422, f"Option {key!r} cannot be {str(value)[:60]!r}: {USUAL[key].reason}.")
+        elif value is not None and not _changes_nothing(value, TASK_OPTIONS[key].same):
+            raise HTTPException(422, f"Option {key!r} cannot be {str(value)[:60]!r}: {TASK_OPTIONS[key].reason}.")
     return found
 
 

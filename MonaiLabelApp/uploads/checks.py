@@ -1,4 +1,4 @@
-"""Whether an uploaded file may be opened: one image, all of it in this file, and no larger than the server takes.
+"""Checks of an uploaded file: one image, all of it in this file, and no larger than the server takes.
 
 Decided from its own bytes before any reader of images sees it. The readers follow what a header says: to other files of
 the machine, and to as much memory as it names.

@@ -1,4 +1,4 @@
-"""How large an image a JPEG or JPEG 2000 stream unfolds to, read from its own first bytes."""
+"""Size of the image in a JPEG or JPEG 2000 stream, read from its own first bytes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 def jpeg_ends(data: bytes) -> bool:
-    """Whether the last scan of a JPEG or JPEG-LS stream is followed by the mark of its end, which no pixels contain."""
+    """True if the last scan of a JPEG or JPEG-LS stream is followed by the mark of its end, which no pixels contain."""
     return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
 
 

@@ -1,4 +1,4 @@
-"""What an uploaded DICOM file holds, found without a DICOM library: those read as much as a file tells them to.
+"""Content of an uploaded DICOM file, found without a DICOM library: those read as much as a file tells them to.
 
 The elements are walked over in the file, none of their values is taken into memory, and whatever two libraries could
 read in two ways is refused.
@@ -63,7 +63,7 @@ class Held:
 
 
 def examine(path: Path, most: int) -> Held:
-    """What is in a DICOM file, once it is known to need no other file and to be what it says.
+    """Content of a DICOM file that is checked to need no other file and to match its header.
 
     Args:
         most: bytes that a deflated file may unfold to.
@@ -126,7 +126,7 @@ def _file_meta(path: Path, data: mmap.mmap) -> tuple[_Walk, int]:
 
 
 def _inflated(path: Path, data: mmap.mmap, at: int, most: int) -> bytes:
-    """What a deflated file unfolds to; counted before any of it is kept."""
+    """The inflated content of a deflated file; counted before any of it is kept."""
     stream, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
     try:
         for start in range(at, len(data), _CHUNK):
@@ -192,7 +192,7 @@ class _Walk:
         return int.from_bytes(self.data[at : at + size], "big" if self.big else "little")
 
     def _element(self, at: int, end: int, depth: int, explicit: bool) -> int:
-        """Where the element at `at` ends."""
+        """The offset at which the element at `at` ends."""
         tag = self._counted(at)
         if tag >> 16 == 4 or tag == _URL:
             raise InputError(self.path, "names another file for what it holds", _EXPORT)

@@ -14,7 +14,7 @@ BESIDE = 16 << 20
 
 @dataclass(frozen=True)
 class UploadLimits:
-    """What an uploaded image may hold: voxels (of all its channels and frames), and bytes, packed and unpacked."""
+    """Limits of an uploaded image: voxels (of all its channels and frames), and bytes, packed and unpacked."""
 
     max_voxels: int
     max_bytes: int

@@ -1,4 +1,4 @@
-"""What an uploaded PNG or JPEG file unfolds to, found without decoding it."""
+"""Size of an uploaded PNG or JPEG image, found without decoding it."""
 
 from __future__ import annotations
 

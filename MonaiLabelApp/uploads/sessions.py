@@ -19,7 +19,7 @@ from replica_detection_server.incoming.names import SESSION
 logger = logging.getLogger(__name__)
 
 
-class PrivateSessions(Sessions):
+class UploadSessions(Sessions):
     """Sessions in a folder of their own that only this user can enter.
 
     Unlike MONAI Label's: an id is a UUID before it becomes part of a path; the image of a session lies inside its

@@ -1,4 +1,4 @@
-"""Where a request comes from. uvicorn takes what a proxy says of it from `--trusted-proxy` alone, see launch.py."""
+"""Network addresses of clients and hosts. uvicorn takes a client's from the header of a `--trusted-proxy` alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def address_of(scope: Scope) -> str:
 
 
 def neighbourhood(address: str) -> str:
-    """What is counted as one client: an IPv4 address, or 64 bits of an IPv6 one, whose rest its user chooses."""
+    """The key of a client's count: an IPv4 address, or 64 bits of an IPv6 one, whose rest its user chooses."""
     try:
         found = ipaddress.ip_address(address)
     except ValueError:
@@ -38,7 +38,7 @@ def is_address(host: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a server bound to `host` can be reached from this machine only; a name counts only if it is localhost."""
+    """True if a server bound to `host` can be reached from this machine only; a name counts only if it is localhost."""
     if host.lower().rstrip(".") == "localhost":
         return True
     return is_address(host) and ipaddress.ip_address(host).is_loopback

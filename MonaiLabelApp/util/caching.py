@@ -1,4 +1,4 @@
-"""What is kept between requests: the content of files that others may write again, and recent results."""
+"""Caches between requests: the content of files that others may write again, and recent results."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from replica_detection.errors import ReplicaDetectionError
 K = TypeVar("K")
 
 
-class Kept(Generic[K]):
-    """What was read from files that another process may write again, known by the file that is written last."""
+class FileCache(Generic[K]):
+    """The content of files that another process may write again, known by the file that is written last."""
 
     def __init__(self, mark: Path, read: Callable[[], K]):
         self._mark, self._read = mark, read
@@ -46,7 +46,7 @@ class Kept(Generic[K]):
         return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-class Recent(Generic[K]):
+class LruCache(Generic[K]):
     """The results of the last few computations; the same one asked for twice at once is made once."""
 
     def __init__(self, size: int):

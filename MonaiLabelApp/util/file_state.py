@@ -1,4 +1,4 @@
-"""Whether files and folders are still what they were when they were looked at."""
+"""States of files and folders, by which a change is noticed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ State = tuple[int, int]
 Entry = tuple[str, int, bool, bool]
 
 
-class Seen:
+class FileStates:
     """Files and folders as they were when they were looked at, to know whether to look again."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""How a middleware says no: always JSON with a `detail`."""
+"""Refusals of a middleware: always JSON with a `detail`."""
 
 from __future__ import annotations
 

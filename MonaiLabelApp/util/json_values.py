@@ -14,8 +14,10 @@ from pydantic import BaseModel
 
 
 def plain(value: Any) -> Any:
-    """What JSON takes: arrays and numbers of NumPy as Python's, NaN and infinity as null, paths as their last part, any
-    collection (the lines of a job are a deque) as a list. What has no words of its own is null, not Python's notation.
+    """A value as JSON takes it.
+
+    Arrays and numbers of NumPy become Python's, NaN and infinity null, paths their last part, any collection (the lines
+    of a job are a deque) a list. An object without a text of its own becomes null, not Python's notation.
     """
     if isinstance(value, Enum):
         return plain(value.value)

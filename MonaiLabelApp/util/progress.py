@@ -8,7 +8,7 @@ from collections.abc import Callable
 from replica_detection.progress import Progress
 
 
-def seldom(tell: Progress, seconds: float) -> Progress:
+def throttled(tell: Progress, seconds: float) -> Progress:
     """Passes on what comes `seconds` or more after the last word, and each new stage and its end."""
     last_stage, last_time = "", 0.0
 
@@ -35,7 +35,7 @@ _SOON_SECONDS = 2.0
 
 
 class Pace:
-    """How far a job is, and how long its present stage will take by the pace that it has had.
+    """Progress of a job, and the time that its present stage will take by the pace that it has had.
 
     Counted from the first word of a stage, for a job that goes on with an earlier one begins far from zero.
     """

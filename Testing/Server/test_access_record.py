@@ -23,7 +23,7 @@ from replica_detection.errors import InputError
 from replica_detection_server.access.identity import Identity, identify
 from replica_detection_server.records import recorded_replies
 from replica_detection_server.records.access_record import AccessRecord, check
-from replica_detection_server.records.recorded_replies import Recorded, action_of
+from replica_detection_server.records.recorded_replies import RecordedReplies, action_of
 from replica_detection_server.records.request_log import cases_of
 from replica_detection_server.stock import datastore
 from Server.asgi_calls import call
@@ -240,7 +240,7 @@ def _shown(path, reader="anna\nforged", **how):
         await Response(b"scan" * 1000, how.get("status", 200))(scope, receive, send)
 
     record = AccessRecord(path)
-    recorded = Recorded(inside, record)
+    recorded = RecordedReplies(inside, record)
 
     async def app(scope, receive, send):
         identify(scope, Identity(reader))
@@ -342,7 +342,7 @@ def test_routes_note_themselves_what_they_serve(tmp_path, monkeypatch, asked, ca
 
     async def app(scope, receive, send):
         identify(scope, Identity("anna"))
-        await Recorded(application, record)(scope, receive, send)
+        await RecordedReplies(application, record)(scope, receive, send)
 
     path, _, query = asked.partition("?")
     reply = asyncio.run(call(app, path, query=query))

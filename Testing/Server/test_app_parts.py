@@ -41,8 +41,8 @@ from replica_detection_server.routes.received_files import received
 from replica_detection_server.settings.configuration import Configuration, default_data_folder
 from replica_detection_server.settings.launch_settings import Settings
 from replica_detection_server.uploads.limits import UploadLimits
-from replica_detection_server.util.caching import Kept, Recent
-from replica_detection_server.util.progress import Pace, seldom, time_left
+from replica_detection_server.util.caching import FileCache, LruCache
+from replica_detection_server.util.progress import Pace, throttled, time_left
 from Server.collections_on_disk import image_bytes
 
 # ------------------------------------------------------------------------------------------------------ configuration
@@ -231,7 +231,7 @@ def test_what_is_kept_is_read_again_only_after_a_change(tmp_path):
             raise InputError(mark, "is broken", "Mend it")
         return reads[-1]
 
-    kept = Kept(mark, read)
+    kept = FileCache(mark, read)
     assert kept.now() is None
     mark.write_text("one")
     assert kept.now() == kept.now() == "one" and len(reads) == 1
@@ -253,7 +253,7 @@ def test_what_is_replaced_while_it_is_read_is_read_again(tmp_path):
             _written(tmp_path / "new", "newer").replace(mark)
         return text
 
-    kept = Kept(mark, read)
+    kept = FileCache(mark, read)
     assert kept.now() == kept.now() == "newer"
 
 
@@ -265,7 +265,7 @@ def test_recent_results_are_made_once_for_all_who_ask_at_once():
         made.append(1)
         return len(made)
 
-    recent: Recent[int] = Recent(2)
+    recent: LruCache[int] = LruCache(2)
     found: list[int] = []
     threads = [threading.Thread(target=lambda: found.append(recent.get("a", make))) for _ in range(6)]
     for t in threads:
@@ -349,7 +349,7 @@ def test_a_surface_in_the_space_of_a_mirrored_file_still_looks_outwards():
 
 def test_progress_is_told_seldom_but_its_end_and_each_stage_always():
     told: list[tuple[str, int, int]] = []
-    tell = seldom(lambda *words: told.append(words), 60)
+    tell = throttled(lambda *words: told.append(words), 60)
     for stage in ("a", "b"):
         for done in range(101):
             tell(stage, done, 100)

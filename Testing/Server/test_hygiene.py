@@ -25,9 +25,9 @@ from replica_detection_server.incoming.request_limits import (
     MAX_SIGN_IN,
     ONCE,
     BoundedParser,
-    OnlyClean,
-    OnlyOnce,
-    bound,
+    RefuseRepeatedHeaders,
+    RequestLimits,
+    limit_forms,
 )
 from Server.asgi_calls import Reply, call
 
@@ -55,7 +55,7 @@ def _asked(method: str, path: str, body: bytes = b"", query: str = "", headers=J
                 break
         await JSONResponse(length)(scope, receive, send)
 
-    app = OnlyClean(inside, 1 << 30)
+    app = RequestLimits(inside, 1 << 30)
     sent = {**headers, "Content-Length": str(len(body))} if announced else headers
     return asyncio.run(call(app, path, method=method, body=body, query=query, headers=sent))
 
@@ -158,7 +158,7 @@ def test_parameters_that_all_read_alike(path, query):
 def form(monkeypatch):
     """A route with files and a field, as those of this server."""
     monkeypatch.setattr(of_starlette, "MultiPartParser", of_starlette.MultiPartParser)
-    bound()
+    limit_forms()
     app = FastAPI()
 
     @app.put("/session/")
@@ -200,7 +200,7 @@ def test_the_parser_is_the_one_that_requests_use(form):
 @pytest.mark.parametrize("second", ["1", "2"])
 def test_a_header_that_comes_twice_is_refused(name, second):
     """Here the first would count, elsewhere the last."""
-    app = OnlyOnce(JSONResponse({}))
+    app = RefuseRepeatedHeaders(JSONResponse({}))
     assert asyncio.run(call(app, headers=[(name, "1")])).status == 200
     reply = asyncio.run(call(app, headers=[(name, "1"), ("Accept", "*/*"), (name.upper(), second)]))
     assert reply.status == 400 and name in json.loads(reply.body)["detail"]
@@ -216,7 +216,7 @@ def _seen(path: str, query: str = "", body: bytes = b"", headers=JSON) -> tuple[
         await JSONResponse({})(scope, receive, send)
 
     sent = {**headers, "Content-Length": str(len(body))}
-    reply = asyncio.run(call(OnlyClean(inside, 1 << 30), path, method="POST", query=query, body=body, headers=sent))
+    reply = asyncio.run(call(RequestLimits(inside, 1 << 30), path, method="POST", query=query, body=body, headers=sent))
     assert reply.status == 200, reply.body
     return tuple(seen)
 

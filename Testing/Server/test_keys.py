@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse
 
 from replica_detection.errors import InputError
 from replica_detection_server.access import hashing_queue, keys, wrong_key_delays
-from replica_detection_server.access.authentication import Gate, Keyring
+from replica_detection_server.access.authentication import Authentication, Keyring
 from replica_detection_server.access.identity import ROLES
 from replica_detection_server.access.keys import ApiKeys, KeyOwner, Scrypt, made_key
 from replica_detection_server.access.wrong_key_delays import Delays
@@ -179,12 +179,12 @@ def test_the_command_refuses_what_no_line_can_hold():
 # -------------------------------------------------------------------------------------------------------------- gate
 
 
-def _gate(tmp_path, *lines: str) -> Gate:
+def _gate(tmp_path, *lines: str) -> Authentication:
     async def inside(scope, receive, send):
         identity = scope["state"]["identity"]
         await JSONResponse({"reader": identity.reader, "role": ROLES[identity.rank]})(scope, receive, send)
 
-    return Gate(inside, Keyring(_keys(tmp_path, *lines)))
+    return Authentication(inside, Keyring(_keys(tmp_path, *lines)))
 
 
 def _bearer(key: str) -> dict[str, str]:

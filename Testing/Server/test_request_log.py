@@ -21,7 +21,7 @@ from replica_detection_server.access.identity import Identity, identify
 from replica_detection_server.records import log_sampling
 from replica_detection_server.records.case_codes import SECRET, CaseCodes
 from replica_detection_server.records.log_sampling import Sampler
-from replica_detection_server.records.redacted_replies import Envelope
+from replica_detection_server.records.redacted_replies import RedactedReplies
 from replica_detection_server.records.redaction import Scrub, WithoutPatients, configuration
 from replica_detection_server.records.request_log import RequestLog
 from replica_detection_server.serving.launch_checks import both_families
@@ -97,7 +97,7 @@ def test_codes_of_cases_are_keyed_and_their_secret_private(tmp_path):
 # ------------------------------------------------------------------------------------------------------------ floods
 
 
-def _envelope(tmp_path, status_of=lambda scope: 200, reader="", named=True) -> Envelope:
+def _envelope(tmp_path, status_of=lambda scope: 200, reader="", named=True) -> RedactedReplies:
     async def inside(scope, receive, send):
         scope["route"] = type("Route", (), {"path": "/cases/{synthetic_id}/comparison"})
         scope["path_params"] = {"synthetic_id": "syn_001"}
@@ -105,7 +105,7 @@ def _envelope(tmp_path, status_of=lambda scope: 200, reader="", named=True) -> E
             identify(scope, Identity(reader))
         await JSONResponse({}, status_of(scope))(scope, receive, send)
 
-    return Envelope(inside, Scrub([]), RequestLog(CaseCodes(tmp_path), named=named))
+    return RedactedReplies(inside, Scrub([]), RequestLog(CaseCodes(tmp_path), named=named))
 
 
 def _said(caplog) -> list[str]:

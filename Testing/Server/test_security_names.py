@@ -27,7 +27,7 @@ from replica_detection_server.incoming.names import (
     json_object,
 )
 from replica_detection_server.incoming.request_limits import url_fault
-from replica_detection_server.incoming.trusted_hosts import OnlyMeantForUs, host_name
+from replica_detection_server.incoming.trusted_hosts import TrustedHosts, host_name
 from replica_detection_server.records.redaction import Scrub, WithoutPatients, where
 from replica_detection_server.util.addresses import is_loopback
 
@@ -161,7 +161,7 @@ def _status(headers: dict[str, str], method: str = "POST", any_address: bool = F
         "method": method,
         "headers": [(k.lower().encode(), v.encode()) for k, v in headers.items()],
     }
-    checked = OnlyMeantForUs(application, ("gpu.example",), any_address)
+    checked = TrustedHosts(application, ("gpu.example",), any_address)
     asyncio.run(checked(scope, None, send))
     return seen[0]
 

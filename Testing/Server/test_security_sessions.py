@@ -14,12 +14,12 @@ pytest.importorskip("monailabel", reason="the server's packages are not installe
 
 from monailabel.utils.sessions import Sessions
 
-from replica_detection_server.uploads.sessions import PrivateSessions
+from replica_detection_server.uploads.sessions import UploadSessions
 
 
 @pytest.fixture
 def sessions(tmp_path):
-    return PrivateSessions(tmp_path / "sessions", 3600)
+    return UploadSessions(tmp_path / "sessions", 3600)
 
 
 def _add(sessions, tmp_path, expiry=0) -> str:
@@ -44,7 +44,7 @@ def test_only_this_user_enters_the_folder(sessions):
 def test_expired_sessions_of_an_earlier_process_are_swept(sessions, tmp_path):
     old, new = _add(sessions, tmp_path), _add(sessions, tmp_path)
     _age(sessions, old, 7200)
-    later = PrivateSessions(tmp_path / "sessions", 3600)
+    later = UploadSessions(tmp_path / "sessions", 3600)
     assert later, "MONAI Label sweeps only where the table is true"
     assert later.remove_expired() == 1
     assert [p.name for p in Path(later.store_path).iterdir()] == [new]
@@ -73,7 +73,7 @@ def test_an_expired_session_is_gone_before_it_is_swept(sessions, tmp_path):
 def test_damaged_notes_and_notes_that_point_elsewhere_give_no_session(sessions, tmp_path, notes):
     id = _add(sessions, tmp_path)
     (tmp_path / "sessions" / id / "meta.info").write_text(notes)
-    later = PrivateSessions(tmp_path / "sessions", 3600)
+    later = UploadSessions(tmp_path / "sessions", 3600)
     assert later.get_session(id) is None
     folder = tmp_path / "sessions" / id
     if folder.exists():

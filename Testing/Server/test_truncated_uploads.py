@@ -185,7 +185,7 @@ def zipped(name: str, content: bytes) -> bytes:
     return file.getvalue()
 
 
-DOORS: dict[str, Callable[[Server, str, bytes], requests.Response]] = {
+UNPROTECTED: dict[str, Callable[[Server, str, bytes], requests.Response]] = {
     "image": lambda s, n, c: ask(s, "PUT", "/datastore/image?image=new", files={"file": (n, c)}),
     "label": lambda s, n, c: ask(s, "PUT", "/datastore/label?image=volume", files={"label": (n, c)}),
     "session": lambda s, n, c: ask(s, "PUT", "/session/", files={"files": (n, c)}),
@@ -202,13 +202,13 @@ def kept(server: Server) -> SimpleNamespace:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("door", sorted(DOORS))
+@pytest.mark.parametrize("door", sorted(UNPROTECTED))
 def test_every_door_refuses_it_and_keeps_nothing(server, door):
     before = kept(server)
     for name in ("a.nii", "a.nii.gz", "a.mha", "a.nrrd", "packed.nrrd", "text.nrrd", "a.png", "a.dcm"):
         if door in ("image", "label") and is_dicom_name(Path(name)):
             continue  # these take no single DICOM file
-        reply = DOORS[door](server, name, CUT[name]())
+        reply = UNPROTECTED[door](server, name, CUT[name]())
         assert reply.status_code == 422 and NUMBERS.search(reply.json()["detail"]), (name, reply.text)
     assert kept(server) == before
 

@@ -63,7 +63,7 @@ def _archive(name: str, content: bytes) -> bytes:
 
 
 GOOD = ("good.nii", nifti())
-DOORS = [
+UNPROTECTED = [
     Door("compare", lambda s, n, c: ask(s, "POST", "/replica/compare", files={"file": (n, c)})),
     Door("mask", lambda s, n, c: ask(s, "POST", "/replica/compare", files={"file": GOOD, "mask": (n, c)})),
     Door("infer", lambda s, n, c: ask(s, "POST", "/infer/vessels?output=json", files={"file": (n, c)})),
@@ -79,7 +79,7 @@ DOORS = [
     Door("image", lambda s, n, c: ask(s, "PUT", "/datastore/image?image=new", files={"file": (n, c)})),
     Door("stored label", lambda s, n, c: ask(s, "PUT", "/datastore/label?image=syn_000", files={"label": (n, c)})),
 ]  # fmt: skip
-EVERY_DOOR = pytest.mark.parametrize("door", DOORS, ids=lambda door: door.name.replace(" ", "_"))
+EVERY_DOOR = pytest.mark.parametrize("door", UNPROTECTED, ids=lambda door: door.name.replace(" ", "_"))
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ BOMBS = {
 def test_small_uploads_that_unfold_to_gigabytes(server, name):
     content = BOMBS[name]()
     assert len(content) < 1 << 20
-    doors = [door for door in DOORS if door.name in ("compare", "infer", "session", "image")]
+    doors = [door for door in UNPROTECTED if door.name in ("compare", "infer", "session", "image")]
     for door in doors:
         before = _reset_peak(server.pid)
         reply = door.send(server, name, content)
@@ -162,14 +162,14 @@ def test_small_uploads_that_unfold_to_gigabytes(server, name):
 
 @pytest.mark.parametrize("name", sorted(n for n in whole_files() if not n.endswith((".png", ".jpg", ".dcm"))))
 def test_good_files_are_compared(server, name):
-    while (reply := DOORS[0].send(server, name, whole_files()[name])).status_code == 503:
+    while (reply := UNPROTECTED[0].send(server, name, whole_files()[name])).status_code == 503:
         pass
     assert reply.status_code == 200 and reply.json()["verdict"]
 
 
 @pytest.mark.parametrize("name", sorted(whole_files()))
 def test_good_files_are_kept(server, name):
-    for door in DOORS[4:7]:
+    for door in UNPROTECTED[4:7]:
         reply = door.send(server, name, whole_files()[name])
         assert reply.status_code == 200, reply.text
         assert ask(server, "DELETE", f"/session/{reply.json()['session_id']}").status_code == 200

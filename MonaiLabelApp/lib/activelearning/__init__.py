@@ -1,1 +1,1 @@
-"""Which case a reader sees next."""
+"""Strategies: the case that a reader sees next."""

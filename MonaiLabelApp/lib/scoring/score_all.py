@@ -24,6 +24,6 @@ class ScoreAll(ScoringMethod):
         super().__init__("Compares all synthetic images with the training cohort; see /replica/worklist")
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """How many images got which verdict. Raises as `work.score`."""
+        """Number of images by verdict. Raises as `tasks.score`."""
         result = tasks.score(self.configuration, logged("score_all"))
         return {"scored": len(result.summary), **{v: result.count(v) for v in ("replica", "suspicious", "novel")}}

@@ -39,7 +39,7 @@ class TrainEncoder(TrainTask):
         super().__init__("Trains an encoder of the training cohort's images, for `--embedding trained`")
 
     def config(self) -> dict[str, Any]:
-        """What a client may choose; a list is a choice, its first entry the default."""
+        """The options of a client; a list is a choice, its first entry the default."""
         return {
             "kind": list(KINDS),
             "network": list(NETWORKS),

@@ -38,7 +38,7 @@ class TrainSegmentation(TrainTask):
         super().__init__("Trains a network to draw the masks of the training cohort")
 
     def config(self) -> dict[str, Any]:
-        """What a client may choose; a list is a choice, its first entry the default."""
+        """The options of a client; a list is a choice, its first entry the default."""
         return {
             "network": list(NETWORKS),
             "epochs": _EPOCHS,

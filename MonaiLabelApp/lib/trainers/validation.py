@@ -1,4 +1,4 @@
-"""What a client asks of a training."""
+"""Checks of the options that a client sends for a training."""
 
 from __future__ import annotations
 
