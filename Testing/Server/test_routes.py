@@ -107,6 +107,11 @@ def test_next_goes_down_the_worklist_of_each_reader(served):
         assert found == case
         reply = served("POST", "/replica/ratings", json=rating(reader="next", synthetic_id=case, rating=1))
         assert reply.status_code == 201
+        # Without a name: a case that nobody has rated, never again one that somebody has.
+        anybody = served("GET", "/replica/next")
+        if case != order[-1]:
+            assert strict_json(anybody)["synthetic_id"] in order[order.index(case) + 1 :]
+    refused(anybody, 404, "nobody has not rated")
     refused(served("GET", "/replica/next?reader=next"), 404, "no case is left")
     assert served.json("/replica/next", reader="someone else")["synthetic_id"] == order[0]
     mine = served.json("/replica/worklist", reader="next", rated="no")
