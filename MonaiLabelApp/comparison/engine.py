@@ -149,13 +149,13 @@ class Engine:
         return found
 
     def required_index(self) -> OpenedIndex:
-        """The index. Raises as `tasks.no_index` where there is none that can be used."""
+        """The index. Raises as `tasks.missing_index` where there is none that can be used."""
         try:
             found, unusable = self.opened(), None
         except IndexFormatError as error:
             found, unusable = None, error
         if found is None:
-            raise tasks.no_index(self.index_words(), unusable, self.index_failure()) from unusable
+            raise tasks.missing_index(self.index_words(), unusable, self.index_failure()) from unusable
         return found
 
     def scored(self) -> ScoredResult | None:

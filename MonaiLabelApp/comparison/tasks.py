@@ -45,7 +45,7 @@ def misfit(configuration: Configuration, index: TrainingIndex) -> str:
     lacking = [m for m in configuration.measure_names or () if m in MEASURES and not index.has_features_of(m)]
     if lacking:
         return f"was not made for measure '{lacking[0]}'"
-    return "" if embeddings.as_named(configuration, index) else "was made with another embedding than the one named"
+    return "" if embeddings.fits(configuration, index) else "was made with another embedding than the one named"
 
 
 def misfit_error(configuration: Configuration, found: str) -> IndexFormatError:
@@ -70,7 +70,7 @@ def build_index(configuration: Configuration, progress: Progress = silent, *, re
         index = open_index(configuration)
     else:
         configuration.index.parent.mkdir(parents=True, exist_ok=True)
-        made = embeddings.made(configuration)
+        made = embeddings.make(configuration)
         options = IndexOptions(
             configuration.profile, configuration.measure_names, configuration.segment, made.images, made.slices
         )
@@ -143,10 +143,10 @@ def _files(case) -> tuple[Path, ...]:
     return case.input_files
 
 
-WORK: dict[str, Callable[[Configuration, Progress], object]] = {"index": build_index, "score": score}
+TASKS: dict[str, Callable[[Configuration, Progress], object]] = {"index": build_index, "score": score}
 
 
-def no_index(words: str, unusable: IndexFormatError | None, failure: str) -> RefusedError:
+def missing_index(words: str, unusable: IndexFormatError | None, failure: str) -> RefusedError:
     """The refusal where there is no index to compare with, or none that can be used: its state, and what to do.
 
     Args:

@@ -239,14 +239,14 @@ def main() -> int:
     threading.Thread(target=_end_with_the_server, daemon=True).start()
     with suppress(AttributeError, OSError):
         os.nice(5)  # the readers' own comparisons go first
-    from replica_detection_server.comparison.tasks import WORK
+    from replica_detection_server.comparison.tasks import TASKS
 
     def say(**words: object) -> None:
         print(json.dumps(words), file=out, flush=True)
 
     try:
         tell = throttled(lambda stage, done, total: say(stage=stage, done=done, total=total), 0.2)
-        WORK[sys.argv[1]](configuration, tell)
+        TASKS[sys.argv[1]](configuration, tell)
     except Exception as error:
         storage = storage_refusal(error)
         if storage is None and not isinstance(error, ReplicaDetectionError):

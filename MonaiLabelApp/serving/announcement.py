@@ -7,16 +7,16 @@ import threading
 from rich.markup import escape
 
 from replica_detection.cli.console import console, print_warnings
-from replica_detection_server.serving.listening import Listening
+from replica_detection_server.serving.serve_options import ServeOptions
 from replica_detection_server.settings.launch_settings import (
     MEBIBYTE,
     Settings,
 )
 
 
-def announce(settings: Settings, listening: Listening, port: int, said: list[str]) -> None:
-    scheme = "https" if listening.tls_certificate else "http"
-    host = f"[{listening.host}]" if ":" in listening.host else listening.host
+def announce(settings: Settings, options: ServeOptions, port: int, said: list[str]) -> None:
+    scheme = "https" if options.tls_certificate else "http"
+    host = f"[{options.host}]" if ":" in options.host else options.host
     who = {
         "none": "nobody needs a key" + (": every user of this machine can come in" if settings.loopback else ""),
         "key": "readers with a key of the key file",
@@ -28,7 +28,7 @@ def announce(settings: Settings, listening: Listening, port: int, said: list[str
     console.print(f"  reached from   {reach}; Host names: {escape(hosts)}")
     console.print(f"  who            {escape(who)}")
     console.print("  closed         web pages of other origins, /reload, /logs, /proxy, /ohif, /model, /infer/wsi")
-    console.print(f"  limits         {listening.max_upload_mb} MiB an upload, {settings.waiting} waiting computations")
+    console.print(f"  limits         {options.max_upload_mb} MiB an upload, {settings.waiting} waiting computations")
     console.print(f"                 {settings.compute_seconds:g} s and {_memory(settings)} MiB for each computation")
     console.print(f"  own folder     {escape(str(settings.data))} (results, ratings, sessions, log)")
     if settings.access_record:

@@ -39,8 +39,8 @@ from replica_detection_server.serving.launch_checks import (
     both_families,
     role_names,
 )
-from replica_detection_server.serving.listening import Listening
 from replica_detection_server.serving.reloading import ignore_signal_until_started, reload_on_signal
+from replica_detection_server.serving.serve_options import ServeOptions
 from replica_detection_server.settings.configuration import Configuration
 from replica_detection_server.settings.launch_settings import (
     MEBIBYTE,
@@ -58,50 +58,50 @@ SECONDS_TO_STOP = 10
 MAIN = Path(__file__).resolve().parents[1] / "main.py"
 
 
-def launch(given: Configuration, listening: Listening) -> None:
+def launch(given: Configuration, options: ServeOptions) -> None:
     """Runs the server until Ctrl-C or SIGTERM; then ends its jobs and returns.
 
     Raises:
         ConfigurationError, InputError: the arguments cannot be used; nothing was started.
         ReplicaDetectionError: the port is taken, another server uses the data folder, or the server did not start.
     """
-    said = listening.check()
-    said += ApiKeys.read(listening.api_key_file).warnings() if listening.api_key_file else []
-    if listening.tls_certificate and listening.tls_key:
-        said += tls.checked(listening.tls_certificate, listening.tls_key)
+    said = options.check()
+    said += ApiKeys.read(options.api_key_file).warnings() if options.api_key_file else []
+    if options.tls_certificate and options.tls_key:
+        said += tls.checked(options.tls_certificate, options.tls_key)
     ignore_signal_until_started()
-    with _socket(listening.host, listening.port) as listener, private_folder(given) as found:
-        settings = _settings(given, listening)
+    with _socket(options.host, options.port) as listener, private_folder(given) as found:
+        settings = _settings(given, options)
         logging.config.dictConfig(configuration(settings.logs, Scrub(settings.folders)))
         logging.captureWarnings(True)
         threading.excepthook = _in_a_thread
         warnings.simplefilter("ignore")
         _prepare_environment(settings)
         app = _made(given, settings, listener.getsockname()[1])
-        _serve(app, settings, listening, listener, [*said, *found, *_found_at_the_start()])
+        _serve(app, settings, options, listener, [*said, *found, *_found_at_the_start()])
     _leave_if_busy()
 
 
-def _settings(given: Configuration, listening: Listening) -> Settings:
-    names = (socket.gethostname(), socket.getfqdn()) if not is_loopback(listening.host) else ()
-    own = () if is_address(listening.host) else (listening.host,)
+def _settings(given: Configuration, options: ServeOptions) -> Settings:
+    names = (socket.gethostname(), socket.getfqdn()) if not is_loopback(options.host) else ()
+    own = () if is_address(options.host) else (options.host,)
     settings = Settings(
         data=given.data,
-        loopback=is_loopback(listening.host),
-        hosts=tuple(dict.fromkeys((*own, *names, *listening.allow_hosts))),
-        api_key_file=listening.api_key_file,
-        realm_uri=listening.issuer,
-        oidc_audience=listening.oidc_audience,
-        oidc_roles_claim=listening.oidc_roles_claim,
-        oidc_name_claim=listening.oidc_name_claim,
-        oidc_roles=role_names(listening.oidc_roles),
-        access_record=listening.access_record,
-        max_upload_bytes=listening.max_upload_mb * MEBIBYTE,
-        max_upload_voxels=listening.max_upload_voxels,
-        waiting=listening.waiting,
-        compute_seconds=listening.compute_seconds,
-        compute_memory_mb=listening.compute_memory_mb,
-        ratings_visible=listening.ratings_visible,
+        loopback=is_loopback(options.host),
+        hosts=tuple(dict.fromkeys((*own, *names, *options.allow_hosts))),
+        api_key_file=options.api_key_file,
+        realm_uri=options.issuer,
+        oidc_audience=options.oidc_audience,
+        oidc_roles_claim=options.oidc_roles_claim,
+        oidc_name_claim=options.oidc_name_claim,
+        oidc_roles=role_names(options.oidc_roles),
+        access_record=options.access_record,
+        max_upload_bytes=options.max_upload_mb * MEBIBYTE,
+        max_upload_voxels=options.max_upload_voxels,
+        waiting=options.waiting,
+        compute_seconds=options.compute_seconds,
+        compute_memory_mb=options.compute_memory_mb,
+        ratings_visible=options.ratings_visible,
         folders=_folders(given),
     )
     for folder in (settings.sessions, settings.temporary, settings.logs):
@@ -198,20 +198,20 @@ def _found_at_the_start() -> list[str]:
     return list(getattr(app_instance(), "notices", list)())
 
 
-def _serve(app: ASGIApp, settings: Settings, listening: Listening, listener: socket.socket, said: list[str]) -> None:
+def _serve(app: ASGIApp, settings: Settings, options: ServeOptions, listener: socket.socket, said: list[str]) -> None:
     import uvicorn
 
     from replica_detection_server.incoming.protocol import BoundedHttp, BoundedServer
     from replica_detection_server.serving import asgi
 
-    limits = Limits(open_files(listening.max_connections), listening.connections_per_address)
+    limits = Limits(open_files(options.max_connections), options.connections_per_address)
     asgi.application.state.connections = Connections(limits)
 
     class Announcing(BoundedServer):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
-                announce(settings, listening, listener.getsockname()[1], said)
+                announce(settings, options, listener.getsockname()[1], said)
                 tell_of_jobs()
                 logger.info("started: version %s, authentication by %s", __version__, settings.authentication)
                 reload_on_signal(self.config)
@@ -232,18 +232,18 @@ def _serve(app: ASGIApp, settings: Settings, listening: Listening, listener: soc
             server_header=False,
             ws="none",
             timeout_graceful_shutdown=SECONDS_TO_STOP,
-            ssl_certfile=listening.tls_certificate,
-            ssl_keyfile=listening.tls_key,
+            ssl_certfile=options.tls_certificate,
+            ssl_keyfile=options.tls_key,
             # Only what a proxy of --trusted-proxy says of a client counts; uvicorn's default is this machine's.
-            proxy_headers=bool(listening.trusted_proxies),
-            forwarded_allow_ips=both_families(listening.trusted_proxies),
+            proxy_headers=bool(options.trusted_proxies),
+            forwarded_allow_ips=both_families(options.trusted_proxies),
         ),
         asgi.application.state.connections,
     )
-    if listening.tls_certificate and listening.tls_key:
+    if options.tls_certificate and options.tls_key:
         server.config.load()
         # Not uvicorn's own context, whose ciphers depend on its version.
-        server.config.ssl = tls.context(listening.tls_certificate, listening.tls_key)
+        server.config.ssl = tls.context(options.tls_certificate, options.tls_key)
     signal.signal(signal.SIGTERM, _terminated)
     try:
         server.run(sockets=[listener])

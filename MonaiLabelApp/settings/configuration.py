@@ -146,7 +146,7 @@ class Configuration:
         if self.embedding is not None or self.slice_embedding is not None:
             if self.training is None:
                 raise ConfigurationError("embedding and slice_embedding need training; an index alone has its own")
-            embeddings.made(self)  # an unknown name or a missing file is told now
+            embeddings.make(self)  # an unknown name or a missing file is told now
         # Real scans are only ever read.
         for real in (self.training, self.validation):
             for key in ("data", "index", "studies"):

@@ -27,7 +27,7 @@ class EmbeddingOptions(Protocol):
     def models(self) -> Path: ...
 
 
-def made(options: EmbeddingOptions) -> Embedders:
+def make(options: EmbeddingOptions) -> Embedders:
     """The embedders of the launch, the default where it names none.
 
     Raises:
@@ -40,14 +40,14 @@ def made(options: EmbeddingOptions) -> Embedders:
     return make_embedders(_trained(options) if images == TRAINED else images, options.slice_embedding)
 
 
-def as_named(options: EmbeddingOptions, index: TrainingIndex) -> bool:
-    """True if an index was made with the embedders that the launch names. Raises as `made`."""
+def fits(options: EmbeddingOptions, index: TrainingIndex) -> bool:
+    """True if an index was made with the embedders that the launch names. Raises as `make`."""
     from replica_detection.embedding import Embedders
     from replica_detection.embedding.stored import same_embedders
 
     if options.embedding is None and options.slice_embedding is None:
         return True
-    chosen = made(options)
+    chosen = make(options)
     named = Embedders(
         None if options.embedding is None else chosen.images,
         None if options.slice_embedding is None else chosen.slices,

@@ -74,7 +74,7 @@ def test_a_path_behind_a_name_is_the_same_from_every_working_folder(folder, cont
     assert (made.embedding, made.segment) == (f"contrastive:{contrastive}", "vessels")
     assert made.named_files == {"embedding": contrastive}
     monkeypatch.chdir("/")
-    assert embeddings.made(Configuration.from_json(made.to_json())).images.kind == "contrastive"
+    assert embeddings.make(Configuration.from_json(made.to_json())).images.kind == "contrastive"
 
 
 @pytest.mark.parametrize(

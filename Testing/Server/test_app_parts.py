@@ -32,7 +32,7 @@ from replica_detection.surfaces.mesh import mesh_of_mask
 from replica_detection_server.access.identity import ROLES, Identity, identify, sees_all, visible
 from replica_detection_server.collection.task_files import fresh_file
 from replica_detection_server.comparison import exports
-from replica_detection_server.comparison.tasks import no_index
+from replica_detection_server.comparison.tasks import missing_index
 from replica_detection_server.computing.jobs import Jobs
 from replica_detection_server.computing.services import Services
 from replica_detection_server.errors import AlreadyRunningError, RefusedError
@@ -214,7 +214,7 @@ def test_times_in_words(seconds, words):
     ],
 )
 def test_why_there_is_no_index_and_what_to_do(state, status, words):
-    found = answer_of(no_index(*state))
+    found = answer_of(missing_index(*state))
     assert found.status_code == status and words in found.detail
     assert (found.headers or {}).get("Retry-After") == ("5" if status == 503 else None)
 

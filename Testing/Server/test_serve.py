@@ -25,7 +25,7 @@ from Core.made_up import cohort, volume, write
 from replica_detection.cli import app
 from replica_detection.cli.console import run_guarded
 from replica_detection.errors import ConfigurationError
-from replica_detection_server.serving.listening import Listening
+from replica_detection_server.serving.serve_options import ServeOptions
 from replica_detection_server.util.addresses import is_loopback
 from Server.conftest import until
 from Server.running import APP, running_server, stop
@@ -120,21 +120,21 @@ def test_a_port_that_is_taken(monkeypatch, capsys, cohorts, studies, tmp_path):
 
 def test_what_is_worth_a_warning(keys):
     """Addresses that others reach are only described here: no test listens on one."""
-    assert Listening().check() == []
-    assert any("unencrypted" in w for w in Listening(host="0.0.0.0", api_key_file=keys).check())
-    assert any("Everyone" in w for w in Listening(host="0.0.0.0", without_authentication=True).check())
-    assert Listening(host="0.0.0.0", api_key_file=keys, tls_certificate=keys, tls_key=keys).check() == []
+    assert ServeOptions().check() == []
+    assert any("unencrypted" in w for w in ServeOptions(host="0.0.0.0", api_key_file=keys).check())
+    assert any("Everyone" in w for w in ServeOptions(host="0.0.0.0", without_authentication=True).check())
+    assert ServeOptions(host="0.0.0.0", api_key_file=keys, tls_certificate=keys, tls_key=keys).check() == []
     keys.chmod(0o644)
-    assert any("chmod 600" in w for w in Listening(api_key_file=keys).check())
+    assert any("chmod 600" in w for w in ServeOptions(api_key_file=keys).check())
 
 
 def test_the_default_is_this_machine_alone_but_not_at_monai_label():
     from monailabel.main import Main
 
-    assert is_loopback(Listening().host)
+    assert is_loopback(ServeOptions().host)
     assert not is_loopback(Main().args_parser().parse_args(["start_server"]).host)
     with pytest.raises(ConfigurationError):
-        Listening(host=Main().args_parser().parse_args(["start_server"]).host).check()
+        ServeOptions(host=Main().args_parser().parse_args(["start_server"]).host).check()
 
 
 def test_monai_label_does_not_start_with_its_setting_for_origins(cohorts, studies, tmp_path):

@@ -22,7 +22,7 @@ from replica_detection.errors import InputError, UnreachableError
 from replica_detection.readers.rating_store import RatingStore
 from replica_detection.readers.ratings import Rating
 from replica_detection_server.serving import tls
-from replica_detection_server.serving.listening import Listening
+from replica_detection_server.serving.serve_options import ServeOptions
 from replica_detection_server.settings.configuration import Configuration
 from Server.certificates import certificate
 from Server.conftest import until
@@ -262,7 +262,7 @@ def test_every_path_of_the_launch_is_whole_before_the_working_folder_changes(tmp
     target.parent.mkdir()
     target.write_text("")
     Path("keys").symlink_to(target)
-    listening = Listening(api_key_file=Path("keys"), tls_certificate=Path("c.pem"), tls_key=Path("sub/../k.pem"))
+    listening = ServeOptions(api_key_file=Path("keys"), tls_certificate=Path("c.pem"), tls_key=Path("sub/../k.pem"))
     # A link stays one: the next key file or certificate is another target of it.
     assert listening.api_key_file == tmp_path / "keys"
     assert all(path.is_absolute() for path in vars(listening).values() if isinstance(path, Path))

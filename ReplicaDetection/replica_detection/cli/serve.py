@@ -141,7 +141,7 @@ def serve(
     """
     try:
         from replica_detection_server.serving.launch import launch
-        from replica_detection_server.serving.listening import Listening
+        from replica_detection_server.serving.serve_options import ServeOptions
         from replica_detection_server.settings.configuration import Configuration
     except ImportError as error:
         raise ConfigurationError(
@@ -168,7 +168,7 @@ def serve(
         "device": device,
     }
     given = {key: str(value) for key, value in pairs.items() if value is not None}
-    listening = Listening(
+    listening = ServeOptions(
         host=host,
         port=port,
         allow_hosts=tuple(allow_host or ()),

@@ -23,7 +23,7 @@ from replica_detection_server.util.addresses import is_loopback
 
 
 @dataclass(frozen=True)
-class Listening:
+class ServeOptions:
     """Address, authentication, limits of the server. At most one of `api_key_file`, `realm_uri` and `oidc_issuer`."""
 
     host: str = "127.0.0.1"
