@@ -1,4 +1,4 @@
-"""AgreementPanel: how far several readers agree, and which ratio thresholds their ratings give."""
+"""AgreementPanel: the agreement of several readers, and the ratio thresholds from their ratings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ReplicaDetectionLib.Translation import _
 
 
 class AgreementPanel(Panel):
-    """Computed by the source when it is asked for. Blinded, it is not shown: it would tell what others said."""
+    """The source computes it on request. A blinded reading hides it, because it depends on the ratings of others."""
 
     def __init__(self, session: Any):
         super().__init__(session)

@@ -1,4 +1,4 @@
-"""Cameras: the 3D views of a layout looked at from one side, all alike."""
+"""Cameras: moves the cameras of all 3D views of a layout in the same way."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Cameras:
         self._radius = 1.0
 
     def fit(self, bounds: np.ndarray, direction: str = "anterior") -> None:
-        """Everything in the box (2, 3) mm RAS+ in sight, from one of DIRECTIONS."""
+        """Shows the whole box (2, 3), mm RAS+, from one of DIRECTIONS."""
         self._radius = max(float(np.linalg.norm(bounds[1] - bounds[0])) / 2, 1.0)
         towards, up = DIRECTIONS[direction]
         self._look(bounds.mean(axis=0), np.array(towards), np.array(up), self._radius)
 
     def face(self, ras: tuple[float, float, float], normal: tuple[float, float, float]) -> None:
-        """Looks at a point of a surface against its normal, from nearer by than `fit`."""
+        """Looks at a point of a surface along its normal, from a shorter distance than `fit`."""
         towards = np.array(normal) / max(float(np.linalg.norm(normal)), 1e-9)
         up = np.array((0.0, 0.0, 1.0) if abs(towards[2]) < 0.9 else (0.0, 1.0, 0.0))
         self._look(np.array(ras), towards, up, 0.6 * self._radius)

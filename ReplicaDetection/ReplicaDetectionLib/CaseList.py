@@ -34,7 +34,7 @@ class ListQuery:
 
 
 class CaseList:
-    """One page of a source's cases, and where the case on screen lies among them.
+    """One page of a source's cases, and the position of the case on screen.
 
     Args:
         activities: runs what takes long.
@@ -122,7 +122,7 @@ class CaseList:
             then()
 
     def setCurrent(self, item: WorklistItem | None) -> None:
-        """The case on screen."""
+        """Sets the case on screen, None for none."""
         self._current = item.synthetic_id if item else ""
         ids = [i.synthetic_id for i in self.items]
         if item is None:
@@ -132,7 +132,7 @@ class CaseList:
         self.changed()
 
     def step(self, step: int, then: Callable[[WorklistItem], None]) -> None:
-        """The next (1) or previous (-1) case of the list."""
+        """Gives `then` the next (1) or previous (-1) case of the list."""
         target = math.floor(self.place) + 1 if step > 0 else math.ceil(self.place) - 1
         if self.page is None or not 0 <= target < self.page.total:
             self.told(_("This was the last case.") if step > 0 else _("This is the first case."))

@@ -13,7 +13,7 @@ from replica_detection.surfaces.mesh import Mesh
 
 @dataclass(frozen=True)
 class CaseImage:
-    """One image as its own file states it.
+    """One image in the geometry of its own file.
 
     `array` is (X, Y, Z), a 2D image with Z = 1, any real dtype; `affine` (4, 4) takes a voxel to mm RAS+. `limits` are
     the two intensities that the comparison maps to 0 and 1.

@@ -1,4 +1,4 @@
-"""CasePanel: what was found for the case on screen, and its nearest training images under each measure."""
+"""CasePanel: the result of the case on screen, and its nearest training images under each measure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ReplicaDetectionLib.Translation import _
 
 
 class CasePanel(Panel):
-    """Choosing a training image in the lower table puts it beside the synthetic one. Blinded, nothing is shown."""
+    """A training image selected in the lower table is shown beside the synthetic one. Empty while blinded."""
 
     def __init__(self, session: Any):
         super().__init__(session)
@@ -56,7 +56,7 @@ class CasePanel(Panel):
 
     @staticmethod
     def _mostTelling(comparison: Comparison) -> str:
-        """The measure that names the pair's training image and is the most unusual; of equals the first."""
+        """The measure of the smallest p value among those that name the pair's training image; the first of equals."""
         named = [m for m in comparison.measures if m.nearest_training_id == comparison.nearest_training_id]
         measures = named or list(comparison.measures)
         usual = [1.0 if m.p_value is None else m.p_value for m in measures]
@@ -87,7 +87,7 @@ class CasePanel(Panel):
 
     def _details(self, comparison: Comparison) -> list[str]:
         pair = self.session.pair
-        lines = [_("Beside it: {training}").format(training=_escaped(pair.training.id))]
+        lines = [_("Compared with: {training}").format(training=_escaped(pair.training.id))]
         if pair.training.id == comparison.nearest_training_id:
             lines[0] += " " + _("(the nearest match)")
         if comparison.levels_flagged:
@@ -130,5 +130,5 @@ class CasePanel(Panel):
 
 
 def _escaped(text: str) -> str:
-    """Names come from files: they must not be read as markup."""
+    """Escapes names, which come from files, so that they are not read as markup."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -65,7 +65,7 @@ def writeScene(scene: Any, path: Path, hidden: Iterable[str] = ()) -> Path:
 
 
 def writePage(path: Path, content: ReportContent) -> Path:
-    """Writes one self-contained page, which prints on one sheet. Raises InputError where it cannot be written."""
+    """Writes one self-contained page that prints on one sheet. Raises InputError if it cannot be written."""
     _makeFolder(path.parent)
     try:
         with atomic_write(path) as file:
@@ -76,7 +76,7 @@ def writePage(path: Path, content: ReportContent) -> Path:
 
 
 def fileName(title: str) -> str:
-    """A name that every file system takes."""
+    """A file name that is valid on every file system."""
     return re.sub(r"[^\w.-]+", "_", title).strip("._")[:120] or "case"
 
 

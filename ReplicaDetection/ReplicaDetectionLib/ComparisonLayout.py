@@ -69,7 +69,7 @@ class ComparisonLayout:
 
     @property
     def current(self) -> str:
-        """Name of the layout that is shown; "" if it is none of this module's."""
+        """Name of the layout that is shown; "" for a layout of another module."""
         node = self._node()
         shown = None if node is None else node.GetViewArrangement()
         return next((name for name, number in LAYOUTS.items() if number == shown), "")
@@ -88,7 +88,7 @@ class ComparisonLayout:
         self._dressViews()
 
     def sliceNode(self, row: str, plane: str) -> Any | None:
-        """The slice view's node (rows FIRST, SECOND and OVERLAY), None where no layout has made it yet."""
+        """The slice view's node (rows FIRST, SECOND and OVERLAY), None before a layout made it."""
         return self.scene.GetSingletonNode(f"Replica{row}{plane}", "vtkMRMLSliceNode")
 
     def sliceNodes(self, row: str) -> list[Any]:
@@ -134,7 +134,7 @@ class ComparisonLayout:
 
 
 def _letViewsTakeTheirSize() -> None:
-    """In the application new views get their size when events are handled; what is fitted before would not fit."""
+    """Lets the application handle events: new views get their size then, and a fit before that would be wrong."""
     import slicer
 
     application = getattr(slicer, "app", None)

@@ -1,4 +1,4 @@
-"""ComparisonPanel: how the two images are laid out, laid over each other and moved."""
+"""ComparisonPanel: layout, overlay and alignment of the two images."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ComparisonPanel(Panel):
         self._update()
 
     def read(self, parameter: Parameter) -> None:
-        """Takes what a scene kept."""
+        """Sets the controls from the parameters of a scene."""
         ui = self.ui
         with quietly(*self._layouts.values(), ui.planeBox, ui.modeBox, ui.opacitySlider, ui.linkBox, ui.crosshairBox):
             self._layouts.get(parameter.layout, ui.rowsButton).setChecked(True)
@@ -65,7 +65,7 @@ class ComparisonPanel(Panel):
         self._send()
 
     def write(self, parameter: Parameter) -> None:
-        """Puts what the user chose into what a scene keeps."""
+        """Stores the choices of the user in the parameters of a scene."""
         ui = self.ui
         parameter.layout = self.layout
         parameter.plane = ui.planeBox.currentData
@@ -87,7 +87,7 @@ class ComparisonPanel(Panel):
         self._send()
 
     def stop(self) -> None:
-        """The module is left: nothing moves on its own any more."""
+        """Stops blinking when the user leaves the module."""
         self.ui.blinkButton.setChecked(False)
 
     def _layoutSetter(self, name: str) -> Any:
@@ -102,7 +102,7 @@ class ComparisonPanel(Panel):
         self.changed()
 
     def _send(self) -> None:
-        """Everything to the displays; what is as it was costs nothing there."""
+        """Sends all settings to the displays; unchanged ones cost nothing there."""
         ui, composition = self.ui, self.logic.composition
         mode = ui.modeBox.currentData
         if composition.mode != mode:
@@ -119,7 +119,7 @@ class ComparisonPanel(Panel):
         self._updateControls()
 
     def _fade(self) -> None:
-        """The slider ends the blinking, for it says what is wanted instead."""
+        """Sets the opacity; a move of the slider also ends the blinking."""
         self.ui.blinkButton.setChecked(False)
         self._apply()
 
@@ -181,7 +181,7 @@ class ComparisonPanel(Panel):
         if self.session.pair is None:
             text = ""
         elif not placement.canAlign:
-            text = _("No alignment was looked for.")
+            text = _("No alignment was computed for this pair.")
         else:
             text = "" if hidden else placement.words
         ui.alignmentLabel.setText(text)

@@ -14,14 +14,14 @@ START = "http://127.0.0.1:8000"
 
 
 def serverSource(url: str, key: str) -> Source:
-    """A source for an address; imports the client only now."""
+    """A source for an address. Imports the client late, when it is used."""
     from ReplicaDetectionLib.ServerSource import ServerSource
 
     return ServerSource(url, key)
 
 
 class ConnectionPanel(Panel):
-    """The key stays in this panel and in the client; it is stored only where the box is ticked, never in a scene.
+    """The key stays in this panel and in the client; it is stored only if the box is ticked, and never in a scene.
 
     Args:
         mayLeave: asks, where there is something to lose, before another source is opened.
@@ -52,7 +52,7 @@ class ConnectionPanel(Panel):
         self.session.open(lambda task: serverSource(url, key))
 
     def _connected(self) -> None:
-        """An address that answered goes to the top of the list."""
+        """Moves an address that answered to the top of the list."""
         source = self.session.source
         if source is None or not source.remote or not self._asked:
             return
@@ -64,7 +64,7 @@ class ConnectionPanel(Panel):
         self._remember(self.ui.rememberBox.checked)
 
     def _showKey(self, url: str) -> None:
-        """A key belongs to one address: another address does not get it."""
+        """Shows the stored key of the address; a key is never offered to another address."""
         kept = self.settings.key(url.strip().rstrip("/"))
         self.ui.keyEdit.setText(kept)
         with quietly(self.ui.rememberBox):

@@ -1,4 +1,4 @@
-"""Volumes made of both images for the overlay. The only place where an image is resampled, and never in place."""
+"""DerivedVolumes: volumes from both images for the overlay. Only here is an image resampled, into a copy."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def mapped(array: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
 
 
 def difference(first: CaseImage, moved: np.ndarray) -> np.ndarray:
-    """First minus second in the comparison's scale, -1 to 1; 0 where there is no second image."""
+    """First minus second in the comparison's scale, -1 to 1; 0 outside the second image."""
     return np.nan_to_num(mapped(first.array, first.limits) - moved)
 
 
 def checkerboard(first: CaseImage, moved: np.ndarray, mm: float) -> np.ndarray:
-    """Fields of both images in turn, in the first image's intensities; the first where there is no second image.
+    """Alternating squares of both images, in the first image's intensities; the first image outside the second.
 
     Args:
         mm: edge of a field.

@@ -1,4 +1,4 @@
-"""Example: a small invented collection with planted replicas, made where it is opened. Nothing is downloaded.
+"""Example: a small simulated collection with planted replicas, made on this computer. Nothing is downloaded.
 
 Head CTs with bleeds from the core's phantoms, compared by plain numpy with two of the core's measures and judged by the
 core itself. It is for trying the module, and for its tests: the tool proper is `replica-detection detect`.
@@ -57,7 +57,7 @@ def writeExample(folder: Path, step: Callable[[str], None]) -> Path:
 
 
 def _phantoms() -> Iterator[tuple[str, str, Phantom]]:
-    """(group, name, phantom). Seeds of groups lie apart: they share no patient."""
+    """Yields (group, name, phantom). The groups have seeds of their own: they share no patient."""
     training = [make_head_ct(seed) for seed in range(TRAINING)]
     for i, phantom in enumerate(training):
         yield "training", f"train_{i + 1:02d}", phantom
@@ -124,7 +124,7 @@ def _judged(folder: Path, prepared: dict[str, list]) -> DetectionResult:
         evidence_threshold=judged.evidence_threshold,
         timings={},
         versions={},
-        warnings=(_("Invented images: an example for trying the module."),),
+        warnings=(_("Simulated images: an example to try the module."),),
         options={"masks": str(folder / "synthetic_masks")},
     )
     return DetectionResult(judged.summary, judged.matches, judged.neighbors, run)
@@ -152,7 +152,7 @@ def _writeIndex(folder: Path, names: list[str]) -> None:
 
 
 def _writeImage(array: np.ndarray, affine: np.ndarray, path: Path) -> None:
-    """NIfTI by SimpleITK, which Slicer brings along; `affine` to mm RAS+ without rotation or shear."""
+    """Writes NIfTI by SimpleITK, which Slicer bundles; `affine` to mm RAS+ without rotation or shear."""
     import SimpleITK
 
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -59,7 +59,7 @@ class FolderSource(Source):
         self.ratingsFile = self.folder / RATINGS if ratings is None else Path(ratings)
 
     def status(self) -> Status:
-        """A problem names what the result refers to and is gone; the list and the ratings work all the same."""
+        """`problem` names files of the result that are missing; the list and the ratings work without them."""
         run, profile = self.result.run, self.result.run.profile
         problem, preparation = "", None
         try:
@@ -189,7 +189,7 @@ class FolderSource(Source):
         return cases[caseId]
 
     def _read(self, case: Case) -> tuple[ReadImage, str]:
-        """The image with its mask, made as the run made it where it is in no file; or without, and why."""
+        """The image with its mask, from a file or made as the run made it; or without a mask, and the reason."""
         from ReplicaDetectionLib.PairMaking import readImage
 
         try:
@@ -201,7 +201,7 @@ class FolderSource(Source):
 
     @cached_property
     def _segmenter(self) -> Segmenter | None:
-        """Makes masks as the run did. Raises ConfigurationError where this version would make others."""
+        """Makes masks as the run did. Raises ConfigurationError if this version makes other masks."""
         from replica_detection.segmentation import make_segmenter
 
         settings = self._index.segmenter
@@ -241,7 +241,7 @@ class FolderSource(Source):
         return {case.id: case for case in cohort.cases}
 
     def _found(self, stated: str, what: str) -> Path:
-        """A path of the result: as it stands, else from the result's folder upwards, for it may have been relative."""
+        """A path of the result: as stored, else relative to the result's folder or a folder above it."""
         path = Path(stated)
         places = [path, self.folder / path.name, *(base / path for base in self.folder.resolve().parents)]
         for place in places:

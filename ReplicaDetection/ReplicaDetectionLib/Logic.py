@@ -93,7 +93,7 @@ class ReplicaDetectionLogic:
             self._settle()
 
     def reveal(self) -> None:
-        """Ends the blinding of the pair on screen: true names, sides stay where they are."""
+        """Ends the blinding of the pair on screen: shows the true names and keeps the sides."""
         self.blinding = None
         for row, image in self._images.items():
             image.name = self._name(row, image.role)
@@ -173,7 +173,7 @@ class ReplicaDetectionLogic:
         return scene, writePage(stem.with_name(f"{stem.name}.html"), content)
 
     def fit(self) -> None:
-        """Slices and cameras show everything."""
+        """Fits slices and cameras to the whole pair."""
         self._position = None
         self._settle()
 
@@ -182,7 +182,7 @@ class ReplicaDetectionLogic:
             self._position = self.composition.position()
 
     def _settle(self) -> None:
-        """Slices to where they were, at first to the middle of the structure that was compared; cameras around it."""
+        """Restores the position of the slices, at first the middle of the compared structure, and fits the cameras."""
         if self.pair is None:
             return
         self.composition.fit()
@@ -192,7 +192,7 @@ class ReplicaDetectionLogic:
             self.cameras.fit(bounds)
 
     def _jump(self, peak: Peak) -> None:
-        """Slices cut just below the surface: at the outermost point of a structure there is nothing to see."""
+        """Moves slices to just below the surface, because the outermost point of a structure shows nothing."""
         image = self._images[FIRST].image
         depth = float(np.linalg.norm(image.affine[:3, :3], axis=0).min())
         below = np.subtract(peak.ras, depth * np.array(peak.normal))

@@ -32,7 +32,7 @@ class PairLoader:
         return self._cache.ready(syntheticId, trainingId) is not None
 
     def want(self, syntheticId: str, trainingId: str = "") -> None:
-        """Shows this pair as soon as it is there, and no other that is still under way."""
+        """Shows this pair once it is read, and gives up any other that was wanted."""
         key = (syntheticId, trainingId)
         if self._wanted not in (None, key):
             self.giveUp()
@@ -51,7 +51,7 @@ class PairLoader:
             self._read(key)
 
     def giveUp(self) -> None:
-        """The wanted pair is not wanted any more."""
+        """Cancels the reading of the wanted pair."""
         task = self._running.pop(self._wanted, None)
         self._wanted = None
         if task is not None:
@@ -59,7 +59,7 @@ class PairLoader:
             self._activities.drop(task)
 
     def cancel(self) -> None:
-        """Gives up everything."""
+        """Cancels all reading."""
         self.giveUp()
         for task in self._running.values():
             task.cancel()

@@ -1,4 +1,4 @@
-"""A pair from files: both images, where they lie on each other, their surfaces. numpy and scipy; no MRML, no Qt."""
+"""PairMaking: a pair from files: both images, their placement and surfaces. numpy and scipy; no MRML, no Qt."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class CommonGrid:
 
     @classmethod
     def named(cls, profile: str, shape: tuple[int, ...], spacing: tuple[float, ...]) -> CommonGrid:
-        """From a profile's name, where the rest of the preparation is not told."""
+        """From a profile's name, for a server that does not send the rest of the preparation."""
         known = PROFILES.get(profile)
         return cls(shape, spacing, (known and known.intensity) or _USUAL)
 
@@ -59,7 +59,7 @@ class ReadImage:
 
 
 def readImage(case: Case, grid: CommonGrid, segmenter: Segmenter | None = None) -> ReadImage:
-    """Reads an image and its mask, which `segmenter` makes where the case has none.
+    """Reads an image and its mask, which `segmenter` makes if the case has none.
 
     Raises:
         InputError: as reading does, and where 2D and 3D do not go together.

@@ -1,4 +1,4 @@
-"""Panel: what all panels share: the .ui file, tables, and setting a widget without hearing about it."""
+"""Panel: what all panels share: the .ui file, tables, and changes of widgets without signals."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Panel:
 
 @contextmanager
 def quietly(*widgets: Any) -> Iterator[None]:
-    """Sets widgets without their signals reaching anybody."""
+    """Blocks the signals of widgets."""
     before = [widget.blockSignals(True) for widget in widgets]
     try:
         yield
@@ -42,7 +42,7 @@ def quietly(*widgets: Any) -> Iterator[None]:
 
 
 def dressTable(table: Any, wide: int = -1) -> None:
-    """Narrow rows without numbers; `wide`: the column that takes what room is left."""
+    """Narrow rows without numbers; `wide`: the column that takes the remaining width."""
     table.verticalHeader().setVisible(False)
     table.verticalHeader().setDefaultSectionSize(ROW_HEIGHT)
     if wide >= 0:
@@ -75,7 +75,7 @@ def fillTable(table: Any, rows: Sequence[Sequence[str]], numbers: Sequence[int] 
 
 
 def selectRow(table: Any, row: int) -> None:
-    """Marks a row, none for -1, without its being taken for the user's choice."""
+    """Selects a row, none for -1, without signals."""
     with quietly(table):
         table.clearSelection()
         if row >= 0:
@@ -83,7 +83,7 @@ def selectRow(table: Any, row: int) -> None:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number as tables show it: as many digits as are worth reading; a dash for what is undefined."""
+    """A number as tables show it: rounded for reading; a dash if it is undefined."""
     if value is None or math.isnan(value):
         return "–"
     if math.isinf(value):

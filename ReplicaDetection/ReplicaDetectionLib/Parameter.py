@@ -1,4 +1,4 @@
-"""Parameter: how cases are looked at, as a scene keeps it in the module's parameter node. Nothing about any case."""
+"""Parameter: display settings that a scene keeps in the module's parameter node. Nothing about any case."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass
 class Parameter:
-    """Defaults are what a new scene shows."""
+    """Display settings; the defaults are those of a new scene."""
 
     layout: str = "rows"
     plane: str = "Axial"
@@ -25,7 +25,7 @@ class Parameter:
 
     @classmethod
     def read(cls, node: Any) -> Parameter:
-        """From a vtkMRMLScriptedModuleNode; what it lacks, or what cannot be read, keeps its default."""
+        """From a vtkMRMLScriptedModuleNode; a missing or unreadable value keeps its default."""
         parameter = cls()
         for field in dataclasses.fields(cls):
             text, default = node.GetParameter(field.name), getattr(parameter, field.name)

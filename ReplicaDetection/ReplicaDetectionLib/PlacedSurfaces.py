@@ -1,4 +1,4 @@
-"""PlacedSurfaces: the surfaces of a pair by row, and their distances for each place of the second one."""
+"""PlacedSurfaces: the surfaces of a pair by row, and their distances for each placement of the second one."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class PlotPanel(Panel):
         if not drawn:
             self.logic.plot.clear()
             blinded = _("Shown after the blinded reading.")
-            self.ui.plotNote.setText(blinded if self.session.blinded else _("Open a source that holds results."))
+            self.ui.plotNote.setText(blinded if self.session.blinded else _("Open a source with results."))
             return
         histogram, pair = self._histograms[index], self.session.pair
         chart = self.logic.plot.show(histogram, pair.synthetic.id if pair is not None else "")

@@ -57,7 +57,7 @@ class RatingPanel(Panel):
     def _setBlinded(self) -> None:
         """Begins or ends a blinded reading; the key stays, so that a reading can go on another day."""
         if not self.ui.blindedBox.checked:
-            question = _("End the blinded reading? Names and scores of all cases are shown then.")
+            question = _("End the blinded reading? Names and scores of all cases will be shown.")
             if not slicer.util.confirmYesNoDisplay(question, windowTitle=_("Blinded reading")):
                 self._update()
                 return

@@ -63,7 +63,7 @@ class Reading:
         return self._stored.get(self._key)
 
     def forgetStored(self) -> None:
-        """Another reader: nothing is known of what was stored."""
+        """Forgets the stored ratings, for another reader."""
         self._stored.clear()
         self._takeDraft()
 
@@ -95,7 +95,7 @@ class Reading:
             self._set(replace(self.draft, rating=rating))
 
     def setComment(self, text: str) -> bool:
-        """Returns whether it changed. Typing is not undone here: a text box has its own way."""
+        """Returns whether it changed. Typing is undone in the text box, not here."""
         if text == self.draft.comment:
             return False
         self._set(replace(self.draft, comment=text))
@@ -145,7 +145,7 @@ class Reading:
         return tried
 
     def saved(self, rating: Rating) -> None:
-        """The rating is stored. What was changed meanwhile stays to be stored."""
+        """Notes that a rating was stored. Changes since then are still to be stored."""
         key = (rating.synthetic_id, rating.training_id)
         self._saved.append(rating)
         self._stored[key] = rating
@@ -162,12 +162,12 @@ class Reading:
         return self._seconds.get(self._key, 0.0) + running
 
     def pause(self) -> None:
-        """The clock stops: the case or the module is left."""
+        """Stops the clock, when the user leaves the case or the module."""
         if self._since is not None:
             self._seconds[self._key] = self.seconds
             self._since = None
 
     def resume(self) -> None:
-        """The module is entered again with the pair still on screen."""
+        """Starts the clock again, when the user returns to the module with the pair still on screen."""
         if self._pair is not None and self._since is None:
             self._since = self._clock()

@@ -15,7 +15,7 @@ from ReplicaDetectionLib.Translation import _
 
 
 class ReportPanel(Panel):
-    """One click writes both files. Blinded, they carry the case's code and neither name nor score."""
+    """One click writes both files. In a blinded reading they contain the case's code, no name and no score."""
 
     def __init__(self, session: Any, logic: Any, settings: Settings):
         super().__init__(session)

@@ -1,4 +1,4 @@
-"""SelfTest: opens the example and reads it as a person would. Slicer's own test runner runs it, and so do the tests."""
+"""SelfTest: opens the example and reads it as a user would. Slicer's test runner runs it, and so do the tests."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class _Reader:
             self.test.assertEqual(self.messages, [], step.__name__)
 
     def wait(self, condition: Callable[[], Any], what: str) -> None:
-        """Lets the window live until the condition holds."""
+        """Handles the window's events until the condition holds."""
         end = time.monotonic() + SECONDS
         while not condition() and not self.messages:
             self.test.assertLess(time.monotonic(), end, what)

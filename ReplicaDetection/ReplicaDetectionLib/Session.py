@@ -1,4 +1,4 @@
-"""Session: one reader at work: the source, the case on screen and its rating. No widgets in here.
+"""Session: the work of one reader: the source, the case on screen and its rating, without widgets.
 
 Panels call its methods and listen to its events; whatever takes long runs in the background, and the events come when
 it is done.
@@ -85,7 +85,7 @@ class Session:
     # --- source
 
     def open(self, make: Callable[[Any], Source]) -> None:
-        """Opens a source; `make` runs in the background and is given its task, to tell how far it is."""
+        """Opens a source; `make` runs in the background and gets its task, to report progress."""
 
         def work(task: Any) -> tuple[Source, Status]:
             source = make(task)
@@ -116,7 +116,7 @@ class Session:
             event()
 
     def poll(self) -> None:
-        """Asks a server whether it is still there; quiet, for a timer."""
+        """Checks that the server still answers; without messages, for a timer."""
         source = self.source
         if source is None or not source.remote or self._polling:
             return
@@ -132,7 +132,7 @@ class Session:
         self.activities.transport.run(lambda task: source.status(), heard, lambda message: heard(None))
 
     def setReader(self, name: str) -> None:
-        """The reader's name, where the key does not tell it."""
+        """Sets the reader's name, for sources that do not know it from a key."""
         if name.strip() == self.typedReader:
             return
         self.typedReader = name.strip()
@@ -175,7 +175,7 @@ class Session:
         self.draftChanged()
 
     def step(self, step: int) -> None:
-        """To the next (1) or previous (-1) case of the list."""
+        """Opens the next (1) or previous (-1) case of the list."""
         if self.list is not None:
             self.list.step(step, self.openItem)
 
@@ -192,9 +192,9 @@ class Session:
             self.list.nextUnrated(found)
 
     def openMatch(self, trainingId: str) -> None:
-        """Another training image beside the case on screen; slices stay where they are."""
+        """Shows another training image beside the case on screen; the slices keep their position."""
         if self.item is None:
-            self.told(_("Of an image that was sent, only the nearest match is shown."))
+            self.told(_("For an image that you sent, only the nearest match can be shown."))
         elif self.pair is not None and self.pair.training.id != trainingId:
             self._loader.want(self.item.synthetic_id, trainingId)
 
@@ -208,7 +208,7 @@ class Session:
         self._readAhead()
 
     def _readAhead(self) -> None:
-        """The next row, and what "save and next" would open."""
+        """Reads ahead the next row and the case that "save and next" would open."""
         loader, shown = self._loader, self.item
 
         def read(item: WorklistItem | None) -> None:
@@ -225,7 +225,7 @@ class Session:
         self._forgetCase()
 
     def forgetScene(self) -> None:
-        """Somebody closed the scene: nothing of the case is left in it."""
+        """Drops the case after the scene was closed, which removed its nodes."""
         self.logic.forget()
         self._forgetCase()
 
@@ -278,7 +278,7 @@ class Session:
         if not self.reader:
             return _("Enter your name to rate.")
         if self.reading.revealed:
-            return _("Rated blinded. Names and scores are shown now, so this rating stays as it is.")
+            return _("Rated blinded. Names and scores are shown now, so this rating can no longer be changed.")
         return ""
 
     def rate(self, rating: int) -> None:
@@ -346,7 +346,7 @@ class Session:
     # --- the whole set
 
     def readHistograms(self, done: Callable[[list[Histogram]], None]) -> None:
-        """Ratios of the set, read once for a source."""
+        """Gives `done` the ratios of all cases, read once for a source."""
         if self._histograms is not None:
             done(self._histograms)
             return
@@ -365,7 +365,7 @@ class Session:
         return self.status is None or self.status.sees_all_ratings
 
     def readAgreement(self, done: Callable[[AgreementReport | None], None]) -> None:
-        """`done` gets None where the source tells the agreement to reviewers alone."""
+        """Gives `done` the agreement, or None if the source shows it only to reviewers."""
         source = self.source
 
         def read(task: Any) -> AgreementReport | None:
@@ -379,7 +379,7 @@ class Session:
         self.activities.start(_("Comparing the readers"), read, done)
 
     def cancel(self) -> None:
-        """Gives up whatever somebody waits for."""
+        """Cancels everything that the user waits for."""
         self._saving = False
         self.activities.cancel()
         if self._loader is not None:

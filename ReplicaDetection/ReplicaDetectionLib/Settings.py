@@ -1,4 +1,4 @@
-"""Settings: what a person prefers, kept by Slicer between sessions. Nothing about patients, no key unless asked to."""
+"""Settings: preferences that Slicer keeps between sessions. Nothing about patients; a key only on request."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _text(name: str) -> property:
 
 
 class Settings:
-    """Preferences in Slicer's settings file; "" is what was never set."""
+    """Preferences in Slicer's settings file; "" for one that was never set."""
 
     reader = _text("Reader")
     resultFolder = _text("ResultFolder")

@@ -1,4 +1,4 @@
-"""ShownImage: an image of the pair in its row, with the name that it goes by at present."""
+"""ShownImage: an image of the pair in its row, with its present name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ReplicaDetectionLib.CasePair import CaseImage
 
 @dataclass
 class ShownImage:
-    """`role` is "synthetic" or "training"; `name` says so only while nothing is blinded; `volume` is its node."""
+    """`role` is "synthetic" or "training"; `name` shows the role except while blinded; `volume` is its node."""
 
     role: str
     name: str

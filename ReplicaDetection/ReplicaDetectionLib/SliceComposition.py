@@ -36,7 +36,7 @@ class SliceComposition:
     # ------------------------------------------------------------------------------------------------------- one pair
 
     def show(self, images: dict[str, ShownImage], *, keepPosition: bool = False) -> None:
-        """Puts two images (by row) into the views; what was chosen before (mode, opacity, window) is kept."""
+        """Puts two images (by row) into the views; keeps mode, opacity and window."""
         self._stopObserving()
         old, self._derived = self._derived, {}
         self._images = images
@@ -70,7 +70,7 @@ class SliceComposition:
     # ---------------------------------------------------------------------------------------------------- grey values
 
     def setWindowRange(self, low: float, high: float) -> None:
-        """Grey values from black to white in the comparison's scale; (0, 1) is what the measures saw."""
+        """Grey values from black to white in the comparison's scale; (0, 1) is the range that was compared."""
         self._window = (float(low), max(float(high), float(low) + 1e-6))
         self._applyWindow()
 
@@ -91,7 +91,7 @@ class SliceComposition:
         return self._mode
 
     def setOpacity(self, opacity: float) -> None:
-        """Of the second image over the first, 0 to 1 (mode fade)."""
+        """Sets the opacity of the second image over the first, 0 to 1 (mode fade)."""
         self._opacity, self._blinking = min(1.0, max(0.0, float(opacity))), False
         self._applyOpacity(self._opacity)
 
@@ -108,12 +108,12 @@ class SliceComposition:
         self._blinking = True
 
     def stopBlinking(self) -> None:
-        """Back to the opacity that was set."""
+        """Restores the opacity that was set."""
         self._blinking = False
         self._applyOpacity(self._opacity)
 
     def setCheckerSize(self, mm: float) -> None:
-        """Edge of a field of the checkerboard."""
+        """Sets the side of a checkerboard square, mm."""
         mm = max(1.0, float(mm))
         if mm != self._checker:
             self._checker = mm
@@ -143,7 +143,7 @@ class SliceComposition:
                 self._link(self._composite(node))
 
     def jumpTo(self, ras: tuple[float, float, float]) -> None:
-        """All slice views, and the crosshair, to a point (mm RAS+ of the scene)."""
+        """Moves all slice views and the crosshair to a point (mm RAS+ of the scene)."""
         for row in (*ROWS, OVERLAY):
             for node in self.layout.sliceNodes(row):
                 node.JumpSliceByOffsetting(*ras)
@@ -166,7 +166,7 @@ class SliceComposition:
         return float(at[0]), float(at[1]), float(at[2])
 
     def fit(self) -> None:
-        """All views to the whole of the first image, both rows alike."""
+        """Fits all views to the whole first image, both rows alike."""
         if not self._images:
             return
         for plane in PLANES:
@@ -289,7 +289,7 @@ class SliceComposition:
         self._observed = []
 
     def _follow(self, display: Any, event: str) -> None:
-        """The user changed window or level of one image: the other follows in the comparison's scale."""
+        """Follows a change of window or level of one image: sets the other in the comparison's scale."""
         if self._following:
             return
         for volume, (low, high) in self._windowed():

@@ -1,4 +1,4 @@
-"""SourcePanel: where the cases come from: a server, a result folder, or an image of the scene sent to the server."""
+"""SourcePanel: the source of cases: a server, a result folder, or an image of the scene that is sent to the server."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ GREEN, RED, GREY = "#2e7d32", "#c62828", "#757575"
 
 
 def folderSource(folder: str) -> Source:
-    """A source for a result folder; imports what reads files only now."""
+    """A source for a result folder; imports the file readers late, when they are used."""
     from ReplicaDetectionLib.FolderSource import FolderSource
 
     return FolderSource(folder)
 
 
 def exampleSource(folder: Path, task: Any) -> Source:
-    """A small invented collection, written into a folder and opened."""
+    """A small simulated collection, written into a folder and opened."""
     from ReplicaDetectionLib.Example import TOTAL, writeExample
 
     step = Steps(TOTAL + 1, task.progress, task.cancelled)
@@ -37,7 +37,7 @@ def exampleSource(folder: Path, task: Any) -> Source:
 
 
 class SourcePanel(Panel):
-    """The state of the connection stands in one line, whichever tab is open."""
+    """One line shows the state of the connection, for every tab."""
 
     def __init__(self, session: Any, settings: Settings):
         super().__init__(session)
@@ -71,7 +71,7 @@ class SourcePanel(Panel):
         self.session.open(lambda task: folderSource(folder))
 
     def openExample(self) -> None:
-        """Opens an invented collection, so that the module can be tried without data."""
+        """Opens a simulated collection, to try the module without data."""
         if not self.mayLeave():
             return
         folder = self._temporaryFolder()
@@ -86,9 +86,7 @@ class SourcePanel(Panel):
         lost = self.session.reading.unsavedCount
         if not lost:
             return True
-        question = _("Ratings that were chosen and not saved: {count}. Leave this source and lose them?").format(
-            count=lost
-        )
+        question = _("Unsaved ratings: {count}. Leave this source and discard them?").format(count=lost)
         return slicer.util.confirmYesNoDisplay(question, windowTitle=_("Ratings not saved"))
 
     def compareImage(self) -> None:
@@ -137,7 +135,7 @@ class SourcePanel(Panel):
         self.connection.ui.connectButton.setEnabled(not busy)
         sends = source is not None and source.comparesImages and self.session.reachable
         self.ui.compareButton.setEnabled(sends and not busy and self.ui.imageSelector.currentNode() is not None)
-        note = _("Connect to a server first: only a server compares further images.")
+        note = _("To compare another image, connect to a server first.")
         self.ui.sceneNote.setText("" if sends else note)
         name = shortened(source.name) if source is not None else ""
         if source is None:

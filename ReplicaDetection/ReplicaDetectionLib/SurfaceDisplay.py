@@ -56,7 +56,7 @@ class SurfaceDisplay:
     # ------------------------------------------------------------------------------------------------------- one pair
 
     def show(self, placed: PlacedSurfaces | None, images: dict[str, ShownImage], problem: str = "") -> None:
-        """Puts the surfaces of a pair into the scene; what was chosen before (range, threshold, outlines) is kept."""
+        """Puts the surfaces of a pair into the scene; keeps range, threshold and outlines."""
         self.clear()
         self._placed, self.problem = placed, "" if placed is not None else problem
         if placed is None:
@@ -124,7 +124,7 @@ class SurfaceDisplay:
         return self._range
 
     def setThreshold(self, mm: float) -> None:
-        """Hides what is nearer than this to the other surface; 0 shows everything. Peaks are counted above it."""
+        """Hides the parts of a surface closer than this (mm) to the other one; 0 shows all. Peaks lie above it."""
         self._threshold, self._peaks, self._at = max(0.0, float(mm)), None, -1
         self._dress()
 
@@ -171,7 +171,7 @@ class SurfaceDisplay:
         return self.jumpToNext()
 
     def jumpToNext(self, step: int = 1) -> Peak | None:
-        """To the next smaller peak; after the last comes the first. `step` -1: the other way round."""
+        """Moves all views to the next smaller peak, after the last to the first. `step` -1: in reverse."""
         peaks = self.peaks()
         if not peaks:
             return None
@@ -295,7 +295,7 @@ class SurfaceDisplay:
             _showIn(legend, views, wanted)
 
     def _move(self) -> None:
-        """The second image was put somewhere else: other distances, other peaks."""
+        """Updates distances and peaks after the second image moved."""
         self._peaks, self._at = None, -1
         if self._placed is None:
             return

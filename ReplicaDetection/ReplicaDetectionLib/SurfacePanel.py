@@ -1,4 +1,4 @@
-"""SurfacePanel: surfaces, outlines, their distance as colours and figures, and jumps to where it is large."""
+"""SurfacePanel: surfaces, outlines, their distances as colours and numbers, and jumps to large distances."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class SurfacePanel(Panel):
         self._update()
 
     def read(self, parameter: Parameter) -> None:
-        """Takes what a scene kept."""
+        """Sets the controls from the parameters of a scene."""
         ui = self.ui
         with quietly(ui.visibleBox, ui.outlinesBox, ui.bothBox, ui.heatBox, ui.legendBox):
             ui.visibleBox.setChecked(parameter.surfaces)
@@ -48,7 +48,7 @@ class SurfacePanel(Panel):
         self._send()
 
     def write(self, parameter: Parameter) -> None:
-        """Puts what the user chose into what a scene keeps."""
+        """Stores the choices of the user in the parameters of a scene."""
         ui = self.ui
         parameter.surfaces = ui.visibleBox.checked
         parameter.outlines = ui.outlinesBox.checked

@@ -40,7 +40,7 @@ class Task:
         return self._cancel.is_set()
 
     def cancel(self) -> None:
-        """Nothing of this task is reported from now on; the thread ends at its next step or time-out."""
+        """Stops all reports of this task; its thread ends at its next step or time-out."""
         self._cancel.set()
 
 

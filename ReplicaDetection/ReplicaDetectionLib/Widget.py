@@ -1,4 +1,4 @@
-"""Widget: puts the panels together, and ties them to the scene, to the keyboard and to the module's life."""
+"""Widget: builds the panels, and connects them with the scene, the keyboard and the module's start and end."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Widget:
     # --- the module's life
 
     def enter(self) -> None:
-        """The module is shown: its keys and its clock work."""
+        """Starts keys, clock and polling when the module is shown."""
         if not self._keys:
             actions = {str(point): self._rater(point) for point in SCALE}
             actions |= {
@@ -112,7 +112,7 @@ class Widget:
             self.comparison.showLayout()
 
     def exit(self) -> None:
-        """Another module is shown: nothing of this one moves, listens or counts."""
+        """Stops keys, clock, blinking and polling when another module is shown."""
         for key in self._keys:
             key.setParent(None)
             key.deleteLater()
@@ -122,7 +122,7 @@ class Widget:
         self.session.reading.pause()
 
     def cleanup(self) -> None:
-        """The module goes: no thread, timer, key, observer, node or temporary file of it stays."""
+        """Ends the module: removes its threads, timers, keys, observers, nodes and temporary files."""
         self.exit()
         self.session.close()
         self.transport.close()
@@ -132,7 +132,7 @@ class Widget:
         self._observed = []
 
     def _observe(self) -> None:
-        """Listens to the scene's being closed and loaded; once is enough."""
+        """Observes closing and loading of the scene; does nothing if it does so already."""
         if not self._observed:
             kind = slicer.vtkMRMLScene
             for event, call in ((kind.EndCloseEvent, self._closed), (kind.EndImportEvent, self._restore)):
@@ -155,7 +155,7 @@ class Widget:
             self._restore()
 
     def _restore(self) -> None:
-        """Takes what the scene says of how to look at cases."""
+        """Sets the panels from the parameters of the scene."""
         parameter = Parameter.read(self._node())
         self.comparison.read(parameter)
         self.surfaces.read(parameter)

@@ -1,4 +1,4 @@
-"""WorklistPanel: the cases, a page at a time, with sorting, filters and the way to the next one."""
+"""WorklistPanel: the cases, a page at a time, with sorting, filters and navigation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RATING, NUMBERS = 1, (1, 2)
 
 
 class WorklistPanel(Panel):
-    """Blinded, only codes and the reader's own ratings stand in the table."""
+    """In a blinded reading the table shows only codes and the reader's own ratings."""
 
     def __init__(self, session: Any):
         super().__init__(session)
@@ -110,7 +110,7 @@ class WorklistPanel(Panel):
         return [item.synthetic_id, rating, number(item.score), item.verdict, item.nearest_training_id, levels]
 
     def _rating(self, item: Any) -> str:
-        """In brackets what was chosen and not saved yet."""
+        """The rating of a case, in brackets if it is not saved yet."""
         unsaved = self.session.reading.unsaved(item.synthetic_id)
         if unsaved is not None and unsaved != item.rating:
             return f"({unsaved})"
@@ -149,7 +149,7 @@ class WorklistPanel(Panel):
         if cases is None:
             text = _("Choose a source above.")
         elif not total:
-            text = _("No case passes the filter.")
+            text = _("No case matches the filter.")
         else:
             text = _("{first} to {last} of {total}").format(first=offset + 1, last=offset + count, total=total)
         self.ui.pageLabel.setText(text)
