@@ -30,8 +30,8 @@ from replica_detection.util.files import atomic_write
 from replica_detection_server.collection import client_notes
 from replica_detection_server.collection.datastore_file import DamagedError, DatastoreFile, table_entry
 from replica_detection_server.collection.labels import Labels
-from replica_detection_server.collection.new_ids import is_training, require_id, require_tag
-from replica_detection_server.collection.series import Convert, Volumes, single_file
+from replica_detection_server.collection.new_ids import is_training, require_id, require_tag, tag_name
+from replica_detection_server.collection.series import Convert, Volumes, file_name_of, single_file
 from replica_detection_server.collection.studies import LABELS, Listing, Studies, is_series
 from replica_detection_server.errors import ConflictError, ForbiddenError, InvalidRequestError, UnknownNameError
 from replica_detection_server.settings.case_ids import SUFFIXES, TRAINING, study_id, suffix_of
@@ -120,7 +120,7 @@ class StudiesAndTraining(LocalDatastore):
             known = self._datastore.objects.get(case.id)
             stored = {} if known is None else dict(known.image.info)
         path = self._volumes.of_study(case) if is_series(case) else case.files[0].resolve()
-        return {**client_notes.with_what_is_known(stored, _name_of(case)), "path": str(path)}
+        return {**client_notes.with_what_is_known(stored, file_name_of(case)), "path": str(path)}
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
         """The label's file; of a training case its mask, under any tag, where it came from a file."""
@@ -154,7 +154,7 @@ class StudiesAndTraining(LocalDatastore):
             listed: dict[str, Any] = super().json()
             for image_id, found in listed["objects"].items():
                 case = self._studies.case(image_id)
-                name = found["image"]["info"].get("name", "") if case is None else _name_of(case)
+                name = found["image"]["info"].get("name", "") if case is None else file_name_of(case)
                 found["image"]["info"] = client_notes.with_what_is_known(found["image"]["info"], name)
                 for tag, label in found["labels"].items():
                     label["info"] = self._label_notes(image_id, tag, label["info"])
@@ -242,7 +242,7 @@ class StudiesAndTraining(LocalDatastore):
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         self._known(image_id)
         require_tag(label_tag)
-        suffix, image_id, label_tag = suffix_of(label_filename), composed(image_id), _word(label_tag)
+        suffix, image_id, label_tag = suffix_of(label_filename), composed(image_id), tag_name(label_tag)
         if not suffix:
             raise InvalidRequestError(f"a label must be one of {', '.join(SUFFIXES)}")
         client_notes.require_bounded(label_info or {})
@@ -261,7 +261,7 @@ class StudiesAndTraining(LocalDatastore):
     def remove_label(self, label_id: str, label_tag: str) -> None:
         self._known_label(label_id, label_tag)
         with self._changing():
-            self._labels.remove(composed(label_id), _word(label_tag))
+            self._labels.remove(composed(label_id), tag_name(label_tag))
             self.refresh()
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
@@ -317,7 +317,7 @@ class StudiesAndTraining(LocalDatastore):
         return self._studies.now().cohort.cases
 
     def _label(self, image_id: str, tag: str) -> Path | None:
-        tag = _word(tag)
+        tag = tag_name(tag)
         with self._alone:
             self._look()
             known = self._datastore.label(image_id, tag) is not None
@@ -394,13 +394,3 @@ def _put(source: str, target: Path) -> None:
         raise InvalidRequestError("the file is empty")
     with Path(source).open("rb") as file, atomic_write(target, "wb") as copy:
         shutil.copyfileobj(file, copy, 1 << 20)
-
-
-def _word(tag: str) -> str:
-    """MONAI Label's own tags are members of an enumeration, which is no part of a path."""
-    return tag.value if isinstance(tag, DefaultLabelTag) else tag
-
-
-def _name_of(case: Case) -> str:
-    """Of the file that clients get."""
-    return f"{case.id}.nii.gz" if is_series(case) else case.files[0].name

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+
+from monailabel.interfaces.datastore import DefaultLabelTag
 
 from replica_detection_server.errors import ForbiddenError, InvalidRequestError
 from replica_detection_server.incoming import names
 from replica_detection_server.settings.case_ids import TRAINING, suffix_of
-
-if TYPE_CHECKING:
-    pass
-
 
 # What a client may name a new image or label; images that lie in the folder already may be named otherwise.
 NEW_ID, TAG = re.compile(names.NEW_ID), re.compile(names.TAG)
@@ -32,3 +29,8 @@ def require_id(image_id: str) -> None:
 def require_tag(tag: str) -> None:
     if not TAG.fullmatch(tag):
         raise InvalidRequestError(f"the tag cannot be used: {names.FORMS[names.TAG]}")
+
+
+def tag_name(tag: str) -> str:
+    """MONAI Label's own tags are members of an enumeration, which is no part of a path."""
+    return tag.value if isinstance(tag, DefaultLabelTag) else tag

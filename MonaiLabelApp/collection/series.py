@@ -111,6 +111,11 @@ def single_file(case: Case, volumes: Volumes) -> Path:
     return volumes.make_study(case) if is_series(case) else case.files[0].resolve()
 
 
+def file_name_of(case: Case) -> str:
+    """The name of the file that clients get of a study: its own, or that of the volume of a series."""
+    return f"{case.id}.nii.gz" if is_series(case) else case.files[0].name
+
+
 def write_volume_of(path: Path, files: Sequence[Path]) -> None:
     """The image of some files as a file of its own. Raises InvalidRequestError where they cannot be read."""
     from replica_detection.io.volume import read_volume, write_volume
