@@ -129,12 +129,7 @@ def score(configuration: Configuration, progress: Progress = silent) -> Detectio
         shutil.rmtree(work, ignore_errors=True)
         result.write(work)
         write_scored(work, index.content_id, states)
-        write_report(
-            result,
-            work / "report",
-            PairLoader(index, cohort),
-            progress=lambda done, total: progress("drawing", done, total),
-        )
+        write_report(result, work / "report", PairLoader(index, cohort), progress=progress)
         move_into_place(work, configuration.scored)
     return result
 

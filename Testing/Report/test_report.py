@@ -141,7 +141,7 @@ def test_fifty_cases_stay_small(tmp_path):
     flagged = sum(c.verdict in FLAGGED for c in result.summary)
     assert html.count('<article id="case-') == 50 and flagged > 50
     assert len(html) < 8_000_000
-    assert steps == [(i, 50) for i in range(1, 51)]
+    assert steps == [("drawing", i, 50) for i in range(1, 51)]
     left_out = flagged - 50
     assert f"{left_out} further flagged case{'s' if left_out > 1 else ''}" in Page(html).text
 

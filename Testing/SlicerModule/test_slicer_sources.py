@@ -99,8 +99,7 @@ def test_a_copy_in_other_coordinates_lies_on_its_original(source):
 def test_surfaces_are_those_of_the_tool_itself(source, collection):
     """The same numbers as the report gives, which prepares the images with MONAI."""
     pair = source.pair("synthetic_3", "train_5")
-    run = DetectionResult.read(collection.result).run
-    prepared = loader_of_result(run.index, run.synthetic.source, run.options["masks"])("synthetic_3", "train_5")
+    prepared = loader_of_result(DetectionResult.read(collection.result))("synthetic_3", "train_5")
     expected = compare_surfaces(prepared.synthetic_mask, prepared.training_mask, np.diag([*prepared.spacing, 1.0]))
     found = pair.surfaces
     assert len(found.synthetic.points) == len(expected.first.points)
@@ -129,8 +128,7 @@ def test_masks_that_the_run_made_are_made_again(tmp_path, monkeypatch):
     source = FolderSource(judged.result)
     pair = source.pair("synthetic_0")
     assert pair.surfaces is not None and pair.surfaces_problem == ""
-    run = source.result.run
-    prepared = loader_of_result(run.index, run.synthetic.source, None)("synthetic_0", "train_2")
+    prepared = loader_of_result(source.result)("synthetic_0", "train_2")
     for found, mask in (
         (pair.surfaces.synthetic, prepared.synthetic_mask),
         (pair.surfaces.training, prepared.training_mask),

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from replica_detection.detection.comparison import Distances, compare
-from replica_detection.detection.detector import DetectionOptions, resolve_device
+from replica_detection.detection.detector import DetectionOptions, collected, resolve_device
 from replica_detection.detection.null_distances import cross_fitted_distances
 from replica_detection.detection.queries import CohortQueries, IndexQueries
+from replica_detection.detection.run_inputs import index_from
 from replica_detection.detection.verdicts import assign_verdicts
+from replica_detection.index.options import IndexOptions
 from replica_detection.index.training_index import TrainingIndex
-from replica_detection.io.cohort import Cohort
+from replica_detection.io.cohort import Cohort, Problem
+from replica_detection.measures import Measure
 from replica_detection.progress import Progress, silent
 from replica_detection.results.result import FLAGGED, Verdicts
 from replica_detection.util.csv_tables import write_rows
@@ -37,28 +42,114 @@ class DuplicatePair:
     values: dict[str, float]
 
 
-def find_duplicates(
-    index: TrainingIndex,
-    other: Cohort | None = None,
-    *,
-    options: DetectionOptions | None = None,
-    progress: Progress = silent,
-) -> tuple[list[DuplicatePair], Distances, Verdicts]:
-    """Every case against the cases of other patients; a pair is named once, most alike first.
+@dataclass(frozen=True)
+class Duplicates:
+    """Near-duplicates of a cohort.
 
-    Without `other` inside the indexed cohort, where `first_id` and `second_id` are in order of their names; with it the
-    cases of `other` (`second_id`) are looked for in the indexed cohort (`first_id`). The null is the indexed cohort
-    against itself, without its outliers: it needs no other data, and most cases are taken to have no duplicate.
+    Attributes:
+        pairs: identical ones first, then by falling score.
+        cases: number of cases that were looked at: of the cohort, or of the other one.
+        index: the cohort, prepared.
+        other: the second cohort; None without one.
+        problems: files that were left out.
+        warnings: what limits the verdicts.
     """
-    options = options or DetectionOptions()
-    measures = index.measures(options.measures, resolve_device(options.device), aligning=options.align)
-    if other is None:
+
+    pairs: tuple[DuplicatePair, ...]
+    cases: int
+    index: TrainingIndex = field(repr=False)
+    other: Cohort | None = field(repr=False)
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def write(self, folder: str | os.PathLike[str]) -> None:
+        """Writes `duplicates.csv` (a row for each pair) and `pairs/NNN.jpg`, numbered as the rows are."""
+        from replica_detection.report.pair_loader import PairLoader
+        from replica_detection.report.pictures import jpeg
+
+        loader = PairLoader(self.index, self.other)
+
+        def picture(first: str, second: str) -> bytes | None:
+            images = loader(second, first)
+            return None if images is None else jpeg(images, (second, first, "Difference"))
+
+        write_duplicates(self.pairs, Path(folder), picture)
+
+
+def find_duplicates(
+    cohort: Any,
+    other: Any = None,
+    *,
+    patients: Any = None,
+    options: DetectionOptions | None = None,
+    measures: Sequence[str] | None = None,
+    index_options: IndexOptions | None = None,
+    index_folder: str | os.PathLike[str] | None = None,
+    progress: Progress = silent,
+) -> Duplicates:
+    """Compares every case with the cases of other patients and names the pairs that are too alike.
+
+    Without `other` inside the cohort, where `first_id` and `second_id` are in order of their names; with it the cases
+    of `other` (`second_id`) are looked for in the cohort (`first_id`). The null is the cohort against itself, without
+    its outliers: it needs no other data, and most cases are taken to have no duplicate.
+
+    Args:
+        cohort: real images, as `Cohort.of` takes them, or an index of them.
+        other: a second cohort, such as the test split; None: duplicates inside `cohort`.
+        patients: of images that are read from files, as `Cohort.of` takes them.
+        options: how cases are compared; None: the defaults, for `measures`.
+        measures: names, where `options` are not given.
+        index_options: how the index of `cohort` is built; None: the defaults.
+        index_folder: where that index is kept and found again; None: a temporary folder, which goes with the answer.
+        progress: called with (stage, done, total).
+
+    Raises:
+        ConfigurationError: options that are not known or do not fit the cohort.
+        InputError: no image can be used.
+
+    Example:
+        ```python
+        import numpy as np
+        import replica_detection as rd
+
+        scans = np.random.default_rng(0).random((20, 16, 16, 16))
+        scans[7] = scans[3]
+        found = rd.find_duplicates(rd.Cohort.from_arrays(scans, spacing=1), measures=["mae", "ssim"])
+        assert found.pairs[0].verdict == "identical"
+        found.write("duplicates")
+        ```
+    """
+    options = options or DetectionOptions(measures)
+    index = index_from(
+        cohort,
+        patients=patients,
+        options=index_options or IndexOptions(measures=options.measures, strict=options.strict),
+        folder=index_folder,
+        progress=progress,
+    )
+    second = None if other is None else Cohort.of(other, patients=patients, strict=options.strict)
+    chosen = index.measures(options.measures, resolve_device(options.device), aligning=options.align)
+    if second is None:
         queries = IndexQueries(index, range(len(index)))
-        found = null = compare(queries, index, measures, kind="cross-fitted", progress=progress)
+        found = null = compare(queries, index, chosen, kind="cross-fitted", progress=progress)
     else:
-        null = cross_fitted_distances(index, measures, size=options.null_size, progress=progress)
-        found = compare(CohortQueries(other, index, strict=options.strict), index, measures, progress=progress)
-    verdicts = assign_verdicts(found, null, measures, index, k=options.k, alpha=options.alpha)
+        null = cross_fitted_distances(index, chosen, size=options.null_size, progress=progress)
+        found = compare(CohortQueries(second, index, strict=options.strict), index, chosen, progress=progress)
+    verdicts = assign_verdicts(found, null, chosen, index, k=options.k, alpha=options.alpha)
+    return Duplicates(
+        tuple(_pairs(found, verdicts, chosen, index, inside=second is None)),
+        len(found.ids),
+        index,
+        second,
+        (*index.problems, *(second.problems if second is not None else ()), *found.problems),
+        (*verdicts.warnings, *collected((*index.warnings, *found.warnings), "image")),
+    )
+
+
+def _pairs(
+    found: Distances, verdicts: Verdicts, measures: Sequence[Measure], index: TrainingIndex, *, inside: bool
+) -> list[DuplicatePair]:
+    """The flagged pairs, each once, identical ones first, then by falling score."""
     position = {id: i for i, id in enumerate(index.ids)}
     row = {id: i for i, id in enumerate(found.ids)}
     value = {m.name: m.value for m in measures}
@@ -69,20 +160,24 @@ def find_duplicates(
             continue
         distances = {n: float(d[row[case.synthetic_id], position[near]]) for n, d in found.by_measure.items()}
         ids = (near, case.synthetic_id)
-        first, second = ids if other is not None else (min(ids), max(ids))
+        first, second = (min(ids), max(ids)) if inside else ids
         # What was too near for the null of this very cohort is no mere suspicion.
-        found_out = other is None and case.synthetic_id in verdicts.null.removed
-        verdict = "near-duplicate" if found_out else VERDICTS[case.verdict]
+        too_near = inside and case.synthetic_id in verdicts.null.removed
+        verdict = "near-duplicate" if too_near else VERDICTS[case.verdict]
         verdict = verdict if any(distances.values()) else "identical"
         values = {n: value[n](d) if math.isfinite(d) else math.nan for n, d in distances.items()}
         pair = DuplicatePair(first, second, verdict, case.score, values)
         if (first, second) not in pairs or pairs[first, second].score < pair.score:
             pairs[first, second] = pair
-    return sorted(pairs.values(), key=lambda p: (p.verdict != "identical", -p.score)), found, verdicts
+    return sorted(pairs.values(), key=lambda p: (p.verdict != "identical", -p.score))
 
 
-def write_duplicates(pairs: list[DuplicatePair], folder: Path, picture: Callable[[str, str], bytes | None]) -> None:
-    """Writes `duplicates.csv` (a row for each pair) and `pairs/NN.jpg`, numbered as the rows are."""
+def write_duplicates(pairs: Sequence[DuplicatePair], folder: Path, picture: Callable[[str, str], bytes | None]) -> None:
+    """Writes `duplicates.csv` (a row for each pair) and `pairs/NNN.jpg`, numbered as the rows are.
+
+    Args:
+        picture: gives the JPEG of (first id, second id); None where there is none.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     measures = list(pairs[0].values) if pairs else []
     pictures = folder / "pairs"

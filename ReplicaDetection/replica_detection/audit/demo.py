@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import csv
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from replica_detection.errors import ConfigurationError
 from replica_detection.progress import Progress, silent
 from replica_detection.results.result import FLAGGED, DetectionResult
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
+NOVEL = "novel"
 USE_CASES = {
     "head_ct": ("head CT with hemorrhage", "head-ct", "hemorrhage"),
     "tof_mra": ("TOF-MRA of the circle of Willis", "tof-mra", "vessels"),
@@ -21,81 +21,126 @@ USE_CASES = {
 
 
 @dataclass(frozen=True)
+class OutcomeRow:
+    """Verdicts on one kind of planted image; `right` counts those whose copied training case was named."""
+
+    kind: str
+    images: int
+    replicas: int
+    suspicious: int
+    right: int
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """One use case: the planted truth beside what was found."""
+    """One use case of the demonstration.
+
+    Attributes:
+        title: of the use case.
+        result: the run.
+        truth: (transform, training id) of each synthetic id; the transform of a new patient is `novel`.
+        page: the report.
+    """
 
     title: str
     result: DetectionResult
-    truth: dict[str, tuple[str, str]]  # synthetic id -> (transform, training id)
+    truth: dict[str, tuple[str, str]]
     page: Path
 
-    def table(self) -> Table:
-        """A row for each kind of planted image: how many were flagged, and with the right training case."""
-        from rich.table import Table
-
-        table = Table(title=f"Demo: {self.title}")
-        for column in ("planted as", "images", "replica", "suspicious", "right patient's scan named"):
-            table.add_column(column, justify="left" if column == "planted as" else "right")
+    def rows(self) -> list[OutcomeRow]:
+        """A row for each kind of planted image, new patients last."""
         found = {c.synthetic_id: c for c in self.result.summary}
-        kinds = dict.fromkeys(sorted({kind for kind, _ in self.truth.values()}, key=lambda k: (k == "novel", k)))
+        kinds = dict.fromkeys(sorted({kind for kind, _ in self.truth.values()}, key=lambda k: (k == NOVEL, k)))
+        rows = []
         for kind in kinds:
             cases = [(found[i], match) for i, (k, match) in self.truth.items() if k == kind and i in found]
-            right = sum(c.nearest_training_id == match for c, match in cases)
-            table.add_row(
-                "new patients (1 in 20 flagged by chance)" if kind == "novel" else f"replica: {kind}",
-                str(len(cases)),
-                str(sum(c.verdict == "replica" for c, _ in cases)),
-                str(sum(c.verdict == "suspicious" for c, _ in cases)),
-                "" if kind == "novel" else f"{right} of {len(cases)}",
+            rows.append(
+                OutcomeRow(
+                    kind,
+                    len(cases),
+                    sum(c.verdict == "replica" for c, _ in cases),
+                    sum(c.verdict == "suspicious" for c, _ in cases),
+                    sum(c.nearest_training_id == match for c, match in cases),
+                )
             )
-        return table
+        return rows
 
     @property
     def flagged_novel(self) -> int:
-        return sum(c.verdict in FLAGGED and self.truth[c.synthetic_id][0] == "novel" for c in self.result.summary)
+        """Number of new patients that were flagged."""
+        return sum(c.verdict in FLAGGED and self.truth[c.synthetic_id][0] == NOVEL for c in self.result.summary)
 
 
-def run_demo(output: Path, *, seed: int = 0, progress: Progress = silent) -> list[Outcome]:
-    """Makes both cohorts under `output`, detects, writes the reports."""
+def run_demo(
+    output: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    use_cases: Sequence[str] = tuple(USE_CASES),
+    training: int = 36,
+    novel: int = 12,
+    per_kind: int = 2,
+    progress: Progress = silent,
+) -> list[Outcome]:
+    """Makes phantom cohorts with planted replicas, runs the whole pipeline on them and writes the reports.
+
+    Takes some minutes, needs no data and no network.
+
+    Args:
+        output: folder for the cohorts, the results and the reports; one folder in it for each use case.
+        seed: another seed makes other patients.
+        use_cases: `head_ct` (head CT with hemorrhage) and `tof_mra` (TOF-MRA of the circle of Willis).
+        training: training patients of each cohort.
+        novel: synthetic images of new patients.
+        per_kind: replicas of each kind.
+        progress: called with (stage, done, total).
+
+    Returns:
+        The planted truth beside the result, for each use case.
+
+    Raises:
+        ConfigurationError: an unknown use case.
+
+    Example:
+        ```python
+        import replica_detection as rd
+
+        outcomes = rd.run_demo("demo", use_cases=["head_ct"], training=12, novel=1, per_kind=1)
+        assert outcomes[0].page.is_file()
+        ```
+    """
+    unknown = set(use_cases) - set(USE_CASES)
+    if unknown:
+        raise ConfigurationError(f"unknown use case '{sorted(unknown)[0]}'; known: {', '.join(USE_CASES)}")
+    sizes = {"training": training, "novel": novel, "per_kind": per_kind, "seed": seed}
+    return [_run(name, Path(output) / name, sizes, progress) for name in use_cases]
+
+
+def _run(use_case: str, folder: Path, sizes: dict[str, int], progress: Progress) -> Outcome:
     from replica_detection.detection.detector import detect, result_folder_index
     from replica_detection.index.build import build_index
     from replica_detection.io.cohort import Cohort
     from replica_detection.phantom import make_demo_cohort
     from replica_detection.report import write_report
-    from replica_detection.report.pair_loader import PairLoader
 
-    outcomes = []
-    for use_case, (title, profile, segmenter) in USE_CASES.items():
+    def staged(stage: str, done: int, total: int) -> None:
+        progress(f"{use_case} {stage}", done, total)
 
-        def staged(stage: str, done: int, total: int, name: str = use_case) -> None:
-            progress(f"{name} {stage}", done, total)
-
-        data = make_demo_cohort(
-            use_case,
-            output / use_case / "data",
-            training=36,
-            novel=12,
-            per_kind=2,
-            seed=seed,
-            progress=partial(staged, "data"),
-        )
-        folder = output / use_case / "result"
-        patients = data / "patients.csv"
-        # The true masks lie beside the images, but a generator's images come without: the program makes its own.
-        training = Cohort.read(data / "training", patients=patients)
-        validation = Cohort.read(data / "validation", patients=patients)
-        synthetic = Cohort.read(data / "synthetic")
-        index = build_index(
-            training,
-            result_folder_index(folder),
-            profile=profile,
-            segmenter=segmenter,
-            progress=staged,
-        )
-        result = detect(synthetic, index, validation=validation, progress=staged)
-        result.write(folder)
-        page = write_report(result, folder / "report", PairLoader(index, synthetic))
-        with (data / "truth.csv").open(newline="", encoding="utf-8") as f:
-            truth = {row["synthetic_id"]: (row["transform"], row["training_id"]) for row in csv.DictReader(f)}
-        outcomes.append(Outcome(title, result, truth, page))
-    return outcomes
+    title, profile, segmenter = USE_CASES[use_case]
+    data = make_demo_cohort(use_case, folder / "data", **sizes, progress=partial(staged, "data"))
+    patients = data / "patients.csv"
+    # The true masks lie beside the images, but a generator's images come without: the program makes its own.
+    index = build_index(
+        data / "training",
+        result_folder_index(folder / "result"),
+        profile=profile,
+        segmenter=segmenter,
+        patients=patients,
+        progress=staged,
+    )
+    validation = Cohort.of(data / "validation", patients=patients)
+    result = detect(data / "synthetic", index, validation=validation, progress=staged)
+    result.write(folder / "result")
+    page = write_report(result, folder / "result" / "report")
+    with (data / "truth.csv").open(newline="", encoding="utf-8") as f:
+        truth = {row["synthetic_id"]: (row["transform"], row["training_id"]) for row in csv.DictReader(f)}
+    return Outcome(title, result, truth, page)

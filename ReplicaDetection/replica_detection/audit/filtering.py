@@ -1,17 +1,22 @@
-"""The synthetic set without replicas and near-duplicates of itself, and a manifest that says why each case went."""
+"""A synthetic set without its replicas and near-duplicates, and a manifest that gives the reason for each case."""
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from replica_detection.audit.synthetic_duplicates import DuplicateGroup
+from replica_detection.audit.synthetic_duplicates import DuplicateGroup, near_duplicate_groups
+from replica_detection.detection.detector import resolve_device
+from replica_detection.detection.run_inputs import as_result, index_of, synthetic_of
 from replica_detection.errors import InputError
 from replica_detection.io.cohort import Case, Cohort
 from replica_detection.io.formats import voxel_files
+from replica_detection.progress import Progress, silent
 from replica_detection.results.result import CaseSummary, DetectionResult
 from replica_detection.util.csv_tables import write_csv
 
@@ -22,7 +27,11 @@ _COLUMNS = ("synthetic_id", "kept", "reason", "verdict", "score", "nearest_train
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of a case, and why. `kept_instead`: the near-duplicate that stands for it; `case` None: no image."""
+    """The decision on a case, with its reason.
+
+    `kept_instead` is the near-duplicate that stands for it. `case` is None where there is no image. `files` are those
+    that could not be read.
+    """
 
     synthetic_id: str
     kept: bool
@@ -31,6 +40,98 @@ class Decision:
     kept_instead: str = ""
     case: Case | None = None
     files: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class FilteredSet:
+    """Decisions on every image of a synthetic set, in the order of the set; `source` is where the set lies."""
+
+    decisions: tuple[Decision, ...]
+    source: Path
+
+    @property
+    def kept_ids(self) -> tuple[str, ...]:
+        """Ids of the images that stay."""
+        return tuple(d.synthetic_id for d in self.decisions if d.kept)
+
+    @property
+    def duplicates(self) -> int:
+        """Number of images that went as near-duplicates of images that stay."""
+        return sum(bool(d.kept_instead) for d in self.decisions)
+
+    @property
+    def flagged(self) -> int:
+        """Number of images that went by their verdict."""
+        gone = sum(not d.kept and d.case is not None and d.summary is not None for d in self.decisions)
+        return gone - self.duplicates
+
+    @property
+    def cases(self) -> int:
+        """Number of images in the set."""
+        return sum(d.case is not None for d in self.decisions)
+
+    def write(self, folder: str | os.PathLike[str], *, copy: bool = True) -> None:
+        """Copies the files of the images that stay into `folder`, with `manifest.csv`: see `write_filtered`."""
+        write_filtered(self.decisions, self.source, Path(folder), copy=copy)
+
+
+def filter_replicas(
+    result: DetectionResult | str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    images: Any = None,
+    without_suspicious: bool = False,
+    keep_duplicates: bool = False,
+    copy: bool = True,
+    device: str = "auto",
+    progress: Progress = silent,
+) -> FilteredSet:
+    """The synthetic set without its replicas, and without near-duplicates among the synthetic images themselves.
+
+    Of near-duplicates the image with the lowest score stays. What stays is not proved to be unlike the training images:
+    the run's error rates, and everything that it cannot see, apply to it.
+
+    Args:
+        result: a finished run, or its folder.
+        output: new folder for the files of the images that stay, and for `manifest.csv`. None: nothing is written.
+        images: the synthetic images, where they are no longer where they were; as `Cohort.of` takes them.
+        without_suspicious: leave out suspicious images too.
+        keep_duplicates: do not look for near-duplicates.
+        copy: False: only the manifest is written. Images in memory have no files: take `kept_ids`.
+        device: `auto`, `cpu` or `cuda`, for the search of near-duplicates.
+        progress: called with (stage, done, total).
+
+    Raises:
+        InputError: the images or the index are no longer where they were, or `output` cannot be used.
+
+    Example:
+        ```python
+        import numpy as np
+        import replica_detection as rd
+
+        rng = np.random.default_rng(0)
+        training, unseen = rng.random((12, 16, 16, 16)), rng.random((10, 16, 16, 16))
+        images = np.concatenate([training[:2], rng.random((4, 16, 16, 16))])
+        training, unseen, images = (rd.Cohort.from_arrays(a, spacing=1) for a in (training, unseen, images))
+        result = rd.detect(images, training, validation=unseen, measures=["mae", "ssim"])
+        kept = rd.filter_replicas(result)
+        assert len(kept.kept_ids) == 4
+        ```
+    """
+    read = as_result(result)
+    cohort = synthetic_of(read, images)
+    decisions = decide(read, cohort, without_suspicious=without_suspicious)
+    if not keep_duplicates:
+        stays = {d.synthetic_id for d in decisions if d.kept}
+        rest = replace(cohort, cases=tuple(c for c in cohort.cases if c.id in stays))
+        index = index_of(read)
+        measures = index.measures([m.name for m in read.run.measures], resolve_device(device), aligning=False)
+        groups = near_duplicate_groups(rest, index, measures, alpha=read.run.alpha, progress=progress)
+        decisions = decide(read, cohort, groups, without_suspicious=without_suspicious)
+    filtered = FilteredSet(tuple(decisions), Path(cohort.source))
+    if output is not None:
+        filtered.write(output, copy=copy)
+    return filtered
 
 
 def decide(
@@ -47,7 +148,7 @@ def decide(
 
     Args:
         groups: near-duplicates among the cases that are not replicas (`near_duplicate_groups`).
-        without_suspicious: whether suspicious cases go too.
+        without_suspicious: leave out suspicious cases too.
     """
     summaries = {c.synthetic_id: c for c in result.summary}
     gone = ("replica", "suspicious") if without_suspicious else ("replica",)
@@ -137,7 +238,7 @@ def _copy(case: Case, root: Path, work: Path, taken: dict[Path, str]) -> None:
         target = whole.relative_to(root) if whole.is_relative_to(root) else Path(case.id) / path.name
         if taken.setdefault(target, case.id) != case.id:
             found = f"and a file of case {taken[target]!r} would both become {target}"
-            raise InputError(path, found, "Use --list and copy by the manifest")
+            raise InputError(path, found, "Write the manifest alone and copy by it")
         (work / target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, work / target)
 

@@ -1,18 +1,21 @@
-"""What poor masks do to the segmentation level: the same comparison with the synthetic masks eroded, dilated, noisy.
+"""Effect of poor masks on the segmentation level: the comparison with the synthetic masks eroded, dilated, noisy.
 
 RELICT names mask quality as a limit of its segmentation level and leaves its size open.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from replica_detection.audit.reader_study import Ratings, ratings_and_files
 from replica_detection.detection.comparison import compare
 from replica_detection.detection.queries import QueryBlock
+from replica_detection.detection.run_inputs import as_result, index_of, synthetic_of
 from replica_detection.errors import ConfigurationError
 from replica_detection.index.training_index import TrainingIndex
 from replica_detection.io.cohort import Cohort, Problem
@@ -20,6 +23,7 @@ from replica_detection.measures import Measure, features_of, needed_features
 from replica_detection.preparation.loading import load_prepared
 from replica_detection.preparation.prepare import PreparedImage
 from replica_detection.progress import Progress, silent
+from replica_detection.readers.consensus import consensus, resolved
 from replica_detection.results.result import FLAGGED, DetectionResult
 from replica_detection.statistics.distance_ratio import Nearest, nearest
 from replica_detection.statistics.thresholds import auroc
@@ -95,7 +99,69 @@ class DegradedMasks:
     auroc: float
 
 
+@dataclass(frozen=True)
+class MaskQuality:
+    """Rows for each kind of degradation and measure, the masks as given first."""
+
+    rows: tuple[DegradedMasks, ...]
+
+    def write(self, folder: str | os.PathLike[str]) -> None:
+        """Writes `mask_quality.csv` and `mask_quality.png` into `folder` (made if missing)."""
+        write_mask_quality(self.rows, Path(folder))
+
+
 def mask_quality(
+    result: DetectionResult | str | os.PathLike[str],
+    ratings: Ratings | None = None,
+    *,
+    rule: str = "majority",
+    seed: int = 0,
+    progress: Progress = silent,
+) -> MaskQuality:
+    """Shows how much the segmentation level of a finished run depends on good masks.
+
+    The synthetic images are compared once more with their masks eroded, dilated and made noisy; the training masks
+    stay.
+
+    Args:
+        result: a finished run, or its folder; its index and images must be where they were.
+        ratings: as `calibrate` takes them: the readers' replicas are what is to be found. None: the images that the run
+            itself flagged.
+        rule: how several readers become one label.
+        seed: another seed makes other noise.
+        progress: called with (stage, done, total).
+
+    Returns:
+        A row for each kind of degradation and measure; `write(folder)` writes them as a table and a plot.
+
+    Raises:
+        ConfigurationError: the run has no measure of the segmentation level.
+        InputError: index, images or ratings cannot be read.
+
+    Example:
+        ```python
+        import numpy as np
+        import replica_detection as rd
+
+        rng = np.random.default_rng(0)
+        training, images = rng.random((12, 16, 16, 16)), rng.random((4, 16, 16, 16))
+        images[0] = training[0]
+        training, images = (rd.Cohort.from_arrays(a, spacing=1, masks=a > 0.6) for a in (training, images))
+        result = rd.detect(images, training, measures=["dice"])
+        quality = rd.mask_quality(result)
+        assert quality.rows[0].degradation == "as given"
+        ```
+    """
+    read = as_result(result)
+    replicas = None
+    if ratings:
+        labels = consensus(resolved(ratings_and_files(ratings)[0], read)[0], rule)
+        replicas = {case: label.replica for case, label in labels.items()}
+    rows = degraded_masks(read, index_of(read), synthetic_of(read), replicas, seed=seed, progress=progress)
+    return MaskQuality(tuple(rows))
+
+
+def degraded_masks(
     result: DetectionResult,
     index: TrainingIndex,
     synthetic: Cohort,
@@ -119,7 +185,7 @@ def mask_quality(
     """
     measures = [m for m in index.measures(None, aligning=False) if m.needs_mask and m.name in result.run.definitions]
     if not measures:
-        raise ConfigurationError("this run has no measure of masks; run detect with --masks or --segment first")
+        raise ConfigurationError("this run has no measure of masks; run detect with masks or a segmenter first")
     if replicas is None:
         replicas = {c.synthetic_id: c.verdict in FLAGGED for c in result.summary}
     masks = _given_masks(index, synthetic, progress)

@@ -1,8 +1,8 @@
-"""Set-level figures of finished runs: what they need beyond the result is computed again from index and cohorts.
+"""Metrics of whole synthetic sets; what they need beyond a result is computed again from index and cohorts.
 
-A result stores the nearest neighbours of its synthetic cases. The figures also need the nearest synthetic case of each
-training case, the hold-out, and vectors: all pairs are compared once more, block by block; what the hold-out gives is
-kept in the index.
+A result stores the nearest neighbours of its synthetic cases. The metrics also need the nearest synthetic case of each
+training case, the holdout, and vectors: all pairs are compared once more, block by block; the distances of the holdout
+are kept in the index.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class SetFigure:
     figure: SetMetric
 
 
-def set_level(
+def set_figures(
     index: TrainingIndex,
     synthetic: Cohort,
     holdout: Cohort | None,
@@ -62,7 +62,7 @@ def set_level(
     seed: int = 0,
     progress: Progress = silent,
 ) -> list[SetFigure]:
-    """All figures of one synthetic set.
+    """All metrics of one synthetic set.
 
     Args:
         index: the training cohort.
@@ -70,6 +70,8 @@ def set_level(
         holdout: real cases that the generator never saw. Without them N_copies and MI take the training cases among
             themselves, and N_mem, CT score and every comparison with unseen cases are undefined and say so.
         measures: names; None: those of the feature level, or where the index has none those of the voxel level.
+        device: `cpu` or `cuda`.
+        seed: of bootstraps and random draws.
 
     Raises:
         ConfigurationError: the index does not serve a measure, or has neither feature nor voxel level.
@@ -106,7 +108,7 @@ def _chosen(index: TrainingIndex, names: Sequence[str] | None, device: str) -> l
         of_level = [m for m in served if m.level == level]
         if of_level:
             return of_level
-    raise ConfigurationError("the index serves masks only; name measures of it with --measures")
+    raise ConfigurationError("the index serves masks only; name measures of it")
 
 
 # ------------------------------------------------------------------------------------------------------- distances
@@ -259,6 +261,3 @@ def _random_pairs(size: int, rng: np.random.Generator) -> list[tuple[int, int]]:
         a, b = (int(v) for v in rng.choice(size, 2, replace=False))
         drawn.add((max(a, b), min(a, b)))
     return sorted(drawn)
-
-
-__all__ = ["SetFigure", "set_level"]

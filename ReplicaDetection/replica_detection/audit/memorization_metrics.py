@@ -1,7 +1,7 @@
 """How much a whole synthetic set repeats its training set, by distances: Dar et al., Alaa et al., Deo et al.
 
 Every function takes distances that were computed elsewhere, +inf marking pairs that are left out. Needs numpy alone.
-`distributions.py` holds what compares sets of vectors or images.
+`distribution_metrics.py` compares sets of vectors or images.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Set-level figures of one or several sets as a table and as curves."""
+"""Metrics of one synthetic set or several as a table and as curves."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class AssessedSet:
     figures: tuple[SetFigure, ...]
 
 
-def write_set_level(sets: Sequence[AssessedSet], folder: Path, *, variant: str = SIZE_MATCHED) -> None:
+def write_set_metrics(sets: Sequence[AssessedSet], folder: Path, *, variant: str = SIZE_MATCHED) -> None:
     """Writes `memorization.csv` (both variants) and `memorization.png` (curves of one) into `folder`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,160 +1,100 @@
-"""How well the configured pipeline finds copies of the user's own training images, and how often it is wrong there.
-
-Two questions of an audit (Koeken et al., arXiv 2510.01793) on local data: are planted copies found, are real unseen
-patients left alone?
-"""
+"""selftest: measures on the user's own images which copies the pipeline finds and how many unseen images it flags."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import os
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from replica_detection.audit.planted_copies import changes, write_copy
-from replica_detection.detection.detector import DetectionOptions, Detector
-from replica_detection.errors import ConfigurationError
-from replica_detection.index.training_index import TrainingIndex
-from replica_detection.io.cohort import Case, Cohort
-from replica_detection.io.volume import read_mask, read_volume
+from replica_detection.audit.planted_verdicts import SelfTest, judge_planted
+from replica_detection.audit.selftest_tables import write_selftest
+from replica_detection.detection.detector import DetectionOptions
+from replica_detection.detection.run_inputs import index_from
+from replica_detection.errors import InputError
+from replica_detection.index.options import IndexOptions
+from replica_detection.io.cohort import Cohort
 from replica_detection.progress import Progress, silent
-from replica_detection.results.result import FLAGGED, DetectionResult
-from replica_detection.statistics.intervals import Estimate, share
-from replica_detection.statistics.thresholds import auroc
 
-UNSEEN = "unseen, held out"
-SMALLEST_HALF = 5
-
-
-@dataclass(frozen=True)
-class SelfTestRow:
-    """What the pipeline made of one kind of image.
-
-    `flagged`: called replica or suspicious; for UNSEEN, the false-positive rate. `replica`: called replica; `right`:
-    the copied training case named; `auroc`: of the score against the held-out cases. `by_measure`: flagged by each.
-    """
-
-    kind: str
-    images: int
-    flagged: Estimate
-    replica: Estimate
-    right: Estimate
-    auroc: float
-    by_measure: dict[str, Estimate]
-
-
-@dataclass(frozen=True)
-class SelfTest:
-    """Rows of the table, the held-out cases first, with the run that they come from and the truth about its copies."""
-
-    rows: tuple[SelfTestRow, ...]
-    result: DetectionResult
-    truth: dict[str, tuple[str, str]]  # synthetic id -> (kind, training id)
+INDEX_NAME = "index.rdindex"
 
 
 def selftest(
-    index: TrainingIndex,
-    validation: Cohort,
-    folder: Path,
+    training: Any,
+    validation: Any,
+    output: str | os.PathLike[str],
     *,
+    training_masks: Any = None,
+    validation_masks: Any = None,
+    patients: Any = None,
     options: DetectionOptions | None = None,
+    measures: Sequence[str] | None = None,
+    index_options: IndexOptions | None = None,
     copies: int = 10,
     seed: int = 0,
+    keep_images: bool = False,
     progress: Progress = silent,
 ) -> SelfTest:
-    """Plants copies of training cases among real ones that neither generator nor null have seen, and runs the pipeline.
+    """Measures on the user's own images which copies would be found, and writes tables and pictures.
 
-    Half of the validation patients are the null, the other half are held out and judged beside the copies, so that the
-    false-positive rate is measured and not assumed.
+    Copies of training images are planted: exact, noisy, brighter or darker, compressed, cropped, rotated, flipped,
+    blended with another image. They are judged together with half of the validation images, while the other half is
+    the null. A change that is not found here will not be found in synthetic images either.
 
     Args:
-        index: the training cohort; its images must be where they were, in files or in memory.
-        validation: real cases that are not in it.
-        folder: where the copies are written (`images/`, `masks/`); exists and is empty.
-        options: of the detection.
-        copies: training cases copied for each kind of change, drawn at random.
+        training: the training images, as `Cohort.of` takes them, or an index of them whose image files are where they
+            were.
+        validation: real images that are not among the training images, as `Cohort.of` takes them; 20 or more, better
+            100.
+        output: new folder for `selftest.csv`, `selftest_by_measure.csv`, `selftest.png`, `examples.png`, the result in
+            `result/`, and the index of training images in `index.rdindex`. The index that an interrupted self-test left
+            there is built to its end.
+        training_masks, validation_masks, patients: as `Cohort.of` takes them.
+        options: of the detection; None: the defaults, for `measures`.
+        measures: names, where `options` are not given.
+        index_options: how the index of training images is built; None: the defaults.
+        copies: training images copied for each kind of change, drawn at random.
+        seed: draws other copies and halves the validation images otherwise.
+        keep_images: keep the planted copies in `planted/`. They are images of the user's patients.
+        progress: called with (stage, done, total).
 
     Raises:
-        ConfigurationError: too few validation patients to halve.
-        InputError: a training image is gone.
+        ConfigurationError: too few validation patients to halve, or options that do not fit.
+        InputError: `output` holds something else, or an image cannot be read.
+
+    Example:
+        ```python
+        import numpy as np
+        import replica_detection as rd
+
+        rng = np.random.default_rng(0)
+        training, unseen = rng.random((12, 16, 16, 16)), rng.random((20, 16, 16, 16))
+        training, unseen = (rd.Cohort.from_arrays(a, spacing=1) for a in (training, unseen))
+        tested = rd.selftest(training, unseen, "selftest", measures=["mae", "ssim"], copies=2)
+        found = {row.kind: row.flagged.value for row in tested.rows}
+        assert found["exact"] == 1
+        ```
     """
-    null, held_out = halves(validation, seed)
-    planted = list(_planted(index, folder, copies, seed, progress))
-    cases = (*held_out.cases, *(case for case, _, _ in planted))
-    taken = [c.id for c in cases]
-    if len(set(taken)) < len(taken):
-        raise ConfigurationError("a validation case has the name of a planted copy (selftest_0000 ...); rename it")
-    detector = Detector(index, validation=null, options=options, progress=progress)
-    result = detector.detect(Cohort(folder, cases, held_out.problems), progress=progress)
-    truth = {case.id: (UNSEEN, "") for case in held_out.cases}
-    truth |= {case.id: (kind, training_id) for case, kind, training_id in planted}
-    return SelfTest(tuple(_rows(result, truth)), result, truth)
-
-
-def halves(validation: Cohort, seed: int = 0) -> tuple[Cohort, Cohort]:
-    """The cohort in two, at random, patients kept whole; the first half is the larger one of an odd number."""
-    patients: dict[str, list[Case]] = {}
-    for case in validation.cases:
-        patients.setdefault(f"patient {case.patient}" if case.patient else f"case {case.id}", []).append(case)
-    if len(patients) < 2 * SMALLEST_HALF:
-        raise ConfigurationError(
-            f"{validation.source} holds {len(patients)} patients: a self-test needs {2 * SMALLEST_HALF}, half for the "
-            "null and half to measure false positives; 40 or more give useful figures"
-        )
-    groups = list(patients.values())
-    order = np.random.default_rng(seed).permutation(len(groups))
-    middle = (len(groups) + 1) // 2
-    chosen = {case.id for k in order[:middle] for case in groups[k]}
-    first = tuple(c for c in validation.cases if c.id in chosen)
-    second = tuple(c for c in validation.cases if c.id not in chosen)
-    return Cohort(validation.source, first, validation.problems), Cohort(validation.source, second)
-
-
-def _planted(
-    index: TrainingIndex, folder: Path, copies: int, seed: int, progress: Progress
-) -> Iterator[tuple[Case, str, str]]:
-    """(case, kind of change, training id) of every copy, written under a neutral name."""
-    images, masks = folder / "images", folder / "masks"
-    images.mkdir()
-    masks.mkdir()
-    kinds = changes(index.preparation.dimensions)
-    rng = np.random.default_rng([seed, 1])
-    count = min(copies, len(index))
-    plan = [(kind, int(i)) for kind in kinds for i in rng.choice(len(index), count, replace=False)]
-    for number, (kind, position) in enumerate(plan):
-        entry = index.entries[position]
-        case = index.case(position)
-        volume = read_volume(case)
-        mask = read_mask(case, volume) if case.has_mask else None
-        other = index.case((position + int(rng.integers(1, max(len(index), 2)))) % len(index))
-        copy = kinds[kind](volume, mask, np.random.default_rng([seed, number]), read_volume(other))
-        name = f"selftest_{number:04d}"
-        image_file, mask_file = write_copy(copy, volume, images, masks, name)
-        yield Case(name, (image_file,), mask_file), kind, entry.id
-        progress("planting", number + 1, len(plan))
-
-
-def _rows(result: DetectionResult, truth: dict[str, tuple[str, str]]) -> Iterator[SelfTestRow]:
-    summary = {c.synthetic_id: c for c in result.summary}
-    flagged = {(m.measure, m.synthetic_id): m.verdict in FLAGGED for m in result.matches}
-    unseen = [summary[i].score for i, (kind, _) in truth.items() if kind == UNSEEN and i in summary]
-    for kind in dict.fromkeys(k for k, _ in truth.values()):
-        ids = [i for i, (k, _) in truth.items() if k == kind and i in summary]
-        cases = [summary[i] for i in ids]
-        right = [c.nearest_training_id == truth[c.synthetic_id][1] for c in cases]
-        scores = np.array([c.score for c in cases] + unseen)
-        yield SelfTestRow(
-            kind,
-            len(cases),
-            _share([c.verdict in FLAGGED for c in cases]),
-            _share([c.verdict == "replica" for c in cases]),
-            Estimate() if kind == UNSEEN else _share(right),
-            math.nan if kind == UNSEEN else auroc(-scores, np.arange(len(scores)) < len(cases)),
-            {m.name: _share([flagged[m.name, i] for i in ids]) for m in result.run.measures},
-        )
-
-
-def _share(values: Sequence[bool]) -> Estimate:
-    return share(sum(values), len(values))
+    output = Path(output)
+    # An index that an interrupted self-test left is built to its end; anything else is somebody's work.
+    if output.exists() and not (output.is_dir() and all(p.name.startswith(INDEX_NAME) for p in output.iterdir())):
+        raise InputError(output, "exists already", "Name a new folder")
+    options = options or DetectionOptions(measures)
+    unseen = Cohort.of(validation, masks=validation_masks, patients=patients)
+    output.mkdir(parents=True, exist_ok=True)
+    index = index_from(
+        training,
+        masks=training_masks,
+        patients=patients,
+        options=index_options or IndexOptions(measures=options.measures),
+        folder=output / INDEX_NAME,
+        progress=progress,
+    )
+    with tempfile.TemporaryDirectory(prefix="replica-detection-") as temporary:
+        planted = output / "planted" if keep_images else Path(temporary)
+        planted.mkdir(exist_ok=True)
+        tested = judge_planted(index, unseen, planted, options=options, copies=copies, seed=seed, progress=progress)
+        tested.result.write(output / "result")
+        write_selftest(tested, index, planted, output)
+    return tested

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from replica_detection.audit.planted_copies import intensity_range
-from replica_detection.audit.selftest import UNSEEN, SelfTest, SelfTestRow
+from replica_detection.audit.planted_verdicts import UNSEEN, SelfTest, SelfTestRow
 from replica_detection.index.training_index import TrainingIndex
 from replica_detection.io.volume import read_volume
 from replica_detection.util.csv_tables import estimate_columns, write_csv

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterable
@@ -24,6 +25,13 @@ console = Console(soft_wrap=True)
 errors = Console(stderr=True, soft_wrap=True)
 STYLES = {"replica": "bold red", "suspicious": "yellow", "novel": "green", "undefined": "dim"}
 SHOWN_PROBLEMS = 10
+# Names of arguments in the library's messages, as options of the command line.
+FLAGS = {
+    "training_masks": "--training-masks",
+    "validation_masks": "--validation-masks",
+    "slice_embedding": "--slice-embedding",
+    "as validation": "with --validation",
+}
 INTERRUPTED = 130  # what typer turns Ctrl-C into
 
 
@@ -66,8 +74,14 @@ def print_problems(problems: Iterable[Problem]) -> None:
 
 
 def print_warnings(warnings: Iterable[str]) -> None:
+    """One line for each."""
     for warning in warnings:
-        errors.print(f"[yellow]note[/yellow] {escape(warning)}")
+        errors.print(f"[yellow]note[/yellow] {escape(with_flags(warning))}")
+
+
+def with_flags(message: str) -> str:
+    """A message of the library with the options of the command line in the place of arguments."""
+    return re.sub("|".join(rf"\b{name}\b" for name in FLAGS), lambda found: FLAGS[found.group()], message)
 
 
 def print_result(result: DetectionResult, page: Path) -> None:
@@ -125,9 +139,9 @@ def run_guarded(app: typer.Typer) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _stopped()
     except ConfigurationError as error:
-        return _fail(str(error), debug, code=2)
+        return _fail(with_flags(str(error)), debug, code=2)
     except ReplicaDetectionError as error:
-        return _fail(str(error), debug)
+        return _fail(with_flags(str(error)), debug)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}. Check free space and permissions.", debug)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
 from replica_detection.cli.application import app
 from replica_detection.cli.console import Bars, console
+
+if TYPE_CHECKING:
+    from replica_detection.audit.demo import Outcome
 
 
 @app.command()
@@ -27,6 +31,23 @@ def demo(
     with Bars() as progress:
         outcomes = run_demo(output, seed=seed, progress=progress)
     for outcome in outcomes:
-        console.print(outcome.table())
+        _print_outcome(outcome)
     for outcome in outcomes:
         console.print(f"Report of {outcome.title}: {outcome.page}")
+
+
+def _print_outcome(outcome: Outcome) -> None:
+    """A row for each kind of planted image: how many were flagged, and with the right training case."""
+    table = Table(title=f"Demo: {outcome.title}")
+    for column in ("planted as", "images", "replica", "suspicious", "right patient's scan named"):
+        table.add_column(column, justify="left" if column == "planted as" else "right")
+    for row in outcome.rows():
+        new = row.kind == "novel"
+        table.add_row(
+            "new patients (1 in 20 flagged by chance)" if new else f"replica: {row.kind}",
+            str(row.images),
+            str(row.replicas),
+            str(row.suspicious),
+            "" if new else f"{row.right} of {row.images}",
+        )
+    console.print(table)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -24,14 +24,7 @@ from replica_detection.cli.options import (
     SliceEmbedding,
     Strict,
     names,
-    read_cohort,
-    refuse_what_an_index_has,
 )
-
-if TYPE_CHECKING:
-    from replica_detection.index.training_index import TrainingIndex
-    from replica_detection.io.cohort import Cohort
-    from replica_detection.results.result import DetectionResult
 
 
 @app.command()
@@ -61,8 +54,9 @@ def index(
 
     with Bars() as progress:
         if append:
-            cohort = read_cohort(training, masks, patients, strict)
-            built = append_cases(TrainingIndex.open(output), cohort, strict=strict, progress=progress)
+            built = append_cases(
+                TrainingIndex.open(output), training, masks=masks, patients=patients, strict=strict, progress=progress
+            )
         else:
             built = build_index(
                 training,
@@ -72,8 +66,8 @@ def index(
                 segmenter=segment,
                 embedding=embedding,
                 slice_embedding=slice_embedding,
-                patients=patients,
                 masks=masks,
+                patients=patients,
                 strict=strict,
                 progress=progress,
             )
@@ -138,30 +132,30 @@ def detect(
     """
     from replica_detection.detection.detector import DetectionOptions, result_folder_index
     from replica_detection.detection.detector import detect as run
-    from replica_detection.index.build import open_or_build
     from replica_detection.index.options import IndexOptions
     from replica_detection.index.training_index import TrainingIndex
     from replica_detection.readers.calibration import Calibration
+    from replica_detection.report import write_report
 
     if (index is None) == (training is None):
         raise typer.BadParameter("give either --index or --training")
-    if index is not None:
-        refuse_what_an_index_has(segment, training_masks, embedding, slice_embedding)
     thresholds = None if calibration is None else Calibration.read(calibration)
-    options = DetectionOptions(names(measures), k, alpha, device, null_size, strict, align, thresholds)
-    queries = read_cohort(synthetic, masks, None, strict)
-    unseen = None if validation is None else read_cohort(validation, validation_masks, patients, strict)
     with Bars() as progress:
-        if training is not None:
-            made = IndexOptions(profile, options.measures, segment, embedding, slice_embedding, strict)
-            cohort = read_cohort(training, training_masks, patients, strict)
-            opened = open_or_build(cohort, result_folder_index(output), made, progress=progress)
-        else:
-            assert index is not None
-            opened = TrainingIndex.open(index)
-        result = run(queries, opened, validation=unseen, options=options, masks=masks, progress=progress)
+        result = run(
+            synthetic,
+            training if index is None else TrainingIndex.open(index),
+            validation=validation,
+            masks=masks,
+            training_masks=training_masks,
+            validation_masks=validation_masks,
+            patients=patients,
+            options=DetectionOptions(names(measures), k, alpha, device, null_size, strict, align, thresholds),
+            index_options=IndexOptions(profile, names(measures), segment, embedding, slice_embedding, strict),
+            index_folder=result_folder_index(output),
+            progress=progress,
+        )
         result.write(output)
-        page = _write_report(result, output, opened, queries, progress)
+        page = write_report(result, output / "report", progress=progress)
     print_result(result, page)
 
 
@@ -175,19 +169,14 @@ def report(
     Pictures need the index and the synthetic images where they were during the run; without them the page says so.
     """
     from replica_detection.report import write_report
+    from replica_detection.report.page import no_pictures
     from replica_detection.report.pair_loader import loader_of_result
     from replica_detection.results.result import DetectionResult
 
     read = DetectionResult.read(result)
-    loader = loader_of_result(read.run.index, read.run.synthetic.source, read.run.options.get("masks"))
+    loader = loader_of_result(read)
     with Bars() as progress:
-        page = write_report(
-            read,
-            result / "report",
-            loader or (lambda *_: None),
-            max_pairs=max_pairs,
-            progress=lambda done, total: progress("drawing", done, total),
-        )
+        page = write_report(read, result / "report", loader or no_pictures, max_pairs=max_pairs, progress=progress)
     if loader is None:
         console.print("The index or the synthetic images are no longer where they were: the report has no pictures.")
     console.print(f"Report: {page}")
@@ -215,43 +204,24 @@ def duplicates(
 
     Example: replica-detection duplicates all_scans/ --output duplicates
     """
-    from replica_detection.audit.cohort_duplicates import find_duplicates, write_duplicates
-    from replica_detection.detection.detector import DetectionOptions, collected, result_folder_index
-    from replica_detection.index.build import open_or_build
+    from replica_detection.audit.cohort_duplicates import find_duplicates
+    from replica_detection.detection.detector import DetectionOptions, result_folder_index
     from replica_detection.index.options import IndexOptions
-    from replica_detection.report.pair_loader import PairLoader
-    from replica_detection.report.pictures import jpeg
 
-    options = DetectionOptions(names(measures), k, alpha, device, strict=strict, align=align)
-    first = read_cohort(cohort, None, patients, strict)
-    second = None if other is None else read_cohort(other, None, patients, strict)
     with Bars() as progress:
-        made = IndexOptions(profile, options.measures, embedding=embedding, strict=strict)
-        opened = open_or_build(first, result_folder_index(output), made, progress=progress)
-        pairs, found, judged = find_duplicates(opened, second, options=options, progress=progress)
-        loader = PairLoader(opened, second)
-
-        def picture(a: str, b: str) -> bytes | None:
-            pair = loader(b, a)
-            return None if pair is None else jpeg(pair, (b, a, "Difference"))
-
-        write_duplicates(pairs, output, picture)
-    print_problems([*opened.problems, *(second.problems if second else ()), *found.problems])
-    notes = (*opened.warnings, *found.warnings)
-    print_warnings([*judged.warnings, *collected(notes, "image")])
-    for pair in pairs[:20]:
+        found = find_duplicates(
+            cohort,
+            other,
+            patients=patients,
+            options=DetectionOptions(names(measures), k, alpha, device, strict=strict, align=align),
+            index_options=IndexOptions(profile, names(measures), embedding=embedding, strict=strict),
+            index_folder=result_folder_index(output),
+            progress=progress,
+        )
+        found.write(output)
+    print_problems(found.problems)
+    print_warnings(found.warnings)
+    for pair in found.pairs[:20]:
         console.print(f"{pair.verdict:15s} {pair.first_id}  {pair.second_id}", highlight=False)
-    where = f"among {len(found.ids)} cases" if second is None else f"between {len(opened)} and {len(found.ids)} cases"
-    console.print(f"{len(pairs)} pairs {where}: {output / 'duplicates.csv'}, pictures in {output / 'pairs'}")
-
-
-def _write_report(result: DetectionResult, output: Path, index: TrainingIndex, queries: Cohort, progress: Any) -> Path:
-    from replica_detection.report import write_report
-    from replica_detection.report.pair_loader import PairLoader
-
-    return write_report(
-        result,
-        output / "report",
-        PairLoader(index, queries),
-        progress=lambda done, total: progress("drawing", done, total),
-    )
+    where = f"among {found.cases} cases" if other is None else f"between {len(found.index)} and {found.cases} cases"
+    console.print(f"{len(found.pairs)} pairs {where}: {output / 'duplicates.csv'}, pictures in {output / 'pairs'}")

@@ -9,7 +9,7 @@ import typer
 
 from replica_detection.cli.application import app
 from replica_detection.cli.console import Bars, console, print_problems
-from replica_detection.cli.options import COHORT_HELP, Device, Patients, Profile, Strict, read_cohort
+from replica_detection.cli.options import COHORT_HELP, Device, Patients, Profile, Strict
 
 
 @app.command("train-encoder")
@@ -50,6 +50,7 @@ def train_encoder(
     """
     from replica_detection.embedding.training import train_encoder as train
     from replica_detection.embedding.training_options import EncoderOptions
+    from replica_detection.io.cohort import Cohort
 
     options = EncoderOptions(
         kind=kind,
@@ -66,8 +67,8 @@ def train_encoder(
         as_published=as_published,
         device=device,
     )
-    images = read_cohort(cohort, None, patients, strict)
-    unseen = None if validation is None else read_cohort(validation, None, patients, strict)
+    images = Cohort.of(cohort, patients=patients, strict=strict)
+    unseen = None if validation is None else Cohort.of(validation, patients=patients, strict=strict)
     with Bars() as progress:
         trained = train(images, output, validation=unseen, options=options, progress=progress)
     print_problems([*images.problems, *trained.problems])

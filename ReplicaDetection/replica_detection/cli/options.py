@@ -1,14 +1,11 @@
-"""Options that several commands share, and what they turn into."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from replica_detection.io.cohort import Cohort
 
 PROFILES_HELP = "generic, head-ct, tof-mra, brain-mr, knee-mr or chest-xray. Fixes grid and intensity mapping."
 COHORT_HELP = "A folder (searched recursively), a CSV with the columns id,image[,mask][,patient], or a dataset.json."
@@ -58,20 +55,5 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 
 def names(measures: str | None) -> tuple[str, ...] | None:
+    """The names between the commas; None where the option was not given."""
     return tuple(n.strip() for n in measures.split(",") if n.strip()) if measures is not None else None
-
-
-def refuse_what_an_index_has(
-    segment: str | None, training_masks: Path | None, embedding: str | None, slice_embedding: str | None
-) -> None:
-    """Raises typer.BadParameter for an option that only counts where an index is made."""
-    if segment is not None or training_masks is not None:
-        raise typer.BadParameter("--segment and --training-masks are for --training; an index has its own masks")
-    if embedding is not None or slice_embedding is not None:
-        raise typer.BadParameter("--embedding and --slice-embedding are for --training; an index has its own")
-
-
-def read_cohort(source: Path, masks: Path | None, patients: Path | None, strict: bool) -> Cohort:
-    from replica_detection.io.cohort import Cohort
-
-    return Cohort.read(source, masks=masks, patients=patients, strict=strict)

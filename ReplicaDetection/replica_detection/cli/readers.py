@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,11 +14,11 @@ from replica_detection.cli.application import app
 from replica_detection.cli.console import Bars, console, print_warnings
 
 if TYPE_CHECKING:
+    from replica_detection.audit.reader_study import ReaderStudy
     from replica_detection.readers.agreement import PairAgreement, RankCorrelation
     from replica_detection.readers.calibration import Calibration
     from replica_detection.readers.consensus import Consensus
     from replica_detection.readers.tables import ThresholdTransfer
-    from replica_detection.results.result import DetectionResult
 
 Result = Annotated[Path, typer.Argument(help="The output folder of `replica-detection detect`.")]
 Ratings = Annotated[
@@ -87,56 +88,21 @@ def calibrate(
 
         replica-detection calibrate other_result --apply result/calibration.json --ratings other.csv
     """
-    from replica_detection.readers.agreement import overall_alpha, pair_agreements, rank_correlations
-    from replica_detection.readers.calibration import Calibration
-    from replica_detection.readers.calibration import calibrate as make
-    from replica_detection.readers.consensus import consensus, resolved
-    from replica_detection.readers.rating_tables import read_ratings
-    from replica_detection.readers.tables import (
-        sensitivity_to_k,
-        transfer,
-        write_agreement,
-        write_consensus,
-        write_correlations,
-        write_sensitivity_to_k,
-        write_thresholds,
-        write_transfer,
-    )
-    from replica_detection.results.result import DetectionResult
+    from replica_detection.audit.reader_study import CALIBRATION_FILE
+    from replica_detection.audit.reader_study import calibrate as run
 
     if not ratings and apply is None:
         raise typer.BadParameter("give --ratings, or --apply with the calibration of another cohort")
-    neighbourhoods = _whole_numbers(k)
-    read = DetectionResult.read(result)
+    study = run(result, ratings, rule=rule, method=method, ks=_whole_numbers(k), apply=apply)
     folder = result / "readers" if tables is None else tables
-    folder.mkdir(parents=True, exist_ok=True)
-    labels = None
-    if ratings:
-        given = read_ratings(ratings)
-        known, unknown = resolved(given, read)
-        if unknown:
-            print_warnings(
-                [f"{len(unknown)} rated images are not in this result and are passed over, first {unknown[0]}"]
-            )
-        pairs, labels = pair_agreements(known), consensus(known, rule)
-        write_agreement(folder / "agreement.csv", pairs)
-        write_consensus(folder / "consensus.csv", labels, read)
-        _print_agreement(pairs, overall_alpha(known), labels, rule)
-        calibration = make(read, given, rule=rule, method=method, source=str(result), files=[str(p) for p in ratings])
-        path = result / "calibration.json" if output is None else output
-        calibration.write(path)
-        correlations = rank_correlations(labels, read)
-        write_thresholds(folder / "thresholds.csv", calibration)
-        write_correlations(folder / "correlation.csv", correlations)
-        by_k = sensitivity_to_k(read, labels, _patients(read), ks=neighbourhoods, method=method)
-        write_sensitivity_to_k(folder / "sensitivity_to_k.csv", by_k)
-        _print_thresholds(calibration, correlations)
-        print_warnings(dict.fromkeys(f"k = {r.k}: {r.note}" for r in by_k if r.found is None))
+    study.write(folder)
+    if study.calibration is not None:
+        path = result / CALIBRATION_FILE if output is None else output
+        study.calibration.write(path)
+        _print_study(study)
         console.print(f"Calibration: {path}; use it with `replica-detection detect --calibration {path}`")
     if apply is not None:
-        carried = transfer(Calibration.read(apply), read, labels)
-        write_transfer(folder / "transfer.csv", carried)
-        _print_transfer(carried, apply)
+        _print_transfer(study.carried, apply)
     console.print(f"Tables: {folder}")
 
 
@@ -158,28 +124,12 @@ def mask_quality(
     Example: replica-detection mask-quality result --output mask_quality
     """
     from replica_detection.audit.mask_quality import mask_quality as run
-    from replica_detection.audit.mask_quality import write_mask_quality
-    from replica_detection.index.training_index import TrainingIndex
-    from replica_detection.io.cohort import Cohort
-    from replica_detection.readers.consensus import consensus, resolved
-    from replica_detection.readers.rating_tables import read_ratings
-    from replica_detection.results.result import DetectionResult
 
-    read = DetectionResult.read(result)
-    labels = consensus(resolved(read_ratings(ratings), read)[0], rule) if ratings else None
-    masks = read.run.options.get("masks")
     with Bars() as progress:
-        rows = run(
-            read,
-            TrainingIndex.open(Path(read.run.index)),
-            Cohort.read(Path(read.run.synthetic.source), masks=masks),
-            None if labels is None else {c: label.replica for c, label in labels.items()},
-            seed=seed,
-            progress=progress,
-        )
-    write_mask_quality(rows, output)
+        quality = run(result, ratings, rule=rule, seed=seed, progress=progress)
+    quality.write(output)
     table = Table("masks", "Dice with given", "measure", "nearest kept", "replicas flagged", "others flagged", "AUROC")
-    for r in rows:
+    for r in quality.rows:
         shares = (r.nearest_kept, r.flagged_replicas, r.flagged_others, r.auroc)
         table.add_row(r.degradation, f"{r.dice_with_given:.2f}", r.measure, *(f"{v:.2f}" for v in shares))
     console.print(table)
@@ -196,19 +146,17 @@ def _whole_numbers(text: str) -> list[int]:
     return numbers
 
 
-def _patients(result: DetectionResult):
-    """Patient of each training case, while the index of the run is where it was."""
-    from replica_detection.errors import ReplicaDetectionError
-    from replica_detection.index.training_index import TrainingIndex
-
-    try:
-        index = TrainingIndex.open(Path(result.run.index))
-    except ReplicaDetectionError:
-        return None
-    return index.patients if index.ids == result.neighbors.training_ids else None
+def _print_study(study: ReaderStudy) -> None:
+    if study.unknown:
+        unknown = study.unknown
+        print_warnings([f"{len(unknown)} rated images are not in this result and are passed over, first {unknown[0]}"])
+    assert study.calibration is not None and study.labels is not None
+    _print_agreement(study.agreement, study.alpha, study.labels, study.rule)
+    _print_thresholds(study.calibration, study.correlations)
+    print_warnings(dict.fromkeys(f"k = {r.k}: {r.note}" for r in study.by_k if r.found is None))
 
 
-def _print_agreement(pairs: list[PairAgreement], alpha: float, labels: dict[str, Consensus], rule: str) -> None:
+def _print_agreement(pairs: Sequence[PairAgreement], alpha: float, labels: dict[str, Consensus], rule: str) -> None:
     if pairs:
         table = Table(
             "readers", "cases", "same rating", "kappa", "quadratic kappa", "same decision", "kappa of decision"
@@ -229,7 +177,7 @@ def _print_agreement(pairs: list[PairAgreement], alpha: float, labels: dict[str,
     console.print(f"Consensus ({rule}): {replicas} of {len(labels)} rated images are replicas")
 
 
-def _print_thresholds(calibration: Calibration, correlations: list[RankCorrelation]) -> None:
+def _print_thresholds(calibration: Calibration, correlations: Sequence[RankCorrelation]) -> None:
     rho = {c.measure: c.spearman for c in correlations}
     table = Table(
         "measure", "threshold", "95 % interval", "balanced accuracy, apparent", "cross-validated", "Spearman",
@@ -250,7 +198,7 @@ def _print_thresholds(calibration: Calibration, correlations: list[RankCorrelati
     console.print(table)
 
 
-def _print_transfer(rows: list[ThresholdTransfer], source: Path) -> None:
+def _print_transfer(rows: Sequence[ThresholdTransfer], source: Path) -> None:
     reference = "readers" if rows[0].reference == "readers" else "this run's own null"
     table = Table("measure", "method", "threshold", "balanced accuracy there", "here", "with a threshold of its own",
                   title=f"Thresholds of {escape(str(source))} here, against {reference}")  # fmt: skip

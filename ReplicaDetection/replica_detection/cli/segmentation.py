@@ -16,7 +16,6 @@ from replica_detection.cli.options import (
     Masks,
     Patients,
     Strict,
-    read_cohort,
 )
 
 
@@ -33,20 +32,15 @@ def segment(
 
     Example: replica-detection segment scans/ --segment vessels --output scans_masks
     """
-    from replica_detection.report.preview import preview
-    from replica_detection.segmentation import make_segmenter
-    from replica_detection.segmentation.cohort import segment_cohort
+    from replica_detection.audit.masks import segment as run
 
-    images = read_cohort(cohort, None, None, strict)
     with Bars() as progress:
-        masks, problems = segment_cohort(
-            images, make_segmenter(name), output, draw=preview, strict=strict, progress=progress
-        )
-    print_problems([*images.problems, *problems])
-    empty = [m.id for m in masks if not m.volume_ml]
-    console.print(f"{len(masks)} masks in {output}, pictures in {output / 'previews'}, sizes in {output / 'masks.csv'}")
-    if empty:
-        console.print(f"{len(empty)} of them are empty (first {empty[0]}): nothing was found there.")
+        done = run(cohort, output, name, strict=strict, progress=progress)
+    print_problems(done.problems)
+    previews, table = output / "previews", output / "masks.csv"
+    console.print(f"{len(done.masks)} masks in {output}, pictures in {previews}, sizes in {table}")
+    if done.empty:
+        console.print(f"{len(done.empty)} of them are empty (first {done.empty[0]}): nothing was found there.")
 
 
 @app.command("train-segmentation")
@@ -72,12 +66,15 @@ def train_segmentation(
 
     Example: replica-detection train-segmentation scans/ --masks scans_masks/ --output vessel_network --profile tof-mra
     """
+    from replica_detection.io.cohort import Cohort
     from replica_detection.segmentation.training import train_segmentation as train
     from replica_detection.segmentation.training_options import SegmentationOptions
 
     options = SegmentationOptions(profile=profile, epochs=epochs, network=network, seed=seed, device=device)
-    images = read_cohort(cohort, masks, patients, strict)
-    unseen = None if validation is None else read_cohort(validation, validation_masks, patients, strict)
+    images = Cohort.of(cohort, masks=masks, patients=patients, strict=strict)
+    unseen = None
+    if validation is not None:
+        unseen = Cohort.of(validation, masks=validation_masks, patients=patients, strict=strict)
     with Bars() as progress:
         trained = train(images, output, validation=unseen, options=options, progress=progress)
     print_problems([*images.problems, *trained.problems])

@@ -24,14 +24,11 @@ from replica_detection.cli.options import (
     Segment,
     SliceEmbedding,
     names,
-    read_cohort,
-    refuse_what_an_index_has,
 )
 
 if TYPE_CHECKING:
     from replica_detection.audit.memorization_tables import AssessedSet
-    from replica_detection.audit.selftest import SelfTest
-    from replica_detection.progress import Progress
+    from replica_detection.audit.planted_verdicts import SelfTest
 
 
 @app.command()
@@ -90,63 +87,35 @@ def memorization(
 
         replica-detection memorization epoch_*_result --at 50,100,200 --output curves
     """
-    from replica_detection.audit.memorization import set_level
     from replica_detection.audit.memorization_metrics import AS_PUBLISHED, SIZE_MATCHED
-    from replica_detection.audit.memorization_tables import AssessedSet, write_set_level
-    from replica_detection.detection.detector import resolve_device
-    from replica_detection.index.training_index import TrainingIndex
-    from replica_detection.io.cohort import Cohort
-    from replica_detection.results.result import DetectionResult
+    from replica_detection.audit.set_assessment import assess_set
 
     if null not in (SIZE_MATCHED, AS_PUBLISHED):
         raise typer.BadParameter(f"--null is {null!r}: it is {SIZE_MATCHED} or {AS_PUBLISHED}")
-    places = _places(at, len(results))
-    read = [DetectionResult.read(folder) for folder in results]
-    unseen = None
-    known = read[0].run.validation
-    if validation is not None or known is not None:
-        source = validation if validation is not None else Path(known.source)  # type: ignore[union-attr]
-        unseen = read_cohort(source, validation_masks, patients, False)
-    sets = []
     with Bars() as progress:
-        for folder, result, place in zip(results, read, places, strict=True):
-            index = TrainingIndex.open(Path(result.run.index))
-            synthetic = Cohort.read(Path(result.run.synthetic.source), masks=result.run.options.get("masks"))
-            figures = set_level(
-                index,
-                synthetic,
-                unseen,
-                measures=names(measures),
-                device=resolve_device(device),
-                seed=seed,
-                progress=_of_set(progress, folder.name),
-            )
-            sets.append(AssessedSet(folder.name, place, tuple(figures)))
-            if patients is None and any(e.patient for e in index.entries):
-                print_warnings(["the training index knows patients: give --patients, or unseen scans of them count"])
-    write_set_level(sets, output, variant=null)
-    for one in sets:
+        assessed = assess_set(
+            results,
+            at=_places(at),
+            validation=validation,
+            validation_masks=validation_masks,
+            patients=patients,
+            measures=names(measures),
+            device=device,
+            seed=seed,
+            progress=progress,
+        )
+    assessed.write(output, variant=null)
+    for one in assessed.sets:
         _print_set(one, null)
-    if unseen is None:
-        print_warnings(["no unseen images (--validation): the training images among themselves are the null"])
+    print_warnings(assessed.warnings)
     console.print(f"Table and curves: {output}")
 
 
-def _of_set(progress: Progress, name: str) -> Progress:
-    """Bars of their own for each set."""
-    return lambda stage, done, total: progress(f"{name}: {stage}", done, total)
-
-
-def _places(at: str | None, count: int) -> list[float | None]:
-    if at is None:
-        return [None] * count
+def _places(at: str | None) -> list[float] | None:
     try:
-        places = [float(part) for part in at.split(",")]
+        return None if at is None else [float(part) for part in at.split(",")]
     except ValueError:
         raise typer.BadParameter(f"--at is {at!r}: give one number for each result, such as 100,200") from None
-    if len(places) != count:
-        raise typer.BadParameter(f"--at has {len(places)} numbers for {count} results")
-    return list(places)
 
 
 def _print_set(one: AssessedSet, variant: str) -> None:
@@ -192,33 +161,22 @@ def filter_set(
 
     Example: replica-detection filter result --output synthetic_filtered
     """
-    from replica_detection.audit.filtering import decide, write_filtered
-    from replica_detection.audit.synthetic_duplicates import near_duplicate_groups
-    from replica_detection.detection.detector import resolve_device
-    from replica_detection.index.training_index import TrainingIndex
-    from replica_detection.io.cohort import Cohort
-    from replica_detection.results.result import DetectionResult
+    from replica_detection.audit.filtering import filter_replicas
 
-    read = DetectionResult.read(result)
-    run = read.run
-    source = Path(run.synthetic.source) if synthetic is None else synthetic
-    cohort = Cohort.read(source, masks=run.options.get("masks"))
-    decisions = decide(read, cohort, without_suspicious=without_suspicious)
-    if not keep_duplicates:
-        stays = {d.synthetic_id for d in decisions if d.kept}
-        rest = Cohort(cohort.source, tuple(c for c in cohort.cases if c.id in stays))
-        index = TrainingIndex.open(Path(run.index))
-        measures = index.measures([m.name for m in run.measures], resolve_device(device), aligning=False)
-        with Bars() as progress:
-            groups = near_duplicate_groups(rest, index, measures, alpha=run.alpha, progress=progress)
-        decisions = decide(read, cohort, groups, without_suspicious=without_suspicious)
-    write_filtered(decisions, source, output, copy=not only_list)
-    kept = sum(d.kept for d in decisions)
-    duplicates = sum(bool(d.kept_instead) for d in decisions)
-    flagged = sum(not d.kept and d.case is not None and d.summary is not None for d in decisions) - duplicates
+    with Bars() as progress:
+        done = filter_replicas(
+            result,
+            output,
+            images=synthetic,
+            without_suspicious=without_suspicious,
+            keep_duplicates=keep_duplicates,
+            copy=not only_list,
+            device=device,
+            progress=progress,
+        )
     console.print(
-        f"{kept} of {len(cohort)} images stay; {flagged} went by their verdict, {duplicates} as near-duplicates of "
-        f"images that stay. {'Listed in' if only_list else 'Images and reasons:'} {output}"
+        f"{len(done.kept_ids)} of {done.cases} images stay; {done.flagged} went by their verdict, {done.duplicates} as "
+        f"near-duplicates of images that stay. {'Listed in' if only_list else 'Images and reasons:'} {output}"
     )
 
 
@@ -269,56 +227,37 @@ def selftest(
     Example: replica-detection selftest --training training/ --validation
     unseen/ --output selftest
     """
-    import tempfile
-
     from replica_detection.audit.selftest import selftest as run
-    from replica_detection.audit.selftest_tables import write_selftest
     from replica_detection.detection.detector import DetectionOptions
-    from replica_detection.errors import InputError
-    from replica_detection.index.build import build_index
+    from replica_detection.index.options import IndexOptions
     from replica_detection.index.training_index import TrainingIndex
     from replica_detection.readers.calibration import Calibration
 
     if (index is None) == (training is None):
         raise typer.BadParameter("give either --training or --index")
-    if index is not None:
-        refuse_what_an_index_has(segment, training_masks, embedding, slice_embedding)
-    # An index that an interrupted self-test left is built to its end; anything else is somebody's work.
-    if output.exists() and not (output.is_dir() and all(p.name.startswith("index.rdindex") for p in output.iterdir())):
-        raise InputError(output, "exists already", "Name a new folder")
     thresholds = None if calibration is None else Calibration.read(calibration)
-    options = DetectionOptions(names(measures), k, alpha, device, align=align, calibration=thresholds)
-    unseen = read_cohort(validation, validation_masks, patients, False)
-    output.mkdir(parents=True, exist_ok=True)
-    with Bars() as progress, tempfile.TemporaryDirectory(prefix="replica-detection-") as temporary:
-        if training is not None:
-            opened = build_index(
-                training,
-                output / "index.rdindex",
-                profile=profile,
-                measures=options.measures,
-                segmenter=segment,
-                embedding=embedding,
-                slice_embedding=slice_embedding,
-                patients=patients,
-                masks=training_masks,
-                progress=progress,
-            )
-        else:
-            assert index is not None
-            opened = TrainingIndex.open(index)
-        planted = output / "planted" if keep_images else Path(temporary)
-        planted.mkdir(exist_ok=True)
-        found = run(opened, unseen, planted, options=options, copies=copies, seed=seed, progress=progress)
-        found.result.write(output / "result")
-        write_selftest(found, opened, planted, output)
-    _print_selftest(found)
-    print_warnings(found.result.run.warnings)
+    with Bars() as progress:
+        tested = run(
+            training if index is None else TrainingIndex.open(index),
+            validation,
+            output,
+            training_masks=training_masks,
+            validation_masks=validation_masks,
+            patients=patients,
+            options=DetectionOptions(names(measures), k, alpha, device, align=align, calibration=thresholds),
+            index_options=IndexOptions(profile, names(measures), segment, embedding, slice_embedding),
+            copies=copies,
+            seed=seed,
+            keep_images=keep_images,
+            progress=progress,
+        )
+    _print_selftest(tested)
+    print_warnings(tested.result.run.warnings)
     console.print(f"Tables, plot and examples: {output}")
 
 
 def _print_selftest(found: SelfTest) -> None:
-    from replica_detection.audit.selftest import UNSEEN
+    from replica_detection.audit.planted_verdicts import UNSEEN
 
     unseen = next(r for r in found.rows if r.kind == UNSEEN)
     table = Table(

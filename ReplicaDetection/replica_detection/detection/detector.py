@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ import numpy as np
 from replica_detection.detection.comparison import Distances, compare
 from replica_detection.detection.null_distances import cross_fitted_distances, validation_distances
 from replica_detection.detection.queries import CohortQueries
+from replica_detection.detection.run_inputs import RunInputs, index_from
 from replica_detection.detection.verdicts import assign_verdicts
 from replica_detection.errors import ConfigurationError
+from replica_detection.index.options import IndexOptions
 from replica_detection.index.training_index import TrainingIndex
 from replica_detection.io.cohort import Cohort
 from replica_detection.measures import MeasureOutput
@@ -30,15 +33,23 @@ from replica_detection.util.versions import package_versions
 
 @dataclass(frozen=True)
 class DetectionOptions:
-    """How a detection is run.
+    """Options of a detection.
 
-    `measures` None: all that the index serves, without `align` only those that compare images as they lie. `k`:
-    neighbourhood of the distance ratio. `alpha`: error rate of the verdicts. `device`: auto, cpu or cuda.
-    `null_size`: training cases used at most for a cross-fitted null.
-    `calibration`: readers' thresholds, which then make the verdicts instead of the null.
+    Args:
+        measures: names; None: all that the index serves, without `align` only those that compare images as they lie.
+        k: neighbourhood of the distance ratio, in cases.
+        alpha: error rate of the verdicts, between 0 and 1.
+        device: `auto`, `cpu` or `cuda`.
+        null_size: training cases used at most for a cross-fitted null.
+        strict: raise the InputError of the first image that cannot be used, instead of listing it.
+        align: also find copies that were mirrored, rotated, shifted or scaled.
+        calibration: readers' thresholds, which then make the verdicts instead of the null.
+
+    Raises:
+        ConfigurationError: a value out of its range.
     """
 
-    measures: tuple[str, ...] | None = None
+    measures: Sequence[str] | None = None
     k: int = 50
     alpha: float = 0.05
     device: str = "auto"
@@ -48,10 +59,14 @@ class DetectionOptions:
     calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.measures, str):
+            raise ConfigurationError(f"measures is '{self.measures}': it must be a list of names")
+        if self.measures is not None:
+            object.__setattr__(self, "measures", tuple(self.measures))
         if not 0 < self.alpha < 1:
-            raise ConfigurationError(f"--alpha is {self.alpha}: it must lie between 0 and 1")
+            raise ConfigurationError(f"alpha is {self.alpha}: it must lie between 0 and 1")
         if self.k < 1:
-            raise ConfigurationError(f"--k is {self.k}: it must be at least 1")
+            raise ConfigurationError(f"k is {self.k}: it must be at least 1")
 
 
 class Detector:
@@ -92,7 +107,7 @@ class Detector:
         """Compares every case of a cohort with every training case and says which are replicas.
 
         Args:
-            synthetic: the images to be verdicts.
+            synthetic: the synthetic images.
             masks: where the cohort's masks were read from; only noted in the result, for its pictures.
             progress: called with (stage, done, total).
 
@@ -153,7 +168,7 @@ class Detector:
         if names and self.validation is None:
             yield (
                 f"{', '.join(names)}: the embedding was trained on the training cohort, so that training images are no "
-                "fair null for it; give unseen real images with --validation"
+                "fair null for it; give unseen real images as validation"
             )
 
     def _details(self, found: Distances, removed: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
@@ -167,17 +182,81 @@ class Detector:
 
 
 def detect(
-    synthetic: Cohort,
-    index: TrainingIndex,
+    images: Any,
+    training: Any,
     *,
-    validation: Cohort | None = None,
+    validation: Any = None,
+    masks: Any = None,
+    training_masks: Any = None,
+    validation_masks: Any = None,
+    patients: Any = None,
     options: DetectionOptions | None = None,
-    masks: Path | None = None,
+    measures: Sequence[str] | None = None,
+    k: int = 50,
+    alpha: float = 0.05,
+    device: str = "auto",
+    align: bool = True,
+    calibration: Calibration | None = None,
+    strict: bool = False,
+    index_options: IndexOptions | None = None,
+    index_folder: str | os.PathLike[str] | None = None,
     progress: Progress = silent,
 ) -> DetectionResult:
-    """The whole pipeline in one call: see `Detector` and `Detector.detect` for arguments and errors."""
-    detector = Detector(index, validation=validation, options=options, progress=progress)
-    return detector.detect(synthetic, masks=masks, progress=progress)
+    """Compares every synthetic image with every training image and says which are replicas.
+
+    Args:
+        images: the synthetic images, as `Cohort.of` takes them: a folder, a CSV, a `dataset.json`, a Cohort, or images
+            in memory, such as an array (N, X, Y, Z) or (N, X, Y).
+        training: an index of the generator's training images (`build_index`), the path of one, or the images.
+        validation: real images that the generator never saw: they tell how alike different patients are. None: the
+            training images are compared among themselves.
+        masks: masks of `images`, as `Cohort.of` takes them; the same for `training_masks` and `validation_masks`. A
+            Cohort has its own masks; beside one, `masks` is the folder of them that the result names.
+        patients: of training and validation images that are read from files, as `Cohort.of` takes them.
+        options: all of the following six in one object. Give either.
+        measures, k, alpha, device, align, calibration, strict: as `DetectionOptions` has them.
+        index_options: how the index of training images is built; None: the defaults, for `measures`.
+        index_folder: where the index of training images is kept and found again; None: a temporary folder, which goes
+            with the result.
+        progress: called with (stage, done, total).
+
+    Raises:
+        ConfigurationError: options that are not known or do not fit the index.
+        InputError: no image can be read, or with `strict` the first that cannot.
+
+    Example:
+        ```python
+        import numpy as np
+        import replica_detection as rd
+
+        rng = np.random.default_rng(0)
+        training, unseen = rng.random((12, 16, 16, 16)), rng.random((10, 16, 16, 16))
+        images = np.concatenate([training[:1] + 0.01, rng.random((3, 16, 16, 16))])
+        training, unseen, images = (rd.Cohort.from_arrays(a, spacing=1) for a in (training, unseen, images))
+        result = rd.detect(images, training, validation=unseen, measures=["mae", "ssim"])
+        assert result.summary[0].verdict == "replica"
+        ```
+    """
+    single = DetectionOptions(measures, k, alpha, device, strict=strict, align=align, calibration=calibration)
+    if options is not None and single != DetectionOptions():
+        raise ConfigurationError("give either options, or measures, k, alpha, device, align, calibration and strict")
+    options = options or single
+    synthetic = images if isinstance(images, Cohort) else Cohort.of(images, masks=masks, strict=options.strict)
+    unseen = None
+    if validation is not None:
+        unseen = Cohort.of(validation, masks=validation_masks, patients=patients, strict=options.strict)
+    index = index_from(
+        training,
+        masks=training_masks,
+        patients=patients,
+        options=index_options or IndexOptions(measures=options.measures, strict=options.strict),
+        folder=index_folder,
+        progress=progress,
+    )
+    detector = Detector(index, validation=unseen, options=options, progress=progress)
+    noted = Path(masks) if isinstance(masks, (str, os.PathLike)) else None
+    result = detector.detect(synthetic, masks=noted, progress=progress)
+    return replace(result, inputs=RunInputs(index, synthetic, unseen))
 
 
 def _alignments(found: Distances, index: TrainingIndex) -> Iterator[AlignedPair]:
@@ -202,7 +281,7 @@ def resolve_device(device: str) -> str:
     if not device.startswith("cuda"):
         raise ConfigurationError(f"unknown device '{device}'; known: auto, cpu, cuda")
     if not available:
-        raise ConfigurationError(f"--device {device}: torch sees no CUDA device here; use --device cpu")
+        raise ConfigurationError(f"device {device}: torch sees no CUDA device here; use cpu")
     return device
 
 

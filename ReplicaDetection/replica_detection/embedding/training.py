@@ -123,6 +123,16 @@ def train_encoder(
     Raises:
         InputError: too few images or patients, or `output` holds a damaged training or another process writes to it.
         ConfigurationError: no GPU where `cuda` is asked for, or `output` holds a training with other options or files.
+
+    Example:
+        ```python
+        import numpy as np
+        import replica_detection as rd
+
+        scans = rd.Cohort.from_arrays(np.random.default_rng(0).random((6, 16, 16, 16)), spacing=1)
+        trained = rd.train_encoder(scans, "encoder", options=rd.EncoderOptions(epochs=1, max_size=16, device="cpu"))
+        assert len(trained.history) == 1
+        ```
     """
     import torch
 

@@ -56,6 +56,16 @@ def build_index(
     Raises:
         InputError: no image can be used, `output` is something else, or `strict` and a file has a problem.
         ConfigurationError: options that are not known or do not fit the cohort.
+
+    Example:
+        ```python
+        import numpy as np
+        import replica_detection as rd
+
+        scans = np.random.default_rng(0).random((12, 16, 16, 16))
+        index = rd.build_index(rd.Cohort.from_arrays(scans, spacing=1), "training.rdindex", measures=["mae", "ssim"])
+        assert len(index) == 12
+        ```
     """
     options = IndexOptions(profile, measures, segmenter, embedding, slice_embedding, strict)
     return _build(Cohort.of(training, masks=masks, patients=patients, strict=strict), Path(output), options, progress)
@@ -111,6 +121,19 @@ def append_cases(
 
     Raises:
         InputError: a case id is taken by another image, or another process writes into the index.
+
+    Example:
+        ```python
+        import numpy as np
+        import replica_detection as rd
+
+        scans = np.random.default_rng(0).random((14, 16, 16, 16))
+        first = rd.Cohort.from_arrays({f"scan_{n}": scans[n] for n in range(12)}, spacing=1)
+        later = rd.Cohort.from_arrays({f"scan_{n}": scans[n] for n in (12, 13)}, spacing=1)
+        index = rd.build_index(first, "training.rdindex", measures=["mae"])
+        index = rd.append_cases(index, later)
+        assert len(index) == 14
+        ```
     """
     cohort = Cohort.of(training, masks=masks, patients=patients, strict=strict)
     known = {e.id: e for e in index.entries}

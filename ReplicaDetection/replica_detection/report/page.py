@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from replica_detection.progress import Progress, silent
 from replica_detection.report import tables
 from replica_detection.results import wording
 from replica_detection.results.pair import Pair
@@ -25,6 +27,8 @@ from replica_detection.version import __version__
 if TYPE_CHECKING:
     from replica_detection.report.pictures import Picture
     from replica_detection.report.surfaces import SurfacePicture
+
+PairSource = Callable[..., Pair | None]
 
 _HERE = Path(__file__).parent
 # All pictures of slices as they lie, as many again aligned, and all of surfaces; base64 adds a third.
@@ -68,24 +72,52 @@ class Skipped:
 
 
 def write_report(
-    result: DetectionResult,
-    folder: Path,
-    pair: Callable[..., Pair | None],
+    result: DetectionResult | str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    pair: PairSource | None = None,
     *,
     max_pairs: int = MAX_PAIRS,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = silent,
 ) -> Path:
     """Writes `folder/index.html` (the folder is made if missing) and returns its path.
 
+    The page holds all that it shows and opens from disk with no network. `result.write_report(folder)` is the same.
+
     Args:
-        result: a finished run; needs no file on disk.
+        result: a finished run, or the folder that it was written into.
         folder: where the page goes; an older page is replaced at once, when the new one is whole.
         pair: gives the two images of (synthetic id, training id), and as third argument, where there is one, the
             alignment by which the training image is to be moved; None where there is no picture, which the page says.
+            Without it the pictures are of the index and the images that the result was made from; where these are no
+            longer there, the page has no pictures and says so.
         max_pairs: so many flagged cases get a section with pictures, highest score first; the page says how many are
             left out.
-        progress: called with (sections done, sections in all).
+        progress: called with ("drawing", sections done, sections in all).
+
+    Raises:
+        InputError: `result` is a folder without a whole result.
+
+    Example:
+        ```python
+        import numpy as np
+        import replica_detection as rd
+
+        rng = np.random.default_rng(0)
+        training, unseen = rng.random((12, 16, 16, 16)), rng.random((10, 16, 16, 16))
+        images = np.concatenate([training[:1], rng.random((3, 16, 16, 16))])
+        training, unseen, images = (rd.Cohort.from_arrays(a, spacing=1) for a in (training, unseen, images))
+        index = rd.build_index(training, "training.rdindex", measures=["mae", "ssim"])
+        result = rd.detect(images, index, validation=unseen)
+        page = rd.write_report(result, "report")
+        assert page.name == "index.html"
+        ```
     """
+    if not isinstance(result, DetectionResult):
+        result = DetectionResult.read(result)
+    if pair is None:
+        from replica_detection.report.pair_loader import loader_of_result
+
+        pair = loader_of_result(result) or no_pictures
     sections = _sections(result, pictured(result, max_pairs), pair, progress)
     html = _render(result, sections, sum(c.verdict in FLAGGED for c in result.summary))
     folder = Path(folder)
@@ -96,6 +128,10 @@ def write_report(
     return path
 
 
+def no_pictures(*_: object) -> None:
+    """A pair source without pictures."""
+
+
 def pictured(result: DetectionResult, max_pairs: int = MAX_PAIRS) -> list[CaseSummary]:
     """The cases of which a page shows pictures, beside their nearest training case."""
     return [c for c in result.worklist() if c.verdict in FLAGGED][: max(0, max_pairs)]
@@ -104,8 +140,8 @@ def pictured(result: DetectionResult, max_pairs: int = MAX_PAIRS) -> list[CaseSu
 def _sections(
     result: DetectionResult,
     cases: list[CaseSummary],
-    pair: Callable[..., Pair | None],
-    progress: Callable[[int, int], None] | None,
+    pair: PairSource,
+    progress: Progress,
 ) -> list[Section]:
     from replica_detection.report import pictures, surfaces
 
@@ -134,8 +170,7 @@ def _sections(
                 tables.detail_rows(result, case.synthetic_id),
             )
         )
-        if progress:
-            progress(i + 1, len(cases))
+        progress("drawing", i + 1, len(cases))
     return sections
 
 

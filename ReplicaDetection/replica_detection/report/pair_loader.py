@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
+from replica_detection.detection.run_inputs import index_of, synthetic_of
 from replica_detection.errors import ReplicaDetectionError
 from replica_detection.index.training_index import TrainingIndex
 from replica_detection.io.cohort import Case, Cohort, Problem
@@ -13,7 +12,8 @@ from replica_detection.measures.segmentation import has_mask
 from replica_detection.preparation.loading import load_prepared
 from replica_detection.preparation.prepare import PreparedImage
 from replica_detection.registration.alignment import Alignment
-from replica_detection.report import Pair
+from replica_detection.results.pair import Pair
+from replica_detection.results.result import DetectionResult
 
 
 class PairLoader:
@@ -76,10 +76,9 @@ class PairLoader:
         return None if isinstance(prepared, Problem) else prepared
 
 
-def loader_of_result(index: str, synthetic: str, masks: str | None) -> PairLoader | None:
-    """The loader for a result on disk, from what its `detection.json` names; None where either has moved."""
+def loader_of_result(result: DetectionResult) -> PairLoader | None:
+    """The loader of a result's pairs; None where its index or its synthetic images are no longer where they were."""
     try:
-        folder = None if masks is None else Path(masks)
-        return PairLoader(TrainingIndex.open(Path(index)), Cohort.read(Path(synthetic), masks=folder))
+        return PairLoader(index_of(result), synthetic_of(result))
     except ReplicaDetectionError:
         return None

@@ -6,20 +6,25 @@ import csv
 import dataclasses
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from replica_detection.errors import InputError
+from replica_detection.errors import ConfigurationError, InputError
+from replica_detection.progress import Progress, silent
 from replica_detection.registration.alignment import Alignment
 from replica_detection.results.schema import from_json, to_json
 from replica_detection.util.csv_tables import original, write_rows
 from replica_detection.util.files import atomic_write
+
+if TYPE_CHECKING:
+    import pandas
 
 SCHEMA_VERSION = 1
 VERDICTS = ("replica", "suspicious", "novel", "undefined")
@@ -164,15 +169,39 @@ class AlignedPair:
     alignment: Alignment
 
 
+class ReportWriter(Protocol):
+    """`report.write_report`, as `DetectionResult.write_report` calls it."""
+
+    def __call__(self, result: DetectionResult, folder: Path, /, *, max_pairs: int, progress: Progress) -> Path: ...
+
+
+_report_writers: list[ReportWriter] = []
+
+
+def register_report_writer(writer: ReportWriter) -> None:
+    """Makes `DetectionResult.write_report` call `writer`. The report room stands above this one and calls it."""
+    _report_writers[:] = [writer]
+
+
 @dataclass(frozen=True)
 class DetectionResult:
-    """A finished run. `write` and `read` are inverse to each other."""
+    """A finished run. `write` and `read` are inverse to each other.
+
+    Attributes:
+        summary: one row for each synthetic case, in the order of the images.
+        matches: one row for each synthetic case and measure.
+        neighbors: the k nearest training cases of each synthetic case.
+        run: what was compared with what, and how.
+        alignments: how candidates were moved onto synthetic cases.
+        inputs: the index and the cohorts, as long as the result has not left memory; None for one that was read.
+    """
 
     summary: tuple[CaseSummary, ...]
     matches: tuple[Match, ...]
     neighbors: Neighbors
     run: RunInfo
     alignments: tuple[AlignedPair, ...] = ()
+    inputs: object = field(default=None, compare=False, repr=False)
 
     def worklist(self) -> list[CaseSummary]:
         """Cases by falling score, undefined ones last; ties go by id."""
@@ -205,7 +234,43 @@ class DetectionResult:
     def count(self, verdict: str) -> int:
         return sum(c.verdict == verdict for c in self.summary)
 
-    def write(self, folder: Path) -> None:
+    def to_dataframe(self, table: str = "summary") -> pandas.DataFrame:
+        """One of the tables as a pandas DataFrame, with the columns of its CSV file.
+
+        Args:
+            table: `summary`, a row for each synthetic case, or `matches`, a row for each synthetic case and measure.
+
+        Raises:
+            ConfigurationError: another table, or pandas is not installed.
+        """
+        tables: dict[str, tuple[type, Iterable[Any]]] = {
+            "summary": (CaseSummary, self.summary),
+            "matches": (Match, self.matches),
+        }
+        if table not in tables:
+            raise ConfigurationError(f"unknown table '{table}'; known: {', '.join(tables)}")
+        try:
+            import pandas
+        except ImportError as error:
+            raise ConfigurationError("a data frame needs pandas, which is not installed: pip install pandas") from error
+        kind, rows = tables[table]
+        names = [f.name for f in dataclasses.fields(kind)]
+        return pandas.DataFrame([{name: getattr(row, name) for name in names} for row in rows], columns=names)
+
+    def write_report(self, folder: str | os.PathLike[str], *, max_pairs: int = 50, progress: Progress = silent) -> Path:
+        """Writes `folder/index.html`, as `replica_detection.write_report` does, and returns its path.
+
+        The report room draws it. It is loaded with every name of `import replica_detection`; a program that imports
+        single rooms imports `replica_detection.report` too.
+
+        Raises:
+            ConfigurationError: the report room is not loaded.
+        """
+        if not _report_writers:
+            raise ConfigurationError("reports need the module replica_detection.report: import it first")
+        return _report_writers[0](self, Path(folder), max_pairs=max_pairs, progress=progress)
+
+    def write(self, folder: str | os.PathLike[str]) -> None:
         """Writes the tables into `folder` (made if missing); `detection.json` comes last and marks a whole result."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -227,7 +292,7 @@ class DetectionResult:
             json.dump(_plain(dataclasses.asdict(self.run)), f, indent=1, ensure_ascii=False, allow_nan=False)
 
     @classmethod
-    def read(cls, folder: Path) -> DetectionResult:
+    def read(cls, folder: str | os.PathLike[str]) -> DetectionResult:
         """Reads a result folder. Raises InputError where a table is missing, damaged or of another schema version."""
         folder = Path(folder)
         path = folder / "detection.json"

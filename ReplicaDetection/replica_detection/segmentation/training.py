@@ -50,7 +50,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class SegmentationReport:
-    """What a training came to.
+    """Outcome of a training.
 
     `dice` is that of each label at `best_epoch`, over the validation cases in which it is or was found; `best_dice`
     their mean. `resumed_from` is the number of epochs that were done when this call began; `finished_before` says that
@@ -103,6 +103,21 @@ def train_segmentation(
             split off, or `output` holds a damaged training or another process writes to it.
         ConfigurationError: no GPU where `cuda` is asked for, a patient in both cohorts, 2D images, or `output` holds a
             training with other options or files.
+
+    Example:
+        ```python
+        import numpy as np
+        import replica_detection as rd
+
+        rng = np.random.default_rng(0)
+        scans = rng.random((4, 24, 24, 24))
+        masks = np.zeros(scans.shape, np.uint8)
+        masks[:, 6:18, 6:18, 6:18] = 1
+        cohort = rd.Cohort.from_arrays(scans + 2 * masks, spacing=1, masks=masks)
+        options = rd.SegmentationOptions(epochs=1, patch=(16, 16, 16), device="cpu")
+        trained = rd.train_segmentation(cohort, "network", options=options)
+        assert len(trained.history) == 1
+        ```
     """
     import torch
 

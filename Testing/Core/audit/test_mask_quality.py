@@ -10,7 +10,7 @@ from Core.made_runs import planted_folders, planted_run
 from replica_detection.audit.mask_quality import (
     AS_GIVEN,
     DEGRADATIONS,
-    mask_quality,
+    degraded_masks,
     write_mask_quality,
 )
 from replica_detection.errors import ConfigurationError
@@ -24,7 +24,7 @@ def run(tmp_path_factory):
     result = planted_run(folder, masks=True)
     index = TrainingIndex.open(folder / "result" / "index.rdindex")
     synthetic = Cohort.read(folder / "synthetic", masks=folder / "synthetic_masks")
-    return result, index, synthetic, mask_quality(result, index, synthetic)
+    return result, index, synthetic, degraded_masks(result, index, synthetic)
 
 
 def test_degradations_do_what_their_names_say():
@@ -62,7 +62,7 @@ def test_worse_masks_find_less(run):
 def test_readers_replicas_are_the_reference_where_they_are_given(run):
     result, index, synthetic, rows = run
     chosen = {c.synthetic_id: c.synthetic_id < "copy_04" for c in result.summary[:12]}
-    other = mask_quality(result, index, synthetic, chosen)
+    other = degraded_masks(result, index, synthetic, chosen)
     assert [r.median_ratio for r in other] == [r.median_ratio for r in rows]
     threshold = result.run.definitions["dice"].threshold
     ratios = {m.synthetic_id: m.ratio for m in result.matches if m.measure == "dice"}
@@ -73,7 +73,7 @@ def test_a_mask_that_vanishes_has_no_surface_and_no_overlap(run):
     result, index, synthetic, _ = run
     DEGRADATIONS["gone"] = lambda mask, rng: np.zeros_like(mask)
     try:
-        rows = mask_quality(result, index, synthetic)
+        rows = degraded_masks(result, index, synthetic)
     finally:
         del DEGRADATIONS["gone"]
     gone = {r.measure: r for r in rows if r.degradation == "gone"}
@@ -93,4 +93,4 @@ def test_a_run_without_masks_cannot_be_asked(tmp_path):
     result = planted_run(planted_folders(tmp_path))
     index = TrainingIndex.open(tmp_path / "result" / "index.rdindex")
     with pytest.raises(ConfigurationError, match="no measure of masks"):
-        mask_quality(result, index, Cohort.read(tmp_path / "synthetic"))
+        degraded_masks(result, index, Cohort.read(tmp_path / "synthetic"))

@@ -10,7 +10,7 @@ from scipy.spatial.distance import cdist
 from Core.made_runs import COPIES, NEW, planted_folders, planted_run
 from replica_detection import cli
 from replica_detection.audit.distribution_metrics import frechet
-from replica_detection.audit.memorization import set_level
+from replica_detection.audit.memorization import set_figures
 from replica_detection.detection.queries import CohortQueries
 from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.index.build import build_index
@@ -30,7 +30,7 @@ def run(folder):
 
 def figures_of(folder, index, holdout=True, **options):
     unseen = Cohort.read(folder / "validation") if holdout else None
-    found = set_level(index, Cohort.read(folder / "synthetic"), unseen, **options)
+    found = set_figures(index, Cohort.read(folder / "synthetic"), unseen, **options)
     return {(row.basis, row.figure.name, row.figure.variant): row.figure for row in found}
 
 
@@ -105,7 +105,7 @@ def test_what_cannot_be_assessed_is_said(folder, run, tmp_path):
         figures_of(folder, index, measures=["dice"])
     (tmp_path / "bad.nii.gz").write_bytes(b"nothing")
     with pytest.raises(InputError, match="no image that can be used"):
-        set_level(index, Cohort.read(tmp_path), None)
+        set_figures(index, Cohort.read(tmp_path), None)
 
 
 def test_2d_images_and_curves_on_the_command_line(tmp_path, monkeypatch, capsys):

@@ -11,7 +11,7 @@ from Core.made_runs import MASKS, VOXELS, planted_folders
 from Core.made_up import volume
 from replica_detection import cli
 from replica_detection.audit.planted_copies import changes, intensity_range, write_copy
-from replica_detection.audit.selftest import UNSEEN, halves, selftest
+from replica_detection.audit.planted_verdicts import UNSEEN, halves, judge_planted
 from replica_detection.detection.detector import DetectionOptions
 from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.index.build import build_index
@@ -153,7 +153,7 @@ def run(tmp_path_factory):
     index = build_index(training, folder / "x.rdindex", measures=(*VOXELS, *MASKS))
     validation = Cohort.read(folder / "validation", masks=folder / "validation_masks")
     (folder / "planted").mkdir()
-    return folder, index, validation, selftest(index, validation, folder / "planted", copies=6)
+    return folder, index, validation, judge_planted(index, validation, folder / "planted", copies=6)
 
 
 def test_the_table_counts_what_the_run_says(run):
@@ -193,8 +193,8 @@ def test_another_seed_plants_other_copies_and_the_same_seed_the_same(run, tmp_pa
     for name in ("again", "other"):
         (tmp_path / name).mkdir()
     options = DetectionOptions(measures=("mae",))
-    again = selftest(index, validation, tmp_path / "again", options=options, copies=6)
-    other = selftest(index, validation, tmp_path / "other", options=options, copies=6, seed=1)
+    again = judge_planted(index, validation, tmp_path / "again", options=options, copies=6)
+    other = judge_planted(index, validation, tmp_path / "other", options=options, copies=6, seed=1)
     assert again.truth == found.truth != other.truth
     held_out = [{i for i, (kind, _) in t.truth.items() if kind == UNSEEN} for t in (found, other)]
     assert held_out[0] != held_out[1] and len(held_out[0]) == len(held_out[1])
@@ -211,7 +211,7 @@ def test_a_training_image_that_is_gone_is_named(tmp_path):
     (folder / "training").rename(folder / "elsewhere")
     (tmp_path / "planted").mkdir()
     with pytest.raises(InputError, match="training"):
-        selftest(index, Cohort.read(folder / "validation"), tmp_path / "planted")
+        judge_planted(index, Cohort.read(folder / "validation"), tmp_path / "planted")
 
 
 def test_selftest_of_2d_pictures_on_the_command_line(tmp_path, monkeypatch, capsys):

@@ -218,10 +218,10 @@ def test_duplicates_inside_a_cohort(tmp_path):
     noisy = volume(9) + np.random.default_rng(0).normal(0, 20, volume(9).shape).astype("f4")
     write(tmp_path / "scans" / "rescan.nii.gz", noisy)
     index = build_index(Cohort.read(tmp_path / "scans"), tmp_path / "x.rdindex")
-    pairs, _, _ = find_duplicates(index)
+    pairs = find_duplicates(index).pairs
     named = {(p.first_id, p.second_id): p.verdict for p in pairs if p.verdict != "suspicious"}
     assert named == {("again", "case_004"): "identical", ("case_009", "rescan"): "near-duplicate"}
     (tmp_path / "patients.csv").write_text("id,patient\nagain,p\ncase_004,p\ncase_009,q\nrescan,q\n")
     grouped = Cohort.read(tmp_path / "scans", patients=tmp_path / "patients.csv")
-    pairs, _, _ = find_duplicates(build_index(grouped, tmp_path / "y.rdindex"))
+    pairs = find_duplicates(build_index(grouped, tmp_path / "y.rdindex")).pairs
     assert not [p for p in pairs if p.verdict != "suspicious"]

@@ -1,0 +1,127 @@
+"""The inputs of a run: a training index from whatever the caller gives, and those of a finished run opened again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from replica_detection.errors import ConfigurationError, InputError
+from replica_detection.index.build import open_or_build
+from replica_detection.index.entries import HEADER_FILE
+from replica_detection.index.options import IndexOptions
+from replica_detection.index.training_index import TrainingIndex
+from replica_detection.io.cohort import Cohort
+from replica_detection.progress import Progress, silent
+from replica_detection.results.result import DetectionResult
+
+INDEX_SUFFIX = ".rdindex"
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """The index and the cohorts that a result was made from; a result in memory holds them."""
+
+    index: TrainingIndex
+    synthetic: Cohort
+    validation: Cohort | None
+
+
+def index_from(
+    training: Any,
+    *,
+    masks: Any = None,
+    patients: Any = None,
+    options: IndexOptions | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    progress: Progress = silent,
+) -> TrainingIndex:
+    """Opens or builds the index of a training cohort.
+
+    Args:
+        training: a TrainingIndex, the path of an index folder, or training images as `Cohort.of` takes them.
+        masks: of the training images, as `Cohort.of` takes them.
+        patients: of the training images, as `Cohort.of` takes them.
+        options: of an index that is built; None: the defaults.
+        folder: where the index of training images is kept for later runs; an index that still fits is used again.
+            None: a temporary folder, which goes with the index.
+
+    Raises:
+        ConfigurationError: masks or options for an index that is there already.
+        InputError: no training image can be used. IndexFormatError: the index cannot be opened.
+    """
+    if isinstance(training, TrainingIndex) or _is_index(training):
+        options = options or IndexOptions()
+        if options.segmenter is not None or masks is not None:
+            raise ConfigurationError("segmenter and training_masks are for training images; an index has its own masks")
+        if options.embedding is not None or options.slice_embedding is not None:
+            raise ConfigurationError("embedding and slice_embedding are for training images; an index has its own")
+        return training if isinstance(training, TrainingIndex) else TrainingIndex.open(Path(training))
+    options = options or IndexOptions()
+    cohort = Cohort.of(training, masks=masks, patients=patients, strict=options.strict)
+    if folder is not None:
+        return open_or_build(cohort, folder, options, progress=progress)
+    temporary = tempfile.mkdtemp(prefix="replica-detection-")
+    try:
+        index = open_or_build(cohort, Path(temporary) / f"index{INDEX_SUFFIX}", options, progress=progress)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    weakref.finalize(index, shutil.rmtree, temporary, ignore_errors=True)
+    return index
+
+
+def _is_index(training: Any) -> bool:
+    """True for the path of an index, or one that is named as an index."""
+    if not isinstance(training, (str, os.PathLike)):
+        return False
+    path = Path(training)
+    return path.suffix == INDEX_SUFFIX or ((path / HEADER_FILE).is_file() and (path / "features.zarr").exists())
+
+
+def index_of(result: DetectionResult) -> TrainingIndex:
+    """The index that a run used. Raises IndexFormatError where it is no longer where it was."""
+    held = result.inputs
+    return held.index if isinstance(held, RunInputs) else TrainingIndex.open(Path(result.run.index))
+
+
+def synthetic_of(result: DetectionResult, source: Any = None) -> Cohort:
+    """The synthetic cohort of a run, with the masks that the run read.
+
+    Args:
+        source: the images, where they are no longer where they were; as `Cohort.of` takes them.
+
+    Raises:
+        InputError: the images are no longer where they were.
+    """
+    held = result.inputs
+    if source is None and isinstance(held, RunInputs):
+        return held.synthetic
+    masks = result.run.options.get("masks")
+    return Cohort.of(Path(result.run.synthetic.source) if source is None else source, masks=masks)
+
+
+def validation_of(result: DetectionResult, *, masks: Any = None, patients: Any = None) -> Cohort | None:
+    """The unseen real images of a run; None where it had none.
+
+    Raises:
+        InputError: the images are no longer where they were.
+    """
+    held = result.inputs
+    if masks is None and patients is None and isinstance(held, RunInputs):
+        return held.validation
+    known = result.run.validation
+    return None if known is None else Cohort.of(Path(known.source), masks=masks, patients=patients)
+
+
+def as_result(result: DetectionResult | str | os.PathLike[str]) -> DetectionResult:
+    """The result itself, or the one that the folder holds. Raises InputError for a folder without a whole result."""
+    if isinstance(result, DetectionResult):
+        return result
+    if not isinstance(result, (str, os.PathLike)):
+        raise InputError(repr(result)[:80], "is no result", "Give a DetectionResult or the folder of one")
+    return DetectionResult.read(Path(result))
