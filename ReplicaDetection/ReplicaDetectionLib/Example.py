@@ -94,7 +94,7 @@ def _dice(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _judged(folder: Path, prepared: dict[str, list]) -> DetectionResult:
-    from replica_detection.detection.comparison import Distances
+    from replica_detection.detection.distances import Distances
     from replica_detection.detection.verdicts import assign_verdicts
     from replica_detection.measures import MEASURES as CLASSES
 

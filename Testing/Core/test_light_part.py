@@ -30,7 +30,7 @@ LIGHT = (
     "registration.alignment",
     "segmentation",
     "measures",
-    "detection.comparison",
+    "detection.distances",
     "detection.verdicts",
 )
 # The library of MRML, and the bench that stands for the rest of the application.

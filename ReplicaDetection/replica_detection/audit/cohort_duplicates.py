@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from replica_detection.detection.comparison import Distances, compare
+from replica_detection.detection.comparison import compare
 from replica_detection.detection.detector import DetectionOptions, collected, resolve_device
+from replica_detection.detection.distances import Distances
 from replica_detection.detection.null_distances import cross_fitted_distances
 from replica_detection.detection.queries import CohortQueries, IndexQueries
 from replica_detection.detection.run_inputs import index_from

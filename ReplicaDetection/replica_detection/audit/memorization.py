@@ -24,7 +24,7 @@ from replica_detection.audit.memorization_metrics import (
     memorized,
 )
 from replica_detection.detection.comparison import compare
-from replica_detection.detection.null_distances import cross_fitted_distances, validation_distances
+from replica_detection.detection.null_distances import cross_fitted_distances, holdout_distances
 from replica_detection.detection.queries import CohortQueries, IndexQueries, Queries, QueryBlock
 from replica_detection.errors import ConfigurationError
 from replica_detection.index.training_index import TrainingIndex
@@ -86,7 +86,7 @@ def set_figures(
     if holdout is None:
         null = cross_fitted_distances(index, chosen, size=len(index), progress=progress)
     else:
-        null = validation_distances(holdout, index, chosen, progress=progress)
+        null = holdout_distances(holdout, index, chosen, progress=progress)
     figures: list[SetFigure] = []
     for m in chosen:
         of_measure = _Distances(m, found.by_measure[m.name], null.by_measure[m.name], holdout is not None)

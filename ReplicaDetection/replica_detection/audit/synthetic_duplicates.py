@@ -135,9 +135,9 @@ def _near(
     leaked = near_duplicates(null_values, levels)
     null_values = null_values[~leaked]
     combination = Combination.fit(null_values, levels)
-    null_evidence = combined(combination.null_levels(null_values))
+    null_evidence = combined(combination.null_by_group(null_values))
     with_tail = tail_needed(len(null_values), len(values), alpha)
-    p = Null.fit(null_evidence, with_tail=with_tail).p_values(combined(combination.levels_of(values)))
+    p = Null.fit(null_evidence, with_tail=with_tail).p_values(combined(combination.by_group(values)))
     chances = max(1.0, (size - 1) / max(len(index) - 1, 1))
     unusual = benjamini_hochberg(1 - (1 - p) ** chances) <= alpha
     real_distances = [_finite(n.distance[~leaked]) for n in real]

@@ -185,7 +185,7 @@ def _print_thresholds(calibration: Calibration, correlations: Sequence[RankCorre
     )  # fmt: skip
     known = calibration.measures
     for name in calibration.order:
-        found = known[name].found
+        found = known[name].reader_threshold
         held_out = found.cross_validated
         table.add_row(
             name,

@@ -1,4 +1,4 @@
-"""detect(): the whole pipeline, from two cohorts to a DetectionResult."""
+"""The whole pipeline, from two cohorts to a DetectionResult."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from replica_detection.detection.comparison import Distances, compare
-from replica_detection.detection.null_distances import cross_fitted_distances, validation_distances
+from replica_detection.detection.comparison import compare
+from replica_detection.detection.distances import Distances
+from replica_detection.detection.null_distances import cross_fitted_distances, holdout_distances
 from replica_detection.detection.queries import CohortQueries
 from replica_detection.detection.run_inputs import RunInputs, index_from
 from replica_detection.detection.verdicts import assign_verdicts
@@ -27,7 +28,7 @@ from replica_detection.preparation.loading import nothing_usable
 from replica_detection.progress import Progress, silent
 from replica_detection.readers.calibration import Calibration, applied
 from replica_detection.registration.transforms import alignment_of
-from replica_detection.results.result import AlignedPair, CohortInfo, DetectionResult, RunInfo
+from replica_detection.results.result import AlignedPair, CohortInfo, DetectionResult, RunInfo, Verdicts
 from replica_detection.util.versions import package_versions
 
 
@@ -36,14 +37,14 @@ class DetectionOptions:
     """Options of a detection.
 
     Args:
-        measures: names; None: all that the index serves, without `align` only those that compare images as they lie.
+        measures: names; None: all that the index serves, without `align` only those that compare images in place.
         k: neighbourhood of the distance ratio, in cases.
         alpha: error rate of the verdicts, between 0 and 1.
         device: `auto`, `cpu` or `cuda`.
-        null_size: training cases used at most for a cross-fitted null.
+        null_size: largest number of training cases for a cross-fitted null.
         strict: raise the InputError of the first image that cannot be used, instead of listing it.
         align: also find copies that were mirrored, rotated, shifted or scaled.
-        calibration: readers' thresholds, which then make the verdicts instead of the null.
+        calibration: readers' thresholds, which then decide the verdicts instead of the null.
 
     Raises:
         ConfigurationError: a value out of its range.
@@ -70,12 +71,12 @@ class DetectionOptions:
 
 
 class Detector:
-    """A training index with its null, which then compares one cohort after another, or one image at a time.
+    """A training index with its null, for the comparison of one cohort after another, or of single images.
 
     Args:
         index: the training cohort.
-        validation: real cases that the generator never saw; without them the null comes from the training cohort
-            itself, each case compared with the cases of other patients.
+        validation: the holdout: real scans that the generator never saw. Without it the null comes from the training
+            cohort, each case compared with the cases of other patients.
         progress: called with (stage, done, total).
 
     Raises:
@@ -98,42 +99,53 @@ class Detector:
             self.null = (
                 cross_fitted_distances(index, self.measures, size=self.options.null_size, progress=progress)
                 if validation is None
-                else validation_distances(
-                    validation, index, self.measures, strict=self.options.strict, progress=progress
-                )
+                else holdout_distances(validation, index, self.measures, strict=self.options.strict, progress=progress)
             )
 
     def detect(self, synthetic: Cohort, *, masks: Path | None = None, progress: Progress = silent) -> DetectionResult:
-        """Compares every case of a cohort with every training case and says which are replicas.
+        """Compares every case of a cohort with every training case and assigns verdicts.
 
         Args:
             synthetic: the synthetic images.
-            masks: where the cohort's masks were read from; only noted in the result, for its pictures.
+            masks: the folder of the cohort's masks; only noted in the result, for its pictures.
             progress: called with (stage, done, total).
 
         Raises:
-            InputError: no image can be read, or the first that cannot with `strict`.
+            InputError: no image can be read; with `strict`, any image cannot be read.
         """
         index, options, null = self.index, self.options, self.null
         clock = _Clock(dict(self._clock.seconds))
         with clock.stage("compare"):
             queries = CohortQueries(synthetic, index, strict=options.strict)
-            found = compare(queries, index, self.measures, progress=progress)
-        if found.placements:
-            clock.seconds["align"] = round(found.seconds_aligning, 3)  # a part of "compare"
-        if not found.ids:
-            raise nothing_usable(synthetic.source, (*synthetic.problems, *found.problems))
+            distances = compare(queries, index, self.measures, progress=progress)
+        if distances.placements:
+            clock.seconds["align"] = round(distances.seconds_aligning, 3)  # a part of "compare"
+        if not distances.ids:
+            raise nothing_usable(synthetic.source, (*synthetic.problems, *distances.problems))
         with clock.stage("statistics"):
-            verdicts = assign_verdicts(found, null, self.measures, index, k=options.k, alpha=options.alpha)
+            verdicts = assign_verdicts(distances, null, self.measures, index, k=options.k, alpha=options.alpha)
             if options.calibration is not None:
                 verdicts = applied(verdicts, options.calibration, min(options.k, len(index)))
-        run = RunInfo(
+        run = self._run_info(synthetic, distances, verdicts, masks, clock.seconds)
+        alignments = tuple(_alignments(distances, index))
+        return DetectionResult(verdicts.summary, verdicts.matches, verdicts.neighbors, run, alignments)
+
+    def _run_info(
+        self,
+        synthetic: Cohort,
+        distances: Distances,
+        verdicts: Verdicts,
+        masks: Path | None,
+        timings: dict[str, float],
+    ) -> RunInfo:
+        index, options, null = self.index, self.options, self.null
+        return RunInfo(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             alpha=options.alpha,
             k=min(options.k, len(index)),
             device=self.device,
             profile={**index.preparation.to_json(), "description": index.preparation.describe()},
-            synthetic=_cohort_info(synthetic, found),
+            synthetic=_cohort_info(synthetic, distances),
             training=CohortInfo(index.source, len(index), tuple((p.path, p.message) for p in index.problems)),
             validation=None if self.validation is None else _cohort_info(self.validation, null),
             index=str(index.folder),
@@ -141,16 +153,16 @@ class Detector:
             null=verdicts.null,
             evidence=verdicts.evidence,
             evidence_threshold=verdicts.evidence_threshold,
-            timings=clock.seconds,
+            timings=timings,
             versions=package_versions(),
             warnings=(
                 *verdicts.warnings,
                 *self._saw_training(),
                 *collected(index.warnings, "training image"),
                 *collected(null.warnings if self.validation is not None else (), "validation image"),
-                *collected(found.warnings, "synthetic image"),
+                *collected(distances.warnings, "synthetic image"),
             ),
-            details=self._details(found, verdicts.null.removed),
+            details=self._details(distances, verdicts.null.removed),
             options={
                 "null_size": options.null_size,
                 "strict": options.strict,
@@ -160,8 +172,6 @@ class Detector:
                 "calibration": None if options.calibration is None else options.calibration.describe(),
             },
         )
-        alignments = tuple(_alignments(found, index))
-        return DetectionResult(verdicts.summary, verdicts.matches, verdicts.neighbors, run, alignments)
 
     def _saw_training(self) -> Iterator[str]:
         names = [m.name for m in self.measures if m.saw_training]
@@ -171,13 +181,13 @@ class Detector:
                 "fair null for it; give unseen real images as validation"
             )
 
-    def _details(self, found: Distances, removed: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
-        """What measures have to say beyond distances, by measure and column."""
+    def _details(self, distances: Distances, removed: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
+        """Further columns of the measures (`Measure.describe`), by measure and name."""
         kept = [i for i, id in enumerate(self.null.ids) if id not in set(removed)]
         described = {}
         for m in self.measures:
-            distances = MeasureOutput(found.by_measure[m.name], found.details.get(m.name, {}))
-            described[m.name] = m.describe(distances, self.null.by_measure[m.name][kept], self.index.ids)
+            output = MeasureOutput(distances.by_measure[m.name], distances.details.get(m.name, {}))
+            described[m.name] = m.describe(output, self.null.by_measure[m.name][kept], self.index.ids)
         return {name: columns for name, columns in described.items() if columns}
 
 
@@ -259,9 +269,9 @@ def detect(
     return replace(result, inputs=RunInputs(index, synthetic, unseen))
 
 
-def _alignments(found: Distances, index: TrainingIndex) -> Iterator[AlignedPair]:
-    for measure, placed in found.placements.items():
-        for id, affine, candidates in zip(found.ids, found.affines, placed, strict=True):
+def _alignments(distances: Distances, index: TrainingIndex) -> Iterator[AlignedPair]:
+    for measure, placements in distances.placements.items():
+        for id, affine, candidates in zip(distances.ids, distances.affines, placements, strict=True):
             for p in candidates:
                 entry = index.entries[p.training]
                 training_affine = np.array(entry.affine).reshape(4, 4)
@@ -270,7 +280,7 @@ def _alignments(found: Distances, index: TrainingIndex) -> Iterator[AlignedPair]
 
 
 def resolve_device(device: str) -> str:
-    """`auto` becomes cuda where torch sees a GPU, else cpu. Raises ConfigurationError for cuda without one."""
+    """The device for `auto`: cuda if torch sees a GPU, else cpu. Raises ConfigurationError for cuda without one."""
     if device == "cpu":
         return device
     import torch
@@ -291,7 +301,7 @@ def _cohort_info(cohort: Cohort, distances: Distances) -> CohortInfo:
 
 
 def collected(warnings: Sequence[tuple[str, str]], noun: str) -> Iterator[str]:
-    """One line for each kind of warning, with how many images it concerns."""
+    """One line for each kind of warning, with the number of images that it concerns."""
     kinds: dict[str, list[str]] = {}
     for case, text in warnings:
         kinds.setdefault(text, []).append(case)
@@ -311,5 +321,5 @@ class _Clock:
 
 
 def result_folder_index(output: Path) -> Path:
-    """Where `detect --training` keeps the index that it builds."""
+    """Folder of the index that a run with a training cohort builds in its output folder."""
     return output / "index.rdindex"

@@ -1,4 +1,4 @@
-"""Distances of real cases that the generator never saw (the null), computed once and kept inside the index."""
+"""Distances of the null: real cases that the generator never saw. Computed once and kept inside the index."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from replica_detection.detection.comparison import Distances, compare
+from replica_detection.detection.comparison import compare
+from replica_detection.detection.distances import Distances
 from replica_detection.detection.queries import CohortQueries, IndexQueries
 from replica_detection.embedding.invariants import FOLDS
 from replica_detection.index.training_index import TrainingIndex
@@ -21,99 +22,110 @@ from replica_detection.progress import Progress, silent
 from replica_detection.util.files import atomic_write
 
 
-def validation_distances(
-    validation: Cohort,
+def holdout_distances(
+    holdout: Cohort,
     index: TrainingIndex,
     measures: Sequence[Measure],
     *,
     strict: bool = False,
     progress: Progress = silent,
 ) -> Distances:
-    """Validation cases against the training cohort; a case of a training patient is not compared with that patient."""
+    """Distances of holdout scans to the training cohort.
+
+    A scan of a training patient is not compared with that patient's scans.
+    """
     files = []
-    for case in validation.cases:
+    for case in holdout.cases:
         try:
             files.append([case.id, case.patient, case.checksum()])
         except OSError:  # reported when the case is read
             files.append([case.id, case.patient, "unreadable"])
-    queries = CohortQueries(validation, index, strict=strict)
+    queries = CohortQueries(holdout, index, strict=strict)
 
-    def of(wanted: Sequence[Measure]) -> Distances:
+    def compute(wanted: Sequence[Measure]) -> Distances:
         return compare(queries, index, wanted, stage="null", kind="validation", progress=progress)
 
-    return _cached(["validation", files], of, index, measures)
+    return _cached(["validation", files], compute, index, measures)
 
 
 def cross_fitted_distances(
     index: TrainingIndex, measures: Sequence[Measure], *, size: int = 500, progress: Progress = silent
 ) -> Distances:
-    """Training cases against the training cases of other patients: each patient is its own fold.
+    """Distances of training cases to the training cases of other patients: each patient is its own fold.
 
-    Leaving out one patient keeps the pool almost as large as the one that synthetic cases are compared with, so the
-    nearest distances are comparable. A measure that learnt from the training cohort knows its cases too well (whitened
-    by themselves, fewer cases than features are all equally far apart), so it is fitted again on nine tenths of the
-    patients and asked about the others. At most `size` cases, spread evenly, bound the cost on large cohorts.
+    Leaving out one patient keeps the pool almost as large as for synthetic cases, so the nearest distances are
+    comparable. A measure that is fitted on the training cohort is biased for its own cases (fewer cases than features,
+    whitened by themselves, are all equally far apart). It is refitted on nine tenths of the patients and applied to the
+    rest.
+
+    Args:
+        size: largest number of cases, spread evenly over the index; it bounds the cost on large cohorts.
     """
     count = min(size, len(index))
     positions = np.unique(np.linspace(0, len(index) - 1, count).round().astype(int)).tolist() if count else []
 
-    def of(wanted: Sequence[Measure]) -> Distances:
-        learning = [m for m in wanted if m.is_fitted_on_training]
-        others = [m for m in wanted if m not in learning]
+    def compute(wanted: Sequence[Measure]) -> Distances:
+        fitted = [m for m in wanted if m.is_fitted_on_training]
+        others = [m for m in wanted if m not in fitted]
         queries = IndexQueries(index, positions)
-        found = compare(queries, index, others, stage="null", kind="cross-fitted", progress=progress)
-        learnt = _learnt_again(index, learning, np.array(positions, int), progress) if learning else {}
-        return replace(found, by_measure={**found.by_measure, **learnt})
+        distances = compare(queries, index, others, stage="null", kind="cross-fitted", progress=progress)
+        refitted = _refitted_distances(index, fitted, np.array(positions, int), progress) if fitted else {}
+        return replace(distances, by_measure={**distances.by_measure, **refitted})
 
-    return _cached(["cross-fitted", positions], of, index, measures)
+    return _cached(["cross-fitted", positions], compute, index, measures)
 
 
-def _learnt_again(
+def _refitted_distances(
     index: TrainingIndex, measures: Sequence[Measure], positions: np.ndarray, progress: Progress
 ) -> dict[str, np.ndarray]:
-    """Distances (n, N) of training cases under measures that never saw their patient, nor the others of their fold."""
+    """Distances (n, N) of training cases under measures refitted without the patients of their fold."""
     fold = index.patients % min(FOLDS, len(np.unique(index.patients)))
-    found = {m.name: np.full((len(positions), len(index)), np.inf) for m in measures}
+    distances = {m.name: np.full((len(positions), len(index)), np.inf) for m in measures}
     for number in np.unique(fold[positions]):
         left_out = fold == number
         if left_out.all():
             continue
-        again = [m.refit_without(index, left_out) for m in measures]
+        refitted = [m.refit_without(index, left_out) for m in measures]
         rows = np.flatnonzero(left_out[positions])
         queries = IndexQueries(index, positions[rows].tolist())
-        part = compare(queries, index, again, left_out=left_out, stage="null", progress=progress)
+        part = compare(queries, index, refitted, left_out=left_out, stage="null", progress=progress)
         for m in measures:
-            found[m.name][rows] = part.by_measure[m.name]
-    return found
+            distances[m.name][rows] = part.by_measure[m.name]
+    return distances
 
 
 def _cached(
     key: list[object],
-    compare_with: Callable[[Sequence[Measure]], Distances],
+    compute: Callable[[Sequence[Measure]], Distances],
     index: TrainingIndex,
     measures: Sequence[Measure],
 ) -> Distances:
+    """The stored distances of the measures, and those that `compute` returns for the missing ones.
+
+    Args:
+        key: first the kind of the null, then what it depends on beside index and measures.
+    """
     digest = hashlib.sha256(json.dumps([index.content_id, key]).encode()).hexdigest()[:24]
-    found: dict[str, np.ndarray] = {}
+    stored: dict[str, np.ndarray] = {}
     ids: tuple[str, ...] | None = None
     for m in measures:
-        stored = _read(_path(index, digest, m))
-        if stored is not None:
-            ids, found[m.name] = stored
-    missing = [m for m in measures if m.name not in found]
+        content = _read(_path(index, digest, m))
+        if content is not None:
+            ids, stored[m.name] = content
+    missing = [m for m in measures if m.name not in stored]
     if not missing and ids is not None:
-        return Distances(ids, found, kind=str(key[0]))
-    # All measures again where only some are stored: their rows must belong to the same cases.
-    fresh = compare_with(missing)
+        return Distances(ids, stored, kind=str(key[0]))
+    fresh = compute(missing)
+    # The rows of all measures must belong to the same cases.
     if ids is not None and fresh.ids != ids:
-        fresh, found = compare_with(measures), {}
+        fresh, stored = compute(measures), {}
     if not fresh.problems:
-        # An index that cannot be written to (a shared, read-only one) still serves.
+        # A read-only index can still be used.
         with suppress(OSError):
             for name, distances in fresh.by_measure.items():
                 measure = next(m for m in measures if m.name == name)
                 _write(_path(index, digest, measure), fresh.ids, distances)
-    return replace(fresh, by_measure={**found, **fresh.by_measure}, details={})
+    return replace(fresh, by_measure={**stored, **fresh.by_measure}, details={})
 
 
 def _path(index: TrainingIndex, digest: str, measure: Measure) -> Path:

@@ -21,7 +21,7 @@ from replica_detection.preparation.loading import load_prepared
 
 @dataclass(frozen=True)
 class QueryBlock:
-    """Some query cases with their features and patients (None: nobody's)."""
+    """Some query cases with their features and patients (None: unknown)."""
 
     ids: tuple[str, ...]
     patients: tuple[str | None, ...]
@@ -31,7 +31,7 @@ class QueryBlock:
 
 
 class Queries(Protocol):
-    """Where query blocks come from."""
+    """A source of query blocks."""
 
     def blocks(self, measures: Sequence[Measure]) -> Iterator[QueryBlock | Problem]: ...
 
@@ -40,7 +40,7 @@ class Queries(Protocol):
 
 @dataclass(frozen=True)
 class CohortQueries:
-    """Cases read from files and prepared on the way, as the index prepared its own."""
+    """Cases read from files and prepared like those of the index."""
 
     cohort: Cohort
     index: TrainingIndex

@@ -1,16 +1,14 @@
-"""assign_verdicts(): from the distances of queries and null cases to p values, q values, verdicts and tables."""
+"""From the distances of queries and null cases to p values, q values, verdicts and tables. Imports with numpy alone."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from replica_detection.detection.comparison import Distances
-from replica_detection.index.training_index import TrainingIndex
-from replica_detection.measures import Measure
 from replica_detection.results.result import (
     CaseSummary,
     Match,
@@ -31,69 +29,78 @@ from replica_detection.statistics.null import (
     verdicts,
 )
 
+if TYPE_CHECKING:
+    from replica_detection.detection.distances import Distances
+    from replica_detection.index.training_index import TrainingIndex
+    from replica_detection.measures import Measure
+
 
 def assign_verdicts(
-    found: Distances, null: Distances, measures: Sequence[Measure], index: TrainingIndex, *, k: int, alpha: float
+    queries: Distances, null: Distances, measures: Sequence[Measure], index: TrainingIndex, *, k: int, alpha: float
 ) -> Verdicts:
-    """From distances to p values, q values and verdicts, per measure and overall.
+    """p values, q values and verdicts of each query, per measure and overall.
 
-    Null cases that nearly equal a training case (leaked or duplicated scans) are left out of the null. The overall
-    statistic (`Combination`) is compared with that of the same null cases, so that its error rate holds
-    whatever the dependence between measures.
+    Null cases that are nearly equal to a training case (leaked or duplicated scans) are removed from the null. The
+    overall statistic (`Combination`) is compared with the same statistic of the null cases, so that its error rate
+    holds under any dependence between the measures.
 
     Args:
-        found: the queries; with `found` as `null` too, a cohort is judged by itself.
-        null: real cases that the generator never saw.
+        queries: distances of the cases in question; the same object as `null` compares a cohort with itself.
+        null: distances of real cases that the generator never saw.
+        index: the training cohort; only its ids and patients are read.
         k: neighbourhood of the distance ratio.
         alpha: error rate of the verdicts.
     """
-    near, values = _near(found, measures, index, k)
-    _, null_values = _near(null, measures, index, k)
+    near, values = _nearest_of_all(queries, measures, index, k)
+    _, null_values = _nearest_of_all(null, measures, index, k)
     groups = tuple(m.group for m in measures)
     # By level: an aligned measure alone must not take a case out of the null.
     leaked = near_duplicates(null_values, tuple(m.level for m in measures))
     null_values = null_values[~leaked]
     with_tail = tail_needed(len(null_values), len(values), alpha)
-    single = _judge_measures(values, null_values, with_tail, alpha)
-    overall = _judge_overall(values, null_values, groups, with_tail, alpha)
+    single = _by_measure(values, null_values, with_tail, alpha)
+    overall = _overall(values, null_values, groups, with_tail, alpha)
     matches = [
-        [_match(found.ids[i], m, near[m.name], i, index.ids, single, j) for j, m in enumerate(measures)]
-        for i in range(len(found.ids))
+        [_match(id, m, near[m.name], i, index.ids, single, j) for j, m in enumerate(measures)]
+        for i, id in enumerate(queries.ids)
     ]
+    null_ids = np.array(null.ids, dtype=object)
     return Verdicts(
-        tuple(_summary(i, matches[i], groups, near, overall, index.ids, alpha) for i in range(len(found.ids))),
-        tuple(match for row in matches for match in row),
-        _neighbors(found.ids, index.ids, near),
-        tuple(
+        summary=tuple(_summary(i, row, groups, near, overall, index.ids, alpha) for i, row in enumerate(matches)),
+        matches=tuple(match for row in matches for match in row),
+        neighbors=_neighbors(queries.ids, index.ids, near),
+        measures=tuple(
             MeasureInfo(m.name, m.level, m.sense, m.definition, _ratio_threshold(n, alpha))
             for m, n in zip(measures, single.nulls, strict=True)
         ),
-        NullInfo(
-            null.kind,
-            len(null_values),
-            tuple(np.array(null.ids, dtype=object)[~leaked].tolist()),
-            {m.name: tuple(np.exp(-column).tolist()) for m, column in zip(measures, null_values.T, strict=True)},
-            tuple(overall.null_evidence.tolist()),
-            tuple(np.array(null.ids, dtype=object)[leaked].tolist()),
-            overall.null.tail is not None,
+        null=NullInfo(
+            kind=null.kind,
+            size=len(null_values),
+            case_ids=tuple(null_ids[~leaked].tolist()),
+            ratios={m.name: tuple(np.exp(-column).tolist()) for m, column in zip(measures, null_values.T, strict=True)},
+            evidence=tuple(overall.null_evidence.tolist()),
+            removed=tuple(null_ids[leaked].tolist()),
+            tail_fitted=overall.null.tail is not None,
         ),
-        tuple(overall.evidence.tolist()),
-        overall.null.threshold(alpha),
-        tuple(_warnings(found, null, leaked, near, overall.null, alpha)),
+        evidence=tuple(overall.evidence.tolist()),
+        evidence_threshold=overall.null.threshold(alpha),
+        warnings=(
+            *_null_warnings(null, leaked, overall.null, alpha),
+            *_measure_warnings(queries, null, leaked, near),
+        ),
     )
 
 
-def _near(
+def _nearest_of_all(
     distances: Distances, measures: Sequence[Measure], index: TrainingIndex, k: int
 ) -> tuple[dict[str, Nearest], np.ndarray]:
     """Neighbours under each measure, and the evidence (cases, measures)."""
-    groups = index.patients
-    near = {m.name: nearest(distances.by_measure[m.name], k, groups) for m in measures}
+    near = {m.name: nearest(distances.by_measure[m.name], k, index.patients) for m in measures}
     return near, np.stack([evidence(near[m.name].ratio) for m in measures], 1)
 
 
 @dataclass(frozen=True)
-class _Single:
+class _ByMeasure:
     """Each measure by itself: its null, and (cases, measures) p, q and verdict."""
 
     nulls: list[Null]
@@ -102,18 +109,18 @@ class _Single:
     verdict: np.ndarray
 
 
-def _judge_measures(values: np.ndarray, null_values: np.ndarray, with_tail: bool, alpha: float) -> _Single:
+def _by_measure(values: np.ndarray, null_values: np.ndarray, with_tail: bool, alpha: float) -> _ByMeasure:
     nulls = [Null.fit(column, with_tail=with_tail) for column in null_values.T]
     p = np.stack([n.p_values(v) for n, v in zip(nulls, values.T, strict=True)], 1)
     q = np.stack([benjamini_hochberg(column) for column in p.T], 1)
-    return _Single(nulls, p, q, verdicts(p, q, alpha))
+    return _ByMeasure(nulls, p, q, verdicts(p, q, alpha))
 
 
 @dataclass(frozen=True)
-class _Overall:
-    """All measures together: the null, and for each case evidence, verdict, score and p value of each level.
+class _Combined:
+    """All measures together: the null, and for each case evidence, verdict, score and p value of each group.
 
-    `standard` is (cases, measures), the standardized evidence that was combined.
+    `standard` (cases, measures) is the standardized evidence that was combined.
     """
 
     null: Null
@@ -121,25 +128,25 @@ class _Overall:
     evidence: np.ndarray
     verdict: np.ndarray
     score: np.ndarray
-    level_p: dict[str, np.ndarray]
+    group_p: dict[str, np.ndarray]
     standard: np.ndarray
 
 
-def _judge_overall(
-    values: np.ndarray, null_values: np.ndarray, levels: tuple[str, ...], with_tail: bool, alpha: float
-) -> _Overall:
-    combination = Combination.fit(null_values, levels)
-    by_level, null_by_level = combination.levels_of(values), combination.null_levels(null_values)
-    evidence, null_evidence = combined(by_level), combined(null_by_level)
+def _overall(
+    values: np.ndarray, null_values: np.ndarray, groups: tuple[str, ...], with_tail: bool, alpha: float
+) -> _Combined:
+    combination = Combination.fit(null_values, groups)
+    by_group, null_by_group = combination.by_group(values), combination.null_by_group(null_values)
+    evidence, null_evidence = combined(by_group), combined(null_by_group)
     null = Null.fit(null_evidence, with_tail=with_tail)
     p = null.p_values(evidence)
-    return _Overall(
+    return _Combined(
         null,
         null_evidence,
         evidence,
         verdicts(p, benjamini_hochberg(p), alpha),
         null.score(evidence),
-        {name: Null.fit(null_by_level[name], with_tail=with_tail).p_values(v) for name, v in by_level.items()},
+        {name: Null.fit(null_by_group[name], with_tail=with_tail).p_values(v) for name, v in by_group.items()},
         combination.standard(values),
     )
 
@@ -150,7 +157,7 @@ def _match(
     near: Nearest,
     i: int,
     training_ids: tuple[str, ...],
-    single: _Single,
+    single: _ByMeasure,
     j: int,
 ) -> Match:
     distance = float(near.distance[i])
@@ -173,12 +180,12 @@ def _summary(
     matches: Sequence[Match],
     groups: tuple[str, ...],
     near: dict[str, Nearest],
-    overall: _Overall,
+    overall: _Combined,
     training_ids: tuple[str, ...],
     alpha: float,
 ) -> CaseSummary:
     level_of = {group: m.level for group, m in zip(groups, matches, strict=True)}
-    flagged = tuple(dict.fromkeys(level_of[group] for group, p in overall.level_p.items() if p[i] <= alpha))
+    flagged = tuple(dict.fromkeys(level_of[group] for group, p in overall.group_p.items() if p[i] <= alpha))
     choices = [int(near[m.measure].index[i]) for m in matches]
     winner = _overall_nearest(choices, overall.standard[i], groups)
     return CaseSummary(
@@ -220,39 +227,39 @@ def _ratio_threshold(null: Null, alpha: float) -> float:
     return math.exp(-threshold) if math.isfinite(threshold) else math.nan
 
 
-def _warnings(
-    found: Distances,
-    null: Distances,
-    leaked: np.ndarray,
-    near: dict[str, Nearest],
-    overall: Null,
-    alpha: float,
-) -> Iterator[str]:
-    who = "validation" if null.kind == "validation" else "training"
+def _null_warnings(null: Distances, leaked: np.ndarray, overall: Null, alpha: float) -> Iterator[str]:
     size = len(overall.values)
     if size == 0:
-        yield f"only {len(null.ids)} null cases: no p value can be given; add real cases with --validation"
+        yield f"only {len(null.ids)} null cases: no p value can be given; give more real cases as validation"
     elif size + 1 < 1 / alpha:
         yield (
             f"the null has {size} cases: without a fitted tail no p value below {1 / (size + 1):.3f} is possible; "
-            "verdicts rest on the fit; add real cases with --validation"
+            "verdicts rest on the fit; give more real cases as validation"
         )
     if leaked.any():
-        names = [i for i, bad in zip(null.ids, leaked, strict=True) if bad]
+        origin = "validation" if null.kind == "validation" else "training"
+        names = [i for i, near_duplicate in zip(null.ids, leaked, strict=True) if near_duplicate]
         shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
         yield (
-            f"{len(names)} {who} cases nearly equal a training case and were left out of the null ({shown}); "
+            f"{len(names)} {origin} cases nearly equal a training case and were left out of the null ({shown}); "
             "look at them with `replica-detection duplicates`"
         )
+
+
+def _measure_warnings(
+    queries: Distances, null: Distances, leaked: np.ndarray, near: dict[str, Nearest]
+) -> Iterator[str]:
     for name in near:
-        blind = sum(n < 0 for n in near[name].index)
-        if blind:
-            yield f"{name}: {blind} of {len(found.ids)} images could not be compared (no mask, or an empty one)"
+        not_compared = sum(n < 0 for n in near[name].index)
+        if not_compared:
+            yield (
+                f"{name}: {not_compared} of {len(queries.ids)} images could not be compared (no mask, or an empty one)"
+            )
         rows = null.by_measure[name][~leaked]
         if len(rows) and np.isfinite(rows).any(1).sum() < SMALLEST_NULL <= len(rows):
             yield f"{name}: too few null cases could be compared, so it gives no p value (are their masks missing?)"
     undefined = sorted(
-        {found.ids[i] for n in near.values() for i in np.flatnonzero((n.index >= 0) & np.isnan(n.ratio))}
+        {queries.ids[i] for n in near.values() for i in np.flatnonzero((n.index >= 0) & np.isnan(n.ratio))}
     )
     if undefined:
         yield (

@@ -1,4 +1,4 @@
-"""One class per measure. A new one is a class with `@register` in one of these files."""
+"""The measures, one class each. A new measure is a class with `@register` in one of these files."""
 
 from replica_detection.measures import (
     aligned,

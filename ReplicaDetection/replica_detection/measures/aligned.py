@@ -1,8 +1,8 @@
-"""Measures of pairs that were laid upon each other first: for copies that were mirrored, turned, moved or scaled.
+"""Measures of aligned pairs, for copies that were mirrored, rotated, shifted or scaled.
 
-Each looks for the few training cases that can be laid on the query best and compares these alone; all other pairs are
-left out (+inf). Null cases go through the very same search, so that what laying images upon each other does to new
-ones is part of what "close" means.
+Each measure searches for the few training cases that align best with the query and compares only these; all other pairs
+are left out (+inf). Null cases go through the same search, so the null includes the gain in similarity that alignment
+gives to unrelated images.
 """
 
 from __future__ import annotations
@@ -27,40 +27,42 @@ if TYPE_CHECKING:
     from replica_detection.registration.placement import Placement
     from replica_detection.registration.retrieval import TrainingPyramids
 
-# Rounding leaves the correlation of an exact copy a hair below 1.
+# Rounding leaves the correlation of an exact copy slightly below 1.
 _EXACT = 1e-6
 
 
 class AlignedMeasure(AligningMeasure):
-    """Lays training cases on the query by what `source` shows; a subclass says how the pair is then compared."""
+    """Aligns training cases to the query by the images or masks (`source`); a subclass compares the aligned pair."""
 
     @property
     def pyramid_names(self) -> tuple[str, str, str]:
         return f"{self.source}_coarse", f"{self.source}_middle", f"{self.source}_fine"
 
     @abstractmethod
-    def _shown(self, case: PreparedImage) -> np.ndarray | None:
-        """(grid) what is laid upon each other; None for nothing."""
+    def _content(self, case: PreparedImage) -> np.ndarray | None:
+        """(grid) the image or mask that is aligned; None if the case has none."""
 
     @abstractmethod
     def _compared(self, query: Block, placement: Placement, index: TrainingRows) -> tuple[float, Placement]:
-        """Distance of one candidate, and how it was laid upon the query for that."""
+        """Distance of one candidate, and the placement that it was computed for."""
 
     @cached_property
     def chain(self) -> tuple[Level, ...]:
         return levels(self.preparation.grid, self.preparation.spacing)
 
     def pyramid_of(self, case: PreparedImage) -> list[np.ndarray]:
-        shown = self._shown(case)
-        if shown is None:
+        content = self._content(case)
+        if content is None:
             return [np.zeros(level.shape, np.float32) for level in self.chain]
-        return pyramid(shown, self.chain)
+        return pyramid(content, self.chain)
 
-    def place(self, query: Block, index: TrainingRows, allowed: np.ndarray) -> list[Placement]:
-        return self._cohort(index).place([query[name][0] for name in self.pyramid_names], allowed, CANDIDATES)
+    def candidates(self, query: Block, index: TrainingRows, allowed: np.ndarray) -> list[Placement]:
+        return self._cohort(index).candidates([query[name][0] for name in self.pyramid_names], allowed, CANDIDATES)
 
-    def compare(self, query: Block, placed: Sequence[Placement], index: TrainingRows) -> list[tuple[float, Placement]]:
-        return nearest_first(self._compared(query, p, index) for p in placed)
+    def compare(
+        self, query: Block, candidates: Sequence[Placement], index: TrainingRows
+    ) -> list[tuple[float, Placement]]:
+        return nearest_first(self._compared(query, p, index) for p in candidates)
 
     def _cohort(self, index: TrainingRows) -> TrainingPyramids:
         from replica_detection.registration.retrieval import TrainingPyramids
@@ -86,8 +88,9 @@ class AlignedMeasure(AligningMeasure):
 class AlignedCorrelation(AlignedMeasure):
     """Normalized correlation after alignment (flips, rotation, scale, translation); ranked as 1 minus it.
 
-    The images are normalized locally first (mean and standard deviation around each voxel), which takes out gain, bias
-    field and most of a gamma, and the correlation is taken over the overlap, lowered where that is small.
+    The images are normalized locally first (mean and standard deviation around each voxel), which removes gain, bias
+    field and most of a gamma. The similarity is the merit of `registration.optimization`: the correlation over the
+    overlap, multiplied by a power of the overlap.
     """
 
     name = "ncc_aligned"
@@ -96,15 +99,15 @@ class AlignedCorrelation(AlignedMeasure):
     source = "image"
     needs = ("image_coarse", "image_middle", "image_fine")
     definition = (
-        f"correlation of the locally normalized images over their overlap, the training image mirrored, turned, scaled "
-        f"and moved onto the query, times the overlap to the power 0.25; of the {CANDIDATES} best candidates, "
-        f"search version {VERSION}"
+        f"correlation of the locally normalized images over their overlap, the training image mirrored, rotated, "
+        f"scaled and shifted to match the query, times the overlap to the power 0.25; of the {CANDIDATES} best "
+        f"candidates, search version {VERSION}"
     )
 
     def features(self, case: PreparedImage) -> dict[str, np.ndarray]:
         return dict(zip(self.pyramid_names, self.pyramid_of(case), strict=True))
 
-    def _shown(self, case: PreparedImage) -> np.ndarray:
+    def _content(self, case: PreparedImage) -> np.ndarray:
         return case.image
 
     def _compared(self, query: Block, placement: Placement, index: TrainingRows) -> tuple[float, Placement]:
@@ -115,39 +118,41 @@ class AlignedCorrelation(AlignedMeasure):
 class AlignedLocalCorrelation(AlignedCorrelation):
     """Upper quartile of the local correlation after alignment; ranked as 1 minus it.
 
-    For copies of which a part was lost or painted over: what was copied agrees wherever it is left, while the
-    correlation of the whole is that of both parts. A registration is drawn towards the border of what was lost, so each
-    candidate is compared as it lies (or mirrored), too, and counts where it agrees better.
+    For copies of which a part was lost or painted over: the remaining part still agrees, while the correlation of the
+    whole mixes both parts. The border of the lost part can mislead the registration, so each candidate is also compared
+    without it (in place, or only mirrored), and the better of the two counts.
     """
 
     name = "lncc_aligned"
     definition = (
-        f"upper quartile of the local correlation (Gaussian window, sigma {WINDOW} voxels of at most "
-        f"{LEVEL_VOXELS[-1]:,}) of the locally normalized images over the query's structure, the training image "
-        f"mirrored, turned, scaled and moved onto the query, or only mirrored; of the {CANDIDATES} best candidates, "
-        f"search version {VERSION}"
+        f"upper quartile, over the voxels of the query's structure, of the local correlation of the locally normalized "
+        f"images (Gaussian window, sigma {WINDOW} voxels of at most {LEVEL_VOXELS[-1]:,}), the training image "
+        f"mirrored, rotated, scaled and shifted to match the query, or only mirrored; of the {CANDIDATES} best "
+        f"candidates, search version {VERSION}"
     )
 
     @property
     def group(self) -> str:
         return "voxel aligned in part"
 
-    def compare(self, query: Block, placed: Sequence[Placement], index: TrainingRows) -> list[tuple[float, Placement]]:
-        around = Neighbourhoods(query[self.pyramid_names[-1]][0])
-        return nearest_first(self._compared_in_part(around, p, index) for p in placed)
+    def compare(
+        self, query: Block, candidates: Sequence[Placement], index: TrainingRows
+    ) -> list[tuple[float, Placement]]:
+        neighbourhoods = Neighbourhoods(query[self.pyramid_names[-1]][0])
+        return nearest_first(self._compared_in_part(neighbourhoods, p, index) for p in candidates)
 
     def _compared_in_part(
-        self, around: Neighbourhoods, placement: Placement, index: TrainingRows
+        self, neighbourhoods: Neighbourhoods, placement: Placement, index: TrainingRows
     ) -> tuple[float, Placement]:
         fine = self.pyramid_names[-1]
         training = index.features([placement.training], [fine])[fine][0]
-        unmoved = replace(placement, matrix=np.diag(placement.mirroring), shift=np.zeros(3))
+        in_place = replace(placement, matrix=np.diag(placement.mirroring), shift=np.zeros(3))
         agreement = []
-        for p in (placement, unmoved):
-            local = around.correlation(resample_level(training, p.matrix, p.shift, self.chain[-1]))
+        for p in (placement, in_place):
+            local = neighbourhoods.correlation(resample_level(training, p.matrix, p.shift, self.chain[-1]))
             agreement.append(float(np.quantile(local, 0.75)) if len(local) else -1.0)
         if agreement[1] >= agreement[0]:
-            placement = replace(unmoved, correlation=placement.correlation_before, overlap=1.0)
+            placement = replace(in_place, correlation=placement.correlation_before, overlap=1.0)
         return _exact(1 - max(agreement)), placement
 
 
@@ -155,7 +160,7 @@ class AlignedLocalCorrelation(AlignedCorrelation):
 class ElasticCorrelation(AlignedCorrelation):
     """Normalized correlation after alignment and a small smooth warp; ranked as 1 minus it.
 
-    Only where it is named: it takes about two seconds a case, and warps make new images alike as well.
+    Used only when named: it takes about two seconds a case, and a warp also makes unrelated images more alike.
     """
 
     name = "ncc_elastic"
@@ -194,8 +199,8 @@ class AlignedDice(AlignedMeasure):
     source = "mask"
     needs = ("mask", "mask_coarse", "mask_middle", "mask_fine")
     definition = (
-        f"Dice coefficient of the masks' foreground, the training mask mirrored, turned, scaled and moved onto the "
-        f"query's; of the {CANDIDATES} best candidates, search version {VERSION}"
+        f"Dice coefficient of the masks' foreground, the training mask mirrored, rotated, scaled and shifted to match "
+        f"the query's; of the {CANDIDATES} best candidates, search version {VERSION}"
     )
 
     def features(self, case: PreparedImage) -> dict[str, np.ndarray]:
@@ -205,7 +210,7 @@ class AlignedDice(AlignedMeasure):
             stored = np.ones_like(stored)
         return {"mask": stored, **dict(zip(self.pyramid_names, self.pyramid_of(case), strict=True))}
 
-    def _shown(self, case: PreparedImage) -> np.ndarray | None:
+    def _content(self, case: PreparedImage) -> np.ndarray | None:
         if case.mask is None or not case.mask.any():
             return None
         return (case.mask > 0).astype(np.float32)
@@ -213,22 +218,23 @@ class AlignedDice(AlignedMeasure):
     def _compared(self, query: Block, placement: Placement, index: TrainingRows) -> tuple[float, Placement]:
         from replica_detection.registration.transforms import resample
 
-        there = index.features([placement.training], ["mask"])["mask"]
-        if not has_mask(there)[0] or not has_mask(query["mask"])[0]:
+        mask = index.features([placement.training], ["mask"])["mask"]
+        if not has_mask(mask)[0] or not has_mask(query["mask"])[0]:
             return np.inf, placement
         to_training = np.eye(4)
         to_training[:3, :3], to_training[:3, 3] = placement.matrix, placement.shift
         a = query["mask"][0] > 0
-        b = resample((there[0] > 0).astype(np.float32), to_training, self.preparation) > 0.5
+        b = resample((mask[0] > 0).astype(np.float32), to_training, self.preparation) > 0.5
         return 1 - 2 * float((a & b).sum()) / max(int(a.sum() + b.sum()), 1), placement
 
 
 def nearest_first(compared: Iterable[tuple[float, Placement]]) -> list[tuple[float, Placement]]:
+    """Sorted by distance; equal distances keep their order."""
     return sorted(compared, key=lambda pair: pair[0])
 
 
 def voxel_shape(spacing: Sequence[float]) -> tuple[float, ...]:
-    """(3,) sides of a voxel (2D: a pixel, then 1), of geometric mean 1."""
+    """(3,) sides of a voxel (2D: of a pixel, then 1), scaled to the geometric mean 1."""
     sides = np.array(spacing, float)
     return (*(sides / np.exp(np.log(sides).mean())).tolist(), 1.0)[:3]
 

@@ -1,4 +1,4 @@
-"""What a measure is, and the registry of all of them."""
+"""The interface of a measure, and the registry of all measures."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ DEFAULT = "default"
 
 
 class Measure(ABC):
-    """Compares prepared cases by one number.
+    """One number for each pair of prepared cases.
 
-    A subclass sets `name`, `level` (one of LEVELS) and `sense` (`distance` or `similarity`) and says in `needs` which
-    features it reads. Measures that need the same feature share it in the index.
+    A subclass sets `name`, `level` (one of LEVELS) and `sense` (`distance` or `similarity`), and lists in `needs` the
+    features that it reads. Measures that need the same feature share it in the index.
 
     Args:
-        preparation: how the images were prepared; fixes data range and grid.
+        preparation: of the images; fixes data range and grid.
         device: `cpu` or a torch device such as `cuda`.
-        embedders: what turns images into vectors, for the measures that need one.
+        embedders: of images and of slices, for measures that compare vectors.
     """
 
     name: ClassVar[str]
     level: ClassVar[str]
     sense: ClassVar[str]
     needs: ClassVar[tuple[str, ...]]
-    # "aligned" where pairs are laid upon each other first.
+    # "aligned" if the training case is aligned to the query first.
     stage: ClassVar[str] = "in place"
-    # Whether it is used where the user names no measures.
+    # True if it is used when the user names no measures.
     by_default: ClassVar[bool] = True
 
     def __init__(self, preparation: Preparation, device: str = "cpu", embedders: Embedders | None = None):
@@ -52,7 +52,7 @@ class Measure(ABC):
 
     @property
     def group(self) -> str:
-        """Measures of one group see much the same thing and are averaged before groups are combined."""
+        """Measures of one group depend strongly on each other and are averaged before groups are combined."""
         return self.level if self.stage == "in place" else f"{self.level} {self.stage}"
 
     @property
@@ -62,50 +62,50 @@ class Measure(ABC):
     @property
     @abstractmethod
     def definition(self) -> str:
-        """What the name leaves open, for people: window, data range, units."""
+        """The details that the name leaves open, for people: window, data range, units."""
 
     @abstractmethod
     def features(self, case: PreparedImage) -> dict[str, np.ndarray]:
-        """What the index stores for one case, by feature name (each name in `needs`); shapes equal for all cases."""
+        """The features of one case that the index stores, by name (each in `needs`); shapes equal for all cases."""
 
     @abstractmethod
     def distances(self, queries: Block, training: Block) -> np.ndarray:
         """(Q, N) float64, >= 0, exactly 0 for an exact copy, +inf for a pair that is left out.
 
-        Both arguments are one block of a cohort, never known to be the whole.
+        Both arguments are one block of a cohort, not necessarily all of it.
         """
 
     def value(self, distance: float) -> float:
-        """The number as the field reports it: a similarity s was ranked as the distance 1 - s."""
+        """The number as the literature reports it: a similarity s was ranked as the distance 1 - s."""
         return 1 - distance if self.sense == "similarity" else distance
 
     def problem(self) -> str | None:
-        """Why this measure cannot be used on the prepared grid, or None."""
+        """The reason why this measure cannot be used on the prepared grid, or None."""
         return None
 
     @property
     def saw_training(self) -> bool:
-        """Whether it learnt from the training cohort for good: a null made of training cases then errs."""
+        """True if its embedder was trained on the training cohort, which biases a null made of training cases."""
         return False
 
     @property
     def is_fitted_on_training(self) -> bool:
-        """Whether it learnt something from the training cohort and can be had `without` some cases."""
+        """True if it is fitted on the training cohort and can be refitted without some cases."""
         return False
 
     def refit_without(self, training: TrainingRows, left_out: np.ndarray) -> Measure:
-        """The measure as it were had the training cases in `left_out` ((N,) bool) not been there."""
+        """This measure refitted without the training cases in `left_out` ((N,) bool)."""
         return self
 
     def details(self, queries: Block, training: Block) -> dict[str, np.ndarray]:
         """Further numbers of each pair, (Q, N) by name, for `describe`."""
         return {}
 
-    def describe(self, found: MeasureOutput, null: np.ndarray, ids: Sequence[str]) -> dict[str, list[Any]]:
-        """What else there is to say about each query: columns of Q numbers or texts, None for what is undefined.
+    def describe(self, output: MeasureOutput, null: np.ndarray, ids: Sequence[str]) -> dict[str, list[Any]]:
+        """Further columns about each query: Q numbers or texts each, None where undefined.
 
         Args:
-            found: the queries' distances and details.
+            output: the queries' distances and details.
             null: (n, N) distances of the null cases, near-duplicates left out.
             ids: of the N training cases.
         """
@@ -113,15 +113,15 @@ class Measure(ABC):
 
 
 class FittedMeasure(Measure):
-    """A measure that is fitted on the training cohort before it compares; the index keeps the fit."""
+    """A measure that is fitted on the training cohort first; the index keeps the fit."""
 
     @abstractmethod
     def fit(self, training: TrainingRows, left_out: np.ndarray | None = None) -> Mapping[str, np.ndarray]:
-        """What is learnt from the training cohort, without the cases in `left_out` ((N,) bool)."""
+        """Parameters fitted on the training cohort without the cases in `left_out` ((N,) bool), as named arrays."""
 
     @abstractmethod
     def use(self, fit: Mapping[str, np.ndarray]) -> None:
-        """Takes what `fit` learnt, perhaps in an earlier run."""
+        """Sets the parameters that `fit` returned, in this run or an earlier one."""
 
     @property
     def is_fitted_on_training(self) -> bool:
@@ -134,11 +134,11 @@ class FittedMeasure(Measure):
 
 
 class SearchingMeasure(FittedMeasure):
-    """A measure that looks for its matches in the whole training cohort at once, by an index of its own."""
+    """A measure that searches the whole training cohort at once, with an index of its own."""
 
     @property
     def is_fitted_on_training(self) -> bool:
-        return False  # `search` itself leaves out what it is told to
+        return False  # `search` itself leaves out the pairs that it is given
 
     @abstractmethod
     def search(self, queries: Block, left_out: np.ndarray) -> MeasureOutput:
@@ -173,10 +173,9 @@ class TrainingRows(Protocol):
 
 
 class AligningMeasure(Measure):
-    """Lays the few training cases that fit best on each query and compares these alone.
+    """A measure that aligns the few best training cases to each query and compares only these.
 
-    It looks for them in the whole index, instead of taking it block by block. Measures of one `source` share the
-    search.
+    It searches the whole index instead of reading it block by block. Measures with the same `source` share the search.
     """
 
     stage = "aligned"
@@ -186,12 +185,14 @@ class AligningMeasure(Measure):
         raise NotImplementedError("an aligning measure looks for its pairs itself")
 
     @abstractmethod
-    def place(self, query: Block, index: TrainingRows, allowed: np.ndarray) -> list[Placement]:
-        """The candidates of one query (a block of one case) among the training cases in `allowed` (N,) bool."""
+    def candidates(self, query: Block, index: TrainingRows, allowed: np.ndarray) -> list[Placement]:
+        """The candidates for one query (a block of one case) among the training cases in `allowed` (N,) bool."""
 
     @abstractmethod
-    def compare(self, query: Block, placed: Sequence[Placement], index: TrainingRows) -> list[tuple[float, Placement]]:
-        """Distance of each candidate, and how it was laid upon the query for that, nearest first."""
+    def compare(
+        self, query: Block, candidates: Sequence[Placement], index: TrainingRows
+    ) -> list[tuple[float, Placement]]:
+        """Distance of each candidate with the placement that it was computed for, nearest first."""
 
 
 def needed_features(measures: Iterable[Measure | type[Measure]]) -> list[str]:
@@ -200,7 +201,7 @@ def needed_features(measures: Iterable[Measure | type[Measure]]) -> list[str]:
 
 
 def features_of(case: PreparedImage, measures: Sequence[Measure]) -> dict[str, np.ndarray]:
-    """The features of one case that the measures need, each made once."""
+    """The features of one case that the measures need, each computed once."""
     features: dict[str, np.ndarray] = {}
     for measure in measures:
         if not set(measure.needs) <= set(features):
@@ -213,7 +214,7 @@ MEASURES: dict[str, type[Measure]] = {}
 
 
 def register(measure: type[Measure]) -> type[Measure]:
-    """Class decorator: makes a measure known by its name."""
+    """Class decorator: adds a measure to MEASURES under its name."""
     MEASURES[measure.name] = measure
     return measure
 
@@ -229,9 +230,9 @@ def make_measures(
     """The measures of the given names, or all that can be used on this grid.
 
     Args:
-        names: of measures; `default` among them stands for those that are used where no names are given.
-        masks: whether the cohort has masks; without them the measures that need one cannot be used.
-        embedders: what turns images into vectors; without one the measures that need it cannot be used.
+        names: of measures; `default` among them stands for the measures that are used without names.
+        masks: True if the cohort has masks; without masks the measures that need them cannot be used.
+        embedders: of images and of slices; a measure that needs a missing one cannot be used.
 
     Raises:
         ConfigurationError: an unknown name, or a named measure that cannot be used here.
@@ -249,7 +250,7 @@ def make_measures(
         measure = MEASURES[name](preparation, device, embedders)
         problem = measure.problem()
         if measure.needs_mask and not masks:
-            problem = "the training cohort has no masks; give --masks or --segment"
+            problem = "the training cohort has no masks; give masks or a segmenter"
         if problem:
             raise ConfigurationError(f"measure '{name}' cannot be used: {problem}")
         chosen.append(measure)

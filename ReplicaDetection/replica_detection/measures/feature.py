@@ -1,4 +1,4 @@
-"""Feature level: how the vectors of two images compare. Which vectors, the index's embedding decides."""
+"""Feature level: distances between the vectors of two images. The index's embedder makes the vectors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from replica_detection.preparation.prepare import PreparedImage
 
 
 class EmbeddingMeasure(Measure):
-    """A measure of embedded images. The index stores the embedder's description, of which it makes the vector."""
+    """A measure of embedded images. The index stores the embedder's description; the vector is computed from it."""
 
     level = "feature"
     needs: ClassVar[tuple[str, ...]] = ("embedding",)
@@ -23,7 +23,7 @@ class EmbeddingMeasure(Measure):
     @property
     def embedder(self) -> Embedder:
         if self.embedders.images is None:
-            raise ConfigurationError(f"measure '{self.name}' needs an embedding: give --embedding")
+            raise ConfigurationError(f"measure '{self.name}' needs an embedding of images; give `embedding`")
         return self.embedders.images
 
     @property
@@ -31,11 +31,11 @@ class EmbeddingMeasure(Measure):
         return self.embedder.saw_training
 
     def features(self, case: PreparedImage) -> dict[str, np.ndarray]:
-        """`embedding`: (F,) float32. One image at a time, so that no bit depends on what else is embedded."""
+        """`embedding`: (F,) float32. One image at a time, so that no bit depends on the other images of a batch."""
         return {"embedding": self.embedder.describe(case.image[None], self.preparation.spacing)[0]}
 
     def problem(self) -> str | None:
-        return "no embedding was chosen; give --embedding" if self.embedders.images is None else None
+        return "no embedding was chosen; give `embedding`" if self.embedders.images is None else None
 
     @property
     def is_fitted_on_training(self) -> bool:
@@ -47,9 +47,9 @@ class EmbeddingMeasure(Measure):
 
 
 class VectorMeasure(EmbeddingMeasure):
-    """A subclass says how vectors compare (`of_vectors`)."""
+    """A measure of two vectors; a subclass defines `of_vectors`."""
 
-    # How, for people.
+    # Name of the comparison, for people.
     compares: ClassVar[str]
 
     @property
@@ -59,10 +59,10 @@ class VectorMeasure(EmbeddingMeasure):
     @staticmethod
     @abstractmethod
     def of_vectors(queries: np.ndarray, training: np.ndarray) -> np.ndarray:
-        """(Q, N) distances of (Q, D) to (N, D) float64, right to about 1e-12."""
+        """(Q, N) distances of (Q, D) to (N, D) float64, accurate to about 1e-12."""
 
     def vectors(self, block: Block) -> np.ndarray:
-        """(B, D) float64, what is compared."""
+        """The vectors of a block, (B, D) float64."""
         return np.asarray(self.embedder.project(block["embedding"]), np.float64)
 
     def distances(self, queries: Block, training: Block) -> np.ndarray:
@@ -111,12 +111,12 @@ class EmbeddingPearson(VectorMeasure):
 
 
 def cosine_distances(queries: np.ndarray, training: np.ndarray) -> np.ndarray:
-    """1 - cosine of (Q, D) with (N, D), float64 in [0, 2]; 1 with a vector of zeros, which points nowhere."""
+    """1 - cosine of (Q, D) with (N, D), float64 in [0, 2]; 1 if either vector is 0, which has no direction."""
     return np.clip(1 - unit(queries) @ unit(training).T, 0, 2)
 
 
 def zero_where_equal(distances: np.ndarray, queries: np.ndarray, training: np.ndarray) -> np.ndarray:
-    """(Q, N) distances, exactly 0 where the rows of (Q, F) and (N, F) are the same, whatever rounding made of it."""
+    """The (Q, N) distances, set to exactly 0 where the rows of (Q, F) and (N, F) are equal, against rounding."""
     first: dict[bytes, list[int]] = {}
     for j, row in enumerate(training):
         first.setdefault(row.tobytes(), []).append(j)
@@ -126,7 +126,7 @@ def zero_where_equal(distances: np.ndarray, queries: np.ndarray, training: np.nd
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """(B, D) float64 with length 1; a vector of zeros stays one."""
+    """The vectors scaled to length 1, (B, D) float64; a vector of zeros stays 0."""
     vectors = np.asarray(vectors, np.float64)
     length = np.sqrt((vectors**2).sum(1, keepdims=True))
     return vectors / np.where(length > 0, length, 1)

@@ -1,7 +1,7 @@
 """Calibrated Memorization Index (Deo et al., arXiv 2602.13066): similarity in several whitened layers at once.
 
-`memorization_index` is the method with its faults repaired, `memorization_index_as_published` the method as its paper
-states it. Both compare the layers of the index's embedding.
+`memorization_index` is the method with four corrections, `memorization_index_as_published` the method as the paper
+states it. Both compare the layers of the index's embedding. Section numbers below are those of the paper.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from replica_detection.measures.feature import (
 )
 from replica_detection.preparation.prepare import PreparedImage
 
-# What a cosine counts at least, because a geometric mean needs values above 0.
+# Smallest value of a cosine, because a geometric mean needs values above 0.
 FLOOR = 1e-6
-# Of the paper, sections 2.2 to 2.4.
+# Constants of sections 2.2 to 2.4.
 EPSILON, SPREAD_EPSILON, REPEATS = 1e-6, 1e-8, 10
 
 
 @dataclass(frozen=True)
 class Whitening:
-    """`mean` (D,) and symmetric `matrix` (D, D) for the columns (D,) that vary: (x - mean) @ matrix has the covariance
-    I, as far as it was shrunk."""
+    """Whitening of the D columns that vary: (x[columns] - mean) @ matrix has the identity as covariance, up to the
+    shrinkage. `mean` and `columns` are (D,), `matrix` (D, D) is symmetric."""
 
     mean: np.ndarray
     matrix: np.ndarray
     columns: np.ndarray
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        """(B, D) float64 of length 1, of (B, F)."""
+        """The whitened rows of (B, F), scaled to length 1: (B, D) float64."""
         return unit((np.asarray(features[:, self.columns], np.float64) - self.mean) @ self.matrix)
 
 
@@ -52,10 +52,10 @@ class _Layered(FittedMeasure, EmbeddingMeasure):
 
     @abstractmethod
     def root(self, moments: Moments) -> np.ndarray:
-        """(D, D) that whitens the training features of one layer."""
+        """(D, D) matrix that whitens the training features of one layer."""
 
     def features(self, case: PreparedImage) -> dict[str, np.ndarray]:
-        """`layers` (L, F) float32, the shorter ones continued by zeros."""
+        """`layers`: (L, F) float32, shorter layers padded with zeros."""
         layers = [layer[0] for layer in self.embedder.layers(case.image[None], self.preparation.spacing)]
         width = max(len(layer) for layer in layers)
         return {"layers": np.stack([np.pad(layer, (0, width - len(layer))) for layer in layers]).astype(np.float32)}
@@ -79,7 +79,7 @@ class _Layered(FittedMeasure, EmbeddingMeasure):
         return zero_where_equal(np.maximum(1 - np.exp(np.mean(logs, 0)), 0), queries["layers"], training["layers"])
 
     def details(self, queries: Block, training: Block) -> dict[str, np.ndarray]:
-        """The cosine in each layer."""
+        """The cosine in each layer, (Q, N)."""
         return {f"layer_{n}": c for n, c in enumerate(self._cosines(queries, training), 1)}
 
     def _cosines(self, queries: Block, training: Block) -> list[np.ndarray]:
@@ -89,16 +89,19 @@ class _Layered(FittedMeasure, EmbeddingMeasure):
 
 @register
 class MemorizationIndex(_Layered):
-    """Geometric mean of whitened cosines over layers, of one training case (Deo et al., 2.2 and 2.3, repaired).
+    """Geometric mean of whitened cosines over the layers of one training case (sections 2.2 and 2.3, corrected):
 
-    Repaired: each layer's covariance is shrunk (Ledoit and Wolf, J. Multivariate Anal. 2004), so that it exists with
-    fewer training cases than features; cosines below 0 count as 0 instead of making the mean undefined; all layers
-    speak of the same training case; and the null comes from cases that the whitening never saw (validation scans, or
-    training cases of other patients than those it was fitted to).
+        s = exp(mean over layers k of log max(cos(f_k, t_k), 1e-6))
+
+    with f_k and t_k the whitened features of the query and the training case. Four corrections: each layer's covariance
+    is shrunk (Ledoit and Wolf, J. Multivariate Anal. 2004), so that it can be inverted with fewer training cases than
+    features; cosines below 0 count as 0 instead of making the mean undefined; all layers compare the same training
+    case; and the null comes from cases that the whitening never saw (holdout scans, or training cases of other patients
+    than those it was fitted to).
 
     `describe` gives the similarity s, MI = (s - mean of the null) / its standard deviation, ONI = -tanh(MI), the
-    difference to the second nearest case, and in how many layers the match is the nearest case. MI and ONI are for
-    reading: the null of a nearest neighbour is skewed, so the p value is the empirical one.
+    difference to the second nearest case, and the number of layers in which the match is the nearest case. MI and ONI
+    are for information: the null of a nearest neighbour is skewed, so the p value is the empirical one.
     """
 
     name = "memorization_index"
@@ -116,15 +119,15 @@ class MemorizationIndex(_Layered):
         shrunk = (1 - share) * moments.covariance + share * target * np.eye(dimensions)
         return inverse_root(shrunk, 1e-12 * target)
 
-    def describe(self, found: MeasureOutput, null: np.ndarray, ids: Sequence[str]) -> dict[str, list[Any]]:
-        best = np.sort(1 - found.distances, axis=1)[:, ::-1]
+    def describe(self, output: MeasureOutput, null: np.ndarray, ids: Sequence[str]) -> dict[str, list[Any]]:
+        best = np.sort(1 - output.distances, axis=1)[:, ::-1]
         similarity = best[:, 0]
-        nearest = found.distances.argmin(1)
+        nearest = output.distances.argmin(1)
         known = np.isfinite(null).any(1)
         of_null = 1 - null[known].min(1) if known.any() else np.full(1, np.nan)
         index, novelty = memorization_index(similarity, of_null)
-        names = list(found.details)
-        by_layer = [np.where(np.isfinite(found.distances), found.details[n], -np.inf).argmax(1) for n in names]
+        names = list(output.details)
+        by_layer = [np.where(np.isfinite(output.distances), output.details[n], -np.inf).argmax(1) for n in names]
         consensus = np.sum([choice == nearest for choice in by_layer], 0)
         return {
             "similarity": similarity.tolist(),
@@ -138,11 +141,12 @@ class MemorizationIndex(_Layered):
 
 @register
 class MemorizationIndexAsPublished(_Layered):
-    """The same as the paper has it: no shrinkage, each layer its own neighbour, null of halves of the training set.
+    """The index as published: no shrinkage, each layer with its own neighbour, null of halves of the training set.
 
-    `describe` gives s, MI and ONI by the paper's formulas, None where they take the logarithm of a negative number:
-    with fewer training cases than features every pair of whitened training features has the cosine -1 / (n - 1), and
-    nothing can be said. Ratio, p and verdict are those of every measure here, the paper having none.
+    `describe` gives s, MI and ONI by the paper's formulas, and None where these take the logarithm of a negative
+    number: with fewer training cases than features, every pair of whitened training features has the cosine
+    -1 / (n - 1), and the index is undefined. Ratio, p and verdict follow the rules of all other measures; the paper
+    has none.
     """
 
     name = "memorization_index_as_published"
@@ -174,34 +178,35 @@ class MemorizationIndexAsPublished(_Layered):
         if "null" in fit:
             self.null_mean, self.null_spread = (float(v) for v in fit["null"])
 
-    def describe(self, found: MeasureOutput, null: np.ndarray, ids: Sequence[str]) -> dict[str, list[Any]]:
-        nearest = [np.where(np.isfinite(found.distances), c, -np.inf) for c in found.details.values()]
+    def describe(self, output: MeasureOutput, null: np.ndarray, ids: Sequence[str]) -> dict[str, list[Any]]:
+        nearest = [np.where(np.isfinite(output.distances), c, -np.inf) for c in output.details.values()]
         similarity = published_similarity([c.max(1) for c in nearest])
         index = (similarity - self.null_mean) / self.null_spread
         columns = {"similarity": similarity, "MI": index, "ONI": -np.tanh(index)}
         return {
             **{name: [v if np.isfinite(v) else None for v in values.tolist()] for name, values in columns.items()},
             **{
-                f"nearest_{name}": [ids[i] for i in c.argmax(1)] for name, c in zip(found.details, nearest, strict=True)
+                f"nearest_{name}": [ids[i] for i in c.argmax(1)]
+                for name, c in zip(output.details, nearest, strict=True)
             },
         }
 
 
 def memorization_index(similarity: np.ndarray, null: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """MI and ONI (section 2.4): standard deviations above the null's mean, and minus the hyperbolic tangent of that."""
+    """MI and ONI (section 2.4): (s - mean(null)) / sqrt(var(null) + 1e-8), and -tanh(MI)."""
     index = (np.asarray(similarity) - np.mean(null)) / np.sqrt(np.var(null) + SPREAD_EPSILON)
     return index, -np.tanh(index)
 
 
 def published_similarity(by_layer: Sequence[np.ndarray]) -> np.ndarray:
-    """exp(mean over layers of log(s + epsilon)), section 2.3; NaN where s + epsilon is not above 0."""
+    """s = exp(mean over layers of log(s_k + epsilon)), section 2.3; NaN where s_k + epsilon is not above 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = np.exp(np.mean([np.log(np.asarray(s, np.float64) + EPSILON) for s in by_layer], 0))
-    return np.where(np.all([np.asarray(s) + EPSILON > 0 for s in by_layer], 0), found, np.nan)
+        mean = np.exp(np.mean([np.log(np.asarray(s, np.float64) + EPSILON) for s in by_layer], 0))
+    return np.where(np.all([np.asarray(s) + EPSILON > 0 for s in by_layer], 0), mean, np.nan)
 
 
 def published_null(whitened: Sequence[np.ndarray], rng: np.random.Generator) -> tuple[float, float]:
-    """Mean and spread of s from one random half of the training set to the other, 10 times (section 2.4).
+    """Mean and standard deviation of s from one random half of the training set to the other, 10 times (section 2.4).
 
     Args:
         whitened: for each layer (N, D_l), rows of length 1.
@@ -218,8 +223,11 @@ def published_null(whitened: Sequence[np.ndarray], rng: np.random.Generator) -> 
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean (D,), covariance (D, D, with 1 / n) and the sum of fourth powers of lengths of n centred features, and which
-    columns (D,) of the stored ones they are: those that vary (the first where none does)."""
+    """Moments of the n = `count` features of a layer, over the columns that vary (or the first if none does).
+
+    `mean` (D,); `covariance` (D, D), divided by n; `fourth`, the sum over the centred features of the fourth power of
+    their length; `columns` (D,), the positions among the stored columns.
+    """
 
     count: int
     mean: np.ndarray
@@ -229,7 +237,7 @@ class Moments:
 
     @property
     def ledoit_wolf(self) -> float:
-        """The share of trace / D times the identity that brings the covariance nearest to the true one, in [0, 1].
+        """Weight of (trace / D) I in the shrunk covariance with the smallest expected error, in [0, 1].
 
         Ledoit and Wolf 2004, lemma 3.1 and section 3.3.
         """
@@ -241,7 +249,7 @@ class Moments:
 
 
 def layer_moments(training: TrainingRows, names: Sequence[str], left_out: np.ndarray | None) -> list[Moments]:
-    """Of each layer, over the training cases that are not left out; block by block, twice."""
+    """Moments of each layer over the training cases that are not left out; reads the blocks twice."""
 
     def kept() -> Iterator[list[np.ndarray]]:
         for start, block in training.blocks(names):
@@ -262,12 +270,12 @@ def layer_moments(training: TrainingRows, names: Sequence[str], left_out: np.nda
             centred = layer - means[n]
             products[n] += centred.T @ centred
             fourth[n] += float(((centred**2).sum(1) ** 2).sum())
-    found = []
+    moments = []
     for mean, product, power in zip(means, products, fourth, strict=True):
         columns = np.flatnonzero(np.diag(product) > 0) if product.any() else np.arange(1)
         covariance = product[np.ix_(columns, columns)] / max(count, 1)
-        found.append(Moments(count, mean[columns], covariance, power, columns))
-    return found
+        moments.append(Moments(count, mean[columns], covariance, power, columns))
+    return moments
 
 
 def split(block: Block) -> list[np.ndarray]:
@@ -276,6 +284,6 @@ def split(block: Block) -> list[np.ndarray]:
 
 
 def inverse_root(covariance: np.ndarray, least: float) -> np.ndarray:
-    """The symmetric C^(-1/2) (ZCA), eigenvalues taken as `least` where they are smaller."""
+    """The symmetric C^(-1/2) (ZCA); eigenvalues below `least` count as `least`."""
     values, vectors = np.linalg.eigh(covariance)
     return (vectors / np.sqrt(np.maximum(values, max(least, 1e-300)))) @ vectors.T

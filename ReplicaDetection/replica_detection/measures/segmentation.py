@@ -1,7 +1,7 @@
 """Segmentation level: Dice, surface distances and centreline Dice of the cases' masks.
 
-Ranking compares the foreground, that is any label above 0. Every pair with a case that has no mask, or of two empty
-masks, is left out (+inf): otherwise all cases without a lesion would be perfect matches of each other.
+Ranking compares the foreground: any label above 0. A pair with a case that has no mask, and a pair of two empty masks,
+is left out (+inf): otherwise all cases without a lesion would be perfect matches of each other.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from replica_detection.errors import ConfigurationError
 from replica_detection.measures.base import MEASURES, Block, Measure, register
 from replica_detection.preparation.prepare import PreparedImage
 
-# A case without a mask is stored as this label everywhere; a mask that fills its image is stored as 1 instead.
+# Stored at every voxel of a case without a mask; a mask that has this label everywhere is stored as 1 instead.
 NO_MASK = 255
 
 
 class SegmentationMeasure(Measure):
-    """A measure of two masks; a subclass says how masks compare (`of_masks`)."""
+    """A measure of two masks; a subclass defines `of_masks`."""
 
     level = "segmentation"
     needs: ClassVar[tuple[str, ...]] = ("mask",)
@@ -46,8 +46,8 @@ class SegmentationMeasure(Measure):
         distances = np.full((len(q), len(n)), np.inf)
         if q.any() and n.any():
             values = self._values(_chosen(queries, q), _chosen(training, n))
-            found = 1 - values if self.sense == "similarity" else values
-            distances[np.ix_(q, n)] = np.where(np.isnan(found), np.inf, found)
+            ranked = 1 - values if self.sense == "similarity" else values
+            distances[np.ix_(q, n)] = np.where(np.isnan(ranked), np.inf, ranked)
         return distances
 
     def _values(self, queries: Block, training: Block) -> np.ndarray:
@@ -124,7 +124,7 @@ class HausdorffDistance95(SegmentationMeasure):
 class CentrelineDice(SegmentationMeasure):
     """clDice (Shit et al., CVPR 2021), for vessels and other tubes; ranked as 1 - clDice.
 
-    Beside the mask the index stores its skeleton, eight voxels a byte: thinning takes far longer than comparing.
+    The index stores the mask and its skeleton, eight voxels a byte, since thinning takes far longer than comparing.
     """
 
     name = "cldice"
@@ -160,7 +160,7 @@ class CentrelineDice(SegmentationMeasure):
 
 
 def has_mask(masks: np.ndarray) -> np.ndarray:
-    """(C,) bool: which of the stored masks (C, grid) are masks, and not the sign that there is none."""
+    """(C,) bool: True for stored masks (C, grid) that are masks, False for those that mark a missing one."""
     flat = masks.reshape(len(masks), -1)
     known = flat[:, 0] != NO_MASK
     for case in np.flatnonzero(~known):
@@ -171,18 +171,18 @@ def has_mask(masks: np.ndarray) -> np.ndarray:
 def label_values(
     measure: str, query: np.ndarray, training: np.ndarray, labels: Iterable[int], spacing: Sequence[float]
 ) -> dict[int, float]:
-    """The value of one pair for each label by itself, as the field reports it (Dice, not 1 - Dice).
+    """The value of one pair for each label, as the literature reports it (Dice, not 1 - Dice).
 
     Args:
         measure: name of a measure of the segmentation level.
         query: (grid) labels, as stored in the index.
         training: (grid) labels.
-        labels: which to compare, above 0.
+        labels: to compare, above 0.
         spacing: mm, along each axis.
 
     Returns:
-        Similarities or mm by label; NaN where neither mask shows the label or a case has no mask, and +inf for a
-        surface distance where just one shows it.
+        Similarities or mm by label; NaN if neither mask shows the label or a case has no mask, and +inf for a surface
+        distance if only one mask shows it.
 
     Raises:
         ConfigurationError: the measure is not of the segmentation level.

@@ -18,29 +18,29 @@ from replica_detection.preparation.prepare import PreparedImage
 if TYPE_CHECKING:
     import faiss
 
-# At most so many slices of a volume, evenly spread.
+# Largest number of slices of a volume, evenly spread.
 MOST_SLICES = 64
-# A slice is blank where fewer than this share of its pixels is brighter than FOREGROUND (intensities go to 1).
+# A slice is blank if fewer than this share of its pixels is brighter than FOREGROUND (intensities go to 1).
 LEAST_FOREGROUND, FOREGROUND = 0.05, 0.05
-# A vote counts if it is at least as similar as this share of the best matches between different patients.
+# A vote counts if it reaches this quantile of the best matches between different patients.
 FLOOR_QUANTILE = 0.5
 FLOOR_SAMPLE = 2000
-# HNSW: neighbours of a node, and breadth of the search when building and when asking.
+# HNSW: neighbours of a node, and breadth of the search when building and when searching.
 LINKS, BUILD_BREADTH, SEARCH_BREADTH = 32, 200, 128
 RECALL_SAMPLE = 1000
 
 
 @register
 class SliceVotes(SearchingMeasure):
-    """1 - share of the query's slices that vote for a training case, in order.
+    """Share of the query's slices that vote for a training case in the right order; ranked as 1 minus it.
 
     Each slice that is not blank votes for the training case with the most similar slice, if their cosine reaches a
-    floor (the median best match between different patients of the training cohort); of the votes for one case, those
-    count whose slices follow each other as in the query, forwards or backwards (longest increasing subsequence). The
-    count over the query's slices is the similarity; the paper counts every vote.
+    floor: the median best match between different patients of the training cohort. Of the votes for one case, those
+    count whose slices follow each other in the order of the query, forwards or backwards (longest increasing
+    subsequence). The similarity is their number over the number of the query's slices. The paper counts every vote.
 
-    Search is exact (FAISS, inner product). `describe` adds the share of votes in any order and by how many slices the
-    match is shifted.
+    The search is exact (FAISS, inner product). `describe` adds the share of votes in any order, and the median shift
+    of the match in slices.
     """
 
     name = "slice_votes"
@@ -60,7 +60,7 @@ class SliceVotes(SearchingMeasure):
     @property
     def embedder(self) -> Embedder:
         if self.embedders.slices is None:
-            raise ConfigurationError(f"measure '{self.name}' needs an embedding of slices: give --slice-embedding")
+            raise ConfigurationError(f"measure '{self.name}' needs an embedding of slices; give `slice_embedding`")
         return self.embedders.slices
 
     @property
@@ -73,18 +73,18 @@ class SliceVotes(SearchingMeasure):
     def problem(self) -> str | None:
         if self.preparation.dimensions != 3:
             return "it compares slices of volumes, and these images are 2D"
-        return "no embedding of slices was chosen; give --slice-embedding" if self.embedders.slices is None else None
+        return "no embedding of slices was chosen; give `slice_embedding`" if self.embedders.slices is None else None
 
     def features(self, case: PreparedImage) -> dict[str, np.ndarray]:
-        """`slices`: (S, D) float32 of length 1 each; zeros for a blank slice, and for one that repeats the last."""
+        """`slices`: (S, D) float32 of length 1 each; zeros for a blank slice and for a repeated one."""
         stack = slices_of(case.image, self.preparation)
         chosen = np.unique(np.linspace(0, len(stack) - 1, min(len(stack), MOST_SLICES)).round().astype(int))
         vectors = []
         for number, z in enumerate(chosen):
             blank = np.mean(stack[z] > FOREGROUND) < LEAST_FOREGROUND
-            # Borders are continued by their edge when a volume is brought onto the grid.
-            again = number > 0 and np.array_equal(stack[z], stack[chosen[number - 1]])
-            vectors.append(None if blank or again else self._vector(stack[z]))
+            # Padding repeats the edge when a volume is brought onto the grid.
+            repeated = number > 0 and np.array_equal(stack[z], stack[chosen[number - 1]])
+            vectors.append(None if blank or repeated else self._vector(stack[z]))
         size = next((len(v) for v in vectors if v is not None), None)
         if size is None:
             size = len(self._vector(stack[len(stack) // 2]))
@@ -95,7 +95,7 @@ class SliceVotes(SearchingMeasure):
         return unit(vector)[0].astype(np.float32)
 
     def fit(self, training: TrainingRows, left_out: np.ndarray | None = None) -> Mapping[str, np.ndarray]:
-        """All slices that are not blank, whose they are, and the floor."""
+        """The slices that are not blank, the case and depth of each, the number of cases, and the floor."""
         vectors, cases, depths = [], [], []
         for start, block in training.blocks(self.needs):
             case, depth = np.nonzero(block["slices"].any(2))
@@ -131,18 +131,18 @@ class SliceVotes(SearchingMeasure):
             kept = (matches >= 0) & (similarity >= self.floor)
             case, depth, own = self.cases[matches[kept]], self.depths[matches[kept]], depths[kept]
             for v in np.unique(case):
-                places = depth[case == v]
-                share[q, v] = in_order(places) / len(depths)
-                votes[q, v] = len(places) / len(depths)
-                offsets[q, v] = np.median(places - own[case == v])
+                voted = depth[case == v]
+                share[q, v] = in_order(voted) / len(depths)
+                votes[q, v] = len(voted) / len(depths)
+                offsets[q, v] = np.median(voted - own[case == v])
         distances = np.where(compared[:, None], 1 - share, np.inf)
         return MeasureOutput(distances, {"votes": votes, "offset": offsets})
 
-    def describe(self, found: MeasureOutput, null: np.ndarray, ids: Sequence[str]) -> dict[str, list[Any]]:
-        rows, nearest = np.arange(len(found.distances)), found.distances.argmin(1)
-        offset = found.details["offset"][rows, nearest]
+    def describe(self, output: MeasureOutput, null: np.ndarray, ids: Sequence[str]) -> dict[str, list[Any]]:
+        rows, nearest = np.arange(len(output.distances)), output.distances.argmin(1)
+        offset = output.details["offset"][rows, nearest]
         return {
-            "votes": found.details["votes"][rows, nearest].astype(float).tolist(),
+            "votes": output.details["votes"][rows, nearest].astype(float).tolist(),
             "offset_slices": [float(v) if np.isfinite(v) else None for v in offset],
         }
 
@@ -159,7 +159,7 @@ class SliceVotes(SearchingMeasure):
         return matches[:, 0], similarity[:, 0]
 
     def parameters(self, selector: Any) -> Any:
-        """How to search among the selected slices only."""
+        """FAISS search parameters that restrict a search to the selected slices."""
         import faiss
 
         search: Any = faiss.SearchParameters  # FAISS's stubs do not know its keywords
@@ -168,7 +168,7 @@ class SliceVotes(SearchingMeasure):
 
 @register
 class SliceVotesHnsw(SliceVotes):
-    """The same by approximate search (HNSW), for millions of slices; its recall against exact search is stated."""
+    """`slice_votes` with approximate search (HNSW), for millions of slices; the definition states its recall."""
 
     name = "slice_votes_hnsw"
     recall = float("nan")
@@ -204,7 +204,7 @@ class SliceVotesHnsw(SliceVotes):
 
 
 def flat_index(vectors: np.ndarray) -> faiss.Index:
-    """Exact search by inner product in (M, D) float32."""
+    """Index for exact search by inner product in (M, D) float32."""
     import faiss
 
     index = faiss.IndexFlatIP(vectors.shape[1])
@@ -213,7 +213,7 @@ def flat_index(vectors: np.ndarray) -> faiss.Index:
 
 
 def hnsw_index(vectors: np.ndarray) -> faiss.Index:
-    """Approximate search by inner product (Malkov and Yashunin, 2018); by one thread, so that it comes out the same."""
+    """Index for approximate search by inner product (Malkov and Yashunin 2018); one thread makes it repeatable."""
     import faiss
 
     index = faiss.IndexHNSWFlat(vectors.shape[1], LINKS, faiss.METRIC_INNER_PRODUCT)
@@ -228,28 +228,28 @@ def hnsw_index(vectors: np.ndarray) -> faiss.Index:
 
 
 def recall(index: faiss.Index, vectors: np.ndarray) -> float:
-    """Share of sampled slices for which `index` finds the same nearest other slice as exact search."""
+    """Share of sampled slices for which `index` finds the same nearest other slice as an exact search."""
     sample = np.unique(np.linspace(0, len(vectors) - 1, min(len(vectors), RECALL_SAMPLE)).round().astype(int))
-    exact, found = (i.search(vectors[sample], 2)[1] for i in (flat_index(vectors), index))
-    others = [np.where(matches[:, 0] == sample, matches[:, 1], matches[:, 0]) for matches in (exact, found)]
+    exact, approximate = (i.search(vectors[sample], 2)[1] for i in (flat_index(vectors), index))
+    others = [np.where(matches[:, 0] == sample, matches[:, 1], matches[:, 0]) for matches in (exact, approximate)]
     return float(np.mean(others[0] == others[1]))
 
 
-def in_order(places: Sequence[int]) -> int:
-    """The most of these that stay when only strictly rising, or only strictly falling ones are kept."""
-    return max(_longest_rise(places), _longest_rise(list(reversed(places))))
+def in_order(depths: Sequence[int]) -> int:
+    """Length of the longest strictly increasing or strictly decreasing subsequence."""
+    return max(_longest_rise(depths), _longest_rise(list(reversed(depths))))
 
 
-def _longest_rise(places: Sequence[int]) -> int:
+def _longest_rise(depths: Sequence[int]) -> int:
     ends: list[int] = []
-    for place in places:
-        where = bisect_left(ends, place)
-        ends[where : where + 1] = [place]
+    for depth in depths:
+        position = bisect_left(ends, depth)
+        ends[position : position + 1] = [depth]
     return len(ends)
 
 
 def _floor(fitted: Mapping[str, np.ndarray], patients: np.ndarray) -> float:
-    """The FLOOR_QUANTILE of the best cosines of sampled training slices among other patients'; -1 without any."""
+    """FLOOR_QUANTILE of the best cosines of sampled training slices with those of other patients; -1 without any."""
     vectors, owner = fitted["vectors"], patients[fitted["cases"]]
     sample = np.unique(np.linspace(0, len(vectors) - 1, min(len(vectors), FLOOR_SAMPLE)).round().astype(int))
     best = np.full(len(sample), -np.inf)

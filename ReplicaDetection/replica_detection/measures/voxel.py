@@ -46,7 +46,7 @@ class RootMeanSquaredError(_VoxelMeasure):
 class StructuralSimilarity(_VoxelMeasure):
     """SSIM (Wang et al. 2004) in 2D or 3D, mean over the valid interior; ranked as 1 - SSIM (RELICT, image level).
 
-    The data range is that of the preparation, never of the pair: SSIM moves by 0.1 with it.
+    The data range is that of the preparation, never of the pair: SSIM changes by up to 0.1 with it.
     """
 
     name = "ssim"
@@ -63,7 +63,7 @@ class StructuralSimilarity(_VoxelMeasure):
         similarity = kernels.ssim(
             queries["image"], training["image"], data_range=self.preparation.data_range, device=self.device
         )
-        # Rounding may leave an SSIM a hair above 1; a distance is never negative.
+        # Rounding may leave an SSIM slightly above 1; a distance is never negative.
         return np.maximum(1 - similarity, 0)
 
     def problem(self) -> str | None:

@@ -1,6 +1,6 @@
-"""How far readers agree with each other and with the measures.
+"""Agreement of readers with each other and with the measures.
 
-Ratings of one reader on one pair of images are counted once, the latest. Needs numpy; rank correlations need SciPy.
+Of several ratings of one pair of images by one reader, the latest counts. Needs numpy; rank correlations need SciPy.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from replica_detection.statistics.thresholds import METHODS, ReaderThreshold, re
 
 @dataclass(frozen=True)
 class PairAgreement:
-    """Two readers over the pairs of images that both rated; kappas with bootstrap intervals over these.
+    """Agreement of two readers over the pairs of images that both rated; kappas with bootstrap intervals.
 
-    The `replica_` figures are of the decision alone: a rating of REPLICA_FROM or more against a lower one.
+    The `replica_` numbers are those of the decision: a rating of REPLICA_FROM or more against a lower one.
     """
 
     readers: tuple[str, str]
@@ -47,16 +47,16 @@ class PairAgreement:
 
 
 def pair_agreements(ratings: Sequence[Rating], *, seed: int = 0) -> list[PairAgreement]:
-    """Every two readers with at least one image pair in common, in the order of their names."""
+    """Agreement of every two readers with at least one image pair in common, in the order of their names."""
     by_reader = _by_reader(ratings)
-    found = []
+    agreements = []
     for one, other in itertools.combinations(sorted(by_reader), 2):
         both = [key for key in by_reader[one] if key in by_reader[other]]
         if both:
             a = np.array([by_reader[one][key] for key in both])
             b = np.array([by_reader[other][key] for key in both])
-            found.append(_agreement((one, other), a, b, seed))
-    return found
+            agreements.append(_agreement((one, other), a, b, seed))
+    return agreements
 
 
 def overall_alpha(ratings: Sequence[Rating]) -> float:
@@ -95,10 +95,10 @@ def _agreement(readers: tuple[str, str], a: np.ndarray, b: np.ndarray, seed: int
 
 @dataclass(frozen=True)
 class RankCorrelation:
-    """How a measure orders the rated images, against the readers' mean rating; 1 = the same order.
+    """Rank correlation of a measure with the readers' mean rating over the rated images; 1 = the same order.
 
-    `other_candidate` counts images whose rated training case is not the one that the measure names: there readers and
-    measure speak of different pairs.
+    `other_candidate` counts images whose rated training case is not the one that the measure names: readers and measure
+    then compare different pairs.
     """
 
     measure: str
@@ -117,7 +117,7 @@ def rank_correlations(labels: dict[str, Consensus], result: DetectionResult, *, 
 
     nearest = {(OVERALL, c.synthetic_id): c.nearest_training_id for c in result.summary}
     nearest |= {(m.measure, m.synthetic_id): m.nearest_training_id for m in result.matches}
-    found = []
+    correlations = []
     for name, values in replica_likeness(result).items():
         cases = [c for c in labels if not math.isnan(values.get(c, math.nan))]
         x = -np.array([values[c] for c in cases])
@@ -128,8 +128,8 @@ def rank_correlations(labels: dict[str, Consensus], result: DetectionResult, *, 
             draws = resamples(len(cases), seed=seed)
             rho = Estimate(_spearman(x, y), *percentile_interval(np.array([_spearman(x[d], y[d]) for d in draws])))
             tau = float(stats.kendalltau(x, y).statistic)
-        found.append(RankCorrelation(name, len(cases), rho, tau, other))
-    return found
+        correlations.append(RankCorrelation(name, len(cases), rho, tau, other))
+    return correlations
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> float:
@@ -145,11 +145,11 @@ def _spearman(x: np.ndarray, y: np.ndarray) -> float:
 def agreement_report(
     ratings: Sequence[Rating], result: DetectionResult | None = None, *, rule: str = "majority", seed: int = 0
 ) -> schema.AgreementReport:
-    """What the ratings say, for a server's answer: agreement of each two readers, and thresholds by their consensus.
+    """Summary of the ratings as a message: agreement of each two readers, and thresholds by their consensus.
 
-    `percent_agreement`, `kappa` and `weighted_kappa` (quadratic) are of the four-point scale, the `replica_` ones of
-    the decision. Balanced accuracy, sensitivity and specificity are cross-validated. Without a result there are no
-    thresholds; without a rating everything is empty.
+    `percent_agreement`, `kappa` and `weighted_kappa` (quadratic) are those of the four-point scale, the `replica_` ones
+    those of the decision. Balanced accuracy, sensitivity and specificity are cross-validated. Without a result there
+    are no thresholds; without a rating everything is empty.
 
     Raises:
         ConfigurationError: an unknown consensus rule.
@@ -165,9 +165,9 @@ def agreement_report(
     if result is not None and labels:
         for name, values in replica_likeness(result).items():
             for method in METHODS:
-                found = reader_threshold(*labelled(values, labels), method, seed=seed)
-                items.append(_threshold_item(name, found))
-                notes += [found.note] if found.note else []
+                threshold = reader_threshold(*labelled(values, labels), method, seed=seed)
+                items.append(_threshold_item(name, threshold))
+                notes += [threshold.note] if threshold.note else []
     replicas = sum(c.replica for c in labels.values())
     notes.insert(0, f"consensus: {rule}; balanced accuracy, sensitivity and specificity are cross-validated")
     return schema.AgreementReport(
@@ -192,16 +192,16 @@ def _reader_agreement(pair: PairAgreement) -> schema.ReaderAgreement:
     )
 
 
-def _threshold_item(measure: str, found: ReaderThreshold) -> schema.ThresholdItem:
-    held_out = found.cross_validated
-    accuracy = held_out.balanced_accuracy if held_out else Estimate()
+def _threshold_item(measure: str, threshold: ReaderThreshold) -> schema.ThresholdItem:
+    confusion = threshold.cross_validated
+    accuracy = confusion.balanced_accuracy if confusion else Estimate()
     return schema.ThresholdItem(
         measure,
-        found.method,
-        schema.number(found.threshold),
+        threshold.method,
+        schema.number(threshold.threshold),
         schema.number(accuracy.value),
-        schema.number(held_out.sensitivity.value) if held_out else None,
-        schema.number(held_out.specificity.value) if held_out else None,
+        schema.number(confusion.sensitivity.value) if confusion else None,
+        schema.number(confusion.specificity.value) if confusion else None,
         schema.number(accuracy.low),
         schema.number(accuracy.high),
     )

@@ -1,4 +1,4 @@
-"""Thresholds from readers as a file, and verdicts by that file instead of the null."""
+"""Readers' thresholds as a file, and verdicts by these thresholds instead of the null."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from replica_detection.results.result import (
     Match,
     levels_differ,
 )
+from replica_detection.results.schema import from_json, nan_for_none, number, to_json
 from replica_detection.statistics.intervals import Estimate
 from replica_detection.statistics.thresholds import (
     METHODS,
@@ -47,7 +48,7 @@ _ROUNDING = 1e-12  # a ratio that equals the threshold but for rounding is flagg
 
 @dataclass(frozen=True)
 class Origin:
-    """What a calibration was made from. `k` is the neighbourhood of the ratio, `cases` the rated images."""
+    """The origin of a calibration. `k` is the neighbourhood of the ratio, `cases` the number of rated images."""
 
     result: str
     training: str
@@ -65,31 +66,31 @@ class Origin:
 
 @dataclass(frozen=True)
 class MeasureThreshold:
-    """The threshold of a measure, or of `overall` (minus the combined evidence), with what it is worth."""
+    """The threshold of a measure, or of `overall` (minus the combined evidence), with its accuracy."""
 
     measure: str
     level: str
     definition: str
-    found: ReaderThreshold
+    reader_threshold: ReaderThreshold
 
     @property
     def suspicious_up_to(self) -> float:
-        """Upper end of the threshold's bootstrap interval: up to there other rated images may have said replica."""
-        high = self.found.interval[1]
-        return self.found.threshold if math.isnan(high) else max(high, self.found.threshold)
+        """Upper end of the threshold's bootstrap interval; NaN ends count as the threshold itself."""
+        high = self.reader_threshold.interval[1]
+        return self.reader_threshold.threshold if math.isnan(high) else max(high, self.reader_threshold.threshold)
 
     def verdict(self, value: float) -> str:
         """`replica` up to the threshold, `suspicious` up to the end of its interval, else `novel`; NaN: `undefined`."""
-        if math.isnan(value) or math.isnan(self.found.threshold):
+        if math.isnan(value) or math.isnan(self.reader_threshold.threshold):
             return "undefined"
-        if value <= self.found.threshold + _ROUNDING:
+        if value <= self.reader_threshold.threshold + _ROUNDING:
             return "replica"
         return "suspicious" if value <= self.suspicious_up_to + _ROUNDING else "novel"
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Readers' thresholds of every measure by every method; `method` is the one that verdicts use."""
+    """Readers' thresholds of every measure by every method; verdicts use those of `method`."""
 
     method: str
     origin: Origin
@@ -97,17 +98,17 @@ class Calibration:
 
     @property
     def measures(self) -> dict[str, MeasureThreshold]:
-        """Those of the chosen method that are defined, by name."""
-        chosen = (t for t in self.thresholds if t.found.method == self.method)
-        return {t.measure: t for t in chosen if not math.isnan(t.found.threshold)}
+        """The defined thresholds of the chosen method, by measure."""
+        chosen = (t for t in self.thresholds if t.reader_threshold.method == self.method)
+        return {t.measure: t for t in chosen if not math.isnan(t.reader_threshold.threshold)}
 
     @property
     def order(self) -> tuple[str, ...]:
-        """Which threshold decides: the highest cross-validated balanced accuracy first, `overall` before its equals."""
+        """Measures by descending cross-validated balanced accuracy: the first decides. In a tie `overall` is first."""
 
         def rank(t: MeasureThreshold) -> tuple[float, bool]:
-            held_out = t.found.cross_validated
-            accuracy = held_out.balanced_accuracy.value if held_out else t.found.apparent.balanced_accuracy.value
+            confusion = t.reader_threshold.cross_validated or t.reader_threshold.apparent
+            accuracy = confusion.balanced_accuracy.value
             return -round(accuracy, 3), t.measure != OVERALL
 
         return tuple(t.measure for t in sorted(self.measures.values(), key=rank))
@@ -124,7 +125,7 @@ class Calibration:
             "kind": "reader-calibration",
             "schema_version": SCHEMA_VERSION,
             "method": self.method,
-            "made_from": dataclasses.asdict(self.origin),
+            "made_from": to_json(self.origin),
             "thresholds": [_threshold_to_json(t) for t in self.thresholds],
         }
         with atomic_write(Path(path)) as f:
@@ -144,14 +145,11 @@ class Calibration:
         if not isinstance(data, dict) or data.get("kind") != "reader-calibration":
             raise InputError(path, "is no reader calibration", advice)
         if data.get("schema_version") != SCHEMA_VERSION:
-            found = f"has schema version {data.get('schema_version')}, this program reads {SCHEMA_VERSION}"
-            raise InputError(path, found, "Run `replica-detection calibrate` again with this version")
+            fault = f"has schema version {data.get('schema_version')}, this program reads {SCHEMA_VERSION}"
+            raise InputError(path, fault, "Run `replica-detection calibrate` again with this version")
         try:
-            origin = dict(data["made_from"])
-            origin["ratings"] = tuple(origin["ratings"])
-            read = cls(
-                str(data["method"]), Origin(**origin), tuple(_threshold_from_json(t) for t in data["thresholds"])
-            )
+            origin = from_json(Origin, data["made_from"], own_file=True)
+            read = cls(str(data["method"]), origin, tuple(_threshold_from_json(t) for t in data["thresholds"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(path, f"is damaged ({type(error).__name__}: {error})", advice) from error
         if not read.measures:
@@ -172,11 +170,12 @@ def calibrate(
     """Thresholds of every measure of a result, and of the combined evidence, from readers' ratings of its images.
 
     Args:
-        ratings: of any pairs; those of images that the result does not hold are passed over.
+        ratings: of any pairs; ratings of images that are not in the result are ignored.
         rule: how several readers become one label (`consensus.RULES`).
-        method: which thresholds verdicts are to use; those of the other method are kept beside them.
-        source: where the result lies, for the file.
-        files: where the ratings lie, for the file.
+        method: of the thresholds that verdicts use; those of the other method are stored too.
+        source: location of the result, noted in the file.
+        files: locations of the ratings, noted in the file.
+        seed: of bootstrap and folds.
 
     Raises:
         ConfigurationError: an unknown rule or method, no rating of an image of the result, or all images of one kind.
@@ -215,28 +214,31 @@ def calibrate(
 
 
 def _thresholds(result: DetectionResult, labels: dict[str, Consensus], seed: int) -> list[MeasureThreshold]:
-    found = []
+    thresholds = []
     for name, values in replica_likeness(result).items():
         info = result.run.definitions.get(name)
         level, definition = (info.level, info.definition) if info else (OVERALL, "minus the combined evidence")
         for method in METHODS:
             threshold = reader_threshold(*labelled(values, labels), method, seed=seed)
-            found.append(MeasureThreshold(name, level, definition, threshold))
-    return found
+            thresholds.append(MeasureThreshold(name, level, definition, threshold))
+    return thresholds
 
 
-def applied(judged: Verdicts, calibration: Calibration, k: int) -> Verdicts:
+def applied(by_null: Verdicts, calibration: Calibration, k: int) -> Verdicts:
     """The same comparison with verdicts by readers' thresholds; p, q and score stay those of the null.
 
-    A measure flags by its own threshold. The overall verdict is that of the first in `Calibration.order` that is
-    defined for the case; `overall` itself counts only where this run combines the very measures that it was set for.
+    A measure flags by its own threshold. The overall verdict is that of the first entry of `Calibration.order` that is
+    defined for the case; `overall` itself counts only if this run combines the same measures as the calibration.
 
     Args:
-        judged: by the null.
+        by_null: the verdicts by the null.
         k: neighbourhood of the ratio in this run.
+
+    Raises:
+        ConfigurationError: the calibration has no threshold for a measure of this run.
     """
     known = calibration.measures
-    here = {m.name for m in judged.measures}
+    here = {m.name for m in by_null.measures}
     combined = OVERALL in known and here == set(known) - {OVERALL}
     order = [name for name in calibration.order if name in here or (name == OVERALL and combined)]
     if not order:
@@ -246,23 +248,23 @@ def applied(judged: Verdicts, calibration: Calibration, k: int) -> Verdicts:
         )
     verdicts = {name: known[name].verdict for name in known}
     matches = tuple(
-        replace(m, verdict=verdicts[m.measure](m.ratio) if m.measure in known else "undefined") for m in judged.matches
+        replace(m, verdict=verdicts[m.measure](m.ratio) if m.measure in known else "undefined") for m in by_null.matches
     )
     by_case: dict[str, list[Match]] = {}
     for match in matches:
         by_case.setdefault(match.synthetic_id, []).append(match)
     summary = tuple(
         _summary(case, by_case[case.synthetic_id], verdicts[OVERALL](-evidence) if combined else "", order)
-        for case, evidence in zip(judged.summary, judged.evidence, strict=True)
+        for case, evidence in zip(by_null.summary, by_null.evidence, strict=True)
     )
     limits = {name: known[name].suspicious_up_to for name in known}
     return replace(
-        judged,
+        by_null,
         summary=summary,
         matches=matches,
-        measures=tuple(replace(m, threshold=limits.get(m.name, math.nan)) for m in judged.measures),
+        measures=tuple(replace(m, threshold=limits.get(m.name, math.nan)) for m in by_null.measures),
         evidence_threshold=-limits[OVERALL] if combined else math.nan,
-        warnings=(*_notes(judged, calibration, order, k), *judged.warnings),
+        warnings=(*_notes(by_null, calibration, order, k), *by_null.warnings),
     )
 
 
@@ -285,8 +287,8 @@ def _summary(case: CaseSummary, matches: list[Match], combined: str, order: list
     )
 
 
-def _notes(judged: Verdicts, calibration: Calibration, order: list[str], k: int) -> list[str]:
-    """What a reader of the result must know: who decided, and where this run differs from the one of the ratings."""
+def _notes(by_null: Verdicts, calibration: Calibration, order: list[str], k: int) -> list[str]:
+    """Notes for the result: what decided the verdicts, and the differences between this run and that of the ratings."""
     by = "the combined evidence" if order[0] == OVERALL else order[0]
     notes = [
         f"verdicts come from readers, not from the null: {calibration.describe()}; the overall verdict is that of "
@@ -297,7 +299,7 @@ def _notes(judged: Verdicts, calibration: Calibration, order: list[str], k: int)
             f"the readers' thresholds were set at k = {calibration.origin.k}, the ratios of this run are at k = {k}"
         )
     known = calibration.measures
-    for measure in judged.measures:
+    for measure in by_null.measures:
         if measure.name not in known:
             notes.append(f"{measure.name}: the calibration has no threshold for it, so it gives no verdict")
         elif known[measure.name].definition != measure.definition:
@@ -308,60 +310,58 @@ def _notes(judged: Verdicts, calibration: Calibration, order: list[str], k: int)
     return notes
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """A threshold as the file holds it; None is an undefined number."""
+
+    measure: str
+    level: str
+    definition: str
+    method: str
+    threshold: float | None
+    interval: tuple[float | None, float | None]
+    apparent: Confusion
+    cross_validated: Confusion | None
+    out_of_bag_balanced_accuracy: tuple[float | None, float | None, float | None]
+    note: str
+
+
 def _threshold_to_json(t: MeasureThreshold) -> dict[str, Any]:
-    found = t.found
+    threshold = t.reader_threshold
     return {
         "measure": t.measure,
         "level": t.level,
         "definition": t.definition,
-        "method": found.method,
-        "threshold": _number(found.threshold),
-        "interval": [_number(v) for v in found.interval],
-        "apparent": _confusion_to_json(found.apparent),
-        "cross_validated": None if found.cross_validated is None else _confusion_to_json(found.cross_validated),
-        "out_of_bag_balanced_accuracy": [_number(v) for v in dataclasses.astuple(found.out_of_bag)],
-        "note": found.note,
+        "method": threshold.method,
+        "threshold": number(threshold.threshold),
+        "interval": to_json(threshold.interval),
+        "apparent": _confusion_to_json(threshold.apparent),
+        "cross_validated": threshold.cross_validated and _confusion_to_json(threshold.cross_validated),
+        "out_of_bag_balanced_accuracy": to_json(dataclasses.astuple(threshold.out_of_bag)),
+        "note": threshold.note,
     }
 
 
 def _confusion_to_json(confusion: Confusion) -> dict[str, Any]:
-    """The counts, and for people what follows from them as [value, low, high]."""
-    counts = {name: round(value, 6) for name, value in dataclasses.asdict(confusion).items()}
+    """The counts, and for people the shares that follow from them as [value, low, high]."""
+    counts = {name: round(value, 6) for name, value in vars(confusion).items()}
     shares = {
-        name: [_number(v) for v in dataclasses.astuple(getattr(confusion, name))]
+        name: to_json(dataclasses.astuple(getattr(confusion, name)))
         for name in ("sensitivity", "specificity", "balanced_accuracy", "positive_predictive_value")
     }
     return {**counts, **shares}
 
 
-def _threshold_from_json(data: dict[str, Any]) -> MeasureThreshold:
-    low, high = (_nan(v) for v in data["interval"])
-    held_out = data["cross_validated"]
-    found = ReaderThreshold(
-        _text(data["method"]),
-        _nan(data["threshold"]),
+def _threshold_from_json(data: Any) -> MeasureThreshold:
+    stored = from_json(_Stored, data)
+    low, high = map(nan_for_none, stored.interval)
+    threshold = ReaderThreshold(
+        stored.method,
+        nan_for_none(stored.threshold),
         (low, high),
-        _confusion_from_json(data["apparent"]),
-        Estimate(*(_nan(v) for v in data["out_of_bag_balanced_accuracy"])),
-        None if held_out is None else _confusion_from_json(held_out),
-        _text(data["note"]),
+        stored.apparent,
+        Estimate(*map(nan_for_none, stored.out_of_bag_balanced_accuracy)),
+        stored.cross_validated,
+        stored.note,
     )
-    return MeasureThreshold(_text(data["measure"]), _text(data["level"]), _text(data["definition"]), found)
-
-
-def _confusion_from_json(data: dict[str, Any]) -> Confusion:
-    return Confusion(**{f.name: float(data[f.name]) for f in dataclasses.fields(Confusion)})
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"expected text, found {value!r}")
-    return value
-
-
-def _number(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
-def _nan(value: float | None) -> float:
-    return math.nan if value is None else float(value)
+    return MeasureThreshold(stored.measure, stored.level, stored.definition, threshold)

@@ -1,4 +1,4 @@
-"""What several readers say together of a synthetic image, beside what the measures say of it. Needs numpy alone."""
+"""The readers' consensus on synthetic images, and the measures' values of these images. Needs numpy alone."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ RULES: dict[str, Callable[[np.ndarray], bool]] = {
 
 @dataclass(frozen=True)
 class Consensus:
-    """What the readers say together of one synthetic image.
+    """The readers' consensus on one synthetic image.
 
-    It is a replica where any of its rated pairs is one; `mean` is the largest mean rating of these pairs,
-    `training_ids` the training cases that it was rated beside, `readers` how many people rated it.
+    It is a replica if any of its rated pairs is one. `mean` is the largest mean rating of these pairs, `training_ids`
+    are the training cases that it was rated beside, `readers` is the number of people who rated it.
     """
 
     synthetic_id: str
@@ -50,9 +50,9 @@ class Consensus:
 def consensus(ratings: Sequence[Rating], rule: str = "majority") -> dict[str, Consensus]:
     """The consensus on each rated synthetic image.
 
-    `majority`: more than half of a pair's readers rate it REPLICA_FROM or more; half and half, the mean rating decides
-    (2.5 or more: replica). `any` and `all`: at least one reader does, or everyone. `mean`: the mean rating is 2.5 or
-    more.
+    A pair is a replica by the rule `majority` if more than half of its readers rate it REPLICA_FROM or more (if exactly
+    half do, if the mean rating is 2.5 or more); by `any` if at least one reader does; by `all` if all readers do; by
+    `mean` if the mean rating is 2.5 or more.
 
     Raises:
         ConfigurationError: an unknown rule.
@@ -62,23 +62,23 @@ def consensus(ratings: Sequence[Rating], rule: str = "majority") -> dict[str, Co
     by_case: dict[str, dict[str, list[Rating]]] = defaultdict(lambda: defaultdict(list))
     for rating in latest(ratings):
         by_case[rating.synthetic_id][rating.training_id].append(rating)
-    found = {}
+    by_image = {}
     for case, pairs in by_case.items():
         values = [np.array([r.rating for r in of_pair], float) for of_pair in pairs.values()]
-        found[case] = Consensus(
+        by_image[case] = Consensus(
             case,
             any(RULES[rule](v) for v in values),
             max(float(v.mean()) for v in values),
             tuple(pairs),
             len({r.reader for of_pair in pairs.values() for r in of_pair}),
         )
-    return found
+    return by_image
 
 
 def resolved(ratings: Sequence[Rating], result: DetectionResult) -> tuple[list[Rating], list[str]]:
-    """Ratings of the result's images, and the synthetic ids that it does not know.
+    """Ratings of the result's images, and the synthetic ids that are not in the result.
 
-    A rating without a training case (a table made by hand) is taken to be of the nearest one that the result names.
+    A rating without a training case (in a table written by hand) is assigned to the nearest case of the result.
     """
     nearest = {case.synthetic_id: case.nearest_training_id for case in result.summary}
     known = [

@@ -29,7 +29,7 @@ def cohen_kappa(
     Args:
         first: (n,) ratings of one reader, each in `categories`.
         second: (n,) those of the other, of the same cases.
-        categories: all that could have been said, rising.
+        categories: all possible ratings, in ascending order.
 
     Returns:
         NaN without a case, and where no disagreement is expected: both readers gave all cases the same rating.

@@ -68,8 +68,8 @@ class RatingStore:
                 return True
             stored = next(_read(connection, "WHERE rating_id = ?", [rating.rating_id]))
         if not same(stored, rating):
-            found = f"already holds another rating with the rating_id {rating.rating_id!r}"
-            raise RatingConflictError(self.path, found, "Give every rating an id of its own (a UUID)")
+            fault = f"already holds another rating with the rating_id {rating.rating_id!r}"
+            raise RatingConflictError(self.path, fault, "Give every rating an id of its own (a UUID)")
         return False
 
     def find(self, rating_id: str) -> Rating | None:
@@ -83,7 +83,7 @@ class RatingStore:
             return list(_read(connection))
 
     def latest(self) -> list[Rating]:
-        """What counts: the latest rating of each reader and pair."""
+        """The ratings that count: the latest of each reader and pair."""
         return latest(self.all())
 
     @contextmanager
@@ -117,13 +117,13 @@ class RatingStore:
 
     def _is_ours(self, connection: sqlite3.Connection) -> bool:
         """False for a file without any table; raises InputError for one that this program cannot use."""
-        version = _number(connection, "user_version")
-        if _number(connection, "application_id") == _APPLICATION_ID:
+        version = _pragma(connection, "user_version")
+        if _pragma(connection, "application_id") == _APPLICATION_ID:
             if version != _SCHEMA_VERSION:
-                found = f"has schema version {version}, this program reads {_SCHEMA_VERSION}"
-                raise InputError(self.path, found, "Use the version of this program that wrote it")
+                fault = f"has schema version {version}, this program reads {_SCHEMA_VERSION}"
+                raise InputError(self.path, fault, "Use the version of this program that wrote it")
             return True
-        if connection.in_transaction and _number(connection, "schema_version"):
+        if connection.in_transaction and _pragma(connection, "schema_version"):
             raise InputError(self.path, "is an SQLite file of another program", _ADVICE)
         return False
 
@@ -158,13 +158,13 @@ _SCHEMA = (
 def _read(connection: sqlite3.Connection, where: str = "", values: Iterable[str] = ()) -> Iterator[Rating]:
     rows = connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM ratings {where} ORDER BY sequence", tuple(values))
     for row in rows:
-        found = dict(zip(_COLUMNS, row, strict=True))
-        # Stores of earlier versions hold names in any form.
-        yield Rating(**{**found, **{name: composed(found[name]) for name in NAMES}, "blinded": bool(found["blinded"])})
+        cells = dict(zip(_COLUMNS, row, strict=True))
+        # Stores of earlier versions hold names in any Unicode form.
+        yield Rating(**{**cells, **{name: composed(cells[name]) for name in NAMES}, "blinded": bool(cells["blinded"])})
 
 
-def _number(connection: sqlite3.Connection, pragma: str) -> int:
-    return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
 
 
 def _set_journal(connection: sqlite3.Connection) -> None:

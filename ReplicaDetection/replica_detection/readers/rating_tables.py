@@ -28,7 +28,7 @@ COLUMNS = (
     "index_version",
 )
 _YES, _NO = ("1", "true", "yes"), ("", "0", "false", "no")
-# Rows without an id of their own get one from what they say, so that a file read twice counts once.
+# Rows without an id get one from their content, so that a file that is read twice counts once.
 _NAMESPACE = uuid.UUID("6ba8f1d4-3f0e-5c5e-9a54-9d5a4b7f3c21")
 
 
@@ -45,15 +45,15 @@ def read_ratings(paths: Path | Sequence[Path]) -> list[Rating]:
         RatingConflictError: one `rating_id` stands for two different ratings.
     """
     paths = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(p) for p in paths]
-    found: dict[str, Rating] = {}
+    by_id: dict[str, Rating] = {}
     for path in paths:
         for rating in RatingStore(path).all() if _is_sqlite(path) else _read_csv(path):
-            if not same(found.setdefault(rating.rating_id, rating), rating):
+            if not same(by_id.setdefault(rating.rating_id, rating), rating):
                 fault = f"holds another rating than before with the rating_id {rating.rating_id!r}"
                 raise RatingConflictError(path, fault, "Keep one of the two, or clear the rating_id of one")
-    if not found:
+    if not by_id:
         raise InputError(paths[0] if paths else "ratings", "holds no rating", "Fill in the column rating, 1 to 4")
-    return list(found.values())
+    return list(by_id.values())
 
 
 def write_ratings(ratings: Iterable[Rating], path: Path) -> None:
@@ -97,9 +97,9 @@ def _read_csv(path: Path) -> list[Rating]:
             index_version=cells.get("index_version", ""),
         )
         if not rating.rating_id:
-            said = [str(getattr(rating, name)) for name in COLUMNS]
-            rating = replace(rating, rating_id=str(uuid.uuid5(_NAMESPACE, "\n".join([*said, where]))))
-        # The placeholder passes the check of ids; what it stands for only a result can say.
+            cells_read = [str(getattr(rating, name)) for name in COLUMNS]
+            rating = replace(rating, rating_id=str(uuid.uuid5(_NAMESPACE, "\n".join([*cells_read, where]))))
+        # The placeholder passes the check of ids; only a result can tell which training case it stands for.
         known = checked(replace(rating, training_id=rating.training_id or "?"), path, where)
         ratings.append(replace(known, training_id=rating.training_id))
     return ratings

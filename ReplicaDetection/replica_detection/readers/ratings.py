@@ -1,4 +1,4 @@
-"""What readers say of a synthetic image beside its nearest training image, and the store that keeps it.
+"""Readers' ratings of pairs of a synthetic and a training image, and their validation.
 
 Imports with the standard library alone.
 """
@@ -24,7 +24,7 @@ SCALE = {
 }
 REPLICA_FROM = 3
 LONGEST_NAME, LONGEST_COMMENT = 500, 10_000
-# A day: what is longer is no time that somebody looked at a pair.
+# A day; nobody looks at one pair for longer.
 LONGEST_SECONDS = 86_400.0
 
 
@@ -32,10 +32,10 @@ LONGEST_SECONDS = 86_400.0
 class Rating:
     """One reader's opinion of one pair.
 
-    `rating_id` is made by whoever stores it first (a UUID), so that sending it twice counts once; `created` is
-    ISO 8601 in UTC, by the clock of whoever made it, and only noted; `seconds` is the time spent on the case;
-    `index_version` says which training index was shown. Append-only: of the ratings of a pair by one reader, the one
-    that arrived last counts.
+    `rating_id` is a UUID from the first program that stores the rating, so that sending it twice counts once.
+    `created` is ISO 8601 in UTC by that program's clock, for information only. `seconds` is the time spent on the case.
+    `index_version` identifies the training index that was shown. Ratings are only added: of the ratings of a pair by
+    one reader, the one that arrived last counts.
     """
 
     rating_id: str
@@ -77,8 +77,8 @@ def checked(rating: Rating, where: Path | str, row: str = "the rating") -> Ratin
             time that is none.
     """
 
-    def refuse(found: str, advice: str) -> InputError:
-        return InputError(where, f"{row} {found}", advice)
+    def refuse(fault: str, advice: str) -> InputError:
+        return InputError(where, f"{row} {fault}", advice)
 
     names: dict[str, Any] = {}
     for name in NAMES:
@@ -111,7 +111,7 @@ NAMES = ("rating_id", "reader", "synthetic_id", "training_id")
 
 
 def same(one: Rating, other: Rating) -> bool:
-    """Whether both say the same in every field; the time is no part of it, for the one who stores it may add it."""
+    """True if all fields but `created` are equal; the store may add that one."""
     return replace(one, created="") == replace(other, created="")
 
 
@@ -126,12 +126,12 @@ def _name_fault(value: object) -> str:
 
 
 def _storable(text: str) -> bool:
-    """Line breaks and tabs may stand in a comment; NUL and lone surrogates no text file can hold."""
+    """False for text with NUL or lone surrogates, which no text file can hold; line breaks and tabs are allowed."""
     return not any(letter == "\0" or unicodedata.category(letter) == "Cs" for letter in text)
 
 
 def in_utc_text(created: object) -> str | None:
-    """ISO 8601 in UTC, of one length so that times compare as text; without a zone it is UTC. None: this is no time."""
+    """ISO 8601 in UTC with microseconds, so that times compare as text; no zone means UTC. None if it is no time."""
     if not isinstance(created, str):
         return None
     if not created:

@@ -1,6 +1,7 @@
-"""Tables of what readers say: agreement, consensus, thresholds, and how far a threshold carries.
+"""Tables of the readers' ratings: agreement, consensus, thresholds, and the validity of a threshold elsewhere.
 
-The last ones answer what RELICT left open: how much a threshold depends on k, and what it is worth in another cohort.
+The last ones answer two questions that RELICT left open: the dependence of a threshold on k, and its accuracy in
+another cohort.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ _SHARES = ("sensitivity", "specificity", "balanced_accuracy", "positive_predicti
 
 @dataclass(frozen=True)
 class ThresholdAtK:
-    """A measure's threshold with the distance ratio taken over k neighbours; `found` None where that is not known."""
+    """A measure's threshold with the distance ratio over k neighbours; None if it cannot be computed, see `note`."""
 
     measure: str
     k: int
-    found: ReaderThreshold | None
+    reader_threshold: ReaderThreshold | None
     note: str = ""
 
 
@@ -55,8 +56,8 @@ def sensitivity_to_k(
 ) -> list[ThresholdAtK]:
     """Thresholds for several neighbourhoods, from the neighbours that the result stores.
 
-    A result made with a smaller k does not hold enough of them: these rows say so. k beyond the training cohort is the
-    whole cohort. Measures whose stored ratios do not follow from their stored neighbours say so too.
+    A result of a run with a smaller k does not hold enough neighbours, and the ratios of some measures do not follow
+    from the stored neighbours: `note` says so in these rows. A k above the size of the training cohort means all of it.
 
     Args:
         groups: (N,) patient of each training case (`TrainingIndex.patients`), None where each is its own.
@@ -73,7 +74,7 @@ def sensitivity_to_k(
             ratios, short = _ratios_at(result, name, k, groups)
             if short & labels.keys():
                 held = result.neighbors.training[name].shape[1]
-                rows.append(ThresholdAtK(name, k, None, f"the result holds {held} neighbours: run detect with --k {k}"))
+                rows.append(ThresholdAtK(name, k, None, f"the result holds {held} neighbours: run detect with k = {k}"))
             else:
                 rows.append(ThresholdAtK(name, k, reader_threshold(*labelled(ratios, labels), method, seed=seed)))
     return rows
@@ -82,18 +83,18 @@ def sensitivity_to_k(
 def _ratios_at(
     result: DetectionResult, measure: str, k: int, groups: np.ndarray | None
 ) -> tuple[dict[str, float], set[str]]:
-    """Ratio over k of each case, and the cases whose stored neighbours are too few patients to know it."""
+    """Ratio over k neighbours of each case, and the cases with too few stored neighbours for it."""
     size = len(result.neighbors.training_ids)
-    number = np.arange(size) if groups is None else groups
-    found, distance = result.neighbors.training[measure], result.neighbors.distance[measure]
+    patient = np.arange(size) if groups is None else groups
+    training, distance = result.neighbors.training[measure], result.neighbors.distance[measure]
     ratios: dict[str, float] = {}
     short: set[str] = set()
     for i, case in enumerate(result.neighbors.synthetic_ids):
-        here = found[i] >= 0
+        named = training[i] >= 0
         row = np.full((1, size), np.inf)
-        row[0, found[i][here]] = distance[i][here]
-        # A neighbour that is missing from the list says that no further one has a finite distance.
-        whole = len(here) >= size or not here.all() or len(np.unique(number[found[i][here]])) >= k
+        row[0, training[i][named]] = distance[i][named]
+        # A gap in the list means that no further training case has a finite distance.
+        whole = len(named) >= size or not named.all() or len(np.unique(patient[training[i][named]])) >= k
         ratios[case] = float(nearest(row, k, groups).ratio[0])
         if not whole:
             short.add(case)
@@ -107,8 +108,8 @@ def _ratios_at(
 class ThresholdTransfer:
     """A threshold of another cohort applied to this one.
 
-    `reference` is what `here` is counted against: `readers` of this cohort, or `null`, its own verdicts. `there` is the
-    balanced accuracy, cross-validated, where the threshold was made; `own` that of a threshold made here.
+    `here` counts its flags against `reference`: `readers` of this cohort, or `null`, this run's verdicts. `there` is
+    the cross-validated balanced accuracy in the cohort of the threshold, `own` that of a threshold from this cohort.
     """
 
     measure: str
@@ -125,38 +126,38 @@ class ThresholdTransfer:
 def transfer(
     calibration: Calibration, result: DetectionResult, labels: dict[str, Consensus] | None, *, seed: int = 0
 ) -> list[ThresholdTransfer]:
-    """Every threshold of a calibration on the cases of a result that was not used for it.
+    """Accuracy of every threshold of a calibration on the cases of a result that was not used for it.
 
     Args:
-        labels: consensus of readers on this result; None: its own verdicts by the null are the reference, all cases.
+        labels: consensus of readers on this result; None: the verdicts of this run are the reference, for all cases.
 
     Raises:
         ConfigurationError: no measure in common.
     """
     values = replica_likeness(result)
     if set(values) != {t.measure for t in calibration.thresholds}:
-        values.pop(OVERALL)  # combined from other measures, it is another number
+        values.pop(OVERALL)  # combined from other measures, so not comparable
     flags = {(m.measure, m.synthetic_id): m.verdict in FLAGGED for m in result.matches}
     flags |= {(OVERALL, c.synthetic_id): c.verdict in FLAGGED for c in result.summary}
     rows = []
     for t in calibration.thresholds:
         of_case = values.get(t.measure)
-        if of_case is None or math.isnan(t.found.threshold):
+        if of_case is None or math.isnan(t.reader_threshold.threshold):
             continue
         reference = (
             labels if labels is not None else {c: Consensus(c, flags[t.measure, c], math.nan, (), 0) for c in of_case}
         )
         number, replica = labelled(of_case, reference)
-        own = reader_threshold(number, replica, t.found.method, seed=seed) if labels is not None else None
+        own = reader_threshold(number, replica, t.reader_threshold.method, seed=seed) if labels is not None else None
         rows.append(
             ThresholdTransfer(
                 t.measure,
-                t.found.method,
-                t.found.threshold,
+                t.reader_threshold.method,
+                t.reader_threshold.threshold,
                 len(number),
                 "readers" if labels is not None else "null",
-                Confusion.of(replica, number <= t.found.threshold + 1e-12),
-                _held_out(t.found),
+                Confusion.of(replica, number <= t.reader_threshold.threshold + 1e-12),
+                _held_out(t.reader_threshold),
                 _held_out(own),
                 own.threshold if own else math.nan,
             )
@@ -166,8 +167,8 @@ def transfer(
     return rows
 
 
-def _held_out(found: ReaderThreshold | None) -> Estimate:
-    return found.cross_validated.balanced_accuracy if found and found.cross_validated else Estimate()
+def _held_out(threshold: ReaderThreshold | None) -> Estimate:
+    return threshold.cross_validated.balanced_accuracy if threshold and threshold.cross_validated else Estimate()
 
 
 # -------------------------------------------------------------------------------------------------------- as files
@@ -181,7 +182,7 @@ def write_agreement(path: Path, pairs: Iterable[PairAgreement]) -> None:
 
 
 def write_consensus(path: Path, labels: dict[str, Consensus], result: DetectionResult) -> None:
-    """What the readers say of each rated image beside what the run says of it."""
+    """The readers' consensus on each rated image beside the run's verdict."""
     columns = ("synthetic_id", "replica", "mean", "readers", "training_ids", "verdict", "score", "nearest_training_id")
     by_case = {c.synthetic_id: c for c in result.summary}
     rows = (
@@ -200,11 +201,14 @@ def write_correlations(path: Path, correlations: Iterable[RankCorrelation]) -> N
 
 
 def write_thresholds(path: Path, calibration: Calibration) -> None:
-    """Apparent figures (the same images chose and judged the threshold), cross-validated ones, and out-of-bag ones."""
+    """Apparent accuracy (on the images that the threshold was chosen on), cross-validated and out-of-bag accuracy."""
     write_csv(
         path,
         ("measure", "level", *_THRESHOLD_COLUMNS),
-        ({"measure": t.measure, "level": t.level, **_threshold_row(t.found)} for t in calibration.thresholds),
+        (
+            {"measure": t.measure, "level": t.level, **_threshold_row(t.reader_threshold)}
+            for t in calibration.thresholds
+        ),
     )
 
 
@@ -212,7 +216,14 @@ def write_sensitivity_to_k(path: Path, rows: Iterable[ThresholdAtK]) -> None:
     write_csv(
         path,
         ("measure", "k", *_THRESHOLD_COLUMNS),
-        ({"measure": r.measure, "k": r.k, **(_threshold_row(r.found) if r.found else {"note": r.note})} for r in rows),
+        (
+            {
+                "measure": r.measure,
+                "k": r.k,
+                **(_threshold_row(r.reader_threshold) if r.reader_threshold else {"note": r.note}),
+            }
+            for r in rows
+        ),
     )
 
 
@@ -236,16 +247,16 @@ _THRESHOLD_COLUMNS = (
 )
 
 
-def _threshold_row(found: ReaderThreshold) -> dict[str, object]:
+def _threshold_row(threshold: ReaderThreshold) -> dict[str, object]:
     row: dict[str, object] = {
-        "method": found.method,
-        "threshold": Estimate(found.threshold, *found.interval),
-        "out_of_bag_balanced_accuracy": found.out_of_bag,
-        "note": found.note,
+        "method": threshold.method,
+        "threshold": Estimate(threshold.threshold, *threshold.interval),
+        "out_of_bag_balanced_accuracy": threshold.out_of_bag,
+        "note": threshold.note,
     }
-    row |= {f"apparent_{name}": value for name, value in _shares(found.apparent).items()}
-    if found.cross_validated:
-        row |= {f"cross_validated_{name}": value for name, value in _shares(found.cross_validated).items()}
+    row |= {f"apparent_{name}": value for name, value in _shares(threshold.apparent).items()}
+    if threshold.cross_validated:
+        row |= {f"cross_validated_{name}": value for name, value in _shares(threshold.cross_validated).items()}
     return row
 
 
@@ -254,5 +265,5 @@ def _shares(confusion: Confusion) -> dict[str, Estimate]:
 
 
 def _fields(row: object) -> dict[str, object]:
-    """The fields of a dataclass as they are, nested ones whole."""
+    """The fields of a dataclass by name; nested dataclasses stay objects."""
     return {f.name: getattr(row, f.name) for f in dataclasses.fields(row)}  # type: ignore[arg-type]

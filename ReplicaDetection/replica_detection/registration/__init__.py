@@ -1,6 +1,6 @@
-"""Copies that moved: how each training case of a short list has to be turned and shifted to lie on a query."""
+"""Alignment of training cases to a query: the few best candidates, each with mirroring, rotation, scale and shift."""
 
-# Training cases that each query is laid upon, at most.
+# Largest number of training cases that are aligned to a query at full resolution.
 CANDIDATES = 10
-# Stands in the measures' definitions: raise it when the search or any of its numbers changes.
+# Part of the measures' definitions: raise it when the search or any of its numbers changes.
 VERSION = 3

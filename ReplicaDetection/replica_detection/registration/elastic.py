@@ -1,4 +1,4 @@
-"""A small smooth warp on top of the similarity transform, by SimpleITK's demons."""
+"""A small smooth warp after the similarity transform, by SimpleITK's demons."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from replica_detection.registration.local import resample_level
 from replica_detection.registration.pyramid import Level, structure
 
 ITERATIONS = 40
-# Width of the Gaussian that keeps the field smooth, in voxels of the middle level.
+# Sigma of the Gaussian that smooths the field, in voxels of the middle level.
 SMOOTHNESS = 1.5
-# No point moves by more than this share of the mean side of the field of view.
+# Largest displacement as a share of the mean side of the field of view.
 LARGEST_SHARE = 0.1
 
 
 def displacement(query: np.ndarray, training: np.ndarray, level: Level) -> np.ndarray:
-    """(3, X, Y, Z) mm by which each point of the query has to be moved to meet the same structure of `training`, which
-    was laid on it before; smooth, and zero where the images are equal.
+    """Displacement from each point of the query to the same structure of the aligned training case, (3, X, Y, Z) mm.
 
-    Symmetric forces demons (Vercauteren et al., NeuroImage 2009).
+    Symmetric forces demons (Vercauteren et al., NeuroImage 2009). The field is smooth, and zero where the images are
+    equal.
 
     Args:
-        query, training: (X, Y, Z) of one level, locally normalized; NaN in `training` where it shows nothing.
+        query, training: (X, Y, Z) of one level, locally normalized; NaN in `training` outside its field of view.
     """
     import SimpleITK
 
@@ -29,19 +29,19 @@ def displacement(query: np.ndarray, training: np.ndarray, level: Level) -> np.nd
     spacing = [level.spacing[axis] for axis in used]
 
     def image(array: np.ndarray) -> SimpleITK.Image:
-        made = SimpleITK.GetImageFromArray(np.nan_to_num(np.squeeze(array)).T.astype(np.float32))
-        made.SetSpacing(spacing)
-        return made
+        converted = SimpleITK.GetImageFromArray(np.nan_to_num(np.squeeze(array)).T.astype(np.float32))
+        converted.SetSpacing(spacing)
+        return converted
 
     demons = SimpleITK.FastSymmetricForcesDemonsRegistrationFilter()
     demons.SetNumberOfIterations(ITERATIONS)
     demons.SetStandardDeviations(SMOOTHNESS)
     # One core gives the same bits everywhere.
     demons.SetNumberOfThreads(1)
-    found = SimpleITK.GetArrayFromImage(demons.Execute(image(query), image(training)))
+    computed = SimpleITK.GetArrayFromImage(demons.Execute(image(query), image(training)))
     field = np.zeros((3, *level.shape))
     for component, axis in enumerate(used):
-        field[axis] = found[..., component].T.reshape(level.shape)
+        field[axis] = computed[..., component].T.reshape(level.shape)
     length = np.sqrt((field**2).sum(0))
     largest = LARGEST_SHARE * float(np.mean([level.shape[a] * level.spacing[a] for a in used]))
     return field * np.minimum(1, largest / np.maximum(length, 1e-9))
@@ -54,11 +54,11 @@ def warped_merit(
     shift: np.ndarray,
     chain: tuple[Level, Level],
 ) -> float:
-    """Correlation over the query's structure after the warp, lowered by a small overlap as everywhere; in [-1, 1].
+    """Merit (`optimization.merit`) of a pair after the warp, over the query's structure; in [-1, 1].
 
     Args:
-        query, training: the middle and the fine level; the field is found on the first and used on the second.
-        matrix, shift: the placement of the training case, as in `Placement`.
+        query, training: the middle and the fine level; the field is computed on the first and applied to the second.
+        matrix, shift: the transform of the training case, as in `Placement`.
         chain: the two levels.
     """
     from scipy import ndimage
@@ -71,12 +71,12 @@ def warped_merit(
     finer = [ndimage.zoom(part, zoom, order=1, grid_mode=True, mode="nearest") for part in field]
     spacing, centre = np.array(fine.spacing), (np.array(fine.shape) - 1) / 2
     inside = structure(query[1])
-    at = np.argwhere(inside)
-    position = (at - centre) * spacing + np.stack([part[inside] for part in finer], 1)
-    there = (position @ matrix.T + shift) / spacing + centre
-    # A hair outside is inside.
-    there = np.where(np.abs(there - np.clip(there, 0, 2 * centre)) < 1e-3, np.clip(there, 0, 2 * centre), there)
-    b = ndimage.map_coordinates(training[1], there.T, order=1, mode="constant", cval=np.nan)
+    voxels = np.argwhere(inside)
+    position = (voxels - centre) * spacing + np.stack([part[inside] for part in finer], 1)
+    target = (position @ matrix.T + shift) / spacing + centre
+    # Rounding errors must not put border voxels outside.
+    target = np.where(np.abs(target - np.clip(target, 0, 2 * centre)) < 1e-3, np.clip(target, 0, 2 * centre), target)
+    b = ndimage.map_coordinates(training[1], target.T, order=1, mode="constant", cval=np.nan)
     covered = ~np.isnan(b)
     a, b = query[1][inside][covered].astype(np.float64), b[covered].astype(np.float64)
     if len(a) < 2 or not a.std() or not b.std():

@@ -1,4 +1,4 @@
-"""How well two images agree at each place, once one was laid upon the other."""
+"""Local correlation of two aligned images."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from replica_detection.registration.pyramid import Level, structure
 
 # Sigma of the Gaussian neighbourhood, in voxels of the level.
 WINDOW = 1.5
-# Steadies flat neighbourhoods, whose correlation is that of noise; images have the standard deviation 1.
+# Stabilizes flat neighbourhoods, which show only noise; the images have standard deviation 1.
 _CONSTANT = 1e-3
 
 
 def resample_level(training: np.ndarray, matrix: np.ndarray, shift: np.ndarray, level: Level) -> np.ndarray:
-    """(X, Y, Z) float32: a level of a training case laid on the query; NaN beyond its field of view.
+    """A level of a training case, resampled to the query: (X, Y, Z) float32, NaN outside its field of view.
 
     Args:
         training: (X, Y, Z), the level.
-        matrix, shift: a position u of the query lies at `matrix @ u + shift` in the training case, both in mm from
-            the centre.
+        matrix, shift: a position u of the query corresponds to `matrix @ u + shift` in the training case, both in mm
+            from the centre.
     """
     from scipy import ndimage
 
@@ -29,28 +29,33 @@ def resample_level(training: np.ndarray, matrix: np.ndarray, shift: np.ndarray, 
 
 
 class Neighbourhoods:
-    """The neighbourhood of each voxel of a query (X, Y, Z), ready to be compared with many training cases."""
+    """Local moments of a query (X, Y, Z), computed once for its comparison with several training cases."""
 
     def __init__(self, query: np.ndarray):
         self.query, self.inside = query, structure(query)
-        self.mean = _around(query)
-        self.variance = _around(query * query) - self.mean**2
+        self.mean = _local_mean(query)
+        self.variance = _local_mean(query * query) - self.mean**2
 
     def correlation(self, training: np.ndarray) -> np.ndarray:
-        """(n,) correlation in the neighbourhood of each voxel of the query's structure that `training` (X, Y, Z; NaN
-        where it shows nothing) covers: the structure term of SSIM (Wang et al., IEEE TIP 2004, equation 10), 1 where
-        the images are equal."""
+        """Local correlation with a training case at the n voxels of the query's structure that it covers, (n,).
+
+        (cov + c) / (sd_q sd_t + c) in a Gaussian window: the structure term of SSIM (Wang et al., IEEE TIP 2004,
+        equation 10); 1 where the images are equal.
+
+        Args:
+            training: (X, Y, Z), NaN outside its field of view.
+        """
         covered = ~np.isnan(training)
         b = np.where(covered, training, 0)
-        mean = _around(b)
-        variance = _around(b * b) - mean**2
-        covariance = _around(self.query * b) - self.mean * mean
+        mean = _local_mean(b)
+        variance = _local_mean(b * b) - mean**2
+        covariance = _local_mean(self.query * b) - self.mean * mean
         spread = np.sqrt(np.maximum(self.variance, 0) * np.maximum(variance, 0))
         inside = self.inside & covered
         return (covariance[inside] + _CONSTANT) / (spread[inside] + _CONSTANT)
 
 
-def _around(image: np.ndarray) -> np.ndarray:
+def _local_mean(image: np.ndarray) -> np.ndarray:
     from scipy import ndimage
 
     return ndimage.gaussian_filter(image, [WINDOW if n > 1 else 0.0 for n in image.shape], mode="nearest", truncate=2)

@@ -1,9 +1,16 @@
 """Registration of one pair: mirrored axes are given, the similarity transform is found by Gauss-Newton steps (numba).
 
-The figure of merit is the normalized correlation over the overlap, as in Evangelidis and Psarakis, "Parametric image
-alignment using enhanced correlation coefficient maximization", IEEE TPAMI 2008; the steps are inverse compositional
-(Baker and Matthews, "Lucas-Kanade 20 years on", IJCV 2004, section 3.2): derivatives are those of the query alone and
-are made once for all its candidates.
+With q the query, t the training image, W the transform, and all sums and means over the voxels x of the query's
+structure for which W(x) lies inside the training image, the merit is
+
+    merit   = rho * overlap^0.25 if rho > 0, else rho
+    rho     = sum (q(x) - mean q) (t(W(x)) - mean t) / sqrt(sum (q(x) - mean q)^2 sum (t(W(x)) - mean t)^2)
+    overlap = share of the query's structure for which W(x) lies inside
+
+rho is the enhanced correlation coefficient of Evangelidis and Psarakis, "Parametric image alignment using enhanced
+correlation coefficient maximization", IEEE TPAMI 2008. The steps are inverse compositional (Baker and Matthews,
+"Lucas-Kanade 20 years on", IJCV 2004, section 3.2): the derivatives are those of the query and are computed once for
+all its candidates.
 """
 
 from __future__ import annotations
@@ -22,7 +29,7 @@ PARAMETERS = 7  # rotations about X, Y, Z, logarithm of the scale, translations 
 
 @dataclass(frozen=True)
 class Template:
-    """A query at one level, ready to be compared with many training cases: its voxels that show structure.
+    """The structure voxels of a query at one level, with the derivatives for its registration to many training cases.
 
     `position` (n, 3) is in mm from the centre of the field of view; `value` (n,); `slope` (n, 8) holds the derivatives
     by the parameters, the last column unused; `hessian` (7, 7) of the normalized values; `active` lists the parameters
@@ -38,7 +45,7 @@ class Template:
 
 
 def template(image: np.ndarray, level: Level) -> Template:
-    """Makes a Template of a level of the query's pyramid, (X, Y, Z)."""
+    """The Template of a level of the query's pyramid, (X, Y, Z)."""
     inside = structure(image)
     spacing, shape = np.array(level.spacing), np.array(level.shape)
     flat = [n == 1 for n in level.shape]
@@ -61,7 +68,7 @@ def template(image: np.ndarray, level: Level) -> Template:
 
 
 def _hessian(value: np.ndarray, slope: np.ndarray) -> np.ndarray:
-    """Of half the squared distance between two vectors of mean 0 and length 1, one of which moves."""
+    """Gauss-Newton Hessian of half the squared distance between two vectors of mean 0 and length 1, (7, 7)."""
     if not len(value):
         return np.eye(PARAMETERS)
     centred = value - value.mean()
@@ -73,7 +80,7 @@ def _hessian(value: np.ndarray, slope: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Limits:
-    """What counts as a plausible motion: rotation beside the mirroring in degrees, scale either way, overlap.
+    """Limits of a plausible transform: rotation in degrees, apart from mirroring, scale in both directions, overlap.
 
     `overlap_power`: the correlation is multiplied by the overlap (a share) to this power, so that a chance agreement of
     two corners does not win.
@@ -96,17 +103,17 @@ def register(
     iterations: int,
     limits: Limits,
 ) -> np.ndarray:
-    """Improves many starts at once, in place, on all cores.
+    """Improves many starts in place, on all cores.
 
     Args:
         query: the fixed image.
         training: (C, X, Y, Z) float32, the same level of training cases.
-        matrices: (S, 3, 3) start of each: takes a position of the query to one of the training case, both in mm from
-            their centres.
+        matrices: (S, 3, 3), each maps a position of the query to one of the training case, both in mm from their
+            centres.
         shifts: (S, 3) mm, added after the matrix.
-        which: (S,) index into `training`.
+        which: (S,) indices into `training`.
         flips: (S, 3) diagonal of +1 and -1: the mirrored axes of the start, against which rotation is measured.
-        iterations: at most so many steps.
+        iterations: largest number of steps.
 
     Returns:
         (S, 2) correlation and overlap (share of the query's structure that lies inside the training grid).
@@ -124,9 +131,9 @@ def register(
     return out
 
 
-def merit(found: np.ndarray, limits: Limits) -> np.ndarray:
-    """(S,) the number by which starts are compared, from the (S, 2) that `register` returns."""
-    return found[:, 0] * found[:, 1] ** limits.overlap_power
+def merit(registered: np.ndarray, limits: Limits) -> np.ndarray:
+    """The number by which starts are compared, (S,): correlation * overlap^overlap_power, of `register`'s output."""
+    return registered[:, 0] * registered[:, 1] ** limits.overlap_power
 
 
 @njit(nogil=True, cache=True)
@@ -146,7 +153,7 @@ def _register_one(
     position, value, slope, hessian, active, spacing, training, matrix, shift, flip, iterations,
     degrees, scale, overlap, power, out,
 ):  # fmt: skip
-    """Gauss-Newton with Levenberg's damping: a step counts only where the figure of merit grows."""
+    """Gauss-Newton with Levenberg's damping: a step is accepted only if the merit grows."""
     count = len(active)
     gradient, trial = np.zeros(7), np.zeros(7)
     a, b = np.empty((count, count)), np.empty(count)
@@ -212,7 +219,7 @@ def _rotation(x, y, z):
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
 def _evaluate(position, value, slope, spacing, training, matrix, shift, gradient):
-    """Correlation and overlap of the pair, and the ascent direction by the parameters before the Hessian."""
+    """Correlation and overlap of the pair; writes the gradient of the correlation by the parameters."""
     X, Y, Z = training.shape
     m00, m01, m02 = matrix[0, 0] / spacing[0], matrix[0, 1] / spacing[0], matrix[0, 2] / spacing[0]
     m10, m11, m12 = matrix[1, 0] / spacing[1], matrix[1, 1] / spacing[1], matrix[1, 2] / spacing[1]
@@ -229,7 +236,7 @@ def _evaluate(position, value, slope, spacing, training, matrix, shift, gradient
         x = m00 * u0 + m01 * u1 + m02 * u2 + s0
         y = m10 * u0 + m11 * u1 + m12 * u2 + s1
         z = m20 * u0 + m21 * u1 + m22 * u2 + s2
-        # A hair outside is inside: rounding must not cost a mirrored copy its border.
+        # Tolerance at the border: rounding must not cost a mirrored copy its border voxels.
         if x < -1e-3 or y < -1e-3 or z < -1e-3 or x > X - 0.999 or y > Y - 0.999 or z > Z - 0.999:
             continue
         i, j, k = (

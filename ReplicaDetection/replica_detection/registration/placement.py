@@ -1,4 +1,4 @@
-"""Where a candidate training case lies on a query. Imports with numpy alone."""
+"""The transform that aligns a candidate training case to a query. Imports with numpy alone."""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Placement:
-    """A training case laid on a query.
+    """A training case aligned to a query.
 
-    A position u of the query lies at `matrix @ u + shift` in the training case, both in mm from the centre of the grid
-    along its axes; `mirroring` (3,) of +1 and -1 is the part of `matrix` that is no rotation. `correlation` is that of
-    the locally normalized images over the overlap, `overlap` the share of the query's structure that it covers;
-    `correlation_before` is that of the pair as it lies.
+    A position u of the query corresponds to `matrix @ u + shift` in the training case, both in mm from the centre of
+    the grid along its axes. `training` is the position of the case in the index.
+
+    Args:
+        matrix, shift: (3, 3) and (3,).
+        mirroring: (3,) of +1 and -1, the mirrored axes; `matrix` is this times a rotation and a scale.
+        correlation: of the locally normalized images over the overlap.
+        overlap: the share of the query's structure that the training case covers.
+        merit: see `optimization.merit`.
+        correlation_before: of the pair without alignment.
     """
 
     training: int

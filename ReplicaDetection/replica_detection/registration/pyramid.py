@@ -1,4 +1,4 @@
-"""What registration looks at: an image in three resolutions, locally normalized, and where it shows any structure."""
+"""The input of registration: an image in three resolutions, locally normalized, and the voxels that show structure."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Voxels of the three resolutions at most: all training cases are searched in the first, few are followed to the last.
+# Largest number of voxels of the three resolutions: the first is searched for all training cases, the last for few.
 LEVEL_VOXELS = (1_000, 8_000, 64_000)
 # Width of the local normalization, as a share of the field of view (geometric mean of its sides).
 WINDOW_SHARE = 0.1
 # Standard deviation, in mapped intensities, below which a neighbourhood counts as flat.
 FLAT = 0.05
-# A voxel belongs to the structure that is compared where the root mean square around it is this share of the largest.
+# A voxel is structure if the root mean square around it exceeds this share of the largest (99.5th percentile).
 STRUCTURE = 0.3
 
 
@@ -57,8 +57,8 @@ def levels(grid: Sequence[int], spacing: Sequence[float]) -> tuple[Level, ...]:
 def pyramid(image: np.ndarray, chain: Sequence[Level]) -> list[np.ndarray]:
     """The image at each level, float32 (X, Y, Z), locally normalized: mean 0 and standard deviation 1 around a voxel.
 
-    Local normalization takes out gain, bias field and most of a gamma; where the image is flat it stays near 0, so
-    that noise of an empty background does not count as structure.
+    Local normalization removes gain, bias field and most of a gamma. Flat regions stay near 0, so that the noise of an
+    empty background does not count as structure.
 
     Args:
         image: (X, Y[, Z]) in [0, 1], or a mask (its foreground counts as 1).
@@ -78,9 +78,9 @@ def pyramid(image: np.ndarray, chain: Sequence[Level]) -> list[np.ndarray]:
 
 
 def resampled(image: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Another number of voxels over the same field of view, after a Gaussian of half the new voxel.
+    """The image with another number of voxels over the same field of view, after a Gaussian of half the new voxel.
 
-    Mirrored images give mirrored results exactly, which interpolation from a corner would not.
+    Mirrored images give exactly mirrored results, unlike interpolation from a corner.
     """
     from scipy import ndimage
 
@@ -92,9 +92,9 @@ def resampled(image: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 
 
 def structure(image: np.ndarray) -> np.ndarray:
-    """(X, Y, Z) bool: where a level shows structure at all. Only there a query is compared.
+    """The voxels of a level that show structure, (X, Y, Z) bool. Only there a query is compared.
 
-    So a copy of which a part was lost is measured by what is left of it, and an empty background decides nothing.
+    A copy that lost a part is thus measured by the rest, and an empty background has no influence.
     """
     from scipy import ndimage
 

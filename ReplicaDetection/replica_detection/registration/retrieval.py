@@ -1,9 +1,10 @@
-"""From a query to its few most similar training cases, each with the transform that aligns it to the query.
+"""Search for the few training cases that align best with a query, each with its transform.
 
-Coarse to fine: every case and every mirroring is searched at about a thousand voxels (`ShiftSearch`). The better starts
-are registered there and at some thousand voxels, the best cases at the finest level. A copy in place, or one that was
-only mirrored, is searched among some thousand voxels at once: what is left of a copy that lost a part may be too little
-for a thousand. The numbers below bound the cost of a query in cohorts of any size, apart from the search itself.
+The search goes from coarse to fine. Every case and every mirroring is searched at about a thousand voxels
+(`ShiftSearch`). The better starts are registered there and at some thousand voxels, the best cases at the finest level.
+Copies in place, or only mirrored, are also searched directly at some thousand voxels, because the rest of a copy that
+lost a part may be too small at a thousand. The numbers below bound the cost of a query in cohorts of any size, apart
+from the search itself.
 """
 
 from __future__ import annotations
@@ -20,24 +21,24 @@ from replica_detection.registration.placement import Placement
 from replica_detection.registration.pyramid import Level, structure
 from replica_detection.registration.search import ShiftSearch, mirrorings
 
-# A turned copy ranks far down before it is registered: only in cohorts of thousands is any start left out.
+# A rotated copy ranks far down before it is registered: starts are left out only in cohorts of thousands.
 STARTS, KEPT, KEPT_BY_SEARCH, KEPT_IN_PLACE = 32_768, 64, 16, 8
 ITERATIONS = (8, 12, 12)
-# Cases compared in place at a time, which bounds the memory.
+# Number of cases compared in place at a time, which bounds the memory.
 ROWS = 256
-# Voxels count as cubes where no side is longer than another by more than this factor.
+# Voxels count as cubes if no side is longer than another by more than this factor.
 OBLONG = 1.15
 
 
 @dataclass(frozen=True)
 class Starts:
-    """Motions to be improved in place, each of one training case onto the query.
+    """S transforms, each between the query and one training case, which registration improves in place.
 
     Args:
-        case: (S,) the training case.
-        flips: (S, 3) +1 and -1, the mirrored axes.
+        case: (S,), the training case.
+        flips: (S, 3) of +1 and -1, the mirrored axes.
         matrices, shifts: (S, 3, 3) and (S, 3), in units of `length`.
-        length: (S, 3) the unit of length along each axis, in mm.
+        length: (S, 3), the unit of length along each axis, in mm.
     """
 
     case: np.ndarray
@@ -48,7 +49,7 @@ class Starts:
 
     @classmethod
     def mirrored(cls, case: np.ndarray, flips: np.ndarray, shifts: np.ndarray, length: np.ndarray) -> Starts:
-        """Only mirrored and shifted, by (S, 3) mm."""
+        """Starts without rotation and scale, shifted by (S, 3) mm."""
         return cls(case, flips, flips[:, :, None] * np.eye(3), shifts / length, length)
 
     def at(self, rows: np.ndarray) -> Starts:
@@ -58,7 +59,7 @@ class Starts:
         return Starts(*(np.concatenate(pair) for pair in zip(self._parts(), others._parts(), strict=True)))
 
     def in_mm(self) -> tuple[np.ndarray, np.ndarray]:
-        """(S, 3, 3) and (S, 3)."""
+        """Matrices (S, 3, 3) and shifts (S, 3) in mm."""
         return self.matrices * self.length[:, :, None] / self.length[:, None, :], self.shifts * self.length
 
     def _parts(self) -> tuple[np.ndarray, ...]:
@@ -67,16 +68,16 @@ class Starts:
 
 @dataclass(frozen=True)
 class TrainingPyramids:
-    """The training cohort as retrieval needs it: the coarse and the middle level of all cases, the fine one on demand.
+    """The training cohort for retrieval: the coarse and the middle level of all cases, the fine level on demand.
 
     Args:
         chain: the three levels of the grid.
         coarse, middle: (N, X, Y, Z) float32.
-        fine: gives the fine level of the cases at the given positions.
-        limits: what counts as a plausible motion.
-        voxel: (3,) sides of a voxel of the files, of geometric mean 1. Where they differ, a copy may have been turned
-            on its voxels as if these were cubes, as training pipelines do, which is no rotation in mm: both are
-            looked for.
+        fine: returns the fine level of the cases at the given positions.
+        limits: of plausible transforms.
+        voxel: (3,) sides of a voxel of the files, of geometric mean 1. If they differ, a copy may have been rotated on
+            its voxels as if they were cubes, as training pipelines do, which is not a rotation in mm. Both kinds are
+            searched.
     """
 
     chain: tuple[Level, ...]
@@ -88,35 +89,44 @@ class TrainingPyramids:
 
     @cached_property
     def units(self) -> np.ndarray:
-        """(1 or 2, 3) the unit of length along each axis, in which motions are rotations, scale and shift."""
+        """Units of length along each axis in which transforms are rotations, scale and shift, (1 or 2, 3)."""
         oblong = max(self.voxel) > OBLONG * min(self.voxel)
         return np.array([(1.0, 1.0, 1.0), self.voxel] if oblong else [(1.0, 1.0, 1.0)])
 
     @cached_property
-    def shown(self) -> np.ndarray:
-        """(N,) bool: the cases that show anything."""
+    def has_structure(self) -> np.ndarray:
+        """(N,) bool: False for cases with nothing but zeros."""
         return np.array(self.coarse.any(axis=(1, 2, 3)))
 
     @cached_property
-    def searched(self) -> ShiftSearch:
+    def shift_search(self) -> ShiftSearch:
         return ShiftSearch(self.coarse, self.chain[0])
 
-    def place(self, query: Sequence[np.ndarray], allowed: np.ndarray, candidates: int = CANDIDATES) -> list[Placement]:
-        """The training cases most alike after the best motion, best first.
+    def candidates(self, query: Sequence[np.ndarray], allowed: np.ndarray, count: int = CANDIDATES) -> list[Placement]:
+        """The training cases with the highest merit after alignment, best first.
 
         Args:
             query: the three levels of the query's pyramid.
             allowed: (N,) bool, the cases that may be named.
-            candidates: so many cases at most.
+            count: largest number of cases.
 
         Returns:
-            Empty where the query shows no structure or no case is allowed.
+            An empty list if the query shows no structure or no case is allowed.
         """
-        allowed = allowed & self.shown
+        allowed = allowed & self.has_structure
         if not structure(query[0]).any() or not allowed.any():
             return []
+        starts = self._coarse_starts(query[0], allowed).followed_by(self._starts_in_place(query[1], allowed))
+        merits = merit(self._register(query[1], 1, self.middle, starts, starts.case), self.limits)
+        best_of_case: dict[int, int] = {}
+        for s in np.argsort(-merits, kind="stable").tolist():
+            best_of_case.setdefault(int(starts.case[s]), s)
+        return self._placements(query[2], starts.at(np.array(list(best_of_case.values())[:count])))
+
+    def _coarse_starts(self, query: np.ndarray, allowed: np.ndarray) -> Starts:
+        """The best starts of the shift search, registered at the coarse level."""
         ways = mirrorings(self.chain[0])
-        score, shift = self.searched.shifts(query[0])
+        score, shift = self.shift_search.shifts(query)
         score[~allowed] = -np.inf
         order = np.argsort(-score, axis=None, kind="stable")[:STARTS]
         order = order[np.isfinite(score.ravel()[order])]
@@ -130,39 +140,38 @@ class TrainingPyramids:
             np.tile(both, (len(self.units), 1)),
             np.repeat(self.units, len(both), axis=0),
         )
-        found = merit(self._register(query[0], 0, self.coarse, starts, starts.case), self.limits)
-        best = found.reshape(repeated, len(case)).argmax(0) * len(case) + np.arange(len(case))
-        kept = best[np.argsort(-found[best], kind="stable")[:KEPT]]
-        starts = starts.at(np.array(list(dict.fromkeys([*kept.tolist(), *best[:KEPT_BY_SEARCH].tolist()]))))
+        merits = merit(self._register(query, 0, self.coarse, starts, starts.case), self.limits)
+        best = merits.reshape(repeated, len(case)).argmax(0) * len(case) + np.arange(len(case))
+        kept = best[np.argsort(-merits[best], kind="stable")[:KEPT]]
+        return starts.at(np.array(list(dict.fromkeys([*kept.tolist(), *best[:KEPT_BY_SEARCH].tolist()]))))
 
-        as_it_lies = correlations_in_place(query[1], self.middle, ways)
-        as_it_lies[~allowed] = -np.inf
-        order = np.argsort(-as_it_lies, axis=None, kind="stable")[:KEPT_IN_PLACE]
-        there, mirrored = np.divmod(order[np.isfinite(as_it_lies.ravel()[order])], len(ways))
-        nowhere, mm = np.zeros((len(there), 3)), np.ones((len(there), 3))
-        starts = starts.followed_by(Starts.mirrored(there, ways[mirrored], nowhere, mm))
-        found = merit(self._register(query[1], 1, self.middle, starts, starts.case), self.limits)
-        first: dict[int, int] = {}
-        for s in np.argsort(-found, kind="stable").tolist():
-            first.setdefault(int(starts.case[s]), s)
-        starts = starts.at(np.array(list(first.values())[:candidates]))
+    def _starts_in_place(self, query: np.ndarray, allowed: np.ndarray) -> Starts:
+        """The cases that correlate best with the query at the middle level in place, or only mirrored."""
+        ways = mirrorings(self.chain[0])
+        correlation = correlations_in_place(query, self.middle, ways)
+        correlation[~allowed] = -np.inf
+        order = np.argsort(-correlation, axis=None, kind="stable")[:KEPT_IN_PLACE]
+        case, way = np.divmod(order[np.isfinite(correlation.ravel()[order])], len(ways))
+        return Starts.mirrored(case, ways[way], np.zeros((len(case), 3)), np.ones((len(case), 3)))
 
+    def _placements(self, query: np.ndarray, starts: Starts) -> list[Placement]:
+        """The starts after registration at the fine level, highest merit first."""
         cases = self.fine(starts.case.tolist())
-        result = self._register(query[2], 2, cases, starts, np.arange(len(cases)))
-        figures = merit(result, self.limits)
+        registered = self._register(query, 2, cases, starts, np.arange(len(cases)))
+        merits = merit(registered, self.limits)
         matrices, shifts = starts.in_mm()
         return [
             Placement(
-                int(starts.case[s]),
-                matrices[s],
-                shifts[s],
-                starts.flips[s],
-                float(result[s, 0]),
-                float(result[s, 1]),
-                float(figures[s]),
-                correlation_in_place(query[2], cases[s]),
+                training=int(starts.case[s]),
+                matrix=matrices[s],
+                shift=shifts[s],
+                mirroring=starts.flips[s],
+                correlation=float(registered[s, 0]),
+                overlap=float(registered[s, 1]),
+                merit=float(merits[s]),
+                correlation_before=correlation_in_place(query, cases[s]),
             )
-            for s in np.argsort(-figures, kind="stable")
+            for s in np.argsort(-merits, kind="stable")
         ]
 
     def _register(
@@ -186,13 +195,21 @@ class TrainingPyramids:
 
 
 def correlations_in_place(query: np.ndarray, training: np.ndarray, ways: np.ndarray) -> np.ndarray:
-    """(N, F) correlations of a query (X, Y, Z) with cases (N, X, Y, Z) over the query's structure, mirrored in each of
-    the ways but not moved; 0 where either shows none."""
+    """Correlation of a query with each case over the query's structure, without alignment but mirrored, (N, F).
+
+    Args:
+        query: (X, Y, Z).
+        training: (N, X, Y, Z).
+        ways: (F, 3), the mirrorings.
+
+    Returns:
+        0 where the query or the case shows no structure.
+    """
     inside = structure(query)
     count = int(inside.sum())
-    found = np.zeros((len(training), len(ways)))
+    correlation = np.zeros((len(training), len(ways)))
     if count < 2:
-        return found
+        return correlation
     centred = np.where(inside, query - query[inside].mean(), 0).astype(np.float32)
     mirrored = [tuple(slice(None, None, int(s)) for s in way) for way in ways]
     value = np.stack([centred[m].ravel() for m in mirrored], 1)
@@ -201,12 +218,12 @@ def correlations_in_place(query: np.ndarray, training: np.ndarray, ways: np.ndar
     for start in range(0, len(training), ROWS):
         rows = training[start : start + ROWS].reshape(-1, query.size)
         variance = (rows**2) @ counted - (rows @ counted) ** 2 / count
-        found[start : start + ROWS] = (rows @ value) / (length * np.sqrt(np.maximum(variance, 1e-6)) + 1e-12)
-    return found
+        correlation[start : start + ROWS] = (rows @ value) / (length * np.sqrt(np.maximum(variance, 1e-6)) + 1e-12)
+    return correlation
 
 
 def correlation_in_place(query: np.ndarray, training: np.ndarray) -> float:
-    """Of two images of one level as they lie, over the query's structure; 0 where either shows none."""
+    """Correlation of two images of one level without alignment, over the query's structure; 0 if either shows none."""
     inside = structure(query)
     a, b = query[inside].astype(np.float64), training[inside].astype(np.float64)
     if len(a) < 2 or not a.std() or not b.std():

@@ -1,8 +1,8 @@
-"""Where to start: the shift of the largest correlation for every training case and every way to mirror the query.
+"""Start values: for every training case and every mirroring of the query, the shift with the largest correlation.
 
 The correlation is normalized over the overlap of each shift (Padfield, "Masked object registration in the Fourier
-domain", IEEE TIP 2012); for whole boxes the sums under the overlap come from cumulative sums, so that one Fourier
-transform per pair is left.
+domain", IEEE TIP 2012, section III). The images fill their boxes, so the sums over the overlap come from cumulative
+sums, and each pair needs only one inverse Fourier transform.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import numpy as np
 
 from replica_detection.registration.pyramid import Level
 
-# Shifts of up to this share of the field of view are looked for.
+# Largest shift, as a share of the field of view.
 LARGEST_SHIFT = 0.3
 BLOCK = 64
 
 
 def mirrorings(level: Level) -> np.ndarray:
-    """(F, 3) every way to mirror the axes, as +1 and -1: eight in 3D, four in 2D; none first."""
+    """All ways to mirror the axes, (F, 3) of +1 and -1: eight in 3D, four in 2D; the first mirrors none."""
     return np.array(list(itertools.product(*[(1, -1) if n > 1 else (1,) for n in level.shape])), np.float64)
 
 
 @dataclass(frozen=True)
 class ShiftSearch:
-    """The coarse level of all training cases, (N, X, Y, Z) float32, ready for many queries."""
+    """The coarse level of all training cases, (N, X, Y, Z) float32, with what every query's search needs of them."""
 
     cases: np.ndarray
     level: Level
@@ -51,7 +51,7 @@ class ShiftSearch:
 
     @cached_property
     def sums(self) -> np.ndarray:
-        """(N, shifts...) sum of each case under the overlap of each shift."""
+        """Sum of each case over the overlap of each shift, (N, shifts...)."""
         return _box_sums(self.cases, self.reach).astype(np.float32)
 
     @cached_property
@@ -60,43 +60,45 @@ class ShiftSearch:
 
     @cached_property
     def counts(self) -> np.ndarray:
-        """(shifts...) voxels under the overlap of each shift."""
+        """Number of voxels in the overlap of each shift, (shifts...)."""
         return _box_sums(np.ones((1, *self.level.shape)), self.reach)[0].astype(np.float32)
 
     def shifts(self, query: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """For every case and mirroring the best shift of the mirrored query.
+        """The best shift of the mirrored query for every case and mirroring.
 
         Args:
             query: (X, Y, Z), the coarse level.
 
         Returns:
-            (N, F) correlation times the root of the overlap, and (N, F, 3) shift in mm from the centre: a position u of
-            the query lies at `mirroring * u + shift` in the training case.
+            (N, F) correlation times the square root of the overlap, and (N, F, 3) shift in mm: a position u of the
+            query, from the centre, corresponds to `mirroring * u + shift` in the training case.
         """
         from scipy import fft
 
         reach = self.reach
-        wanted = np.ix_(*[np.arange(-r, r + 1) % n for r, n in zip(reach, self.size, strict=True)])
+        in_reach = np.ix_(*[np.arange(-r, r + 1) % n for r, n in zip(reach, self.size, strict=True)])
         share = np.sqrt(self.counts / query.size)
         ways = mirrorings(self.level)
         best = np.empty((len(self.cases), len(ways)))
-        where = np.empty((len(self.cases), len(ways), 3))
+        voxels = np.empty((len(self.cases), len(ways), 3))
         for f, way in enumerate(ways):
             mirrored = query[tuple(slice(None, None, int(s)) for s in way)]
             spectrum = np.conj(fft.rfftn(mirrored, self.size))
-            # The overlap seen from the query is that of the opposite shift.
+            # Seen from the query, the overlap is that of the opposite shift.
             q_sum = _box_sums(mirrored[None], reach)[0, ::-1, ::-1, ::-1]
             q_square = _box_sums(mirrored[None] ** 2, reach)[0, ::-1, ::-1, ::-1]
             q_variance = np.maximum(q_square - q_sum**2 / self.counts, 1e-6)
             for rows in _blocks(len(self.cases)):
-                product = fft.irfftn(self.spectrum[rows] * spectrum, self.size, axes=(1, 2, 3))[(slice(None), *wanted)]
+                product = fft.irfftn(self.spectrum[rows] * spectrum, self.size, axes=(1, 2, 3))[
+                    (slice(None), *in_reach)
+                ]
                 covariance = product - q_sum * self.sums[rows] / self.counts
                 variance = np.maximum(self.squares[rows] - self.sums[rows] ** 2 / self.counts, 1e-6) * q_variance
-                found = (covariance / np.sqrt(variance) * share).reshape(product.shape[0], -1)
-                peak = found.argmax(1)
-                best[rows, f] = found[np.arange(len(peak)), peak]
-                where[rows, f] = np.stack(np.unravel_index(peak, product.shape[1:]), 1) - np.array(reach)
-        return best, where * np.array(self.level.spacing)
+                score = (covariance / np.sqrt(variance) * share).reshape(product.shape[0], -1)
+                peak = score.argmax(1)
+                best[rows, f] = score[np.arange(len(peak)), peak]
+                voxels[rows, f] = np.stack(np.unravel_index(peak, product.shape[1:]), 1) - np.array(reach)
+        return best, voxels * np.array(self.level.spacing)
 
 
 def _blocks(count: int) -> Iterator[slice]:
@@ -105,7 +107,7 @@ def _blocks(count: int) -> Iterator[slice]:
 
 
 def _box_sums(cases: np.ndarray, reach: tuple[int, ...]) -> np.ndarray:
-    """(C, shifts...) sum over the part of each case that a case shifted by -reach ... reach would cover."""
+    """Sum over the part of each case that an image shifted by -reach ... reach covers, (C, shifts...)."""
     total = np.zeros((len(cases), *(n + 1 for n in cases.shape[1:])))
     total[:, 1:, 1:, 1:] = cases.astype(np.float64).cumsum(1).cumsum(2).cumsum(3)
     for axis, (n, r) in enumerate(zip(cases.shape[1:], reach, strict=True), 1):

@@ -1,4 +1,4 @@
-"""A placement on the common grid in the terms of files and people, and images moved by it."""
+"""A placement on the common grid as an alignment of files, and images resampled by it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ def alignment_of(
     query_affine: np.ndarray,
     training_affine: np.ndarray,
 ) -> Alignment:
-    """What viewers and readers get: the training image's motion onto the query, in RAS mm of both files.
+    """The transform from the training image to the query, in RAS mm of both files.
 
     Args:
+        placement: on the grid of `preparation`.
         query_affine: (4, 4) from a voxel of the common grid to RAS mm of the query's file.
         training_affine: the same for the training case.
     """
@@ -28,15 +29,15 @@ def alignment_of(
     back = np.linalg.inv(to_training)
     centre = _centre_mm(preparation)
     file_matrix = query_affine @ np.linalg.inv(centre) @ back @ centre @ np.linalg.inv(training_affine)
-    turned = back[:3, :3] @ np.diag(placement.mirroring)
-    scale = float(np.cbrt(np.linalg.det(turned)))
-    if preparation.dimensions == 2:  # the third axis never scales
-        scale = float(np.sqrt(np.linalg.det(turned[:2, :2])))
-        turned = np.pad(turned[:2, :2] / scale, (0, 1))
-        turned[2, 2] = 1.0
+    rotation = back[:3, :3] @ np.diag(placement.mirroring)
+    scale = float(np.cbrt(np.linalg.det(rotation)))
+    if preparation.dimensions == 2:  # the third axis is never scaled
+        scale = float(np.sqrt(np.linalg.det(rotation[:2, :2])))
+        rotation = np.pad(rotation[:2, :2] / scale, (0, 1))
+        rotation[2, 2] = 1.0
     else:
-        turned = turned / scale
-    angles = Rotation.from_matrix(turned).as_euler("xyz", degrees=True)
+        rotation = rotation / scale
+    angles = Rotation.from_matrix(rotation).as_euler("xyz", degrees=True)
     return Alignment(
         tuple(tuple(row) for row in file_matrix.tolist()),
         tuple((placement.mirroring < 0).tolist()),
@@ -52,7 +53,7 @@ def alignment_of(
 def resample(
     image: np.ndarray, to_training: np.ndarray, preparation: Preparation, *, labels: bool = False
 ) -> np.ndarray:
-    """A training case on the grid, moved onto the query.
+    """A training case resampled on the grid, so that it is aligned to the query.
 
     Args:
         image: (X, Y[, Z]) on the common grid.
@@ -60,7 +61,7 @@ def resample(
         labels: nearest neighbour instead of linear interpolation.
 
     Returns:
-        Of the same shape and type; 0 where nothing of the training case lies.
+        Of the same shape and type; 0 outside the training case.
     """
     from scipy import ndimage
 
@@ -74,14 +75,14 @@ def resample(
 def to_training(
     alignment: Alignment, preparation: Preparation, query_affine: np.ndarray, training_affine: np.ndarray
 ) -> np.ndarray:
-    """(4, 4) the alignment as `moved` wants it."""
+    """The inverse of the alignment on the grid, (4, 4), as `resample` takes it."""
     centre = _centre_mm(preparation)
     on_grid = np.linalg.inv(query_affine) @ np.array(alignment.matrix) @ training_affine
     return np.linalg.inv(centre @ on_grid @ np.linalg.inv(centre))
 
 
 def _centre_mm(preparation: Preparation) -> np.ndarray:
-    """(4, 4) from a voxel of the grid to mm from the grid's centre along its axes."""
+    """Matrix from a voxel of the grid to mm from the grid's centre along its axes, (4, 4)."""
     spacing, grid = (*preparation.spacing, 1.0)[:3], (*preparation.grid, 1)[:3]
     matrix = np.diag([*spacing, 1.0])
     matrix[:3, 3] = [-(n - 1) / 2 * s for n, s in zip(grid, spacing, strict=True)]

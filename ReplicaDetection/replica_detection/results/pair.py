@@ -1,4 +1,4 @@
-"""Pair: a synthetic image and its nearest training case on one grid, ready to be shown side by side."""
+"""A synthetic image and its nearest training case on one grid, to be shown side by side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DetectionResult: what a run found, as plain tables on disk. Imports with numpy alone."""
+"""The result of a run, and its tables on disk. Imports with numpy alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.progress import Progress, silent
 from replica_detection.registration.alignment import Alignment
 from replica_detection.results.schema import from_json, to_json
-from replica_detection.util.csv_tables import original, write_rows
+from replica_detection.util.csv_tables import original, write_csv
 from replica_detection.util.files import atomic_write
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ class CaseSummary:
 class Match:
     """One row of `matches.csv`: a synthetic case under one measure.
 
-    `value` is the measure as its field reports it (SSIM, mm, Dice ...), `distance` what was ranked (1 - s for a
-    similarity s), `ratio` the distance over the mean of the k nearest. NaN marks what is undefined.
+    `value` is the measure as the literature reports it (SSIM, mm, Dice ...), `distance` the ranked number (1 - s for a
+    similarity s), `ratio` the distance over the mean of the k nearest. NaN: undefined.
     """
 
     synthetic_id: str
@@ -85,7 +85,7 @@ class Neighbors:
 
 @dataclass(frozen=True)
 class MeasureInfo:
-    """A measure as this run used it: `definition` holds what the name leaves open (window, data range, units).
+    """A measure of this run: `definition` holds the details that the name leaves open (window, data range, units).
 
     `threshold` is the largest ratio that this run calls at least suspicious (p <= alpha); NaN where no ratio is.
     """
@@ -94,16 +94,16 @@ class MeasureInfo:
     level: str
     sense: str
     definition: str
-    threshold: float = math.nan
+    threshold: float
 
 
 @dataclass(frozen=True)
 class NullInfo:
-    """The real cases that the p values come from.
+    """The real cases that the p values rest on.
 
     `kind` is `validation` or `cross-fitted`; `ratios[measure]` and `evidence` are their statistics, one for each of
-    `case_ids`; `removed` are cases left out as near-duplicates of a training case; `tail_fitted` says
-    whether p values below 1 / (size + 1) come from a fitted generalized Pareto tail.
+    `case_ids`; `removed` are cases left out as near-duplicates of a training case; `tail_fitted` is True if p values
+    below 1 / (size + 1) come from a fitted generalized Pareto tail.
     """
 
     kind: str
@@ -117,7 +117,7 @@ class NullInfo:
 
 @dataclass(frozen=True)
 class CohortInfo:
-    """A cohort of the run: where it was read from, how many cases were used, and the files that were left out."""
+    """A cohort of the run: its source, the number of cases used, and the skipped files with the reasons."""
 
     source: str
     cases: int
@@ -126,12 +126,12 @@ class CohortInfo:
 
 @dataclass(frozen=True)
 class RunInfo:
-    """Everything in `detection.json`: enough to say what was compared with what, and to repeat it.
+    """The content of `detection.json`: all that is needed to describe the run and to repeat it.
 
     `evidence` is the combined statistic of each synthetic case (order of the summary; larger = more replica-like; the
     scale is that of a z score among the null cases) and `evidence_threshold` its smallest value with p <= alpha.
-    `details[measure][column]` is what a measure says of each synthetic case beyond its match, in the same order:
-    numbers or texts, None for what is undefined.
+    `details[measure][column]` holds further numbers or texts of a measure for each synthetic case, in the same order;
+    None: undefined.
     """
 
     created: str
@@ -161,7 +161,7 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class AlignedPair:
-    """How one of the candidates has to be moved to lie on a synthetic case; one entry of `alignments.json`."""
+    """The alignment of a candidate to a synthetic case; one entry of `alignments.json`."""
 
     synthetic_id: str
     training_id: str
@@ -204,20 +204,19 @@ class DetectionResult:
     inputs: object = field(default=None, compare=False, repr=False)
 
     def worklist(self) -> list[CaseSummary]:
-        """Cases by falling score, undefined ones last; ties go by id."""
+        """Cases by descending score, undefined ones last; ties go by id."""
         return sorted(self.summary, key=lambda c: (-c.score if math.isfinite(c.score) else math.inf, c.synthetic_id))
 
     def matches_of(self, synthetic_id: str) -> list[Match]:
         return [m for m in self.matches if m.synthetic_id == synthetic_id]
 
     def alignment(self, synthetic_id: str, training_id: str) -> Alignment | None:
-        """How the training case was moved onto the synthetic one; None where this pair was not aligned.
+        """The alignment of a training case to a synthetic one; None if this pair was not aligned.
 
-        Where images and masks were both aligned, whichever the combined statistic rests on cannot be told apart from
-        the pair alone; the images' is given, unless it explains the pair worse than the masks' does.
+        If the images and the masks were aligned, the one with the larger correlation times overlap is returned.
         """
-        found = [a.alignment for a in self._by_pair.get((synthetic_id, training_id), ())]
-        return max(found, key=lambda a: a.correlation * a.overlap, default=None)
+        alignments = [a.alignment for a in self._by_pair.get((synthetic_id, training_id), ())]
+        return max(alignments, key=lambda a: a.correlation * a.overlap, default=None)
 
     @cached_property
     def _by_pair(self) -> dict[tuple[str, str], list[AlignedPair]]:
@@ -227,7 +226,7 @@ class DetectionResult:
         return pairs
 
     def details_of(self, synthetic_id: str) -> dict[str, dict[str, Any]]:
-        """What measures say of one case beyond its match, by measure and column."""
+        """Further numbers and texts of the measures for one case, by measure and column."""
         row = [c.synthetic_id for c in self.summary].index(synthetic_id)
         return {m: {key: values[row] for key, values in of.items()} for m, of in self.run.details.items()}
 
@@ -275,8 +274,8 @@ class DetectionResult:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "detection.json").unlink(missing_ok=True)
-        _write_csv(folder / "summary.csv", CaseSummary, self.summary)
-        _write_csv(folder / "matches.csv", Match, self.matches)
+        _write_table(folder / "summary.csv", CaseSummary, self.summary)
+        _write_table(folder / "matches.csv", Match, self.matches)
         arrays: dict[str, np.ndarray] = {
             "synthetic_id": np.array(self.neighbors.synthetic_ids, dtype=np.str_),
             "training_id": np.array(self.neighbors.training_ids, dtype=np.str_),
@@ -289,7 +288,7 @@ class DetectionResult:
         with atomic_write(folder / "alignments.json", "w") as f:
             json.dump(to_json(self.alignments), f, ensure_ascii=False, allow_nan=False)
         with atomic_write(folder / "detection.json", "w") as f:
-            json.dump(_plain(dataclasses.asdict(self.run)), f, indent=1, ensure_ascii=False, allow_nan=False)
+            json.dump(to_json(self.run), f, indent=1, ensure_ascii=False, allow_nan=False)
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> DetectionResult:
@@ -297,12 +296,12 @@ class DetectionResult:
         folder = Path(folder)
         path = folder / "detection.json"
         if not path.is_file():
-            found = "holds no detection.json" if folder.is_dir() else "is not a folder"
-            raise InputError(folder, found, "Give the output folder of a finished `replica-detection detect`")
+            fault = "holds no detection.json" if folder.is_dir() else "is not a folder"
+            raise InputError(folder, fault, "Give the output folder of a finished `replica-detection detect`")
         try:
             run = _run_from(json.loads(path.read_text(encoding="utf-8", errors="surrogateescape")), path)
-            summary = tuple(_read_csv(folder / "summary.csv", CaseSummary))
-            matches = tuple(_read_csv(folder / "matches.csv", Match))
+            summary = tuple(_read_table(folder / "summary.csv", CaseSummary))
+            matches = tuple(_read_table(folder / "matches.csv", Match))
             path = folder / "neighbors.npz"
             with np.load(path, allow_pickle=False) as stored:
                 names = [key.removesuffix("/training") for key in stored.files if key.endswith("/training")]
@@ -322,7 +321,7 @@ class DetectionResult:
 
 
 def nearest_by_level(matches: Iterable[Match]) -> dict[str, str]:
-    """The training case that each level names: its measure's with the smallest p, in a tie what most measures name."""
+    """The training case that each level names: that of the measure with the smallest p; in a tie, of most measures."""
     by_level: dict[str, list[Match]] = {}
     for match in matches:
         if match.nearest_training_id and not math.isnan(match.p_value):
@@ -341,20 +340,11 @@ def levels_differ(levels_flagged: Iterable[str], matches: Iterable[Match]) -> tu
     return tuple(f"{level} {id}" for level, id in flagged.items()) if len(set(flagged.values())) > 1 else ()
 
 
-def _write_csv(path: Path, row_type: type, rows: Iterable[Any]) -> None:
-    names = [f.name for f in dataclasses.fields(row_type)]
-    with atomic_write(path, "w") as f:
-        write_rows(f, [names])
-        write_rows(f, ([_cell(getattr(row, name)) for name in names] for row in rows))
+def _write_table(path: Path, row_type: type, rows: Iterable[Any]) -> None:
+    write_csv(path, [f.name for f in dataclasses.fields(row_type)], map(vars, rows), exact=True)
 
 
-def _cell(value: Any) -> Any:
-    if isinstance(value, float):
-        return repr(value) if math.isfinite(value) else ("" if math.isnan(value) else str(value))
-    return ";".join(value) if isinstance(value, tuple) else value
-
-
-def _read_csv(path: Path, row_type: type) -> Iterator[Any]:
+def _read_table(path: Path, row_type: type) -> Iterator[Any]:
     fields = {f.name: f.type for f in dataclasses.fields(row_type)}
     parse: dict[str, Callable[[str], Any]] = {
         "float": lambda text: float(text) if text else math.nan,
@@ -371,17 +361,6 @@ def _read_csv(path: Path, row_type: type) -> Iterator[Any]:
             yield row_type(**{name: parse[str(kind)](original(row[name])) for name, kind in fields.items()})
 
 
-def _plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity: both become null."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _run_from(data: dict[str, Any], path: Path) -> RunInfo:
     if data.get("schema_version") != SCHEMA_VERSION:
         raise InputError(
@@ -389,29 +368,7 @@ def _run_from(data: dict[str, Any], path: Path) -> RunInfo:
             f"has schema version {data.get('schema_version')}, this program reads {SCHEMA_VERSION}",
             "Run `replica-detection detect` again with this version",
         )
-    data = dict(data)
-    data["measures"] = tuple(MeasureInfo(**{**m, "threshold": _number(m["threshold"])}) for m in data["measures"])
-    null = dict(data["null"])
-    null["ratios"] = {name: _numbers(values) for name, values in null["ratios"].items()}
-    null["evidence"] = _numbers(null["evidence"])
-    null["case_ids"], null["removed"] = tuple(null["case_ids"]), tuple(null["removed"])
-    data["null"] = NullInfo(**null)
-    data["evidence"] = _numbers(data["evidence"])
-    data["evidence_threshold"] = _number(data["evidence_threshold"])
-    for name in ("synthetic", "training", "validation"):
-        if data[name] is not None:
-            skipped = tuple((p, m) for p, m in data[name]["skipped"])
-            data[name] = CohortInfo(data[name]["source"], data[name]["cases"], skipped)
-    data["warnings"] = tuple(data["warnings"])
-    return RunInfo(**data)
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _numbers(values: Iterable[float | None]) -> tuple[float, ...]:
-    return tuple(_number(v) for v in values)
+    return from_json(RunInfo, data, own_file=True)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""What server and clients say to each other, as plain dataclasses. Imports with numpy alone.
+"""The messages between server and clients as plain dataclasses, and the JSON codec for dataclasses.
 
-The server's pages take these classes as they are; a client turns them to and from JSON with `to_json` and `from_json`.
-JSON has no NaN: what is undefined is None. Fields are only ever added, with a default; else API_VERSION rises.
-A rating travels as `ratings.Rating`, an alignment as `alignment.Alignment`.
+The server's routes return these classes; a client converts them with `to_json` and `from_json`. The files of a result
+and of a calibration use the same two functions. JSON has no NaN: what is undefined is None. New fields get a default;
+any other change raises API_VERSION. A rating is sent as `ratings.Rating`, an alignment as `alignment.Alignment`.
+Imports with the standard library alone.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ class MeasureDescription:
 class IndexDescription:
     """The training cohort that cases are compared with; `version` changes whenever a distance could.
 
-    `preparation` says how an image is brought onto the grid, so that a client can put two images where they were
-    compared; None from a server that does not say.
+    `preparation` describes how an image is brought onto the grid, so that a client can show two images as they were
+    compared; None from an older server.
     """
 
     version: str
@@ -58,8 +59,8 @@ class IndexDescription:
 class Job:
     """Work in the background. `state`: queued, running, done, failed or cancelled; `total` 0: not known yet.
 
-    `words` says in a line what it does now and how far it is, "" once it has ended; `seconds_left` is an estimate for
-    its present stage, None where there is none yet.
+    `words` is a line on the present stage and its progress, "" after the end; `seconds_left` is an estimate for the
+    present stage, None if there is none yet.
     """
 
     id: str
@@ -76,7 +77,7 @@ class Job:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """How many files or folders of the studies' folder are no studies for one reason; no names."""
+    """Number of files or folders in the studies' folder that are no studies, for one reason; without names."""
 
     reason: str
     count: int
@@ -84,10 +85,13 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Status:
-    """The server at a glance. `reader`: who the caller is by its token, "" without one; `scored`: cases of the worklist
-    that have a score; `authentication`: none, key or token; `left_out`: what of the studies' folder is no study;
-    `index_words`: how far the index is while it is made; `sees_all_ratings`: whether the caller sees what all readers
-    said, and so their agreement (a server that does not say so refuses it where it must)."""
+    """State of the server.
+
+    `reader`: the caller's name by its token, "" without one. `scored`: number of cases with a score. `authentication`:
+    none, key or token. `left_out`: content of the studies' folder that is no study. `index_words`: progress of the
+    index while it is built. `sees_all_ratings`: True if the caller may see the ratings of all readers, and so their
+    agreement.
+    """
 
     api_version: int
     version: str
@@ -142,7 +146,7 @@ class NeighborItem:
 
 @dataclass(frozen=True)
 class Detail:
-    """Something that a measure says of a case beyond its match, such as the memorization index MI."""
+    """A further number or text of a measure for one case, such as the memorization index MI."""
 
     name: str
     text: str
@@ -167,8 +171,10 @@ class MeasureResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One image against the training cohort. q values of a case of the worklist are those of the whole set, those of
-    an uploaded image its own."""
+    """One image against the training cohort.
+
+    The q values of a case of the worklist are those of the whole set; an uploaded image is a set of one.
+    """
 
     synthetic_id: str
     verdict: str
@@ -185,7 +191,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Ratios of the scored set and of the null, for a plot; with `measure` "" the overall evidence."""
+    """Ratios of the scored set and of the null, for a plot; for `measure` "" the overall evidence."""
 
     measure: str
     synthetic_ids: tuple[str, ...]
@@ -215,7 +221,7 @@ class SurfaceReply:
 
 @dataclass(frozen=True)
 class RatingReceipt:
-    """Said once the rating is on the server's disk; sending the same `rating_id` again is harmless."""
+    """Sent after the rating is on the server's disk; sending the same `rating_id` again has no effect."""
 
     rating_id: str
     reader: str
@@ -255,7 +261,7 @@ class ThresholdItem:
 
 @dataclass(frozen=True)
 class AgreementReport:
-    """What the ratings say: agreement of each pair of readers, and thresholds by the consensus."""
+    """Summary of the ratings: agreement of each pair of readers, and thresholds by the consensus."""
 
     readers: tuple[str, ...]
     cases: int
@@ -267,7 +273,7 @@ class AgreementReport:
 
 @dataclass(frozen=True)
 class ErrorReply:
-    """Every refusal of the server: what went wrong and, where it helps, what to do."""
+    """An error of the server: the reason and, if it helps, the remedy."""
 
     detail: str
 
@@ -277,53 +283,90 @@ def number(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
+def nan_for_none(value: float | None) -> float:
+    """The inverse of `number`: NaN for None."""
+    return math.nan if value is None else float(value)
+
+
 def to_json(value: Any) -> Any:
-    """Dataclasses to what `json.dumps` takes."""
+    """Dataclasses, and containers of them, as what `json.dumps` takes; NaN and infinity become None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {str(k): to_json(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [to_json(v) for v in value]
+    if type(value).__module__ == "numpy":
+        value = value.item()  # a scalar; this module does not import numpy
     return number(value) if isinstance(value, float) else value
 
 
-def from_json(kind: type[T], data: Any) -> T:
-    """A dataclass from what `json.loads` gave. Unknown fields are passed over: a newer server may say more.
+def from_json(kind: type[T], data: Any, *, own_file: bool = False) -> T:
+    """A dataclass from the output of `json.loads`.
 
-    Raises ValueError where a field without default is missing or has another type.
+    Args:
+        own_file: how strictly to read. False, for messages: unknown fields are ignored, since a newer server may send
+            more of them. True, for files that this version wrote itself: an unknown field is an error, and None for a
+            number is NaN, as `to_json` writes it.
+
+    Raises:
+        ValueError: a field without default is missing or has another type.
     """
-    read = _read(kind, data, kind.__name__)
-    return typing.cast(T, read)
+    return typing.cast(T, _Reader(own_file).read(kind, data, kind.__name__))
 
 
-def _read(kind: Any, data: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(kind):
-        if not isinstance(data, dict):
-            raise ValueError(f"{where}: expected an object, found {type(data).__name__}")
+@dataclass(frozen=True)
+class _Reader:
+    own_file: bool
+
+    def read(self, kind: Any, data: Any, where: str) -> Any:
+        """`data` as a value of `kind`; `where` names it in errors."""
+        if dataclasses.is_dataclass(kind):
+            return self._object(kind, data, where)
+        origin, inner = typing.get_origin(kind), typing.get_args(kind)
+        if origin in (typing.Union, types.UnionType):
+            if data is None and type(None) in inner:
+                return None
+            return self.read(next(k for k in inner if k is not type(None)), data, where)
+        if origin is tuple:
+            return self._tuple(inner, data, where)
+        if origin in (list, dict):
+            _expect(origin, data, where)
+            if origin is list:
+                return [self.read(inner[0], d, f"{where}[{i}]") for i, d in enumerate(data)]
+            return {k: self.read(inner[1], d, f"{where}[{k!r}]") for k, d in data.items()}
+        if kind is float and self.own_file and data is None:
+            return math.nan
+        if kind is float and isinstance(data, int) and not isinstance(data, bool):
+            return float(data)
+        if kind is Any or (isinstance(data, kind) and not (kind is int and isinstance(data, bool))):
+            return data
+        raise ValueError(f"{where}: expected {kind.__name__}, found {data!r}")
+
+    def _object(self, kind: Any, data: Any, where: str) -> Any:
+        _expect(dict, data, where)
         hints = typing.get_type_hints(kind)
+        fields = dataclasses.fields(kind)
+        unknown = sorted(data.keys() - {f.name for f in fields})
+        if self.own_file and unknown:
+            raise ValueError(f"{where}: has an unknown field '{unknown[0]}'")
         known = {}
-        for f in dataclasses.fields(kind):
+        for f in fields:
             if f.name in data:
-                known[f.name] = _read(hints[f.name], data[f.name], f"{where}.{f.name}")
+                known[f.name] = self.read(hints[f.name], data[f.name], f"{where}.{f.name}")
             elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
                 raise ValueError(f"{where}: lacks '{f.name}'")
-        make: Any = kind
-        return make(**known)
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        if data is None and type(None) in inner:
-            return None
-        return _read(next(k for k in inner if k is not type(None)), data, where)
-    if origin is tuple:
-        if not isinstance(data, list):
-            raise ValueError(f"{where}: expected a list, found {type(data).__name__}")
+        return kind(**known)
+
+    def _tuple(self, inner: tuple[Any, ...], data: Any, where: str) -> tuple[Any, ...]:
+        _expect(list, data, where)
         kinds = [inner[0]] * len(data) if inner[-1] is Ellipsis else list(inner)
         if len(kinds) != len(data):
             raise ValueError(f"{where}: expected {len(kinds)} entries, found {len(data)}")
-        return tuple(_read(k, d, f"{where}[{i}]") for i, (k, d) in enumerate(zip(kinds, data, strict=True)))
-    if kind is float and isinstance(data, int) and not isinstance(data, bool):
-        return float(data)
-    if kind is Any or (isinstance(data, kind) and not (kind is int and isinstance(data, bool))):
-        return data
-    raise ValueError(f"{where}: expected {kind.__name__}, found {data!r}")
+        return tuple(self.read(k, d, f"{where}[{i}]") for i, (k, d) in enumerate(zip(kinds, data, strict=True)))
+
+
+def _expect(kind: type, data: Any, where: str) -> None:
+    if not isinstance(data, kind):
+        name = "an object" if kind is dict else "a list"
+        raise ValueError(f"{where}: expected {name}, found {type(data).__name__}")

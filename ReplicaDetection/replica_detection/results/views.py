@@ -1,4 +1,4 @@
-"""A finished result in the words of the schema: what a server answers and a viewer shows. Imports with numpy alone."""
+"""A finished result as messages of the schema, for server and viewer. Imports with numpy alone."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def comparison_of(result: DetectionResult, synthetic_id: str, k: int, index_vers
         raise KeyError(synthetic_id)
     at = result.neighbors.synthetic_ids.index(synthetic_id)
     alignment = result.alignment(synthetic_id, row.nearest_training_id)
-    said = result.details_of(synthetic_id)
+    details = result.details_of(synthetic_id)
     return Comparison(
         synthetic_id,
         row.verdict,
@@ -49,7 +49,7 @@ def comparison_of(result: DetectionResult, synthetic_id: str, k: int, index_vers
         row.nearest_training_id,
         row.levels_flagged,
         row.levels_differ,
-        tuple(_measure_result(result, m, at, k, said.get(m.measure, {})) for m in result.matches_of(synthetic_id)),
+        tuple(_measure_result(result, m, at, k, details.get(m.measure, {})) for m in result.matches_of(synthetic_id)),
         index_version,
         result.run.warnings,
         alignment,
@@ -77,9 +77,11 @@ def histograms_of(result: DetectionResult) -> list[Histogram]:
     return [overall, *measures]
 
 
-def _measure_result(result: DetectionResult, match: Match, at: int, k: int, said: Mapping[str, Any]) -> MeasureResult:
+def _measure_result(
+    result: DetectionResult, match: Match, at: int, k: int, details: Mapping[str, Any]
+) -> MeasureResult:
     near, info = result.neighbors, result.run.definitions[match.measure]
-    found = zip(near.training[match.measure][at, :k], near.distance[match.measure][at, :k], strict=True)
+    neighbors = zip(near.training[match.measure][at, :k], near.distance[match.measure][at, :k], strict=True)
     neighbors = tuple(
         NeighborItem(
             rank,
@@ -87,7 +89,7 @@ def _measure_result(result: DetectionResult, match: Match, at: int, k: int, said
             number(1 - float(d) if info.sense == "similarity" else float(d)),
             number(float(d)),
         )
-        for rank, (n, d) in enumerate(found, 1)
+        for rank, (n, d) in enumerate(neighbors, 1)
         if n >= 0
     )
     return MeasureResult(
@@ -101,7 +103,7 @@ def _measure_result(result: DetectionResult, match: Match, at: int, k: int, said
         number(match.q_value),
         match.verdict,
         neighbors,
-        wording.details(said),
+        wording.details(details),
     )
 
 

@@ -56,14 +56,14 @@ def plain_number(value: Any) -> str:
 
 
 def details(columns: Mapping[str, Any]) -> tuple[Detail, ...]:
-    """What a measure says of one case beyond its match, ready to print, of `DetectionResult.details_of`."""
+    """The further numbers of a measure for one case as texts, from `DetectionResult.details_of`."""
     return tuple(Detail(name.replace("_", " "), plain_number(value)) for name, value in columns.items())
 
 
 def probability(p: float) -> str:
     """A p or q value: three decimals, four below 0.01, scientific below 1e-4; NaN is a dash.
 
-    Nothing is told apart below 1e-6: a tail fitted on tens of cases says no more.
+    Smaller values than 1e-6 are not distinguished: a tail fitted on tens of cases does not support it.
     """
     if math.isnan(p):
         return MISSING
@@ -77,7 +77,7 @@ def probability(p: float) -> str:
 
 
 def score(value: float) -> str:
-    """A score in [0, 1] with three decimals; what would round to 1 without being 1 is `> 0.999`."""
+    """A score in [0, 1] with three decimals; a value below 1 that would round to 1 is `> 0.999`."""
     if math.isnan(value):
         return MISSING
     return "> 0.999" if 0.9995 <= value < 1 else f"{value:.3f}"
@@ -150,7 +150,7 @@ def outcome(result: DetectionResult) -> str:
 
 
 def null_sentence(null: NullInfo) -> str:
-    """What the p values rest on, in plain words."""
+    """The null that the p values rest on, in one sentence."""
     if not null.size:
         return "No real cases were left to compare with, so that no p value could be given."
     if null.kind == "validation":
@@ -164,7 +164,7 @@ def null_sentence(null: NullInfo) -> str:
 
 
 def flag_sentence(null: NullInfo) -> str:
-    """When an image is flagged, in plain words."""
+    """The condition under which an image is flagged, in one sentence."""
     others = {
         "validation": "real images that the generator never saw lie to theirs",
         "cross-fitted": "training cases of different patients lie to each other",
@@ -173,7 +173,7 @@ def flag_sentence(null: NullInfo) -> str:
 
 
 def resolution_sentence(null: NullInfo) -> str:
-    """How small a p value can become with a null of this size."""
+    """The smallest p value that a null of this size can give, in one sentence."""
     if not null.size:
         return "None: there is no null."
     smallest = probability(1 / (null.size + 1))
@@ -188,7 +188,7 @@ def millimetres(value: float) -> str:
 
 
 def no_surfaces(pair: Pair) -> str:
-    """Why there are no surfaces to compare; empty where there are, and where no masks were given."""
+    """The reason why there are no surfaces to compare; "" if there are, or if no masks were given."""
     if pair.synthetic_mask is None or pair.training_mask is None or pair.synthetic.ndim != 3:
         return ""
     names = ("synthetic mask", "mask of the training case")

@@ -11,16 +11,17 @@ import numpy as np
 
 from replica_detection.errors import ConfigurationError
 
-# A ratio of 0 (exact copy) needs a finite evidence; no real pair of scans comes near this ratio.
+# Keeps the evidence of a ratio of 0 (an exact copy) finite; no pair of different scans comes near this ratio.
 SMALLEST_RATIO = 1e-12
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """What a row of distances says about one case: arrays of length Q, neighbours (Q, k).
+    """Nearest training case and distance ratio of Q cases: arrays of length Q, neighbours (Q, k).
 
-    `ratio` is NaN where it is undefined: no finite distance, or k identical training volumes (mean distance 0).
-    `neighbors` holds -1 and `neighbor_distances` +inf where fewer than k training cases have a finite distance.
+    `index` is the position of the nearest training case, -1 if no distance is finite. `ratio` is NaN where it is
+    undefined: no finite distance, or k identical training volumes (mean distance 0). `neighbors` holds -1 and
+    `neighbor_distances` +inf where fewer than k training cases have a finite distance.
     """
 
     index: np.ndarray
@@ -31,25 +32,29 @@ class Nearest:
 
 
 def nearest(distances: np.ndarray, k: int = 50, groups: np.ndarray | None = None) -> Nearest:
-    """Nearest training case, k nearest, and the distance ratio of RELICT (arXiv 2502.17360).
+    """Nearest training case, k nearest, and the distance ratio of RELICT (arXiv 2502.17360, section 2):
 
-    The ratio is the nearest distance over the mean of the k nearest, the nearest included (k = N if N is smaller).
-    Where `groups` says which patient a training case belongs to, the mean runs over the nearest k patients, each
-    counted once with its nearest case, so that follow-up scans do not hide a copy.
+        ratio = d_1 / mean(d_1, ..., d_k)      d_1 <= d_2 <= ... the distances, k = N if N is smaller
+
+    With `groups`, d_j is the distance to the nearest case of the j-th nearest patient, so that follow-up scans do not
+    hide a copy.
 
     Args:
-        distances: (Q, N), >= 0; +inf marks pairs left out (same patient, empty mask), which no mean counts.
+        distances: (Q, N), >= 0; +inf marks pairs that are left out (same patient, empty mask) and not averaged.
         k: neighbourhood, at least 1.
-        groups: (N,) integers, equal for the cases of one patient; None: each case its own.
+        groups: (N,) integers, equal for the cases of one patient; None: each case is a patient of its own.
+
+    Raises:
+        ConfigurationError: k is below 1.
     """
     if k < 1:
-        raise ConfigurationError(f"--k is {k}: it must be at least 1")
+        raise ConfigurationError(f"k is {k}: it must be at least 1")
     distances = np.asarray(distances, np.float64)
     queries, size = distances.shape
     if size == 0:
-        nothing = np.full(queries, np.nan)
-        return Nearest(np.full(queries, -1), nothing, nothing, np.empty((queries, 0), int), np.empty((queries, 0)))
-    # Stable sort: of equally near cases the first in the index is named, on every machine.
+        undefined = np.full(queries, np.nan)
+        return Nearest(np.full(queries, -1), undefined, undefined, np.empty((queries, 0), int), np.empty((queries, 0)))
+    # Stable sort: among equal distances the first case of the index is named, on every machine.
     order = np.argsort(distances, axis=1, kind="stable")[:, : min(k, size)]
     near = np.take_along_axis(distances, order, 1)
     per_patient = distances if groups is None else _nearest_of_each_group(distances, np.asarray(groups))

@@ -1,4 +1,4 @@
-"""How sure a figure is: exact intervals of shares, and bootstrap intervals. Needs numpy; exact ones need SciPy."""
+"""Confidence intervals: exact ones of shares, and bootstrap intervals. Needs numpy; exact ones need SciPy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REPEATS = 1000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its interval; NaN marks what is undefined."""
+    """A value with its interval; NaN where undefined."""
 
     value: float = math.nan
     low: float = math.nan
@@ -29,10 +29,10 @@ class Estimate:
 
 
 def clopper_pearson(successes: float, trials: float, level: float = LEVEL) -> tuple[float, float]:
-    """Exact interval of a share (Clopper and Pearson 1934); never narrower than `level` says.
+    """Exact interval of a share (Clopper and Pearson, Biometrika 1934); its coverage is at least `level`.
 
-    `successes` may be a mean over repeats and so no whole number: the beta quantiles are interpolated then. Without
-    a trial nothing is known: (0, 1).
+    `successes` may be a mean over repeats and need not be a whole number: the formula by quantiles of the beta
+    distribution still applies. Without a trial the interval is (0, 1).
     """
     from scipy.stats import beta
 
@@ -54,9 +54,9 @@ def share(successes: float, trials: float, level: float = LEVEL) -> Estimate:
 
 
 def mean_of(first: Estimate, second: Estimate) -> Estimate:
-    """The mean of two independent figures; its interval from theirs (MOVER, Zou and Donner 2008).
+    """The mean of two independent estimates; its interval from theirs (MOVER, Zou and Donner, Stat. Med. 2008).
 
-    Exact intervals of two shares stay meaningful where a bootstrap is not: 5 of 5 resampled is always 5 of 5.
+    Unlike a bootstrap, it stays meaningful for shares of 1: 5 of 5 resampled is always 5 of 5.
     """
     value = (first.value + second.value) / 2
     low = value - math.hypot(first.value - first.low, second.value - second.low) / 2
@@ -65,7 +65,7 @@ def mean_of(first: Estimate, second: Estimate) -> Estimate:
 
 
 def resamples(size: int, repeats: int = REPEATS, *, seed: int = 0, strata: np.ndarray | None = None) -> np.ndarray:
-    """(repeats, size) positions drawn with replacement; inside each stratum, where `strata` (size,) names one."""
+    """Positions drawn with replacement, (repeats, size); within each stratum if `strata` (size,) is given."""
     rng = np.random.default_rng(seed)
     drawn = np.empty((repeats, size), np.int64)
     groups = [np.arange(size)] if strata is None else [np.flatnonzero(strata == s) for s in np.unique(strata)]
@@ -76,7 +76,7 @@ def resamples(size: int, repeats: int = REPEATS, *, seed: int = 0, strata: np.nd
 
 
 def percentile_interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """The middle `level` of bootstrap values; NaN where fewer than half of the repeats gave a value."""
+    """The quantiles that enclose the middle `level` of bootstrap values; NaN if fewer than half of them are finite."""
     values = np.asarray(values, np.float64)
     known = values[np.isfinite(values)]
     if len(known) < max(2, len(values) / 2):

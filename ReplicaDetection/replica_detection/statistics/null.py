@@ -1,6 +1,6 @@
-"""How unusual a distance is: ratios, null distributions, p and q values, one combined statistic.
+"""The null distribution of the evidence, p and q values, and verdicts. Imports with numpy alone.
 
-Everything works on `evidence`, the negative logarithm of the distance ratio: larger = more replica-like.
+`evidence` is the negative logarithm of the distance ratio: larger is more replica-like.
 """
 
 from __future__ import annotations
@@ -10,18 +10,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# With fewer null cases than this nothing is said at all; with fewer than the second number, nothing on a tail.
+# Fewest null cases for a p value, and fewest for a fitted tail.
 SMALLEST_NULL = 5
 SMALLEST_TAIL_NULL = 10
-# A tail fitted on tens of cases says nothing further out than this.
+# Smallest p value that a tail fitted on tens of cases can support.
 SMALLEST_P = 1e-9
-# Robust z score of the evidence beyond which a null case is a near-duplicate of a training case, not a new scan.
+# Robust z score of the evidence above which a null case counts as a near-duplicate of a training case.
 NEAR_DUPLICATE_Z = 6.0
 
 
 @dataclass(frozen=True)
 class Tail:
-    """Generalized Pareto tail above `start`, which `share` of the null exceeds."""
+    """Generalized Pareto tail of the null above `start`, which `share` of the null exceeds:
+
+        P(null >= v) = share * (1 + shape * (v - start) / scale)^(-1 / shape)     for v > start
+
+    and share * exp(-(v - start) / scale) for shape 0.
+    """
 
     start: float
     share: float
@@ -29,7 +34,7 @@ class Tail:
     scale: float
 
     def exceedance(self, values: np.ndarray) -> np.ndarray:
-        """P(null >= value) for values above `start`."""
+        """P(null >= value), element by element; `share` for values up to `start`."""
         over = np.maximum(np.asarray(values, np.float64) - self.start, 0) / self.scale
         if self.shape < 1e-6:
             return self.share * np.exp(-over)
@@ -38,14 +43,14 @@ class Tail:
 
 @dataclass(frozen=True)
 class Null:
-    """Evidence of real cases that the generator never saw, sorted, and the fitted tail beyond it."""
+    """Sorted evidence of real cases that the generator never saw, and the tail fitted to it."""
 
     values: np.ndarray
     tail: Tail | None
 
     @classmethod
     def fit(cls, values: np.ndarray, *, with_tail: bool = True) -> Null:
-        """Keeps the finite values (none if fewer than SMALLEST_NULL); fits a tail if wanted and enough are there."""
+        """The null of the finite values: none if fewer than SMALLEST_NULL; a tail only from SMALLEST_TAIL_NULL on."""
         values = np.sort(np.asarray(values, np.float64)[np.isfinite(values)])
         values = values if len(values) >= SMALLEST_NULL else values[:0]
         return cls(values, _fit_tail(values) if with_tail and len(values) >= SMALLEST_TAIL_NULL else None)
@@ -53,10 +58,10 @@ class Null:
     def p_values(self, values: np.ndarray) -> np.ndarray:
         """P(a new real case has at least this evidence); NaN for NaN or without a null.
 
-        (1 + number of null cases at or above) / (1 + null size), which is valid for any continuous or discrete
-        statistic whose null cases are exchangeable with new ones (Phipson and Smyth 2010). Only beyond the largest
-        null case, where that formula can give nothing below 1 / (1 + size), the fitted tail takes over; p is never
-        larger there than the formula.
+        p = (1 + b) / (1 + n) with n null cases, b of them at or above the value (Phipson and Smyth, Stat. Appl. Genet.
+        Mol. Biol. 2010); valid for any statistic whose null cases are exchangeable with new ones. Above the largest
+        null case this formula gives 1 / (1 + n); there the fitted tail, if any, gives p, between SMALLEST_P and
+        1 / (1 + n).
         """
         values = np.asarray(values, np.float64)
         if not len(self.values):
@@ -69,7 +74,7 @@ class Null:
         return np.where(np.isnan(values), np.nan, p)
 
     def threshold(self, alpha: float) -> float:
-        """The smallest evidence with p <= alpha: just above the null case of that rank. +inf where no null is."""
+        """The smallest evidence with p <= alpha: just above the null case of that rank; +inf without a null."""
         size = len(self.values)
         allowed = math.floor(alpha * (size + 1) + 1e-9) - 1  # null cases that may lie at or above
         if not size:
@@ -83,7 +88,7 @@ class Null:
         return max(t.start + t.scale * over, float(np.nextafter(self.values[-1], np.inf)))
 
     def score(self, values: np.ndarray) -> np.ndarray:
-        """1 - p in [0, 1], made continuous and monotone for ranking: interpolated between the null cases."""
+        """1 - p for ranking, in [0, 1], continuous and monotone: interpolated linearly between the null cases."""
         values = np.asarray(values, np.float64)
         size = len(self.values)
         if not size:
@@ -101,7 +106,10 @@ class Null:
 
 
 def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
-    """Adjusted p values (Benjamini and Hochberg 1995); NaN entries are not counted and stay NaN."""
+    """Adjusted p values, q_(i) = min over j >= i of p_(j) m / j (Benjamini and Hochberg, J. R. Stat. Soc. B 1995).
+
+    NaN entries are not counted and stay NaN.
+    """
     p = np.asarray(p, np.float64)
     q = np.full(p.shape, np.nan)
     known = np.flatnonzero(~np.isnan(p))
@@ -119,16 +127,16 @@ def verdicts(p: np.ndarray, q: np.ndarray, alpha: float) -> np.ndarray:
 
 
 def tail_needed(null_size: int, tests: int, alpha: float) -> bool:
-    """Whether a single case among `tests` could not reach q <= alpha with the empirical p value alone."""
+    """True if one case among `tests` cannot reach q <= alpha with the smallest empirical p value, 1 / (n + 1)."""
     return tests / (null_size + 1) > alpha
 
 
 def near_duplicates(null: np.ndarray, levels: tuple[str, ...]) -> np.ndarray:
-    """Which null cases are so near to a training case that they are copies or leaks of it, not new scans: (n,) bool.
+    """True for null cases that are copies or leaks of a training case instead of new scans, (n,) bool.
 
-    A null case whose evidence lies more than NEAR_DUPLICATE_Z robust standard deviations (1.4826 MAD) above the median
-    under most measures of a level. Left inside, a few such cases would hide every replica behind them. The limit is far
-    out on purpose: trimming the ordinary tail would call too many new images suspicious.
+    These are the null cases whose evidence lies more than NEAR_DUPLICATE_Z robust standard deviations (1.4826 MAD)
+    above the median under most measures of a level. A few of them in the null would hide all replicas. The limit is
+    high because trimming the ordinary tail would call too many new images suspicious.
 
     Args:
         null: (n, M) evidence of the null cases; NaN where a measure is undefined.
@@ -148,10 +156,16 @@ def near_duplicates(null: np.ndarray, levels: tuple[str, ...]) -> np.ndarray:
 
 
 def _fit_tail(values: np.ndarray) -> Tail | None:
-    """Generalized Pareto fit to the largest quarter (at least ten) by probability-weighted moments.
+    """Generalized Pareto fit to the largest quarter of the sorted values (at least ten), or None if they are equal.
 
-    Hosking and Wallis 1987, chosen over maximum likelihood for samples of tens. The shape is kept in [0, 0.5]: a
-    bounded tail (negative shape) fitted on so few cases would give p = 0 for anything beyond its end point.
+    By probability-weighted moments (Hosking and Wallis, Technometrics 1987, section 3), which suit samples of tens
+    better than maximum likelihood. With x_(j) the j-th smallest of c exceedances of the start,
+
+        a0 = mean of x_(j)                a1 = mean of x_(j) (c - j) / (c - 1)
+        shape = 2 - a0 / (a0 - 2 a1)      scale = a0 (1 - shape)
+
+    where `shape` is minus the k of the paper and is limited to [0, 0.5]: a bounded tail (negative shape) fitted on so
+    few cases would give p = 0 beyond its end point.
     """
     size = len(values)
     count = min(max(SMALLEST_TAIL_NULL, size // 4), size - 1)

@@ -1,7 +1,7 @@
-"""Thresholds from readers' labels, and how far they can be trusted. Needs numpy; exact intervals need SciPy.
+"""Thresholds from readers' labels, and their uncertainty. Needs numpy; exact intervals need SciPy.
 
-Everywhere a value is a distance ratio or another number of which smaller means more replica-like, and a case is flagged
-where its value is at or below the threshold.
+A value is a distance ratio or another number for which smaller means more replica-like. A case is flagged if its value
+is at or below the threshold.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _SAME = 1e-12
 
 @dataclass(frozen=True)
 class Confusion:
-    """Flagged by the tool against the readers' word, which is the reference.
+    """Counts of flags against the readers' labels, which are the reference.
 
-    Sensitivity = flagged among the readers' replicas. The share of replicas among the flagged is another number, the
-    positive predictive value: with unequal margins the two differ.
+    Sensitivity is the share flagged among the readers' replicas. The share of replicas among the flagged cases is the
+    positive predictive value; the two differ if the numbers of replicas and of flags differ.
     """
 
     true_positive: float
@@ -42,7 +42,7 @@ class Confusion:
 
     @classmethod
     def of(cls, replica: np.ndarray, flagged: np.ndarray) -> Confusion:
-        """From (n,) readers' labels and (n,) flags; a flag may be a share of repeats."""
+        """Counts from (n,) readers' labels and (n,) flags; a flag may be a share of repeats."""
         replica, flagged = np.asarray(replica, bool), np.asarray(flagged, np.float64)
         hits, alarms = float(flagged[replica].sum()), float(flagged[~replica].sum())
         return cls(hits, alarms, float(replica.sum()) - hits, float((~replica).sum()) - alarms)
@@ -65,18 +65,18 @@ class Confusion:
 
     @property
     def balanced_accuracy(self) -> Estimate:
-        """Mean of sensitivity and specificity; its interval from their exact ones."""
+        """Mean of sensitivity and specificity, with an interval from their exact ones."""
         return mean_of(self.sensitivity, self.specificity)
 
 
 @dataclass(frozen=True)
 class ReaderThreshold:
-    """A threshold with three views of what it is worth.
+    """A threshold with three estimates of its accuracy.
 
-    `apparent`: on the very cases that chose it, as the papers report. `interval`: bootstrap, the threshold chosen anew
-    in each sample. `out_of_bag`: balanced accuracy of these on the cases outside their samples. `cross_validated`: each
-    case judged by a threshold that the others chose (means of repeated stratified folds). NaN, and `cross_validated`
-    None, where the labels do not allow it; `note` then says why.
+    `apparent`: on the same cases that the threshold was chosen on, as the papers report. `interval`: bootstrap, with
+    the threshold chosen anew in each sample. `out_of_bag`: balanced accuracy of the bootstrap thresholds on the cases
+    outside their samples. `cross_validated`: each case flagged by a threshold chosen on other cases (mean over repeated
+    stratified folds). NaN, and None for `cross_validated`, if the labels do not allow an estimate; `note` says why.
     """
 
     method: str
@@ -94,7 +94,7 @@ Chooser = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 def balanced_accuracy_threshold(values: np.ndarray, replica: np.ndarray, step: float = GRID_STEP) -> float:
     """The threshold with the highest balanced accuracy among the multiples of `step` that span the values (RELICT).
 
-    Of several equally good ones the middle of their longest run. NaN where either label is missing.
+    Of several equally good ones, the middle of their longest run. NaN if either label is missing.
     """
     return float(_best_on_grid(*_prepared(values, replica), step=step)[0])
 
@@ -102,9 +102,9 @@ def balanced_accuracy_threshold(values: np.ndarray, replica: np.ndarray, step: f
 def youden_threshold(values: np.ndarray, replica: np.ndarray) -> float:
     """The threshold with the highest sensitivity + specificity - 1 among all cuts between the values (Truong et al.).
 
-    The cut lies halfway between its two neighbours, and of several equally good ones in a row halfway between the
-    outermost. Youden's index is 2 BA - 1, so that only the candidates differ from RELICT's. NaN where either label is
-    missing.
+    A cut lies halfway between two neighbouring values; of several equally good cuts in a row, halfway between the
+    outermost values. Youden's index is 2 BA - 1 (BA: balanced accuracy), so only the candidates differ from RELICT's.
+    NaN if either label is missing.
     """
     return float(_best_cut(*_prepared(values, replica))[0])
 
@@ -117,8 +117,8 @@ def reader_threshold(
     Args:
         values: (n,) distance ratios; cases with NaN are left out.
         replica: (n,) bool, the readers' consensus.
-        step: of the grid of balanced accuracy.
-        seed: of bootstrap and folds; the same seed gives the same figures.
+        step: of the grid for `balanced-accuracy`.
+        seed: of bootstrap and folds; the same seed gives the same numbers.
 
     Raises:
         ConfigurationError: an unknown method.
@@ -149,8 +149,8 @@ def _bootstrap(
 ) -> tuple[tuple[float, float], Estimate]:
     """Interval of the threshold, and the balanced accuracy of the resampled thresholds on the cases left out.
 
-    The interval of the latter is that of its repeats: it shows how much the sample decides, and stays too narrow
-    where the values part the labels perfectly.
+    The interval of the latter is that of its repeats. It shows the influence of the sample, and is too narrow if the
+    values separate the labels perfectly.
     """
     draws = resamples(len(values), seed=seed, strata=replica)
     weights = np.stack([np.bincount(d, minlength=len(values)) for d in draws]).astype(np.float64)
@@ -202,8 +202,7 @@ def _best_cut(values: np.ndarray, replica: np.ndarray, weights: np.ndarray) -> n
         return np.full(len(weights), np.nan)
     low = np.unique(values)
     high = np.append(low[1:], low[-1])
-    # From the values on both sides of a run, not from the cuts inside it: those lie between cases of weight 0, which
-    # must have no say.
+    # From the values on both sides of a run, not from the cuts inside it, which lie between cases of weight 0.
     runs = _best_runs(values, replica, weights, low, low, high)
     return np.array([math.nan if run is None else (low[run[0]] + high[run[1]]) / 2 for run in runs])
 
@@ -222,7 +221,7 @@ def _best_runs(
     `low` of its first candidate.
     """
     order = np.argsort(values, kind="stable")
-    # Rounding of a grid point must not part it from a value that is the same number.
+    # Rounding of a grid point must not separate it from an equal value.
     below = np.searchsorted(values[order], candidates + _SAME, side="right")
 
     def share_below(label: bool) -> np.ndarray:

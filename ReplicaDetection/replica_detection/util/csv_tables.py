@@ -1,4 +1,4 @@
-"""Tables as CSV files that are whole or not there, whose text no spreadsheet runs as a formula.
+"""CSV tables, written whole or not at all. No spreadsheet runs their text as a formula.
 
 Imports with the standard library alone.
 """
@@ -15,9 +15,9 @@ from typing import IO, Any, Protocol, runtime_checkable
 
 from replica_detection.util.files import atomic_write
 
-# What a spreadsheet takes for a formula, or for the end of the cell before it; full-width signs count in some.
+# Text that a spreadsheet takes for a formula, or for the end of the cell before; some count full-width signs.
 _FORMULA = re.compile(r"""[\s'"]*[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]""")
-# What follows the end of a cell in a spreadsheet that does not separate at commas, or that does not heed quotes.
+# Text after the end of a cell, for spreadsheets that split at other separators or ignore quotes.
 _BEHIND_END = re.compile(r"(?<=[;\t\r\n])[^;\t\r\n]+")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|nan)")
 
@@ -35,16 +35,16 @@ def write_rows(file: IO[str], rows: Iterable[Iterable[Any]]) -> None:
 
 
 def defused(text: str) -> str:
-    """The text, with an apostrophe wherever a spreadsheet would take what follows for a formula; numbers stay numbers.
+    """The text with an apostrophe before everything that a spreadsheet would run as a formula; numbers stay numbers.
 
-    That is before the text, and behind each sign in it at which some spreadsheets end a cell.
+    The apostrophe goes before the text, and after each character in it at which some spreadsheets end a cell.
     """
     inner = _BEHIND_END.sub(lambda part: f"'{part[0]}" if _is_formula(part[0]) else part[0], text)
     return f"'{inner}" if _is_formula(text) else inner
 
 
 def original(cell: str) -> str:
-    """The text that `defused` was given."""
+    """The inverse of `defused`."""
     return _bare(_BEHIND_END.sub(lambda part: _bare(part[0]), cell))
 
 
@@ -70,14 +70,18 @@ class Interval(Protocol):
     def high(self) -> float: ...
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes the columns of each row; a missing or undefined number (NaN) is an empty cell.
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]], *, exact: bool = False) -> None:
+    """Writes a header and the columns of each row; a missing or undefined number (NaN) is an empty cell.
 
-    An interval under `name` fills the columns `name`, `name_low` and `name_high`, a tuple is joined by semicolons.
+    An interval under `name` fills the columns `name`, `name_low` and `name_high`. A tuple is joined by semicolons.
+
+    Args:
+        exact: write numbers with all digits, so that they read back as the same floats; else with ten significant
+            digits.
     """
     with atomic_write(Path(path)) as f:
         write_rows(f, [columns])
-        write_rows(f, (_cells(row, columns) for row in rows))
+        write_rows(f, (_cells(row, columns, exact) for row in rows))
 
 
 def estimate_columns(*names: str) -> tuple[str, ...]:
@@ -85,19 +89,19 @@ def estimate_columns(*names: str) -> tuple[str, ...]:
     return tuple(column for name in names for column in (name, f"{name}_low", f"{name}_high"))
 
 
-def _cells(row: Mapping[str, Any], columns: Sequence[str]) -> list[Any]:
+def _cells(row: Mapping[str, Any], columns: Sequence[str], exact: bool) -> list[Any]:
     cells = dict(row)
     for name, value in row.items():
         if isinstance(value, Interval):
             cells |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
-    return [_cell(cells.get(name)) for name in columns]
+    return [_cell(cells.get(name), exact) for name in columns]
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: Any, exact: bool) -> Any:
     if value is None:
         return ""
     if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.10g}"
+        return "" if math.isnan(value) else repr(float(value)) if exact else f"{value:.10g}"
     if isinstance(value, bool):
         return int(value)
     return ";".join(map(str, value)) if isinstance(value, (tuple, list)) else value

@@ -114,6 +114,9 @@ def test_damaged_or_missing_results_are_refused(planted, tmp_path):
     (tmp_path / "detection.json").write_text(json.dumps({**data, "schema_version": 0}))
     with pytest.raises(InputError, match="schema version 0"):
         DetectionResult.read(tmp_path)
+    (tmp_path / "detection.json").write_text(json.dumps({**data, "colour": "red"}))
+    with pytest.raises(InputError, match="unknown field 'colour'"):
+        DetectionResult.read(tmp_path)
 
 
 def test_null_is_computed_once(planted):
@@ -188,7 +191,7 @@ def test_few_training_cases_give_no_p_value_but_a_ranking(tmp_path):
     result = detect(Cohort.read(tmp_path / "synthetic"), index)
     assert result.summary[0].verdict == "undefined"
     assert result.summary[0].nearest_training_id == "case_000"
-    assert any("--validation" in w for w in result.run.warnings)
+    assert any("as validation" in w for w in result.run.warnings)
 
 
 def test_bad_synthetic_files_are_listed_and_strict_stops(planted, tmp_path):
@@ -206,7 +209,7 @@ def test_bad_synthetic_files_are_listed_and_strict_stops(planted, tmp_path):
 
 
 def test_wrong_options_are_refused():
-    with pytest.raises(ConfigurationError, match="--alpha"):
+    with pytest.raises(ConfigurationError, match="alpha is"):
         DetectionOptions(alpha=1.5)
     with pytest.raises(ConfigurationError, match="unknown device"):
         resolve_device("abacus")

@@ -151,7 +151,7 @@ def test_interrupted_build_without_masks_is_not_resumed_with_them(cohorts, tmp_p
 def test_segmentation_measures_need_masks(cohorts, tmp_path):
     plain = read(cohorts, "training", masks=False)
     assert build_index(plain, tmp_path / "x.rdindex").measure_names == (*VOXEL, *FEATURE)
-    with pytest.raises(ConfigurationError, match="--segment"):
+    with pytest.raises(ConfigurationError, match="a segmenter"):
         build_index(plain, tmp_path / "y.rdindex", measures=["dice"])
 
 

@@ -92,7 +92,7 @@ def test_vectors_of_zeros_are_far_from_all_but_their_like(plain: Embedders, meas
 
 def test_without_an_embedding_the_measures_stay_away() -> None:
     assert "feature" not in {m.level for m in make_measures(None, PREPARATION)}
-    with pytest.raises(ConfigurationError, match="--embedding"):
+    with pytest.raises(ConfigurationError, match="`embedding`"):
         make_measures(["embedding_rmse"], PREPARATION)
     default = [m.name for m in make_measures(None, PREPARATION, embedders=make_embedders())]
     assert set(FEATURE) <= set(default)

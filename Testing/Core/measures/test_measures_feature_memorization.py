@@ -189,7 +189,7 @@ def test_a_whitening_without_some_cases_does_not_know_them() -> None:
 
 
 def test_it_needs_an_embedding() -> None:
-    with pytest.raises(ConfigurationError, match="--embedding"):
+    with pytest.raises(ConfigurationError, match="`embedding`"):
         make_measures(["memorization_index"], PREPARATION)
 
 

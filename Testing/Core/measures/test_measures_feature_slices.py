@@ -207,7 +207,7 @@ def test_hnsw_is_built_the_same_each_time() -> None:
 
 
 def test_it_needs_volumes_and_an_embedding() -> None:
-    with pytest.raises(ConfigurationError, match="--slice-embedding"):
+    with pytest.raises(ConfigurationError, match="`slice_embedding`"):
         make_measures(["slice_votes"], PREPARATION)
     flat = Preparation("chest-xray", 2, (1, 1), (8, 8), Intensity((0, 1)), Native((8, 8), (1, 1), (8, 8), "RA"))
     with pytest.raises(ConfigurationError, match="2D"):

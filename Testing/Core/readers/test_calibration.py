@@ -74,7 +74,7 @@ def test_verdicts_follow_the_thresholds_and_nothing_else_changes(run, calibratio
     known = calibration.measures
     for match, before in zip(result.matches, by_null.matches, strict=True):
         t = known[match.measure]
-        expected = "replica" if match.ratio <= t.found.threshold else "novel"
+        expected = "replica" if match.ratio <= t.reader_threshold.threshold else "novel"
         if expected == "novel" and match.ratio <= t.suspicious_up_to:
             expected = "suspicious"
         assert match.verdict == expected
@@ -215,7 +215,7 @@ def test_sensitivity_to_k_is_the_ratio_of_the_full_table(run):
             assert not short and list(found.values()) == pytest.approx(nearest(table, k).ratio.tolist())
     rows = sensitivity_to_k(result, labels, None)
     assert [(r.measure, r.k) for r in rows] == [(m, k) for m in distances.by_measure for k in (10, 25, 50, 100)]
-    assert all(r.found.apparent.balanced_accuracy.value == 1 for r in rows)
+    assert all(r.reader_threshold.apparent.balanced_accuracy.value == 1 for r in rows)
 
 
 def test_neighbours_that_are_too_few_for_k_are_not_made_up(run, tmp_path):
@@ -224,8 +224,8 @@ def test_neighbours_that_are_too_few_for_k_are_not_made_up(run, tmp_path):
     index = TrainingIndex.open(folder / "result" / "index.rdindex")
     few = detect(Cohort.read(folder / "synthetic"), index, options=DetectionOptions(k=12))
     rows = {r.k: r for r in sensitivity_to_k(few, labels, None, ks=(10, 12, 13, 24)) if r.measure == "ssim"}
-    assert rows[10].found and rows[12].found
-    assert rows[13].found is None and "run detect with --k 13" in rows[13].note
+    assert rows[10].reader_threshold and rows[12].reader_threshold
+    assert rows[13].reader_threshold is None and "run detect with k = 13" in rows[13].note
     # Two scans of each patient: twelve neighbours hold at most twelve patients, and at least six.
     pairs = np.repeat(np.arange(12), 2)
     table = tmp_path / "patients.csv"
@@ -234,10 +234,10 @@ def test_neighbours_that_are_too_few_for_k_are_not_made_up(run, tmp_path):
     grouped = build_index(training, tmp_path / "grouped.rdindex", measures=VOXELS)
     result = detect(Cohort.read(folder / "synthetic"), grouped, options=DetectionOptions(k=12))
     rows = sensitivity_to_k(result, labels, grouped.patients, ks=(6, 12))
-    assert all(r.found for r in rows if r.k == 6)
-    assert all("run detect with --k 12" in r.note for r in rows if r.k == 12)
+    assert all(r.reader_threshold for r in rows if r.k == 6)
+    assert all("run detect with k = 12" in r.note for r in rows if r.k == 12)
     unknown = sensitivity_to_k(result, labels, None, ks=(6,))
-    assert all(r.found is None and "do not follow" in r.note for r in unknown)
+    assert all(r.reader_threshold is None and "do not follow" in r.note for r in unknown)
 
 
 def test_a_threshold_of_one_cohort_on_another(run, calibration, tmp_path):

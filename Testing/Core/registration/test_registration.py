@@ -88,7 +88,7 @@ def test_what_was_moved_is_found_and_moved_back(cohort, name):
     original = scan(5)
     there = motion(**asked)
     copy = copy_of(original, there)
-    placed = cohort.place(pyramid(copy, cohort.chain), np.ones(TRAINING, bool))
+    placed = cohort.candidates(pyramid(copy, cohort.chain), np.ones(TRAINING, bool))
     assert placed[0].training == 5
     preparation = plan(PROFILES["generic"], [Volume(original, AFFINE, True)])
     found = alignment_of(placed[0], preparation, AFFINE, AFFINE)
@@ -119,7 +119,7 @@ def test_a_copy_turned_on_its_voxels_as_if_they_were_cubes_is_found():
     found = {}
     for voxel in ((1.0, 1.0, 1.0), voxel_shape(spacing)):
         cohort = TrainingPyramids(chain, coarse, middle, lambda positions: fine[list(positions)], voxel=voxel)
-        found[voxel] = cohort.place(pyramid(copy, chain), np.ones(TRAINING, bool))[0]
+        found[voxel] = cohort.candidates(pyramid(copy, chain), np.ones(TRAINING, bool))[0]
     plain, oblong = found.values()
     assert oblong.training == 5 and oblong.correlation > 0.98 > 0.93 > plain.correlation
     # In mm the turn is a shear as well.
@@ -132,7 +132,7 @@ def test_a_copy_turned_on_its_voxels_as_if_they_were_cubes_is_found():
     there = motion(degrees=(8.0, -6.0, 9.0))[:, :3]
     in_voxels = there * length[None, :] / length[:, None]
     copy = ndimage.affine_transform(images[7], in_voxels, centre - in_voxels @ centre, order=1)
-    placed = cohort.place(pyramid(copy, chain), np.ones(TRAINING, bool))[0]
+    placed = cohort.candidates(pyramid(copy, chain), np.ones(TRAINING, bool))[0]
     assert placed.training == 7
     assert not alignment_of(placed, preparation, affine, affine).sheared
     np.testing.assert_allclose(placed.matrix, there, atol=0.02)
@@ -144,7 +144,7 @@ def test_matrix_leads_from_file_to_file(cohort):
     preparation = plan(PROFILES["generic"], [Volume(original, AFFINE, True)])
     query_affine, training_affine = AFFINE.copy(), AFFINE.copy() @ np.diag([-1, 1, 1, 1])
     query_affine[:3, 3], training_affine[:3, 3] = (10, 20, -30), (70, -5, 8)
-    placed = cohort.place(pyramid(copy_of(original, there), cohort.chain), np.ones(TRAINING, bool))[0]
+    placed = cohort.candidates(pyramid(copy_of(original, there), cohort.chain), np.ones(TRAINING, bool))[0]
     found = alignment_of(placed, preparation, query_affine, training_affine)
     voxel = np.array([20.0, 25.0, 15.0, 1.0])
     position = (voxel[:3] - (np.array(SHAPE) - 1) / 2) * np.array(SPACING)
@@ -155,24 +155,24 @@ def test_matrix_leads_from_file_to_file(cohort):
 
 
 def test_an_exact_copy_needs_no_motion_and_an_empty_image_matches_nothing(cohort):
-    placed = cohort.place(pyramid(scan(2), cohort.chain), np.ones(TRAINING, bool))
+    placed = cohort.candidates(pyramid(scan(2), cohort.chain), np.ones(TRAINING, bool))
     preparation = plan(PROFILES["generic"], [Volume(scan(2), AFFINE, True)])
     assert placed[0].training == 2
     assert placed[0].merit > 1 - 1e-6
     assert alignment_of(placed[0], preparation, AFFINE, AFFINE).words == "in place"
-    assert cohort.place(pyramid(np.zeros(SHAPE, np.float32), cohort.chain), np.ones(TRAINING, bool)) == []
-    assert cohort.place(pyramid(scan(2), cohort.chain), np.zeros(TRAINING, bool)) == []
+    assert cohort.candidates(pyramid(np.zeros(SHAPE, np.float32), cohort.chain), np.ones(TRAINING, bool)) == []
+    assert cohort.candidates(pyramid(scan(2), cohort.chain), np.zeros(TRAINING, bool)) == []
 
 
 def test_nobody_is_named_who_may_not_be(cohort):
     allowed = np.ones(TRAINING, bool)
     allowed[2] = False
-    placed = cohort.place(pyramid(scan(2), cohort.chain), allowed)
+    placed = cohort.candidates(pyramid(scan(2), cohort.chain), allowed)
     assert 2 not in [p.training for p in placed]
     assert len({p.training for p in placed}) == len(placed) == 10
     allowed[:] = False
     allowed[4] = True
-    assert [p.training for p in cohort.place(pyramid(scan(2), cohort.chain), allowed)] == [4]
+    assert [p.training for p in cohort.candidates(pyramid(scan(2), cohort.chain), allowed)] == [4]
 
 
 def test_correlations_in_place_are_those_of_numpy(cohort):
@@ -236,7 +236,7 @@ def test_a_copy_half_painted_over_is_named_and_stands_out_by_what_is_left(mirror
     whole, part = (MEASURES[name](preparation) for name in ("ncc_aligned", "lncc_aligned"))
     query = {k: v[None] for k, v in whole.features(PreparedImage(copy, None)).items()}
     index = Stored([whole.features(PreparedImage(image, None)) for image in folder_of])
-    placed = whole.place(query, index, np.ones(30, bool))
+    placed = whole.candidates(query, index, np.ones(30, bool))
     assert 17 in [p.training for p in placed]
     found = {m.name: m.compare(query, placed, index) for m in (whole, part)}
     ratio = {name: pairs[0][0] / np.mean([distance for distance, _ in pairs]) for name, pairs in found.items()}
@@ -258,7 +258,7 @@ def test_a_warp_brings_a_bent_copy_back_and_new_scans_less_so():
     ratio = {}
     for shown in (copy, folder_of[3]):
         query = {k: v[None] for k, v in plain.features(PreparedImage(shown, None)).items()}
-        placed = plain.place(query, index, np.ones(20, bool))
+        placed = plain.candidates(query, index, np.ones(20, bool))
         for m in (plain, elastic):
             found = m.compare(query, placed, index)
             ratio[m.name] = found[0][0] / np.mean([distance for distance, _ in found])
@@ -291,7 +291,7 @@ def test_vessels_that_lost_a_part_are_among_the_candidates_and_compared_where_th
         copy = images[n].copy()
         copy[: round(0.65 * SHAPE[0])] = 0
         query = {k: v[None] for k, v in measure.features(PreparedImage(np.flip(copy, n % 3), None)).items()}
-        placed = measure.place(query, index, np.ones(250, bool))
+        placed = measure.candidates(query, index, np.ones(250, bool))
         named.append(n in [p.training for p in placed])
         distance, nearest = measure.compare(query, placed, index)[0]
         in_place.append(nearest.training == n and np.array_equal(nearest.matrix, np.diag(nearest.mirroring)))
@@ -323,7 +323,7 @@ def test_flat_images_are_placed_within_their_plane():
     cohort = TrainingPyramids(chain, coarse, middle, lambda positions: fine[list(positions)])
     copy = ndimage.shift(ndimage.rotate(images[4][::-1], 8, reshape=False, order=1), (3, -2), order=1)
     preparation = plan(PROFILES["chest-xray"], [Volume(images[4], np.eye(4), True)])
-    found = cohort.place(pyramid(copy.astype(np.float32), chain), np.ones(8, bool))[0]
+    found = cohort.candidates(pyramid(copy.astype(np.float32), chain), np.ones(8, bool))[0]
     assert found.training == 4
     alignment = alignment_of(found, preparation, np.eye(4), np.eye(4))
     assert alignment.flips[0] != alignment.flips[1] or alignment.flips == (True, False, False)

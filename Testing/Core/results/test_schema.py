@@ -1,9 +1,11 @@
 """What server and clients exchange survives JSON, and the words of an alignment say what its numbers say."""
 
 import json
+import math
 import subprocess
 import sys
-from dataclasses import MISSING, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,3 +117,70 @@ def test_words_name_what_was_done_and_nothing_else():
     )
     assert replace(IN_PLACE, flips=(True, True, False)).words == "mirrored left-right and front-back"
     assert replace(IN_PLACE, rotation_degrees=(0.3, 0, 0), translation_mm=(0.1, 0, 0)).words == "in place"
+
+
+@dataclass(frozen=True)
+class Inner:
+    value: float
+    texts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outer:
+    """Every kind of field that the files of a result hold."""
+
+    name: str
+    inner: Inner
+    numbers: dict[str, tuple[float, ...]]
+    anything: dict[str, dict[str, list[Any]]]
+    perhaps: Inner | None = None
+
+
+inners = st.builds(Inner, numbers | st.just(math.nan), st.tuples(texts))
+outers = st.builds(
+    Outer,
+    texts,
+    inners,
+    st.dictionaries(texts, st.tuples(numbers | st.just(math.nan))),
+    st.dictionaries(texts, st.dictionaries(texts, st.lists(st.none() | texts | numbers))),
+    st.none() | inners,
+)
+
+
+@given(outers)
+def test_a_file_reads_back_as_it_was_written(value):
+    written = json.dumps(schema.to_json(value), allow_nan=False)
+    again = schema.from_json(Outer, json.loads(written), own_file=True)
+    assert json.dumps(schema.to_json(again)) == written
+    np.testing.assert_equal(asdict(again), asdict(value))
+
+
+def test_a_message_may_hold_more_and_a_file_may_not():
+    data = {"value": None, "texts": ["a"], "later": 1}
+    with pytest.raises(ValueError, match="Inner: has an unknown field 'later'"):
+        schema.from_json(Inner, data, own_file=True)
+    del data["later"]
+    assert math.isnan(schema.from_json(Inner, data, own_file=True).value)
+    with pytest.raises(ValueError, match=r"Inner.value: expected float, found None"):
+        schema.from_json(Inner, data)
+    assert schema.from_json(Inner, {"value": 2, "later": 1}) == Inner(2.0)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ({"numbers": []}, "Outer.numbers: expected an object, found list"),
+        ({"numbers": {"a": [1.0, "x"]}}, r"Outer.numbers\['a'\]\[1\]: expected float, found 'x'"),
+        ({"anything": {"a": {"b": 1}}}, r"Outer.anything\['a'\]\['b'\]: expected a list, found int"),
+        ({"inner": {}}, "Outer.inner: lacks 'value'"),
+    ],
+)
+def test_an_error_says_where_a_file_is_wrong(data, says):
+    whole = {"name": "x", "inner": {"value": 1.0}, "numbers": {}, "anything": {}}
+    with pytest.raises(ValueError, match=says):
+        schema.from_json(Outer, whole | data, own_file=True)
+
+
+def test_numpy_scalars_are_written_as_numbers():
+    values = (np.float32(0.5), np.float64("nan"), np.int64(3), np.bool_(True), np.inf)
+    assert schema.to_json(values) == [0.5, None, 3, True, None]

@@ -45,7 +45,7 @@ def test_left_out_pairs_enter_no_mean():
 
 def test_k_larger_than_the_cohort_and_k_of_zero():
     assert nearest(np.array([[1.0, 3.0]]), k=50).ratio[0] == pytest.approx(0.5)
-    with pytest.raises(ConfigurationError, match="--k"):
+    with pytest.raises(ConfigurationError, match="k is 0"):
         nearest(np.ones((1, 2)), k=0)
 
 
@@ -109,7 +109,7 @@ def test_tail_never_ends():
 
 def test_null_cases_are_standardized_by_the_others():
     null = np.random.default_rng(7).normal(size=(12, 1))
-    levels = Combination.fit(null, ("voxel",)).null_levels(null)["voxel"]
+    levels = Combination.fit(null, ("voxel",)).null_by_group(null)["voxel"]
     others = np.delete(null[:, 0], 3)
     assert levels[3] == pytest.approx((null[3, 0] - others.mean()) / others.std(ddof=1))
 
@@ -136,7 +136,7 @@ def test_degenerate_measure_does_not_outvote_the_others():
     null = rng.normal(size=(60, 5))
     combination = Combination.fit(null, ("segmentation",) * 5)
     lone, agreeing = np.array([[0.0, 0.0, 0.0, 0.0, 100.0]]), np.full((1, 5), 4.0)
-    assert combination.levels_of(lone)["segmentation"] < combination.levels_of(agreeing)["segmentation"]
+    assert combination.by_group(lone)["segmentation"] < combination.by_group(agreeing)["segmentation"]
 
 
 def test_combined_keeps_the_order_below_the_mean_and_passes_over_missing_levels():
@@ -171,8 +171,8 @@ def test_fresh_cases_are_flagged_at_the_nominal_rate(with_validation):
 
         null_values = ratios(null_cases, own=not with_validation)
         combination = Combination.fit(null_values, levels)
-        overall = Null.fit(combined(combination.null_levels(null_values)))
-        flagged += (overall.p_values(combined(combination.levels_of(ratios(fresh)))) <= 0.05).tolist()
+        overall = Null.fit(combined(combination.null_by_group(null_values)))
+        flagged += (overall.p_values(combined(combination.by_group(ratios(fresh)))) <= 0.05).tolist()
     # Cases of one run share a null, so the limits are those of runs: 60 runs of about 5 % +- 3.5 % each.
     limit = 3 * 0.05 * np.sqrt(1 / 60)
     assert abs(np.mean(flagged) - 0.05) < limit + 0.01, np.mean(flagged)
@@ -183,7 +183,7 @@ def test_combination_keeps_a_replica_that_shows_at_one_level_only():
     null = rng.normal(size=(50, 3))
     combination = Combination.fit(null, ("voxel", "voxel", "segmentation"))
     case = np.array([[0.0, 0.0, 8.0]])
-    null_overall = combined(combination.null_levels(null))
-    assert combined(combination.levels_of(case))[0] > null_overall.max()
-    undefined = combination.levels_of(np.array([[np.nan, np.nan, np.nan]]))
+    null_overall = combined(combination.null_by_group(null))
+    assert combined(combination.by_group(case))[0] > null_overall.max()
+    undefined = combination.by_group(np.array([[np.nan, np.nan, np.nan]]))
     assert np.isnan(combined(undefined)).all()

@@ -4,7 +4,9 @@ import csv
 import io
 import math
 import re
+import struct
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ from Core.readers.test_ratings import rating
 from replica_detection.audit.cohort_duplicates import DuplicatePair, write_duplicates
 from replica_detection.io.cohort_tables import read_cells
 from replica_detection.readers.rating_tables import read_ratings, write_ratings
-from replica_detection.results.result import CaseSummary, _read_csv, _write_csv
+from replica_detection.results.result import CaseSummary, _read_table, _write_table
 from replica_detection.util.csv_tables import defused, original, write_csv, write_rows
 
 FORMULAS = [
@@ -124,8 +126,8 @@ def test_no_table_holds_a_formula_made_of_a_file_name(tmp_path):
     """Every writer of ids: results, tables of figures, duplicates; and what reads them finds the ids again."""
     id, other = "=HYPERLINK(1,2)", "-x+1"
     cases = [CaseSummary(id, "replica", -0.5, other, ("voxel",), 3), CaseSummary("b", "novel", math.nan, "", (), 0)]
-    _write_csv(tmp_path / "summary.csv", CaseSummary, cases)
-    again = list(_read_csv(tmp_path / "summary.csv", CaseSummary))
+    _write_table(tmp_path / "summary.csv", CaseSummary, cases)
+    again = list(_read_table(tmp_path / "summary.csv", CaseSummary))
     assert (again[0], again[1].synthetic_id) == (cases[0], "b")
     write_csv(tmp_path / "figures.csv", ("id", "kappa", "others"), [{"id": id, "kappa": -0.25, "others": (other, id)}])
     assert read_cells(tmp_path / "figures.csv", ("id",))[0][1] == {
@@ -139,3 +141,16 @@ def test_no_table_holds_a_formula_made_of_a_file_name(tmp_path):
         with path.open(encoding="utf-8", newline="") as file:
             cells = [cell for row in csv.reader(file) for cell in row]
         assert not any(map(runs, cells)) and f"'{id}" in cells, path
+
+
+@given(st.floats() | st.sampled_from([np.float64(0.1), np.float64("nan"), 1 / 3, 5e-324]))
+def test_exact_numbers_read_back_bit_for_bit(tmp_path_factory, value):
+    path = tmp_path_factory.mktemp("exact") / "t.csv"
+    write_csv(path, ("id", "x"), [{"id": "a", "x": value}], exact=True)
+    cell = read_cells(path, ("id",))[0][1]["x"]
+    assert (cell == "" and math.isnan(value)) or struct.pack("d", float(cell)) == struct.pack("d", value)
+
+
+def test_other_numbers_have_ten_digits(tmp_path):
+    write_csv(tmp_path / "t.csv", ("x", "y", "z"), [{"x": 1 / 3, "y": math.nan, "z": True}])
+    assert (tmp_path / "t.csv").read_text(encoding="utf-8") == "x,y,z\n0.3333333333,,1\n"
