@@ -81,7 +81,7 @@ def _measure_result(
     result: DetectionResult, match: Match, at: int, k: int, details: Mapping[str, Any]
 ) -> MeasureResult:
     near, info = result.neighbors, result.run.definitions[match.measure]
-    neighbors = zip(near.training[match.measure][at, :k], near.distance[match.measure][at, :k], strict=True)
+    nearest = zip(near.training[match.measure][at, :k], near.distance[match.measure][at, :k], strict=True)
     neighbors = tuple(
         NeighborItem(
             rank,
@@ -89,7 +89,7 @@ def _measure_result(
             number(1 - float(d) if info.sense == "similarity" else float(d)),
             number(float(d)),
         )
-        for rank, (n, d) in enumerate(neighbors, 1)
+        for rank, (n, d) in enumerate(nearest, 1)
         if n >= 0
     )
     return MeasureResult(
