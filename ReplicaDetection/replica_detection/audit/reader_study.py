@@ -134,7 +134,7 @@ def calibrate(
         ratings = [rd.Rating(f"r{n}", "anna", id, "", 4 if n < 6 else 1) for n, id in enumerate(ids)]
         study = rd.calibrate(result, ratings)
         study.calibration.write("calibration.json")
-        assert study.calibration.measures["ssim"].found.apparent.balanced_accuracy.value == 1
+        assert study.calibration.measures["ssim"].reader_threshold.apparent.balanced_accuracy.value == 1
         ```
     """
     if not ratings and apply is None:

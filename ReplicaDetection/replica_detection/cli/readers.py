@@ -153,7 +153,7 @@ def _print_study(study: ReaderStudy) -> None:
     assert study.calibration is not None and study.labels is not None
     _print_agreement(study.agreement, study.alpha, study.labels, study.rule)
     _print_thresholds(study.calibration, study.correlations)
-    print_warnings(dict.fromkeys(f"k = {r.k}: {r.note}" for r in study.by_k if r.found is None))
+    print_warnings(dict.fromkeys(f"k = {r.k}: {r.note}" for r in study.by_k if r.reader_threshold is None))
 
 
 def _print_agreement(pairs: Sequence[PairAgreement], alpha: float, labels: dict[str, Consensus], rule: str) -> None:
