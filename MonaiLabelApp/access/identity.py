@@ -46,7 +46,7 @@ def reader_of(connection: HTTPConnection) -> str:
 
 
 def having(role: str) -> Any:
-    """A dependency of routes, for `Depends`: refuses with 403 whoever has less than a role.
+    """A dependency of routes, for `Depends`: refuses with 403 a caller with less than a role.
 
     Without authentication everyone has all roles, as at MONAI Label, whose own check it is under its own launch.
     """

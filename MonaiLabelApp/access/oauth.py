@@ -200,7 +200,7 @@ class Realm:
             logger.error("the provider of tokens has no key that can be used")
 
     def _discovered(self) -> dict[str, Any]:
-        """The provider's page, looked at anew. Raises NotFetchedError where it is none, or another provider's."""
+        """The provider's page, fetched again. Raises NotFetchedError where it is none, or another provider's."""
         status, page = fetched_json(f"{self.uri}/.well-known/openid-configuration")
         if status != 200 or not isinstance(page, dict):
             raise NotFetchedError(f"the page of the provider came with status {status}")

@@ -1,4 +1,4 @@
-"""A wrong key costs time after some tries. Only the refusal waits: whoever has a right key is never kept waiting.
+"""Delays after wrong keys. Only the refusal waits: a client with a right key never does.
 
 A hashed key must first be known for a right one, see hashing_queue.py.
 """

@@ -308,7 +308,7 @@ class Engine:
         return self._surfaces.get(key, compare), synthetic, training
 
     def aligned(self, synthetic_id: str, training_id: str) -> tuple[PreparedImage, PreparedImage]:
-        """A synthetic image and a training case moved onto it, both on the common grid.
+        """A synthetic image and a training case aligned to it, both on the common grid.
 
         Raises UnknownNameError where this pair was not aligned: it is no candidate, or nothing was scored yet.
         """

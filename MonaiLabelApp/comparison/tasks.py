@@ -57,10 +57,10 @@ def misfit_error(configuration: Configuration, found: str) -> IndexFormatError:
 def build_index(configuration: Configuration, progress: Progress = silent, *, rebuild: bool = False) -> TrainingIndex:
     """Makes the index, or adds the training cases that it lacks; then the distances that p values rest on.
 
-    One that was made with other options, embeddings among them, is made anew.
+    One that was made with other options, embeddings among them, is rebuilt.
 
     Args:
-        rebuild: make it anew even where it still fits the cohort.
+        rebuild: build it again even where it still fits the cohort.
 
     Raises:
         InputError, ConfigurationError: as `build_index` and `Detector`; without `training`, no finished index.

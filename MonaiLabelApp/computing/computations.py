@@ -88,7 +88,7 @@ def difference_image(services: Services, synthetic_id: str, training_id: str) ->
 
 
 def aligned(services: Services, synthetic_id: str, training_id: str) -> Result:
-    """The training image moved onto the synthetic one; 0 where nothing comes to lie."""
+    """The training image aligned to the synthetic one; 0 outside its field of view."""
     synthetic, training = services.engine.aligned(synthetic_id, training_id)
     return _volume(training.image, synthetic.affine)
 

@@ -88,7 +88,7 @@ class Services:
     def start(self) -> None:
         """Starts building the index where it is missing or unusable, and a process for comparisons.
 
-        An index that cannot be used and has no training scans to be made anew is told of by the routes that need it.
+        An index that cannot be used and has no training scans to rebuild it is reported by the routes that need it.
         """
         if self.engine.training() is None and self.configuration.training is not None:
             self.jobs.start("index")

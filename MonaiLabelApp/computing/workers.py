@@ -1,6 +1,6 @@
 """The processes that compute for requests. One that takes too long or too much memory is ended; the next is new.
 
-A reader that hangs in a file, or falls over it, takes down a worker and never the server: whoever asked gets an answer
+A reader that hangs or crashes on a file takes down a worker and never the server: the caller gets an answer
 that says so, and the place in the queue is free again.
 """
 
@@ -163,7 +163,7 @@ class Workers:
         return self._sizes.get(version, 0)
 
     def close(self) -> None:
-        """Ends all processes; whoever waits for one is told that the server stops."""
+        """Ends all processes; a caller that waits for one is told that the server stops."""
         with self._changed:
             self._closed = True
             workers, self._idle = list(self._all), []

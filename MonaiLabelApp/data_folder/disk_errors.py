@@ -1,4 +1,4 @@
-"""A disk that is full or cannot be written: the server's trouble, never the fault of whoever sent the request."""
+"""A disk that is full or cannot be written: a fault of the server, never of the request."""
 
 from __future__ import annotations
 

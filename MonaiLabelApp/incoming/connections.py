@@ -1,7 +1,7 @@
 """Limits on the number of connections and on the time of each, before and below HTTP.
 
 A client is counted when it is accepted: before TLS, before a header, before anyone knows who it is. Where the places
-are taken, whoever keeps the server waiting goes first, so that a client that sends its request still comes in.
+are taken, the client that keeps the server waiting is closed first, so that one that sends its request is served.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def logged(task: str) -> Progress:
 
 @contextmanager
 def telling_failures(of: str = "") -> Iterator[None]:
-    """Tells why the block failed, before whoever catches the exception prints it for programmers.
+    """Tells why the block failed, before the catcher of the exception prints it for programmers.
 
     Args:
         of: the image that failed, where others go on.

@@ -19,7 +19,7 @@ JobId = Annotated[str, Path(max_length=64)]
 
 
 async def takes_nothing(request: Request) -> None:
-    """Raises HTTPException 422 for options: there are none, and whoever sends some expects that they count."""
+    """Raises HTTPException 422 for options: there are none, and a client that sends some expects that they count."""
     if (await request.body()).strip() not in (b"", b"{}", b"null"):
         raise HTTPException(422, "this job has no options: send no body")
 

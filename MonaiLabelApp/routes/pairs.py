@@ -1,4 +1,4 @@
-"""A synthetic image beside a training case: surfaces, difference, and the training image moved onto it."""
+"""A synthetic image beside a training case: surfaces, difference, and the training image aligned to it."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ def get_difference(shared: Shared, synthetic_id: CaseId, training_id: CaseId) ->
 
 @router.get(
     "/aligned/{synthetic_id}/{training_id}",
-    summary="The training image moved onto the synthetic one (.nii.gz)",
+    summary="The training image aligned to the synthetic one (.nii.gz)",
     dependencies=[heavy],
     response_class=Response,
     responses=_NIFTI,
 )
 def get_aligned(shared: Shared, synthetic_id: CaseId, training_id: CaseId) -> Response:
-    """In mapped intensity on the grid of the comparison, over the synthetic image; 0 where nothing comes to lie."""
+    """In mapped intensity on the grid of the comparison, over the synthetic image; 0 outside the training image."""
     found = _of_pair(shared, "aligned", synthetic_id, training_id)
     return Response(found.content(), media_type="application/gzip")
 

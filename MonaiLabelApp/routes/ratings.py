@@ -56,7 +56,7 @@ Sent = Annotated[Rating, WrapValidator(_of_its_types)]
     responses={200: {"model": RatingReceipt, "description": "was stored before"}},
 )
 def post_rating(request: Request, response: Response, shared: Shared, rating: Sent) -> RatingReceipt:
-    """Answers once the rating is on the disk. With a key or token its owner is the reader, whoever the rating names."""
+    """Answers once the rating is on the disk. The owner of a key or token is the reader, whatever the rating says."""
     rating = replace(
         rating,
         rating_id=rating.rating_id or str(uuid.uuid4()),

@@ -1,7 +1,8 @@
 """`replica_detection_server.serving.asgi:app`: the server that `replica-detection serve` runs.
 
-From the outside in: the envelope (paths out of replies, one log line each), the Host and Origin check, the gate (who),
-clean requests (addresses, sizes, JSON), and a FastAPI application that holds the routes named here and no others.
+From the outside in: redacted replies with one log line each, the counters of /metrics, trusted hosts and origins,
+repeated headers, /health and /ready, authentication, the access record, limits of requests (addresses, sizes, JSON),
+and a FastAPI application that holds the routes named here and no others.
 """
 
 from __future__ import annotations
@@ -68,14 +69,14 @@ def build(settings: Settings) -> tuple[FastAPI, ASGIApp]:
     error_responses.register(application)
     stock.register(application)
     application.include_router(metrics.router)
-    clean = RequestLimits(application, settings.max_upload_bytes)
-    recorded = RecordedReplies(clean, record) if record is not None else clean
-    application.state.gate = gate = Authentication(recorded, keyring, realm)
-    meant = TrustedHosts(
-        RefuseRepeatedHeaders(Health(gate, application)), settings.hosts, any_address=not settings.loopback
-    )
+    # From the inside out: the last one sees a request first.
+    limited = RequestLimits(application, settings.max_upload_bytes)
+    recorded = RecordedReplies(limited, record) if record is not None else limited
+    application.state.gate = authenticated = Authentication(recorded, keyring, realm)
+    once = RefuseRepeatedHeaders(Health(authenticated, application))
+    trusted = TrustedHosts(once, settings.hosts, any_address=not settings.loopback)
     log = RequestLog(CaseCodes(settings.data), named=settings.authentication != "none")
-    return application, RedactedReplies(metrics.Measured(meant, application), scrub, log)
+    return application, RedactedReplies(metrics.Measured(trusted, application), scrub, log)
 
 
 @asynccontextmanager
@@ -105,7 +106,7 @@ def _end() -> None:
 
 
 def end_computations() -> None:
-    """Ends what is being computed; whoever waits for it is told that the server stops."""
+    """Ends the running computations; a caller that waits for one is told that the server stops."""
     app_instance().services.workers.close()
 
 

@@ -111,7 +111,7 @@ def _settings(given: Configuration, options: ServeOptions) -> Settings:
 
 
 def _folders(given: Configuration) -> tuple[tuple[str, str], ...]:
-    """Every folder whose place is nobody's business, with the name that stands for it."""
+    """Every folder whose path is hidden in replies and logs, with the name that stands for it."""
     named = {
         "studies": given.studies,
         "training": given.training,

@@ -31,7 +31,7 @@ SECONDS = (0.005, 0.02, 0.05, 0.1, 0.5, 1, 5, 20, 60, 300)
 
 
 class Measured:
-    """Counts what passes through, whoever sent it and however it was answered."""
+    """Counts every request, of any sender and with any answer."""
 
     def __init__(self, app: ASGIApp, application: FastAPI):
         self.app = app
