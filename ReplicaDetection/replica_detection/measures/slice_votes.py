@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -179,11 +180,9 @@ class SliceVotesHnsw(SliceVotes):
         return settings if np.isnan(self.recall) else f"{settings}, recall {self.recall:.3f} of the nearest slice"
 
     def fit(self, training: TrainingRows, left_out: np.ndarray | None = None) -> Mapping[str, np.ndarray]:
-        import faiss
-
         fitted = dict(super().fit(training, left_out))
         index = hnsw_index(fitted["vectors"])
-        fitted["hnsw"] = faiss.serialize_index(index)
+        fitted["hnsw"] = to_bytes(index)
         fitted["recall"] = np.array([recall(index, fitted["vectors"])])
         return fitted
 
@@ -192,9 +191,7 @@ class SliceVotesHnsw(SliceVotes):
         self.recall = float(fit["recall"][0])
 
     def built(self, fit: Mapping[str, np.ndarray]) -> faiss.Index:
-        import faiss
-
-        return faiss.deserialize_index(fit["hnsw"])
+        return from_bytes(fit["hnsw"])
 
     def parameters(self, selector: Any) -> Any:
         import faiss
@@ -225,6 +222,30 @@ def hnsw_index(vectors: np.ndarray) -> faiss.Index:
     finally:
         faiss.omp_set_num_threads(threads)
     return index
+
+
+def to_bytes(index: faiss.Index) -> np.ndarray:
+    """The index as (bytes,) uint8.
+
+    `faiss.serialize_index` does the same, but fails once SimpleITK has been imported after FAISS: both wrap
+    `std::vector<uint8_t>` with SWIG, and the later import takes over the type.
+    """
+    import faiss
+
+    module: Any = faiss  # FAISS's stubs do not know the class
+    buffer = BytesIO()
+    writer = module.PyCallbackIOWriter(buffer.write)
+    faiss.write_index(index, writer)
+    del writer  # flushes
+    return np.frombuffer(buffer.getvalue(), np.uint8)
+
+
+def from_bytes(content: np.ndarray) -> faiss.Index:
+    """The inverse of `to_bytes`."""
+    import faiss
+
+    module: Any = faiss
+    return faiss.read_index(module.PyCallbackIOReader(BytesIO(content.tobytes()).read))
 
 
 def recall(index: faiss.Index, vectors: np.ndarray) -> float:

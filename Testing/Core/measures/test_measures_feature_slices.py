@@ -1,5 +1,7 @@
 """Votes of slices: against a count by hand, against exact search, and in the order in which the slices lie."""
 
+import subprocess
+import sys
 from itertools import combinations
 
 import numpy as np
@@ -17,6 +19,7 @@ from replica_detection.measures.slice_votes import (
     hnsw_index,
     in_order,
     recall,
+    to_bytes,
 )
 from replica_detection.preparation.prepare import PreparedImage
 from replica_detection.preparation.profiles import Intensity, Native, Preparation
@@ -202,8 +205,21 @@ def test_hnsw_is_built_the_same_each_time() -> None:
     import faiss
 
     first, second = (faiss.serialize_index(hnsw_index(vectors)) for _ in range(2))
-    assert np.array_equal(first, second)
+    assert np.array_equal(first, second) and np.array_equal(first, to_bytes(hnsw_index(vectors)))
     assert recall(flat_index(vectors), vectors) == 1
+
+
+def test_a_stored_index_is_read_after_simpleitk_was_imported() -> None:
+    """FAISS's own functions fail then. A process of its own, since the order of the imports decides."""
+    code = """
+import numpy as np
+from replica_detection.measures.slice_votes import from_bytes, hnsw_index, to_bytes
+vectors = np.eye(8, dtype=np.float32)
+index = hnsw_index(vectors)
+import SimpleITK
+assert from_bytes(to_bytes(index)).search(vectors, 1)[1].ravel().tolist() == list(range(8))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_it_needs_volumes_and_an_embedding() -> None:
