@@ -125,14 +125,14 @@ def _masks(masks: ArrayLike) -> np.ndarray:
 
 
 def _sizes(cases: Words) -> NDArray[np.int64]:
-    """`(C,)`: how many bits are set."""
+    """Number of set bits of each case, `(C,)`."""
     counts = np.zeros(len(cases), np.int64)
     run(_count, len(cases), cases, counts)
     return counts
 
 
 def _shared(queries: Words, training: Words) -> NDArray[np.int64]:
-    """`(Q, N)`: how many bits are set in both."""
+    """Number of bits that are set in both, `(Q, N)`."""
     counts = np.zeros((len(queries), len(training)), np.int64)
     groups = -(-len(queries) // GROUP) * -(-len(training) // GROUP)
     run(_count_shared, groups, queries, training, counts)
@@ -141,7 +141,7 @@ def _shared(queries: Words, training: Words) -> NDArray[np.int64]:
 
 @intrinsic
 def _ones(typingctx, word=None):
-    """How many bits of a uint64 are set: one instruction, and a vector of them in a loop."""
+    """Number of set bits of a uint64: one instruction, vectorized in loops."""
 
     def generate(context, builder, signature, arguments):
         return builder.ctpop(arguments[0])

@@ -1,4 +1,4 @@
-"""Many small tasks on all cores."""
+"""Runs many small tasks on all cores."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numba import config
 
 
 def run(kernel: Callable[..., None], tasks: int, *arguments: Any) -> None:
-    """Call `kernel(first, end, ...)` over all tasks on all cores, in small helpings taken as they are needed.
+    """Call `kernel(first, end, ...)` over all tasks on all cores, in small portions that idle workers take.
 
     The kernel must release the GIL and write each task's result to a place of its own: results then never depend on
     the number of cores. numba's own `prange` deals tasks out beforehand and then waits for the slowest core, which
@@ -20,10 +20,10 @@ def run(kernel: Callable[..., None], tasks: int, *arguments: Any) -> None:
         return
     workers = min(config.NUMBA_NUM_THREADS, tasks)  # type: ignore[attr-defined]
     step = max(1, tasks // (16 * workers))
-    helpings = iter(range(0, tasks, step))
+    portions = iter(range(0, tasks, step))
 
     def work() -> None:
-        for first in helpings:
+        for first in portions:
             kernel(first, min(first + step, tasks), *arguments)
 
     with ThreadPoolExecutor(workers) as pool:

@@ -40,5 +40,5 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file of this name is one that a process writes, or did not come to finish."""
+    """True for the name of a file that a process is writing, or left unfinished."""
     return _TEMPORARY.fullmatch(name) is not None

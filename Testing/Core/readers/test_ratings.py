@@ -289,7 +289,7 @@ def test_processes_that_make_the_same_file_at_once_all_store_their_ratings(tmp_p
 
 
 def test_the_store_writes_ahead_and_waits_for_the_disk(tmp_path):
-    """What a test cannot kill: the power. SQLite's own promise for it holds with these two settings."""
+    """A test cannot cut the power. SQLite guarantees durability with these two settings."""
     store = RatingStore(tmp_path / "ratings.sqlite")
     with store._connection() as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)

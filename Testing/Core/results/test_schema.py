@@ -1,4 +1,4 @@
-"""What server and clients exchange survives JSON, and the words of an alignment say what its numbers say."""
+"""Messages and files survive JSON, and the words of an alignment agree with its numbers."""
 
 import json
 import math

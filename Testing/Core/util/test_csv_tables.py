@@ -39,7 +39,7 @@ risky = st.text("=+-@\t\r\n '\";,x1.e", max_size=8)
 
 
 def runs(cell: str) -> bool:
-    """Whether a spreadsheet that drops quotes and blanks before a cell takes it for a formula."""
+    """True if a spreadsheet that drops quotes and blanks before a cell takes it for a formula."""
     bare = cell.lstrip(" \n\"'\xa0") if not cell.startswith("'") else cell
     if not bare or bare[0] not in "=+-@\t\r＝":
         return False
