@@ -20,6 +20,7 @@ from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 
 from Core import made_up
 from Core.made_dicom import write_series
+from replica_detection.errors import InputError
 from replica_detection.index.build import build_index
 from replica_detection.index.entries import Entry
 from replica_detection.io.cohort import Cohort
@@ -224,3 +225,14 @@ def test_a_training_image_whose_mask_no_measure_uses_is_handed_out_as_it_is(tmp_
     store = ours(tmp_path / "studies", index)
     assert Path(store.get_image_uri("train:a")) == image.resolve()
     assert store.get_label_uri("train:a", "final") == ""
+
+
+def test_a_training_image_that_was_given_in_memory_is_said_to_be_in_no_file(tmp_path):
+    arrays = {name: made_up.volume(n) for n, name in enumerate("ab")}
+    index = build_index(Cohort.from_arrays(arrays, spacing=(1, 1, 1)), tmp_path / "x.rdindex", measures=["mae"])
+    (tmp_path / "studies").mkdir()
+    store = ours(tmp_path / "studies", index)
+    assert store.get_image_info("train:a") == {"training": True}
+    assert store.get_label_uri("train:a", "final") == ""
+    with pytest.raises(InputError, match="given to the index in memory"):
+        store.get_image_uri("train:a")

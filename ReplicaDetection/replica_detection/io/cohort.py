@@ -1,4 +1,4 @@
-"""Cohort: which image files make a cohort, which patient each belongs to, and which mask."""
+"""Cohort: the images of a folder, of a list, or in memory, each with its patient and its mask."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = ["Case", "Cohort", "Problem"]
 
 @dataclass(frozen=True)
 class Cohort:
-    """The cases of a folder or list, in the order of their paths (a list: in its own order).
+    """The cases of a folder in the order of their paths, or those of a list or of images in memory in their own order.
 
     `problems` are files that should have been cases. `ignored` are DICOM objects that no one would compare (scouts,
     reports, presentation states); they do not count as a problem, not even when `strict`.
@@ -43,6 +43,7 @@ class Cohort:
 
     @property
     def ids(self) -> tuple[str, ...]:
+        """The ids of the cases, in their order."""
         return tuple(case.id for case in self.cases)
 
     def __len__(self) -> int:
