@@ -196,6 +196,19 @@ def test_translated_texts_are_plain(path):
             assert plain or from_the_core, f"{path.name}:{node.lineno}"
 
 
+@pytest.mark.parametrize("path", sources(), ids=lambda p: p.name)
+def test_files_and_functions_are_short_and_docstrings_name_what_they_give(path):
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= 400
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+            continue
+        said = ast.get_docstring(node) or ""
+        assert not re.match(r"(What|How|Whether|Who|Whose|Where|Which|Why)\b", said), said
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno - said.count("\n") <= 60, f"{path.name}:{node.lineno}"
+
+
 # --- .ui files
 
 
