@@ -23,17 +23,17 @@ from replica_detection.io.formats import (
     squeezed_shape,
 )
 
-# An even, straight grid may hold so many times the voxels of the slices it is made of.
+# Largest size of an even, straight grid, as a multiple of the voxels in its slices.
 GROWTH = 8
 EXPORT = "Export the series again as one volume with one image per slice position, or convert it to NIfTI"
 
 
 @dataclass(frozen=True)
 class Header:
-    """The part of a file's header by which files are grouped into series.
+    """Fields of one file that grouping needs.
 
-    `patient` is the start (12 hexadecimal digits) of the SHA-256 of PatientID, None without one. `left_out` says why
-    the file is no slice of a volume; empty when it is.
+    `patient` is the start (12 hexadecimal digits) of the SHA-256 of PatientID, None without one. `left_out` is the
+    reason why the file is not a slice of a volume; empty where it is one.
     """
 
     series: str
@@ -43,10 +43,10 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Reads the header of a DICOM file, not its pixels.
+    """Read the header of a DICOM file, not its pixels.
 
     Raises:
-        InputError: it is not DICOM, or calls itself an image without stating a size.
+        InputError: it is not DICOM, or it is an image without a size.
     """
     tags = ["SOPClassUID", "SeriesInstanceUID", "SeriesNumber", "PatientID", "ImageType", "Rows", "Columns"]
     with input_errors(path, "DICOM"):
@@ -62,13 +62,13 @@ def read_header(path: Path) -> Header:
 
 
 def read_dicom(files: Sequence[Path]) -> Decoded:
-    """One image (X, Y), or a volume (X, Y, Z) from a series or a multi-frame file. CT in HU.
+    """Read one image (X, Y), or a volume (X, Y, Z) from a series or a multi-frame file. CT in HU.
 
     X runs along the rows and Y along the columns; slices are sorted along their normal. Rescale slope and intercept
     are applied per slice, MONOCHROME1 is inverted within its stored range. Slices at uneven gaps are interpolated
     linearly along the normal to even ones near the median gap (the first and last slice stay); slices that do not
-    follow the normal (gantry tilt) are put at their true place, linearly, on a wider grid filled with the minimum.
-    Both are told in the warnings. Without any position the slices keep the order of InstanceNumber.
+    follow the normal (gantry tilt) are resampled linearly at their true position on a wider grid, filled with the
+    minimum. Warnings report both. Without any position the slices keep the order of InstanceNumber.
 
     Raises:
         InputError: colour, no pixels, slices that differ in size, direction or voxel size, several slices at one
@@ -81,7 +81,7 @@ def read_dicom(files: Sequence[Path]) -> Decoded:
     if len(slices) == 1:
         return _single(slices[0])
     if any(piece.position is None for piece in slices):
-        return _unplaced(path, slices)
+        return _without_positions(path, slices)
     return _stacked(path, slices)
 
 
@@ -103,8 +103,8 @@ def _dataset(path: Path, **options: Any) -> Any:
     dataset = pydicom.dcmread(path, force=True, **options)
     if "SOPClassUID" not in dataset and "Rows" not in dataset and "MediaStorageSOPClassUID" not in dataset.file_meta:
         with path.open("rb") as file:
-            found = f"has no DICOM header that can be read{looks_like(file.read(540))}"
-        raise InputError(path, found, "Give it its true extension, or export it again")
+            reason = f"has no DICOM header that can be read{looks_like(file.read(540))}"
+        raise InputError(path, reason, "Give it its true extension, or export it again")
     return dataset
 
 
@@ -134,8 +134,8 @@ def _slices(path: Path) -> list[_Slice]:
         shared = dataset.get("SharedFunctionalGroupsSequence") or [None]
         groups = dataset.get("PerFrameFunctionalGroupsSequence")
         if frames > 1 and groups is None:
-            found = f"has {frames} frames without positions (a film or time series)"
-            raise InputError(path, found, EXPORT)
+            reason = f"has {frames} frames without positions (a film or time series)"
+            raise InputError(path, reason, EXPORT)
         if groups is not None and len(groups) != frames:
             raise InputError(path, f"has {frames} frames but the positions of {len(groups)}", DAMAGED)
         squeezed_shape(path, (int(dataset.Columns), int(dataset.Rows), frames))
@@ -176,7 +176,7 @@ def _uncompressed_syntax(dataset: Any) -> Any:
 
 
 def _decompressed(path: Path, scales: list[tuple[float, float]]) -> np.ndarray:
-    """Stored values of a compressed file. ITK's decoders apply the rescale, which is taken back."""
+    """Stored values of a compressed file. ITK's decoders apply the rescale, which is undone here."""
     if len(set(scales)) > 1:
         raise InputError(path, "is compressed and rescales each frame in another way", "Export it uncompressed")
     sitk = quiet_itk()
@@ -186,7 +186,7 @@ def _decompressed(path: Path, scales: list[tuple[float, float]]) -> np.ndarray:
 
 
 def _scale(source: tuple[Any, ...]) -> tuple[float, float]:
-    """Slope and intercept; a slope of 0 is what some writers put for none."""
+    """Slope and intercept; 0 counts as 1, since some writers store a slope of 0 for none."""
     slope = _first(source, "PixelValueTransformationSequence", "RescaleSlope")
     intercept = _first(source, "PixelValueTransformationSequence", "RescaleIntercept")
     return float(slope or 1), float(intercept or 0)
@@ -235,7 +235,7 @@ def _vector(value: Any, length: int) -> np.ndarray | None:
 
 def _require_alike(path: Path, slices: list[_Slice]) -> None:
     first = slices[0]
-    for what, values, tolerance in (
+    for quality, values, tolerance in (
         ("size", [piece.pixels.shape for piece in slices], 0.0),
         ("direction", [piece.directions for piece in slices], 1e-3),
         ("voxel size", [piece.spacing for piece in slices], 1e-4),
@@ -243,8 +243,8 @@ def _require_alike(path: Path, slices: list[_Slice]) -> None:
         unlike = sum(not _close(value, values[0], tolerance) for value in values)
         if unlike:
             count = f"{unlike} of {len(slices)} are unlike the first, {_text(values[0])}"
-            found = f"holds slices that differ in {what} ({count})"
-            raise InputError(path, found, EXPORT)
+            reason = f"holds slices that differ in {quality} ({count})"
+            raise InputError(path, reason, EXPORT)
     if first.directions is not None and not np.allclose(first.directions @ first.directions.T, np.eye(2), atol=1e-3):
         raise InputError(path, "states slice axes that are not at right angles (ImageOrientationPatient)", EXPORT)
     if first.spacing is not None:
@@ -283,13 +283,13 @@ def _single(piece: _Slice) -> Decoded:
     return Decoded(piece.pixels.T, affine, piece.spacing is not None)
 
 
-def _unplaced(path: Path, slices: list[_Slice]) -> Decoded:
-    """Slices without ImagePositionPatient, in the order of InstanceNumber, when that is all there is."""
+def _without_positions(path: Path, slices: list[_Slice]) -> Decoded:
+    """A volume of slices without ImagePositionPatient, in the order of InstanceNumber."""
     missing = sum(piece.position is None for piece in slices)
     numbers = [piece.number for piece in slices]
     if missing < len(slices) or None in numbers or len(set(numbers)) < len(numbers):
-        found = f"has {missing} of {len(slices)} slices without a position (ImagePositionPatient)"
-        raise InputError(path, found, f"{EXPORT}; single images belong in a CSV, one row each")
+        reason = f"has {missing} of {len(slices)} slices without a position (ImagePositionPatient)"
+        raise InputError(path, reason, f"{EXPORT}; single images belong in a CSV, one row each")
     ordered = sorted(slices, key=lambda piece: piece.number or 0)
     axes, spacing = _axes(ordered[0])
     note = "its slices state no position: they keep the order of InstanceNumber, and their gap is the slice thickness"
@@ -298,33 +298,33 @@ def _unplaced(path: Path, slices: list[_Slice]) -> Decoded:
 
 
 def _stacked(path: Path, slices: list[_Slice]) -> Decoded:
-    """Slices sorted along their normal, evened out and straightened where they have to be."""
+    """A volume of slices sorted along their normal, resampled to even gaps and straightened where necessary."""
     axes, spacing = _axes(slices[0])
-    places = np.array([piece.position for piece in slices]) @ axes.T  # (slices, 3) mm along X, Y and the normal
-    order = np.argsort(places[:, 2], kind="stable")
-    places = places[order]
+    positions = np.array([piece.position for piece in slices]) @ axes.T  # (slices, 3) mm along X, Y and the normal
+    order = np.argsort(positions[:, 2], kind="stable")
+    positions = positions[order]
     stack = np.stack([slices[i].pixels.T for i in order], axis=2)
-    gaps = np.diff(places[:, 2])
+    gaps = np.diff(positions[:, 2])
     if (gaps < 0.01).any():
-        positions = 1 + int((gaps >= 0.01).sum())
-        found = f"holds {len(slices)} slices at {positions} positions: several time points, echoes or copies"
-        raise InputError(path, found, EXPORT)
-    uneven, heights = _even_heights(places[:, 2])
+        count = 1 + int((gaps >= 0.01).sum())
+        reason = f"holds {len(slices)} slices at {count} positions: several time points, echoes or copies"
+        raise InputError(path, reason, EXPORT)
+    uneven, heights = _even_heights(positions[:, 2])
     notes = uneven
-    shifts = places[:, :2] - places[0, :2]
-    tilt = math.degrees(math.atan2(np.hypot(*shifts[-1]), places[-1, 2] - places[0, 2]))
-    # Rounded positions wander by less than a tenth of a pixel.
+    shifts = positions[:, :2] - positions[0, :2]
+    tilt = math.degrees(math.atan2(np.hypot(*shifts[-1]), positions[-1, 2] - positions[0, 2]))
+    # Rounded positions deviate by less than a tenth of a pixel.
     tilted = bool((np.abs(shifts) > 0.1 * spacing).any())
-    origin = places[0].copy()
+    origin = positions[0].copy()
     if tilted or uneven:
-        _require_room(path, stack.shape, np.ptp(places[:, :2], axis=0) / spacing if tilted else np.zeros(2), heights)
+        _require_room(path, stack.shape, np.ptp(positions[:, :2], axis=0) / spacing if tilted else np.zeros(2), heights)
     if tilted:
         notes += (f"its slices are sheared by {tilt:.1f} degrees (gantry tilt): it was straightened",)
-        origin[:2] = places[:, :2].min(axis=0)
-        stack = _straightened(path, stack, (places[:, :2] - origin[:2]) / spacing)
+        origin[:2] = positions[:, :2].min(axis=0)
+        stack = _straightened(path, stack, (positions[:, :2] - origin[:2]) / spacing)
     if uneven:
         squeezed_shape(path, (*stack.shape[:2], len(heights)))
-        stack = _interpolated(stack, places[:, 2], heights)
+        stack = _interpolated(stack, positions[:, 2], heights)
     affine = _affine(axes, [*spacing, heights[1] - heights[0]], origin @ axes)
     stated = slices[0].directions is not None and slices[0].spacing is not None
     if not stated:
@@ -333,25 +333,25 @@ def _stacked(path: Path, slices: list[_Slice]) -> Decoded:
 
 
 def _require_room(path: Path, shape: Sequence[int], shifts: np.ndarray, heights: np.ndarray) -> None:
-    """Raises InputError where slices evened out and straightened would fill many times what the file holds."""
+    """Raises InputError where the even, straight grid would need many times the voxels of the slices."""
     wide = (np.array(shape[:2]) + shifts).prod() * len(heights)
     if not wide <= GROWTH * math.prod(shape):
-        found = f"holds slices so far apart that an even grid has more than {GROWTH} times their voxels"
-        raise InputError(path, found, EXPORT)
+        reason = f"holds slices so far apart that an even grid has more than {GROWTH} times their voxels"
+        raise InputError(path, reason, EXPORT)
 
 
 def _tolerance(gaps: np.ndarray) -> float:
-    """Positions are written with few digits: up to 2 % of a gap (mm) is rounding, not a gap of another size."""
+    """Tolerance of positions (mm): they are stored with few digits, so up to 2 % of a gap is rounding."""
     return max(0.01, 0.02 * float(gaps.mean()))
 
 
 def _even_heights(heights: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
-    """A warning if there is need for one, and the even heights (mm along the normal) nearest to the median gap."""
+    """A warning where the gaps are uneven, and even heights (mm along the normal) with nearly the median gap."""
     gaps = np.diff(heights)
     even = np.linspace(heights[0], heights[-1], len(heights))
     if np.allclose(even, heights, rtol=0, atol=_tolerance(gaps)):
         return (), even
-    # Positions are a file's own to state, and what is refused later must not be made here.
+    # A file may state any positions: the count is bounded before the array is allocated.
     count = max(1, round(min((heights[-1] - heights[0]) / float(np.median(gaps)), GROWTH * len(heights)))) + 1
     even = np.linspace(heights[0], heights[-1], count)
     note = (
@@ -362,7 +362,7 @@ def _even_heights(heights: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
 
 
 def _straightened(path: Path, stack: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Slices moved by `offsets` (slices, 2) >= 0 pixels onto a grid that holds them all; outside is the minimum."""
+    """Slices shifted by `offsets` (slices, 2) >= 0 pixels onto a grid that holds them all; outside is the minimum."""
     room = [n + math.ceil(extra - 1e-6) for n, extra in zip(stack.shape[:2], offsets.max(axis=0), strict=True)]
     squeezed_shape(path, (*room, stack.shape[2]))
     wide = np.empty((*room, stack.shape[2]), np.float32)
@@ -370,20 +370,20 @@ def _straightened(path: Path, stack: np.ndarray, offsets: np.ndarray) -> np.ndar
     for i, offset in enumerate(offsets):
         plane = stack[:, :, i]
         for axis in (0, 1):
-            plane = _moved(plane, axis, offset[axis], room[axis], fill)
+            plane = _shifted(plane, axis, offset[axis], room[axis], fill)
         wide[:, :, i] = plane
     return wide
 
 
-def _moved(plane: np.ndarray, axis: int, offset: float, size: int, fill: float) -> np.ndarray:
-    """The plane moved along `axis` by a part of a pixel, linearly, into an axis of `size` pixels."""
+def _shifted(plane: np.ndarray, axis: int, offset: float, size: int, fill: float) -> np.ndarray:
+    """The plane shifted along `axis` by `offset` pixels, linearly interpolated, on an axis of `size` pixels."""
     lines = np.moveaxis(plane, axis, 0)
     whole, part = divmod(round(offset, 6), 1)
     padded = np.full((size + 2, lines.shape[1]), fill, np.float32)
     start = int(whole) + 1
     padded[start : start + len(lines)] = lines
-    moved = np.float32(1 - part) * padded[1:-1] + np.float32(part) * padded[:-2]
-    return np.moveaxis(moved, 0, axis)
+    shifted = np.float32(1 - part) * padded[1:-1] + np.float32(part) * padded[:-2]
+    return np.moveaxis(shifted, 0, axis)
 
 
 def _interpolated(stack: np.ndarray, heights: np.ndarray, even: np.ndarray) -> np.ndarray:

@@ -23,21 +23,21 @@ from replica_detection.io.nifti import COLOUR, NiftiHeader, read_header
 from replica_detection.io.paths import is_regular
 from replica_detection.io.text_headers import TextHeader, read_metaimage_header, read_nrrd_header
 
-# A corrupt header can announce any size; no scan has 2^31 voxels, and nothing is allocated before this is checked.
+# A corrupt header can state any size; no scan has 2^31 voxels, and nothing is allocated before this check.
 VOXEL_LIMIT = 2**31
-# The NRRD library below ITK keeps its messages in one place for all threads: two faulty files at once end the process.
+# ITK's NRRD library keeps its messages in one place for all threads: two faulty files at once crash the process.
 _TEEM = threading.Lock()
 # RAS+ of NIfTI and LPS+ of DICOM and ITK differ by the sign of the first two axes.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 DAMAGED = "The file is damaged: export, convert or copy it again"
-# No deflate stream expands more than this (zlib's own figure), so a header that announces more is corrupt.
+# No deflate stream expands more than this (zlib's own figure), so a header that states more is corrupt.
 _DEFLATE_RATIO = 1032
 _RENAME = "Give it its true extension, or convert it"
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """An array (X, Y[, Z]) of any real dtype, its affine (4, 4) to RAS+ mm, and whether the file stated a geometry."""
+    """An array (X, Y[, Z]) of any real dtype, and its affine (4, 4) to mm RAS+; `trusted` where the file states one."""
 
     array: np.ndarray
     affine: np.ndarray
@@ -46,9 +46,9 @@ class Decoded:
 
 
 def read_nifti(path: Path) -> Decoded:
-    """NIfTI-1 or -2 in one file. The s-form goes before the q-form.
+    """Read NIfTI-1 or -2 from one file. The s-form takes precedence over the q-form.
 
-    A file with neither (both codes 0) keeps its voxel sizes, its array axes are taken as RAS, and it is not trusted.
+    A file with neither (both codes 0) keeps its voxel sizes, its array axes count as RAS, and it is not trusted.
     """
     data, header = _nifti_bytes(path)
     assert header.dtype is not None
@@ -70,10 +70,10 @@ def read_nifti(path: Path) -> Decoded:
 
 
 def read_itk(path: Path, *, layers: bool = False) -> Decoded:
-    """NRRD or MetaImage, with the data in the same file or in another one of its folder.
+    """Read NRRD or MetaImage, with the voxels in the same file or in another one in its folder.
 
     Args:
-        layers: NRRD files of overlapping segments are read too, as 3D Slicer writes them; the largest value counts.
+        layers: also read NRRD files of overlapping segments, as 3D Slicer writes them; the largest value counts.
     """
     sitk = quiet_itk()
     header = _text_header(path)
@@ -87,8 +87,8 @@ def read_itk(path: Path, *, layers: bool = False) -> Decoded:
             raise InputError(path, "has complex voxels", "Give the magnitude image")
         components = reader.GetNumberOfComponents()
         if components > 1 and not (layers and header.fields.get("kinds", "").lower().startswith("list ")):
-            found = f"has {components} values in each voxel (colour, vectors or complex numbers)"
-            raise InputError(path, found, "Give one grey value per voxel")
+            reason = f"has {components} values in each voxel (colour, vectors or complex numbers)"
+            raise InputError(path, reason, "Give one grey value per voxel")
         shape = squeezed_shape(path, reader.GetSize())
         require_spacing(path, np.array(reader.GetSpacing()[:3]))
         bytes_each = _BYTES.get(re.sub(r"\D", "", sitk.GetPixelIDValueAsString(reader.GetPixelID())), 1)
@@ -102,7 +102,7 @@ def read_itk(path: Path, *, layers: bool = False) -> Decoded:
 
 
 def voxel_files(path: Path) -> tuple[Path, ...]:
-    """Every file that an image file needs to be read: itself, and the one with the voxels of a detached header.
+    """All files needed to read an image file: itself, and the file with the voxels of a detached header.
 
     Raises InputError where the voxels lie in a list of files, outside the header's folder, or their file is missing.
     """
@@ -113,9 +113,9 @@ def voxel_files(path: Path) -> tuple[Path, ...]:
 
 
 def read_picture(path: Path) -> Decoded:
-    """PNG or JPEG with 8 or 16 bit grey values, as (X, Y): X along the row, Y downwards, like a DICOM image.
+    """Read PNG or JPEG with 8 or 16 bit grey values, as (X, Y): X along the row, Y downwards, like a DICOM image.
 
-    It states no geometry: the affine is 1 mm with the axes of an axial DICOM slice, and is not trusted.
+    These files state no geometry: the affine is 1 mm with the axes of an axial DICOM slice, and is not trusted.
     """
     from PIL import Image
 
@@ -132,7 +132,7 @@ def read_picture(path: Path) -> Decoded:
 
 
 def quiet_itk() -> Any:
-    """SimpleITK, its warnings kept off the terminal."""
+    """SimpleITK, with its warnings switched off."""
     import SimpleITK
 
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
@@ -140,6 +140,7 @@ def quiet_itk() -> Any:
 
 
 def is_nrrd(path: Path) -> bool:
+    """True for the extension of an NRRD file."""
     return path.suffix.lower() in (".nrrd", ".nhdr")
 
 
@@ -176,7 +177,7 @@ def require_spacing(path: str | os.PathLike[str], spacing: np.ndarray) -> None:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Keeps warnings and log lines of the readers off the terminal; what matters is raised or in `Decoded.warnings`."""
+    """Suppress warnings and log lines of the readers; faults are raised or stand in `Decoded.warnings`."""
     loggers = [logging.getLogger(name) for name in ("nibabel.global", "pydicom", "PIL")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -192,10 +193,10 @@ def quiet_libraries() -> Iterator[None]:
 
 @contextmanager
 def input_errors(path: Path, kind: str) -> Iterator[None]:
-    """Turns whatever a library raises on a faulty file into InputError.
+    """Convert any error of a library on a faulty file into InputError.
 
-    The readers answer corrupt bytes with exceptions of any class (zlib.error, KeyError, RuntimeError ...), so all of
-    them are meant; MemoryError is about the machine and passes.
+    Readers raise exceptions of any class for corrupt bytes (zlib.error, KeyError, RuntimeError ...), so all are
+    converted; MemoryError is about the machine and passes.
     """
     try:
         with quiet_libraries():
@@ -205,7 +206,7 @@ def input_errors(path: Path, kind: str) -> Iterator[None]:
     except PermissionError as error:
         raise InputError(path, "cannot be opened (no permission)", "Give yourself the right to read it") from error
     except Exception as error:
-        # ITK and its NRRD library put places in their sources and addresses before the reason.
+        # ITK and its NRRD library put source lines and addresses before the reason.
         chain = r"^.*(ITK ERROR: (\w+\(\w+\): )?|sitk::ERROR: |\[nrrd\] \w+: )"
         reason = re.sub(chain, "", " ".join(str(error).split()))
         reason = reason[-200:].rstrip(".") or type(error).__name__
@@ -231,9 +232,9 @@ def looks_like(head: bytes) -> str:
 
 
 def _nifti_bytes(path: Path) -> tuple[bytes, NiftiHeader]:
-    """The uncompressed file up to its last voxel, and its header as written.
+    """The uncompressed file up to its last voxel, and its header as stored.
 
-    Reading to the end of a gzip stream checks its checksum.
+    A gzip stream is read to its end, which verifies its checksum.
     """
     packed = path.name.lower().endswith(".gz")
     with path.open("rb") as file:
@@ -265,6 +266,7 @@ def _nifti_bytes(path: Path) -> tuple[bytes, NiftiHeader]:
 
 
 def _nifti_dtype(path: Path, header: NiftiHeader) -> np.dtype:
+    """Type of the stored values. Raises InputError for colour, complex or unknown ones."""
     if header.datatype in COLOUR:
         raise InputError(path, "has colour voxels (RGB)", "Give one grey value per voxel")
     if header.dtype is None:
@@ -275,7 +277,7 @@ def _nifti_dtype(path: Path, header: NiftiHeader) -> np.dtype:
 
 
 def itk_affine(direction: Sequence[float], spacing: Sequence[float], origin: Sequence[float]) -> np.ndarray:
-    """The (4, 4) affine to RAS+ mm of an ITK image, which states LPS+ mm, of two or three axes."""
+    """Affine (4, 4) to mm RAS+ from direction, spacing and origin (LPS) of an ITK image with 2 or 3 axes."""
     axes = len(spacing)
     affine, used = np.eye(4), min(axes, 3)
     matrix = np.array(direction).reshape(axes, axes) * np.array(spacing)
@@ -290,7 +292,7 @@ _BYTES = {"8": 1, "16": 2, "32": 4, "64": 8}
 def _text_header(path: Path) -> TextHeader:
     """Header of an NRRD or MetaImage file.
 
-    ITK prints to the terminal when a MetaImage header is faulty, so the fields it must have are checked before.
+    ITK prints to the terminal when a MetaImage header is faulty, so required fields are checked before.
     """
     header = read_nrrd_header(path) if is_nrrd(path) else read_metaimage_header(path)
     kind, missing = "NRRD header", []
@@ -308,11 +310,11 @@ def _text_header(path: Path) -> TextHeader:
 
 
 def _payload(path: Path, header: TextHeader) -> tuple[Path, int]:
-    """The file with the voxels and where they begin: the header's own, or one in the header's own folder.
+    """The file with the voxels, and the offset of the first in bytes: the header's file, or one in the same folder.
 
     Raises:
-        InputError: they lie in a list of files, outside that folder once links are followed, or in what is no file.
-            The words are the same whatever lies there, and never the name, which may come from a stranger.
+        InputError: they lie in a list of files, outside that folder once links are followed, or not in a file. The
+            message never tells what exists there, nor the name, since the header may come from a stranger.
     """
     name = header.fields.get("elementdatafile", header.fields.get("data file", "LOCAL"))
     if name.upper() == "LOCAL":
@@ -321,8 +323,8 @@ def _payload(path: Path, header: TextHeader) -> tuple[Path, int]:
         raise InputError(path, "keeps its voxels in a list of files", "Write it as .nrrd or .mha, one file")
     file, folders = path.parent / name, (path.parent.resolve(), path.resolve().parent)
     if not (any(file.resolve().is_relative_to(folder) for folder in folders) and is_regular(file)):
-        found = "keeps its voxels in another file, which is missing in its own folder"
-        raise InputError(path, found, "Put both files into one folder")
+        reason = "keeps its voxels in another file, which is missing in its own folder"
+        raise InputError(path, reason, "Put both files into one folder")
     return file, 0
 
 
@@ -344,10 +346,11 @@ def _check_payload(path: Path, payload: Path, start: int, fields: dict[str, str]
 
 
 def _inflated(path: Path, stream: Any, block: bytes) -> int:
+    """Number of bytes that a compressed block holds. Raises InputError for a damaged stream."""
     held = 0
     try:
         while block and not stream.eof:
-            # A little at a time: a block may grow a thousandfold.
+            # In small parts: a block may grow a thousandfold.
             held += len(stream.decompress(block, 1 << 20))
             block = stream.unconsumed_tail
         return held

@@ -33,10 +33,10 @@ _UNITS = {1: 1000.0, 3: 0.001}
 
 @dataclass(frozen=True)
 class NiftiHeader:
-    """The fields of a header as they are stated, nothing checked.
+    """Fields of a header as stated, without checks.
 
-    `shape` is empty where the number of axes is none of 1 to 7; `dtype` is None for a datatype that holds no numbers;
-    `spacing` (3,) is in the file's unit of length, of which one is `unit` mm.
+    `shape` is empty where the number of axes is not 1 to 7; `dtype` is None for a datatype that holds no numbers;
+    `spacing` (3,) is in the file's unit of length, which is `unit` mm.
     """
 
     shape: tuple[int, ...]
@@ -54,13 +54,13 @@ class NiftiHeader:
 
     @property
     def scaling(self) -> tuple[float, float]:
-        """Slope and intercept of the stored values; (1, 0) where the header gives none (slope 0 or NaN)."""
+        """Slope and intercept of the stored values; (1, 0) where the header has none (slope 0 or NaN)."""
         none = self.slope == 0 or np.isnan(self.slope)
         return (1.0, 0.0) if none else (self.slope, self.intercept)
 
 
 def read_header(start: bytes) -> NiftiHeader | None:
-    """The header at the beginning of a file (540 bytes are enough); None where there is none of either version."""
+    """The header at the beginning of a file (540 bytes suffice); None where there is none of either version."""
     for order in ("<", ">"):
         size = int(np.frombuffer(start[:4], order + "i4")[0]) if len(start) >= 4 else 0
         if size in _FIELDS and len(start) >= size:

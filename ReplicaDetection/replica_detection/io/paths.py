@@ -12,17 +12,17 @@ from replica_detection.errors import InputError
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".jpg", ".jpeg")
 DICOM_SUFFIXES = (".dcm", ".ima")
-# MONAI Label keeps this beside the images that it serves, and masks named as the images in `labels`.
+# MONAI Label keeps this file beside its images, and masks with the images' names in the folder `labels`.
 _MONAI_LABEL = "datastore_v2.json"
 
 
 def is_image_name(path: Path) -> bool:
-    """True for a name with the extension of an image format other than DICOM, in any case."""
+    """True for the extension of an image format other than DICOM, in upper or lower case."""
     return path.name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def is_dicom_name(path: Path) -> bool:
-    """True for a file that is DICOM by its extension or, without a telling one, by the letters DICM at byte 128."""
+    """True where the extension says DICOM or, without a known extension, the letters DICM follow the preamble."""
     if path.suffix.lower() in DICOM_SUFFIXES:
         return True
     # Scanners name files by number or UID, so that the "extension" may be digits.
@@ -40,12 +40,12 @@ def file_stem(path: Path) -> str:
 
 
 def composed(name: str) -> str:
-    """NFC: macOS stores an accent as a letter of its own, a CSV typed elsewhere does not."""
+    """The name in Unicode's form NFC: macOS stores an accent as a separate letter, a CSV from elsewhere does not."""
     return unicodedata.normalize("NFC", name)
 
 
 def is_regular(path: Path) -> bool:
-    """True for a file that can be read to an end, links followed. A named pipe is none."""
+    """True for a regular file, links followed; False for a named pipe, a device, or a missing file."""
     status = _status(path)
     return isinstance(status, os.stat_result) and stat.S_ISREG(status.st_mode)
 
@@ -68,7 +68,7 @@ def require_file(path: Path) -> None:
 
 
 def require_exists(path: Path) -> os.stat_result:
-    """Status of a file or folder; raises InputError when there is none."""
+    """Status of a file or folder. Raises InputError where there is none."""
     status = _status(path)
     if isinstance(status, os.stat_result):
         return status
@@ -84,7 +84,7 @@ def require_exists(path: Path) -> os.stat_result:
 
 
 def require_readable(path: Path) -> None:
-    """Raises InputError for a device, a pipe or a socket: opening one may wait for ever, and reading one never end."""
+    """Raises InputError for a device, a pipe or a socket, on which opening or reading may never return."""
     status = _status(path)
     if isinstance(status, os.stat_result) and not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         raise InputError(path, "is not a regular file", "Give a file, not a device or a pipe")
@@ -98,11 +98,11 @@ def _status(path: Path) -> os.stat_result | Exception:
 
 
 def walk(folder: Path, report: Callable[[InputError], None], leave_out: Path | None = None) -> Iterator[Path]:
-    """Yields the files below `folder`, sorted by name, the files of a folder before those of its subfolders.
+    """Yields the files below `folder`, sorted by name, those of a folder before those of its subfolders.
 
     Hidden names and `__MACOSX` are skipped, and so is the folder `labels` of a collection that MONAI Label serves.
-    Links are followed, but no folder is entered twice, so that loops end; a folder that cannot be listed goes to
-    `report`.
+    Links are followed, but no folder is entered twice, so that loops end. A folder that cannot be listed is passed to
+    `report` as an error. The folder `leave_out` is skipped.
     """
     entered = {_identity(leave_out)} if leave_out is not None else set()
     waiting = [folder]

@@ -1,7 +1,8 @@
-"""Headers of NRRD and MetaImage files, read so strictly that ITK's own parsers find nothing else in them.
+"""Headers of NRRD and MetaImage files, read so strictly that ITK's own parsers read the same from them.
 
-ITK takes field names in other spellings, other separators, values that run on into the next line, and lines that end
-in a carriage return alone. A header that uses any of that could name another file here than there, so it is refused.
+ITK accepts field names in other spellings, other separators, values that continue on the next line, and lines that end
+in a carriage return alone. With any of these, ITK could open another file than the one checked here, so such a header
+is refused.
 """
 
 from __future__ import annotations
@@ -51,9 +52,9 @@ _ADVICE = "Write the image again with a common program, as one file"
 
 @dataclass(frozen=True)
 class TextHeader:
-    """`fields` by name: lower case, for NRRD with spaces as in its definition. `end`: where the header ends, in bytes.
+    """Fields by name in lower case (NRRD: with spaces as in its definition); `end` is the header's length in bytes.
 
-    `further` are the names of what the format does not define and carries along; they mean nothing to a reader.
+    `further` are the names of fields that the format does not define; a reader ignores them.
     """
 
     fields: dict[str, str]
@@ -135,14 +136,14 @@ def read_metaimage_header(path: Path) -> TextHeader | None:
 
 
 def _start_of(path: Path) -> tuple[bytes, bool]:
-    """As much of the file as a header may take, and whether that is all of it."""
+    """The file's first bytes, as many as a header may have, and True where that is the whole file."""
     with path.open("rb") as file:
         start = file.read(_LIMIT + 1)
     return start[:_LIMIT], len(start) <= _LIMIT
 
 
 def _lines(path: Path, start: bytes, complete: bool) -> Iterator[tuple[str, int]]:
-    """Each line without its end, and where the next begins. A last line without an end is one of a complete file."""
+    """Each line without its end, and the position of the next. Only a complete file may lack the last line's end."""
     at = 0
     while at < len(start):
         stop = start.find(b"\n", at)
@@ -167,7 +168,7 @@ def _squeezed(name: str) -> str:
 
 
 def _require_numbers(path: Path, name: str, value: str, axes: str) -> None:
-    """ITK would look for numbers that are missing in the lines that follow."""
+    """Raises InputError for too few or too many numbers: ITK would read missing ones from the following lines."""
     if name == "NDims":
         if not re.fullmatch(r"\d{1,2}", value, re.ASCII) or not 1 <= int(value) <= 9:
             raise InputError(path, f"states {value[:20]} dimensions", _ADVICE)
@@ -184,7 +185,7 @@ def _require_numbers(path: Path, name: str, value: str, axes: str) -> None:
 
 
 def _require_short(path: Path, line: str, limit: int) -> None:
-    """Comes before any pattern, so that none takes long."""
+    """Raises InputError for a long line; called before any pattern is matched, so that no match takes long."""
     if len(line) > limit:
         raise _unusual(path, "a line that is no field")
 
@@ -194,5 +195,5 @@ def _require_complete(path: Path, complete: bool) -> None:
         raise _unusual(path, f"no end within {_LIMIT // 1024} KiB")
 
 
-def _unusual(path: Path, what: str) -> InputError:
-    return InputError(path, f"has a header with {what}", _ADVICE)
+def _unusual(path: Path, oddity: str) -> InputError:
+    return InputError(path, f"has a header with {oddity}", _ADVICE)

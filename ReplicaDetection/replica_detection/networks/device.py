@@ -1,4 +1,4 @@
-"""The device on which networks run."""
+"""The device on which networks run: CPU or GPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ DEVICES = ("auto", "cpu", "cuda")
 
 
 def pick_device(name: str) -> torch.device:
-    """Raises ConfigurationError for an unknown name, or `cuda` where there is none."""
+    """The torch device of a name; `auto` is the GPU where there is one, else the CPU.
+
+    Raises ConfigurationError for an unknown name, or for `cuda` without a GPU.
+    """
     import torch
 
     if name not in DEVICES:

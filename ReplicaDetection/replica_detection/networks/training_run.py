@@ -1,6 +1,7 @@
-"""A training that can be stopped at any moment and goes on after its last full epoch: state, history, curve, weights.
+"""Training runs that can be stopped at any moment and resumed after the last full epoch.
 
-What is trained and on what is the caller's; see `segmentation/training.py` and `embedding/training.py`.
+A run keeps its state, history, curve and best weights in files. The network and its data come from the caller; see
+`segmentation/training.py` and `embedding/training.py`.
 """
 
 from __future__ import annotations
@@ -30,8 +31,7 @@ LARGEST_GRADIENT = 10.0
 
 @dataclass(frozen=True)
 class Names:
-    """What a training's numbers are called: column and axis of the score, axis of the loss; whether a smaller score is
-    better."""
+    """Names of a training's numbers: `column` and axis (`score`) of the validation score, axis of the `loss`."""
 
     column: str
     score: str
@@ -41,14 +41,14 @@ class Names:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long a training goes on.
+    """Length, seed and learning rate of a training.
 
     Args:
-        epochs: at most.
-        patience: validations without a better score after which it ends.
+        epochs: largest number of epochs.
+        patience: number of validations without a better score after which it ends.
         validate_every: epochs between validations; the last epoch is always validated.
-        seed: of everything random.
-        learning_rate: by the number of the epoch, from 1.
+        seed: seed of all random numbers.
+        learning_rate: function of the epoch, counted from 1.
     """
 
     epochs: int
@@ -60,10 +60,10 @@ class Schedule:
 
 @dataclass
 class State:
-    """Everything that a run needs to go on; plain values and tensors, so that it loads without unpickling objects.
+    """Everything that a run needs to be resumed; plain values and tensors, so that it loads without unpickling objects.
 
     `history` holds (epoch, loss, score) with a score of NaN where the epoch was not validated; `best` is epoch, score
-    and the score's parts; `run` says with which options and files the training began.
+    and the score's parts; `run` are options and files of the training, as text.
     """
 
     run: str
@@ -76,9 +76,11 @@ class State:
     optimizer: dict[str, Any] | None = None
 
     def finished(self, schedule: Schedule) -> bool:
+        """True where no epoch is left."""
         return len(self.history) >= schedule.epochs or self.stopped_early(schedule)
 
     def stopped_early(self, schedule: Schedule) -> bool:
+        """True where `patience` validations in a row brought no better score."""
         since = [score for epoch, _, score in self.history if epoch > self.best[0] and not math.isnan(score)]
         return bool(self.history) and len(since) >= schedule.patience
 
@@ -88,7 +90,7 @@ def read_state(output: Path, run: str) -> State | None:
 
     Raises:
         InputError: it is damaged.
-        ConfigurationError: it began with other options or files.
+        ConfigurationError: it was begun with other options or files.
     """
     import torch
 
@@ -121,13 +123,19 @@ def train(
     steps: int,
     progress: Progress,
 ) -> None:
-    """Runs the epochs that are left; the weights with the best score are in `output`, and everything to go on from.
+    """Run the epochs that are left; `output` then holds the weights with the best score, and the state to resume from.
 
     Args:
-        model: where it shall run; takes weights and optimizer state of `state` where there are any.
-        losses: gives the loss of each step of an epoch, for random numbers of that epoch.
-        validate: gives the score, and its parts by name.
-        steps: in an epoch, for `progress` ("training").
+        state: of a new or an earlier run; it is updated.
+        schedule: length, seed and learning rate.
+        output: an existing folder.
+        model: on its device; it takes the weights of `state` where there are any.
+        optimizer: of the model; it takes its state from `state` where there is one.
+        losses: yields the loss of each step of an epoch, from random numbers of that epoch.
+        validate: returns the score, and its parts by name.
+        names: names of the numbers in files and on the curve.
+        steps: number of steps in an epoch, for `progress` ("training").
+        progress: called after each step.
 
     Raises:
         ConfigurationError: the loss became NaN or infinite.
@@ -145,15 +153,15 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate(epoch)
         model.train()
-        found = []
+        values = []
         for loss in losses(rng):
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), LARGEST_GRADIENT)
             optimizer.step()
-            found.append(float(loss.detach()))
-            progress("training", (epoch - 1) * steps + len(found), schedule.epochs * steps)
-        if not np.isfinite(found).all():
+            values.append(float(loss.detach()))
+            progress("training", (epoch - 1) * steps + len(values), schedule.epochs * steps)
+        if not np.isfinite(values).all():
             raise ConfigurationError(f"the training diverged in epoch {epoch}: use a smaller learning_rate")
         score = math.nan
         if epoch % schedule.validate_every == 0 or epoch == schedule.epochs:
@@ -163,9 +171,9 @@ def train(
             better = score < state.best[1] if names.smaller_is_better else score > state.best[1]
             if worst or better:
                 state.best = (epoch, score, parts)
-                # First, so that `last.pt` never promises weights that are not there.
+                # Weights first, so that `last.pt` never names weights that are not written.
                 write_network(output, model, {**state.description, "epoch": epoch, names.column: parts or score})
-        state.history.append((epoch, float(np.mean(found)), score))
+        state.history.append((epoch, float(np.mean(values)), score))
         state.model, state.optimizer = model.state_dict(), optimizer.state_dict()
         _write(output, state, names)
     progress("training", schedule.epochs * steps, schedule.epochs * steps)
@@ -173,10 +181,10 @@ def train(
 
 
 def write_network(output: Path, model: torch.nn.Module, description: dict[str, Any]) -> None:
-    """`best.safetensors` with the description in its header, and `network.json` to be read."""
+    """Write `best.safetensors` with the description in its header, and `network.json` with the same description."""
     from safetensors.torch import save
 
-    # DynUNet names its tensors twice; once is enough in a file.
+    # DynUNet has two names for a tensor; a file needs one.
     once = {id(value): (name, value) for name, value in model.state_dict(keep_vars=True).items()}
     weights = {name: value.detach().cpu().contiguous() for name, value in once.values()}
     with atomic_write(output / WEIGHTS, "wb") as f:
@@ -186,8 +194,7 @@ def write_network(output: Path, model: torch.nn.Module, description: dict[str, A
 
 
 def files_of(cohort: Cohort | None) -> list[Any]:
-    """Ids, patients and sizes (of images in memory the checksums), by which another cohort is told from the one that a
-    training began with."""
+    """Ids, patients and file sizes of a cohort (checksums of images in memory), to recognize it."""
     sizes: list[Any] = []
     for case in () if cohort is None else cohort.cases:
         if case.volume is not None:
@@ -199,6 +206,7 @@ def files_of(cohort: Cohort | None) -> list[Any]:
 
 
 def _write(output: Path, state: State, names: Names) -> None:
+    """Write the state to resume from, and the history."""
     import torch
 
     with atomic_write(output / LAST, "wb") as f:
@@ -209,7 +217,7 @@ def _write(output: Path, state: State, names: Names) -> None:
 
 
 def _draw(file: Path, state: State, names: Names) -> None:
-    """Loss and validation score over the epochs."""
+    """Plot loss and validation score over the epochs."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")

@@ -1,4 +1,4 @@
-"""Files of trained networks: which kind a file is, what it says of its network, and the network loaded from it."""
+"""Files of trained networks: their kind, the description of their network, and the network loaded from them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from replica_detection.io.paths import require_exists, require_file, require_rea
 if TYPE_CHECKING:
     import torch
 
-# Only these are ever made from what a file says.
+# No other class is built from a description in a file.
 ARCHITECTURES = ("UNet", "SegResNet", "DynUNet", "BasicUNet")
 WEIGHTS, SIDECAR, HEADER = "best.safetensors", "network.json", "network"
 DESCRIBED = ("architecture", "labels", "spacing_mm", "window", "percentiles", "patch", "overlap", "threshold")
@@ -26,7 +26,7 @@ _EXPORT = "Export it as TorchScript, or save its weights as safetensors with the
 
 
 def build(architecture: dict[str, Any], channels: int) -> torch.nn.Module:
-    """A network of one of `ARCHITECTURES` with 1 channel in 3D in and `channels` out, its weights at random.
+    """A 3D network of one of `ARCHITECTURES` with 1 input channel, `channels` output channels and random weights.
 
     Raises:
         ConfigurationError: another class, or arguments that it does not take.
@@ -36,8 +36,8 @@ def build(architecture: dict[str, Any], channels: int) -> torch.nn.Module:
     name, arguments = architecture.get("class"), architecture.get("arguments")
     if name not in ARCHITECTURES or not isinstance(arguments, dict):
         raise ConfigurationError(f"the network's class is {name!r}, known: {', '.join(ARCHITECTURES)}")
-    wanted = {"spatial_dims": 3, "in_channels": 1, "out_channels": channels}
-    for key, value in wanted.items():
+    required = {"spatial_dims": 3, "in_channels": 1, "out_channels": channels}
+    for key, value in required.items():
         if arguments.get(key) != value:
             raise ConfigurationError(f"the network's {key} is {arguments.get(key)!r}, expected {value}")
     try:
@@ -47,7 +47,7 @@ def build(architecture: dict[str, Any], channels: int) -> torch.nn.Module:
 
 
 def description_of(path: Path, file: Path, data: bytes) -> dict[str, Any]:
-    """What is known of a network without loading it: header, else JSON beside it, and a bundle's metadata."""
+    """Description of a network without loading it: its header, else JSON beside it and a bundle's metadata."""
     if kind_of(file, data) == "safetensors" and (header := _header(file, data)) is not None:
         return header
     described = _metadata(path / "configs" / "metadata.json") if path.is_dir() else {}
@@ -59,6 +59,7 @@ def description_of(path: Path, file: Path, data: bytes) -> dict[str, Any]:
 
 
 def weights_file(path: Path) -> Path:
+    """The file with the weights: `path`, or the one in a folder. Raises InputError where there is none."""
     require_exists(path)
     if not path.is_dir():
         require_file(path)
@@ -74,6 +75,7 @@ def weights_file(path: Path) -> Path:
 
 
 def read_bytes(file: Path) -> bytes:
+    """Content of a regular file. Raises InputError where it cannot be read."""
     require_readable(file)
     try:
         return file.read_bytes()
@@ -84,7 +86,7 @@ def read_bytes(file: Path) -> bytes:
 
 
 def kind_of(file: Path, data: bytes) -> str:
-    """`torchscript` or `safetensors`, by content; raises InputError for anything else."""
+    """`torchscript` or `safetensors`, by content. Raises InputError for any other file."""
     if data[8:9] == b"{" and int.from_bytes(data[:8], "little") < 100_000_000:
         return "safetensors"
     if data[:2] == b"PK":
@@ -111,7 +113,7 @@ def _header(file: Path, data: bytes) -> dict[str, Any] | None:
 
 
 def _metadata(file: Path) -> dict[str, Any]:
-    """Labels, patch and spacing of a MONAI bundle, as far as its metadata say them."""
+    """Labels, patch and spacing of a MONAI bundle, as far as its metadata state them."""
     if not file.is_file():
         return {}
     formats = _json(file, read_bytes(file)).get("network_data_format")
@@ -143,7 +145,7 @@ def _json(file: Path, data: bytes) -> dict[str, Any]:
 
 
 def require_intensity(described: dict[str, Any], values: dict[str, Any], file: Path) -> None:
-    """Raises ConfigurationError where metadata ask for values from 0 to 1 and nothing says how they are made."""
+    """Raises ConfigurationError where metadata ask for values from 0 to 1, without a window or percentiles."""
     if described.get("value_range") == [0, 1] and values["window"] is None and values["percentiles"] is None:
         raise ConfigurationError(
             f"{file}: its metadata say that it takes values from 0 to 1, but not how they are made: give 'window' or "
@@ -152,17 +154,16 @@ def require_intensity(described: dict[str, Any], values: dict[str, Any], file: P
 
 
 def checked(values: dict[str, Any], kind: str, file: Path) -> dict[str, Any]:
-    """The options in their own types, defaults filled in; raises ConfigurationError for one that cannot be."""
+    """The options of a segmentation network in their own types, defaults filled in.
+
+    Raises:
+        InputError: safetensors without a class of network.
+        ConfigurationError: an option out of range.
+    """
     if kind == "safetensors" and not isinstance(values["architecture"], dict):
         advice = f"Name class and arguments in {SIDECAR} beside it, class one of {', '.join(ARCHITECTURES)}"
         raise InputError(file, "holds weights, but not of which network", advice)
-    labels = {1: "foreground"} if values["labels"] is None else values["labels"]
-    try:
-        labels = {int(value): str(name) for value, name in labels.items()}
-    except (AttributeError, TypeError, ValueError):
-        labels = {}
-    if not labels or min(labels) < 1 or max(labels) > 255:
-        raise ConfigurationError(f"{file}: labels must name values from 1 to 255, found {values['labels']!r}")
+    labels = _checked_labels(values["labels"], file)
     if values["window"] is not None and values["percentiles"] is not None:
         raise ConfigurationError(f"{file}: give a window or percentiles, not both")
     overlap = 0.25 if values["overlap"] is None else values["overlap"]
@@ -187,7 +188,7 @@ def checked(values: dict[str, Any], kind: str, file: Path) -> dict[str, Any]:
     architecture = values["architecture"] if kind == "safetensors" else None
     return {
         "architecture": architecture,
-        "labels": dict(sorted(labels.items())),
+        "labels": labels,
         **tuples,
         "patch": patch,
         "overlap": float(overlap),
@@ -195,7 +196,22 @@ def checked(values: dict[str, Any], kind: str, file: Path) -> dict[str, Any]:
     }
 
 
+def _checked_labels(stated: Any, file: Path) -> dict[int, str]:
+    """Names by value, sorted; for None one label, `foreground`.
+
+    Raises ConfigurationError for values outside 1 to 255.
+    """
+    try:
+        labels = {1: "foreground"} if stated is None else {int(value): str(name) for value, name in stated.items()}
+    except (AttributeError, TypeError, ValueError):
+        labels = {}
+    if not labels or min(labels) < 1 or max(labels) > 255:
+        raise ConfigurationError(f"{file}: labels must name values from 1 to 255, found {stated!r}")
+    return dict(sorted(labels.items()))
+
+
 def _numbers(value: Any, count: int) -> bool:
+    """True for a list or tuple of `count` finite numbers."""
     return (
         isinstance(value, (list, tuple))
         and len(value) == count
@@ -205,7 +221,7 @@ def _numbers(value: Any, count: int) -> bool:
 
 @lru_cache(maxsize=4)
 def load_network(file: str, sha256: str, architecture: str, channels: int, device: str) -> torch.nn.Module:
-    """The network ready to be used, kept between volumes; what is loaded has the checksum that was looked at."""
+    """The network in evaluation mode, cached between volumes. Raises InputError where the file has another checksum."""
     data = read_bytes(Path(file))
     if hashlib.sha256(data).hexdigest() != sha256:
         raise InputError(file, "changed while it was being used", "Start again")
@@ -223,14 +239,14 @@ def torchscript(file: Path, data: bytes) -> torch.nn.Module:
     try:
         return torch.jit.load(io.BytesIO(data), map_location="cpu")
     except (RuntimeError, ValueError, EOFError) as error:
-        found = f"is TorchScript that cannot be loaded ({last_line(error)})"
-        raise InputError(file, found, "Copy or export it again") from error
+        reason = f"is TorchScript that cannot be loaded ({last_line(error)})"
+        raise InputError(file, reason, "Copy or export it again") from error
 
 
 def with_weights(
     file: Path, data: bytes, architecture: dict[str, Any], make: Callable[[dict[str, Any]], torch.nn.Module]
 ) -> torch.nn.Module:
-    """What `make` builds of a description, with the weights of a safetensors file.
+    """The network that `make` builds from a description, with the weights of a safetensors file.
 
     Raises:
         InputError: a damaged file, a description that cannot be built, or weights of other names or shapes, or that are
@@ -245,7 +261,7 @@ def with_weights(
     except (SafetensorError, ValueError, KeyError) as error:
         raise InputError(file, f"is cut off or damaged ({last_line(error)})", "Copy or export it again") from error
     try:
-        # Shapes are compared before any memory is taken for what a description asks.
+        # Shapes are compared before memory is allocated, since a description may ask for any size.
         with torch.device("meta"):
             model = make(architecture)
     except ReplicaDetectionError as error:
@@ -253,16 +269,15 @@ def with_weights(
     twins: dict[int, list[str]] = {}
     for name, value in model.state_dict(keep_vars=True).items():
         twins.setdefault(id(value), []).append(name)
-    for names in twins.values():  # files hold but one name of a tensor that has several
+    for names in twins.values():  # files hold only one name of a tensor that has several
         if held := [name for name in names if name in weights]:
             weights |= {name: weights[held[0]] for name in names if name not in weights}
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in weights.items()}
-    for name in dict.fromkeys([*wanted, *found]):
-        if wanted.get(name) != found.get(name):
-            text = (
-                f"holds {name} of shape {found.get(name)}, {architecture['class']} as described has {wanted.get(name)}"
-            )
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    stored = {name: tuple(value.shape) for name, value in weights.items()}
+    for name in dict.fromkeys([*expected, *stored]):
+        if expected.get(name) != stored.get(name):
+            shapes = f"{stored.get(name)}, {architecture['class']} as described has {expected.get(name)}"
+            text = f"holds {name} of shape {shapes}"
             raise InputError(file, text, "Give the weights of this network, or correct its description")
     if not all(bool(torch.isfinite(value).all()) for value in weights.values()):
         raise InputError(file, "holds weights that are NaN or infinite", "Give the weights of an earlier epoch")
@@ -271,5 +286,6 @@ def with_weights(
 
 
 def last_line(error: BaseException) -> str:
+    """The last line of an error's message, at most 200 characters; its class where it has none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:200] if lines else type(error).__name__

@@ -46,8 +46,11 @@ class Build:
 
 @dataclass(frozen=True)
 class Painted:
-    """A painted head, all (X, Y, Z) float32: `image` in the palette's units, `brain` opacity from 0 to 1, `cavity` signed
-    distance (mm) to the inner skull."""
+    """A painted head, all (X, Y, Z) float32.
+
+    `image` is in the palette's units, `brain` an opacity from 0 to 1, `cavity` the signed distance (mm) to the inner
+    skull.
+    """
 
     image: np.ndarray
     brain: np.ndarray

@@ -1,4 +1,4 @@
-"""Cases of a cohort read and prepared, a few ahead of their use; a bad file becomes a Problem, not an end."""
+"""Cases of a cohort, read and prepared a few ahead of their use; a bad file becomes a Problem."""
 
 from __future__ import annotations
 
@@ -40,11 +40,14 @@ def load_prepared(
     segmenter: MaskMaker | None = None,
     strict: bool = False,
 ) -> Iterator[tuple[Case, PreparedImage | Problem]]:
-    """Yields each case in order with its prepared image, or with the Problem that kept it from being read.
+    """Yields each case in order, with its prepared image or with the Problem that prevented it.
 
     Args:
-        with_masks: whether masks are wanted; the case's own wins, else `segmenter` makes one, if there is any.
-        strict: the first case that cannot be used raises its InputError.
+        cases: in any number; a few are read ahead by threads.
+        preparation: the common grid and intensity mapping.
+        with_masks: add masks; the case's own takes precedence, else `segmenter` makes one, if there is any.
+        segmenter: makes missing masks.
+        strict: raise the InputError of the first case that cannot be used.
     """
 
     def read(case: Case) -> PreparedImage:
@@ -64,7 +67,7 @@ def load_prepared(
         try:
             for case in cases:
                 waiting.append((case, pool.submit(load, case)))
-                # A few cases ahead keep the readers busy; more would only fill the memory.
+                # A few cases ahead keep the threads busy; more would only fill the memory.
                 if len(waiting) > 2 * WORKERS:
                     first, future = waiting.popleft()
                     yield first, future.result()
@@ -76,9 +79,9 @@ def load_prepared(
 
 
 def or_problem(case: Case, work: Callable[[Case], T], advice: str, *, strict: bool) -> T | Problem:
-    """What `work` makes of the case, or the Problem that kept it from that; with `strict` its InputError is raised.
+    """Result of `work` on the case, or the Problem that prevented it; with `strict` its InputError is raised.
 
-    A ConfigurationError means that this image does not go with the others; `advice` says what to do then.
+    A ConfigurationError means that this image does not fit the others; `advice` says what to do then.
     """
     try:
         return work(case)
@@ -94,24 +97,24 @@ def or_problem(case: Case, work: Callable[[Case], T], advice: str, *, strict: bo
 
 
 def sample_volumes(cohort: Cohort, *, strict: bool = False, size: int = SAMPLE) -> Iterator[Volume]:
-    """Readable volumes spread evenly over the cohort, about `size`; unreadable ones are passed over unless strict."""
+    """Yields about `size` volumes spread evenly over the cohort; unreadable ones are skipped unless `strict`."""
     step = max(1, len(cohort.cases) // size)
-    # A second pass over the other cases only where the first found nothing.
+    # A second pass, over all cases, only where none of the first could be read.
     for cases in (cohort.cases[::step], cohort.cases):
-        found = False
+        any_readable = False
         for case in cases:
             try:
                 yield read_volume(case)
-                found = True
+                any_readable = True
             except ReplicaDetectionError:
                 if strict:
                     raise
-        if found:
+        if any_readable:
             return
 
 
 def nothing_usable(source: Path, problems: Sequence[Problem]) -> InputError:
-    """The error for a cohort without a single image that can be used."""
+    """The error for a cohort without any usable image; it names the first problem."""
     first = (
         f" ({len(problems)} files left out, the first: {problems[0].path}: {problems[0].message})" if problems else ""
     )

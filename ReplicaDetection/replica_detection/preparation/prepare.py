@@ -15,7 +15,7 @@ from replica_detection.io.volume import Volume
 from replica_detection.preparation.grids import SAME_SPACING, orientation_of
 from replica_detection.preparation.profiles import Intensity, Native, Preparation, Profile
 
-# A field of view off by more than this factor says that the file's spacing was made up.
+# A field of view that differs by more than this factor means that the file's spacing is not real.
 IMPLAUSIBLE_EXTENT = 2.0
 # Percentiles that span less than this share of an image's range would clip what a mostly empty image shows.
 SMALLEST_CONTRAST = 0.02
@@ -26,11 +26,11 @@ PERCENTILES = (0.0, 0.1, 1.0, 5.0, 99.0, 99.5, 99.9, 100.0)
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """An image ready to be compared.
+    """An image on the common grid.
 
-    `image` is float32 in [0, 1] on the grid of the preparation, `mask` uint8 or None; `mask_origin` says who made the
-    mask: "file", "array" (given in memory), the name of a segmenter, or "" for none. `affine` (4, 4) takes a voxel of
-    the grid to mm RAS+ as the image's own file states them, so that what was found on the grid can be drawn over the
+    `image` is float32 in [0, 1] on the grid of the preparation, `mask` uint8 or None; `mask_origin` is the source of
+    the mask: "file", "array" (given in memory), the name of a segmenter, or "" for none. `affine` (4, 4) goes from a
+    voxel of the grid to mm RAS+ as the image's own file states them, so that results on the grid can be drawn over the
     file.
     """
 
@@ -42,8 +42,8 @@ class PreparedImage:
 
 
 @dataclass(frozen=True)
-class _Glimpse:
-    """What `plan` keeps of a volume, so that a sample of large volumes never stands in memory at once."""
+class _Summary:
+    """The numbers that `plan` needs of a volume, so that only one large volume is in memory at a time."""
 
     shape: np.ndarray
     affine: np.ndarray
@@ -52,7 +52,7 @@ class _Glimpse:
     levels: dict[float, float]
 
     @classmethod
-    def of(cls, volume: Volume) -> _Glimpse:
+    def of(cls, volume: Volume) -> _Summary:
         values = np.percentile(volume.array, PERCENTILES)
         return cls(
             np.array(volume.array.shape),
@@ -64,24 +64,24 @@ class _Glimpse:
 
 
 def plan(profile: Profile, volumes: Iterable[Volume]) -> Preparation:
-    """Fixes grid, spacing and intensity mapping by a look at a sample of the training cohort.
+    """Fix grid, spacing and intensity mapping from a sample of the training cohort.
 
     Args:
-        profile: what the modality wants.
+        profile: choices for the modality.
         volumes: some tens of volumes spread over the cohort; read one at a time.
 
     Raises:
-        ConfigurationError: no volume, or 2D and 3D do not go together with the profile.
+        ConfigurationError: no volume, or none with the number of dimensions of the profile.
     """
-    seen = [_Glimpse.of(v) for v in volumes]
-    dimensions = _dimensions(profile, seen)
-    seen = [v for v in seen if len(v.shape) == dimensions]
-    native = _native(seen)
+    summaries = [_Summary.of(v) for v in volumes]
+    dimensions = _dimensions(profile, summaries)
+    summaries = [v for v in summaries if len(v.shape) == dimensions]
+    native = _native(summaries)
     spacing = _spacing(profile, native)
     extent = np.array(native.extent)
     while math.prod(_grid(extent, spacing)) > profile.max_voxels:
         spacing = tuple(s * 1.02 for s in spacing)
-    intensity = profile.intensity or _intensity([v.levels for v in seen])
+    intensity = profile.intensity or _intensity([v.levels for v in summaries])
     rounded = tuple(round(float(s), 6) for s in spacing)
     return Preparation(profile.name, dimensions, rounded, _grid(extent, rounded), intensity, native)
 
@@ -89,19 +89,20 @@ def plan(profile: Profile, volumes: Iterable[Volume]) -> Preparation:
 def prepare(
     volume: Volume, preparation: Preparation, mask: np.ndarray | None = None, mask_origin: str = ""
 ) -> PreparedImage:
-    """Brings one image onto the grid.
+    """Resample one image to the common grid.
 
-    The array is turned to RAS, resampled only where its spacing differs by more than 2 % (after a Gaussian against
-    aliasing where that makes voxels larger, on means over blocks where it makes them very much larger), and cropped or
-    padded about its centre with its own border values. An image whose geometry is missing or cannot be true is taken to
-    show the training cohort's typical field of view. The same file always gives bit-identical arrays.
+    The array is reoriented to RAS, resampled only where its spacing differs by more than 2 %, and cropped or padded
+    about its centre with its own border values. Where voxels grow, a Gaussian against aliasing comes first, and means
+    over blocks where they grow very much. An image whose geometry is missing or impossible is taken to show the
+    training cohort's typical field of view. The same file always gives bit-identical arrays.
 
     Args:
         volume: (X, Y) or (X, Y, Z).
         mask: labels on the volume's grid.
+        mask_origin: stored in the result.
 
     Raises:
-        ConfigurationError: where a 2D image meets a 3D preparation or the reverse.
+        ConfigurationError: a 2D image for a 3D preparation, or the reverse.
     """
     if volume.array.ndim != preparation.dimensions:
         raise ConfigurationError(f"a {volume.array.ndim}D image where the training cohort is {preparation.dimensions}D")
@@ -116,7 +117,10 @@ def prepare(
 
 
 def intensity_limits(array: np.ndarray, intensity: Intensity) -> tuple[float, float]:
-    """The two intensities that become 0 and 1. Percentiles that coincide give way to minimum and maximum."""
+    """The two intensities that become 0 and 1.
+
+    Where the percentiles are equal, minimum and maximum are used; an image of one value v gives (v, v + 1).
+    """
     if intensity.window:
         return intensity.window
     low, high = (float(v) for v in np.percentile(array, intensity.percentiles or (0, 100)))
@@ -125,7 +129,8 @@ def intensity_limits(array: np.ndarray, intensity: Intensity) -> tuple[float, fl
     return low, high if high > low else low + 1.0
 
 
-def _dimensions(profile: Profile, volumes: Sequence[_Glimpse]) -> int:
+def _dimensions(profile: Profile, volumes: Sequence[_Summary]) -> int:
+    """2 or 3: the profile's, else the most common one. Raises ConfigurationError where no volume has it."""
     counts = Counter(len(v.shape) for v in volumes)
     if not counts:
         raise ConfigurationError("the training cohort has no readable image")
@@ -133,12 +138,13 @@ def _dimensions(profile: Profile, volumes: Sequence[_Glimpse]) -> int:
     if dimensions not in counts:
         raise ConfigurationError(
             f"profile '{profile.name}' is for {dimensions}D images, the training cohort holds {max(counts)}D images; "
-            "choose another with --profile"
+            "choose another profile"
         )
     return dimensions
 
 
-def _native(volumes: Sequence[_Glimpse]) -> Native:
+def _native(volumes: Sequence[_Summary]) -> Native:
+    """Medians over the volumes with a geometry, or over all where none has one."""
     import nibabel as nib
 
     trusted = [v for v in volumes if v.trusted] or list(volumes)
@@ -158,23 +164,24 @@ def _native(volumes: Sequence[_Glimpse]) -> Native:
 
 
 def _ras_order(affine: np.ndarray, dimensions: int) -> np.ndarray:
-    """Which array axis runs along R, A, S; a 2D image keeps its own two axes."""
+    """Array axes that run along R, A, S; a 2D image keeps its own two axes."""
     return np.arange(2) if dimensions == 2 else np.argsort(orientation_of(affine)[:, 0])
 
 
 def _spacing(profile: Profile, native: Native) -> tuple[float, ...]:
-    """The profile's spacing, but never finer than the files' own: that would only cost time."""
+    """The profile's spacing (mm), but not finer than the files' own, which would cost time without detail."""
     if profile.spacing is None:
         return native.spacing
     return tuple(max(a, b) for a, b in zip(profile.spacing, native.spacing, strict=True))
 
 
 def _grid(extent: np.ndarray, spacing: tuple[float, ...]) -> tuple[int, ...]:
+    """Number of voxels of `spacing` (mm) that cover `extent` (mm)."""
     return tuple(max(1, int(n)) for n in np.ceil(extent / np.array(spacing) - 1e-3))
 
 
 def _intensity(levels: Sequence[dict[float, float]]) -> Intensity:
-    """A fixed window for what is plainly CT in HU; else the tightest percentiles that leave every image its content."""
+    """A fixed window for CT in HU; else the narrowest percentiles that keep enough contrast in every image."""
     low, high = PERCENTILES[0], PERCENTILES[-1]
     if np.median([v[low] for v in levels]) <= -900 and np.median([v[high] for v in levels]) >= 300:
         floor, ceiling = min(v[5.0] for v in levels), float(np.median([v[99.5] for v in levels]))
@@ -187,7 +194,8 @@ def _intensity(levels: Sequence[dict[float, float]]) -> Intensity:
 
 
 def believable_affine(volume: Volume, native: Native) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The volume's affine, or that of the training cohort's typical field of view where the volume's own cannot be."""
+    """The volume's affine (4, 4) and no note; or, where its own is missing or impossible, one that fits the training
+    cohort's typical field of view, and a note."""
     shape, dimensions = np.array(volume.array.shape), volume.array.ndim
     if volume.trusted:
         factor = (shape * np.array(volume.spacing))[_ras_order(volume.affine, dimensions)] / np.array(native.extent)
@@ -196,7 +204,7 @@ def believable_affine(volume: Volume, native: Native) -> tuple[np.ndarray, tuple
         reason = "its spacing of 1 mm is the default of a writer and does not fit the training cohort's field of view"
     else:
         reason = "it states no geometry"
-    # Generators store arrays in the order in which they read them: the training cohort's.
+    # Generators store arrays in the order of the images that they were trained on.
     affine = np.eye(4)
     affine[:dimensions, :dimensions] = 0
     for i, code in enumerate((native.axcodes if dimensions == 3 else "RAS")[:dimensions]):
@@ -209,14 +217,17 @@ def believable_affine(volume: Volume, native: Native) -> tuple[np.ndarray, tuple
 
 
 def _default(affine: np.ndarray) -> bool:
-    """Axis-aligned with 1 mm, as a writer without geometry makes it (LPS and RAS both)."""
+    """True for axes of 1 mm without rotation, the default of writers without geometry (LPS and RAS)."""
     return bool(np.allclose(np.abs(affine[:3, :3]), np.eye(3), atol=1e-3))
 
 
 def _on_grid(
     array: np.ndarray, affine: np.ndarray, preparation: Preparation, *, labels: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(X, Y[, Z]) float32 on the grid, and the grid's affine; nearest neighbour for labels, zero outside them."""
+    """The array resampled to the grid, (X, Y[, Z]) float32, and the grid's affine (4, 4).
+
+    Labels are resampled by nearest neighbour, with 0 outside; images linearly, with their edge values outside.
+    """
     import torch
     from monai.data import MetaTensor
     from monai.transforms import GaussianSmooth, Orientation, ResizeWithPadOrCrop, SpatialResample
@@ -239,24 +250,24 @@ def _on_grid(
         shape = np.array(image.shape[1:])
         centre = image.affine.numpy() @ [*((shape - 1) / 2), 1]
         if not labels and np.any(step > 1.5):
-            image, left = _in_blocks(image, step)
-            image = GaussianSmooth([float(max(0.0, (f - 1) / 2)) for f in left])(image)
+            image, remaining = _in_blocks(image, step)
+            image = GaussianSmooth([float(max(0.0, (f - 1) / 2)) for f in remaining])(image)
         size = np.where(np.abs(step - 1) > SAME_SPACING, np.array(grid), shape)
         target[:3, 3] = centre[:3] - target[:3, :3] @ ((size - 1) / 2)
         mode, outside = ("nearest", "zeros") if labels else ("bilinear", "border")
         image = SpatialResample(mode=mode, padding_mode=outside)(
             image, dst_affine=torch.from_numpy(target), spatial_size=[int(n) for n in size]
         )
-    # Edge values, not a constant: the shape of the padding must not make two images alike.
+    # Edge values, not a constant: padding of one shape must not make two images similar.
     image = ResizeWithPadOrCrop(grid, mode="constant" if labels else "edge")(image)
     result = np.asarray(image[0], np.float32)
     return result[..., 0] if flat else result, np.asarray(image.affine, np.float64)
 
 
 def _in_blocks(image: Any, step: np.ndarray) -> tuple[Any, np.ndarray]:
-    """Means over blocks of voxels along axes that become far coarser, and how much coarser they are still to become.
+    """Means over blocks of voxels along axes that become far coarser, and the factors (3,) that remain.
 
-    A Gaussian as wide as hundreds of voxels takes too long; here its width stays below `WIDE`.
+    A Gaussian as wide as hundreds of voxels takes too long; with blocks its width stays below `WIDE` voxels.
     """
     import torch
     from monai.data import MetaTensor
@@ -266,8 +277,8 @@ def _in_blocks(image: Any, step: np.ndarray) -> tuple[Any, np.ndarray]:
     if max(blocks) == 1:
         return image, step
     means = torch.nn.functional.avg_pool3d(image.as_tensor()[None], blocks)[0]
-    move = np.diag([*blocks, 1.0])
-    move[:3, 3] = (np.array(blocks) - 1) / 2
-    return MetaTensor(means, affine=image.affine @ torch.from_numpy(move)), np.where(
+    to_voxel = np.diag([*blocks, 1.0])
+    to_voxel[:3, 3] = (np.array(blocks) - 1) / 2
+    return MetaTensor(means, affine=image.affine @ torch.from_numpy(to_voxel)), np.where(
         np.equal(blocks, shape), 1, step / blocks
     )

@@ -1,7 +1,7 @@
-"""Profiles: how images of a modality are brought onto one grid and one intensity scale.
+"""Profiles: one grid and one intensity scale for the images of a modality.
 
-A `Profile` says what is wanted; `preprocessing.plan` fixes the rest (`Preparation`) by one look at the training cohort.
-A new modality is one entry in `PROFILES`.
+A `Profile` states the choices for a modality; `prepare.plan` measures the training cohort and fixes the rest
+(`Preparation`). A new modality is one entry in `PROFILES`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from replica_detection.errors import ConfigurationError
 class Intensity:
     """Mapping of an image's intensities to [0, 1], values outside clipped.
 
-    Either `window` (low, high), the same two values for every image (HU), or `percentiles` (low, high), taken from
-    each image over all its voxels, for modalities whose units mean nothing. Just one of the two is set.
+    Either `window` (low, high), the same two values for every image (HU), or `percentiles` (low, high) of all voxels
+    of each image, for modalities with arbitrary units. Exactly one of the two is set.
     """
 
     window: tuple[float, float] | None = None
     percentiles: tuple[float, float] | None = None
 
     def describe(self) -> str:
+        """The mapping in words."""
         if self.window:
             return f"fixed window {self.window[0]:g} to {self.window[1]:g} mapped to 0 to 1"
         low, high = self.percentiles or (0, 100)
@@ -32,9 +33,9 @@ class Intensity:
 
 @dataclass(frozen=True)
 class Profile:
-    """What a modality wants; None leaves the choice to the look at the training cohort.
+    """Choices for a modality; where one is None, it is measured on the training cohort.
 
-    `spacing` in mm; `max_voxels` bounds the grid: where the cohort's extent would need more, the spacing grows.
+    `spacing` is in mm; `max_voxels` limits the grid: where the cohort's extent needs more, the spacing grows.
     """
 
     name: str
@@ -90,7 +91,7 @@ PROFILES = {
 
 
 def profile_named(name: str) -> Profile:
-    """Raises ConfigurationError with the known names."""
+    """The profile of a name. Raises ConfigurationError with the known names for another one."""
     if name not in PROFILES:
         raise ConfigurationError(f"unknown profile '{name}'; known: {', '.join(PROFILES)}")
     return PROFILES[name]
@@ -100,7 +101,7 @@ def profile_named(name: str) -> Profile:
 class Native:
     """Typical geometry of the training files, for images whose own geometry cannot be trusted.
 
-    `shape` and `spacing` (mm) are medians along the RAS axes; `axcodes` is the commonest storage order of the arrays;
+    `shape` and `spacing` (mm) are medians along the RAS axes; `axcodes` is the most common storage order of the arrays;
     `extent` (mm) is the median field of view.
     """
 
@@ -137,6 +138,7 @@ class Preparation:
         return cls(**{**data, "intensity": Intensity(**intensity), "native": Native(**native)})
 
     def describe(self) -> str:
+        """Grid and intensity mapping in words."""
         size = " x ".join(map(str, self.grid))
         mm = " x ".join(f"{s:.3g}" for s in self.spacing)
         return f"{self.profile}: grid {size} of {mm} mm, {self.intensity.describe()}"

@@ -1,4 +1,4 @@
-"""Masks of the region of interest when the user gives none. A new segmenter is a class with `@register` in a file."""
+"""Segmenters, for masks where the user gives none. A new segmenter is a class with `@register` in a file."""
 
 from replica_detection.segmentation import hemorrhage, network, vessels
 from replica_detection.segmentation.base import SEGMENTERS, Segmenter, make_segmenter, register

@@ -1,4 +1,4 @@
-"""What a segmenter is, the registry of all of them, and how a volume is turned to a working grid and back."""
+"""The base class of segmenters, their registry, the working grid of a volume, and operations on masks."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ S = TypeVar("S", bound=Callable[..., Any])
 
 
 class Segmenter(ABC):
-    """Finds the region of interest in an image when the user gives no mask.
+    """Segments the region of interest where the user gives no mask.
 
     A subclass is a frozen dataclass whose fields are the settings that decide the mask, in physical units. `window`
-    holds the intensities shown black and white in pictures of its masks; None takes them from each image.
+    are the intensities shown black and white in pictures of its masks; None takes them from each image.
     """
 
     window: ClassVar[tuple[float, float] | None] = None
@@ -28,24 +28,24 @@ class Segmenter(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """As the user types it, e.g. `vessels`."""
+        """Name on the command line, e.g. `vessels`."""
 
     @property
     @abstractmethod
     def version(self) -> int:
-        """Larger whenever the same settings give another mask than before; by it a stored mask is known to be old."""
+        """Increases whenever the same settings give another mask than before, so that a stored mask is known as old."""
 
     @property
     @abstractmethod
     def labels(self) -> dict[int, str]:
-        """What each value of the mask means, without the background 0."""
+        """Name of each value of the mask, without the background 0."""
 
     @abstractmethod
     def segment(self, volume: Volume) -> np.ndarray:
-        """The mask on the volume's own grid; the same for the same volume and settings.
+        """The mask on the volume's own grid; the same volume and settings always give the same mask.
 
         Returns:
-            (X, Y, Z) uint8, 0 outside; all 0 where nothing was found.
+            (X, Y, Z) uint8, 0 outside; all 0 where there is nothing to segment.
 
         Raises:
             ConfigurationError: this segmenter cannot work on such an image.
@@ -53,8 +53,8 @@ class Segmenter(ABC):
 
     def settings(self) -> dict[str, Any]:
         """Everything that decides the mask, ready for JSON."""
-        chosen: dict[str, Any] = asdict(self) if is_dataclass(self) else {}
-        return {"name": self.name, "version": self.version, **chosen}
+        options: dict[str, Any] = asdict(self) if is_dataclass(self) else {}
+        return {"name": self.name, "version": self.version, **options}
 
 
 SEGMENTERS: dict[str, Callable[..., Segmenter]] = {}
@@ -74,11 +74,11 @@ def make_segmenter(name: str, **options: Any) -> Segmenter:
     """The segmenter of a name.
 
     Args:
-        name: a name in `SEGMENTERS`; what follows a colon, as in `network:FILE`, is its first argument.
+        name: a name in `SEGMENTERS`; text after a colon, as in `network:FILE`, is its first argument.
         options: its settings, where they differ from the defaults.
 
     Raises:
-        ConfigurationError: an unknown name, an unknown option, or a value that cannot be.
+        ConfigurationError: an unknown name, an unknown option, or a value out of range.
     """
     kind, colon, argument = name.partition(":")
     if kind not in SEGMENTERS:
@@ -110,13 +110,13 @@ def require_positive(segmenter: Segmenter, *names: str) -> None:
 
 @dataclass(frozen=True)
 class WorkingGrid:
-    """How a volume was brought to axes along R, A, S and voxels of some least size, and the way back.
+    """A grid with axes along R, A, S and voxels of at least some size, and the mapping of a volume to it and back.
 
     Args:
-        order: the volume's axis that runs along R, A, S.
-        flipped: whether that axis runs the other way.
-        shape: (3,) size along R, A, S before voxels were merged.
-        factors: (3,) how many voxels were merged into one along R, A, S.
+        order: the volume's axes that run along R, A, S.
+        flipped: True for those that run in the opposite direction.
+        shape: (3,) size along R, A, S before voxels are merged.
+        factors: (3,) number of voxels merged into one along R, A, S.
         spacing_mm: (3,) of the working grid along R, A, S.
     """
 
@@ -128,37 +128,37 @@ class WorkingGrid:
 
     @classmethod
     def of(cls, volume: Volume, voxel_mm: float = 0.0) -> WorkingGrid:
-        """Merges whole voxels so that they become about `voxel_mm` large; 0 merges none.
+        """The grid on which whole voxels are merged to a size of about `voxel_mm`; 0 merges none.
 
-        A volume whose geometry cannot be trusted is taken as it is stored, its last axis as the slices.
+        A volume without a trusted geometry keeps its stored axes, the last one across the slices.
         """
-        turn = orientation_of(volume.affine) if volume.trusted else np.array([[0, 1], [1, 1], [2, 1]])
-        order = tuple(int(np.flatnonzero(turn[:, 0] == axis)[0]) for axis in range(3))
+        orientation = orientation_of(volume.affine) if volume.trusted else np.array([[0, 1], [1, 1], [2, 1]])
+        order = tuple(int(np.flatnonzero(orientation[:, 0] == axis)[0]) for axis in range(3))
         spacing = volume.spacing[list(order)]
         factors = tuple(max(1, int(voxel_mm / s + 0.5)) for s in spacing)
         return cls(
             order,
-            tuple(bool(turn[axis, 1] < 0) for axis in order),
+            tuple(bool(orientation[axis, 1] < 0) for axis in order),
             tuple(volume.array.shape[axis] for axis in order),
             factors,
             tuple(float(s * f) for s, f in zip(spacing, factors, strict=True)),
         )
 
     def forth(self, array: np.ndarray) -> np.ndarray:
-        """The (X, Y, Z) image on the working grid, float32: merged voxels take their mean."""
-        return merge(self._turned(array.transpose(self.order)), self.factors)
+        """The image (X, Y, Z) on the working grid, float32: merged voxels take their mean."""
+        return merge(self._mirrored(array.transpose(self.order)), self.factors)
 
     def back(self, level: np.ndarray) -> np.ndarray:
-        """(X, Y, Z) uint8 on the volume's own grid: 1 where the interpolated `level` is above 0."""
+        """Mask (X, Y, Z) uint8 on the volume's own grid: 1 where the interpolated `level` is above 0."""
         fine = unmerge(level, self.factors, self.shape) > 0
-        return np.ascontiguousarray(self._turned(fine).transpose(np.argsort(self.order)), np.uint8)
+        return np.ascontiguousarray(self._mirrored(fine).transpose(np.argsort(self.order)), np.uint8)
 
-    def _turned(self, array: np.ndarray) -> np.ndarray:
+    def _mirrored(self, array: np.ndarray) -> np.ndarray:
         return array[tuple(slice(None, None, -1 if f else 1) for f in self.flipped)]
 
 
 def merge(array: np.ndarray, factors: tuple[int, ...]) -> np.ndarray:
-    """Means of blocks of `factors` voxels, float32; a last block that is not full repeats the edge."""
+    """Means of blocks of `factors` voxels, float32; a last block that is not full is filled with edge values."""
     array = np.asarray(array, np.float32)
     if set(factors) == {1}:
         return np.ascontiguousarray(array)
@@ -169,7 +169,7 @@ def merge(array: np.ndarray, factors: tuple[int, ...]) -> np.ndarray:
 
 
 def unmerge(array: np.ndarray, factors: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
-    """`array` interpolated linearly at the voxel centres of the grid it was merged from; `shape` is that grid's."""
+    """`array` interpolated linearly at the voxel centres of the grid that it was merged from, of size `shape`."""
     from scipy import ndimage
 
     if set(factors) == {1}:
@@ -181,7 +181,7 @@ def unmerge(array: np.ndarray, factors: tuple[int, ...], shape: tuple[int, ...])
 
 
 def largest_component(mask: np.ndarray) -> np.ndarray:
-    """The largest connected part (faces, edges and corners connect); all False for an empty mask."""
+    """The largest connected part (26 neighbours); all False for an empty mask."""
     from scipy import ndimage
 
     labels, count = ndimage.label(mask, np.ones((3, 3, 3)))
@@ -189,7 +189,7 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
 
 
 def reach(mask: np.ndarray, spacing_mm: tuple[float, ...], mm: float) -> np.ndarray:
-    """Voxels whose centre is at most `mm` from one of the mask's; the mask itself where it is empty."""
+    """The mask dilated by `mm`: voxels whose centre is at most that far from one of the mask's; an empty mask stays."""
     from scipy import ndimage
 
     if not mask.any():
@@ -201,7 +201,7 @@ def reach(mask: np.ndarray, spacing_mm: tuple[float, ...], mm: float) -> np.ndar
 
 
 def bounding_box(mask: np.ndarray, spacing_mm: tuple[float, ...], margin_mm: float) -> tuple[slice, ...]:
-    """Slices around a mask that is not empty, `margin_mm` wider where the volume goes that far."""
+    """Slices around a mask that is not empty, with a margin of `margin_mm` inside the volume."""
     box = []
     for axis, step in enumerate(spacing_mm):
         hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
@@ -211,7 +211,7 @@ def bounding_box(mask: np.ndarray, spacing_mm: tuple[float, ...], margin_mm: flo
 
 
 def fill_small_holes(mask: np.ndarray, spacing_mm: tuple[float, ...], largest_mm2: float) -> np.ndarray:
-    """The mask with its holes within each slice (third axis) filled, where they are no larger than `largest_mm2`."""
+    """The mask with its holes within each slice (third axis) filled, up to a size of `largest_mm2`."""
     from scipy import ndimage
 
     in_plane = np.zeros((3, 3, 3), bool)
@@ -224,5 +224,5 @@ def fill_small_holes(mask: np.ndarray, spacing_mm: tuple[float, ...], largest_mm
 
 
 def spread(values: np.ndarray) -> float:
-    """Standard deviation by the median absolute deviation, which outliers do not move; 0 for no values."""
+    """Standard deviation from the median absolute deviation, robust to outliers; 0 for no values."""
     return 1.4826 * float(np.median(np.abs(values - np.median(values)))) if values.size else 0.0

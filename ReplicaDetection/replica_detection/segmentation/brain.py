@@ -14,15 +14,15 @@ from replica_detection.segmentation.base import (
     unmerge,
 )
 
-# Partial volume and noise let brain and CSF stray this far, HU.
+# Range of brain and CSF with partial volume and noise, HU.
 _TISSUE_HU = (-15.0, 115.0)
-# In-plane directions in which bone is looked for, as voxel steps; with their opposites they are 16.
+# In-plane directions in which bone is searched, as voxel steps; with their opposites they are 16.
 _DIRECTIONS = ((1, 0), (0, 1), (1, 1), (1, -1), (2, 1), (1, 2), (2, -1), (1, -2))
 
 
 @dataclass(frozen=True)
 class Brain:
-    """`mask` (X, Y, Z) bool of brain, CSF and blood; `median_hu` and `spread_hu` of brain tissue (median, MAD SD)."""
+    """Brain on a CT: `mask` (X, Y, Z) bool of brain, CSF and blood; median and robust standard deviation of its HU."""
 
     mask: np.ndarray
     median_hu: float
@@ -32,19 +32,19 @@ class Brain:
 def find_brain(
     hu: np.ndarray, spacing_mm: tuple[float, ...], bone_hu: float = 200.0, least_ml: float = 80.0
 ) -> Brain | None:
-    """What lies inside the skull: the largest soft part that bone surrounds within its axial slices.
+    """The inside of the skull: the largest soft part that bone surrounds within its axial slices.
 
-    Openings of the base are crossed by eroding the soft tissue before its largest part is taken. A skull that is
-    open upwards or downwards because the scan ends there is no problem.
+    The soft tissue is eroded before its largest part is taken, so that it does not leak through openings of the base. A
+    skull that is open upwards or downwards, where the scan ends, is covered as well.
 
     Args:
         hu: (X, Y, Z) with axes along R, A, S.
         spacing_mm: voxel size.
         bone_hu: above it is bone.
-        least_ml: a smaller part is no brain.
+        least_ml: smaller parts do not count as brain.
 
     Returns:
-        None where no brain is found.
+        None where there is no brain.
     """
     from scipy import ndimage
 
@@ -54,7 +54,7 @@ def find_brain(
     small = ndimage.gaussian_filter(small, (1.0 / coarse[0], 1.0 / coarse[1], 0), truncate=2.5)
     bone = small > bone_hu
     soft = (small > _TISSUE_HU[0]) & (small < _TISSUE_HU[1]) & _enclosed(bone)
-    # Calcifications of the plexus are no wall: small holes within a slice are closed.
+    # Calcifications of the plexus are not part of the skull: small holes within a slice are filled.
     soft = fill_small_holes(soft, coarse, 150.0)
     deep = ndimage.distance_transform_edt(soft, sampling=coarse) > 6.0
     core = largest_component(deep)
@@ -71,7 +71,7 @@ def find_brain(
 
 
 def _enclosed(bone: np.ndarray, share: float = 0.75) -> np.ndarray:
-    """Voxels from which bone is met in at least this share of 16 directions within the slice."""
+    """Voxels from which rays meet bone in at least this share of 16 directions within the slice."""
     from scipy import ndimage
 
     wall = ndimage.binary_dilation(bone, np.ones((3, 3, 1), bool))
@@ -79,20 +79,20 @@ def _enclosed(bone: np.ndarray, share: float = 0.75) -> np.ndarray:
     for dx, dy in _DIRECTIONS:
         for sign in (1, -1):
             met, step = wall.copy(), 1
-            # Doubling: after k rounds each voxel knows of the next 2^k along its ray.
+            # Doubling: after k rounds each voxel covers the next 2^k along its ray.
             while step * max(abs(dx), abs(dy)) < max(bone.shape[:2]):
-                met |= _moved(met, sign * dx * step, sign * dy * step)
+                met |= _shifted(met, sign * dx * step, sign * dy * step)
                 step *= 2
             count += met
     return count >= share * 2 * len(_DIRECTIONS)
 
 
-def _moved(mask: np.ndarray, dx: int, dy: int) -> np.ndarray:
-    """Value at (x + dx, y + dy), False beyond the edge."""
-    moved = np.zeros_like(mask)
+def _shifted(mask: np.ndarray, dx: int, dy: int) -> np.ndarray:
+    """The mask's value at (x + dx, y + dy), False beyond the edge."""
+    shifted = np.zeros_like(mask)
     to, source = [], []
     for d, n in ((dx, mask.shape[0]), (dy, mask.shape[1])):
         to.append(slice(max(0, -d), max(0, min(n, n - d))))
         source.append(slice(max(0, d), max(0, min(n, n + d))))
-    moved[tuple(to)] = mask[tuple(source)]
-    return moved
+    shifted[tuple(to)] = mask[tuple(source)]
+    return shifted

@@ -1,4 +1,4 @@
-"""Brain and cisterns on MR angiography with background, and how bright brain is everywhere."""
+"""Brain and cisterns on MR angiography with background, and the local brightness of brain."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from replica_detection.segmentation.base import (
 
 @dataclass(frozen=True)
 class BrainMR:
-    """`mask` (X, Y, Z) bool of brain and what it encloses; `level` (X, Y, Z) float32 of brain nearby, 0 far away."""
+    """Brain on MR: `mask` (X, Y, Z) bool of brain and what it encloses; `level` (X, Y, Z) float32, brightness of brain
+    nearby, 0 far away."""
 
     mask: np.ndarray
     level: np.ndarray
@@ -26,16 +27,16 @@ class BrainMR:
 def find_brain_mr(
     image: np.ndarray, around: np.ndarray, spacing_mm: tuple[float, ...], least_ml: float = 80.0
 ) -> BrainMR | None:
-    """The largest part of even brightness, once the coils' sensitivity is taken out.
+    """Brain as the largest part of even brightness, after correction for the coils' sensitivity.
 
     Args:
         image: (X, Y, Z) float32, axes along R, A, S.
         around: the image without its vessels.
         spacing_mm: voxel size.
-        least_ml: a smaller part is no brain.
+        least_ml: smaller parts do not count as brain.
 
     Returns:
-        None where no brain is found, e.g. because the background was suppressed.
+        None where there is no brain, e.g. because the background was suppressed.
     """
     from scipy import ndimage
 
@@ -70,7 +71,7 @@ def _smooth_where(values: np.ndarray, mask: np.ndarray, spacing_mm: tuple[float,
 
 
 def _closed(mask: np.ndarray, spacing_mm: tuple[float, ...], radius_mm: float) -> np.ndarray:
-    """Closed by a ball, so that cisterns and vessels at the base belong to it; holes within a slice are filled."""
+    """The mask closed by a ball, so that it covers cisterns and vessels at the base; holes in slices are filled."""
     pad = [int(radius_mm / s) + 2 for s in spacing_mm]
     grown = reach(np.pad(mask, [(p, p) for p in pad], mode="edge"), spacing_mm, radius_mm)
     closed = ~reach(~grown, spacing_mm, radius_mm)

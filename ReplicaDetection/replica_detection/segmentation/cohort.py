@@ -1,4 +1,4 @@
-"""Masks of a whole cohort as files, with a picture of each and a table of their sizes."""
+"""Segmentation of a whole cohort: mask files, a preview of each, and a table of their sizes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from replica_detection.util.csv_tables import write_rows
 from replica_detection.util.files import atomic_write
 
 WORKERS = 2
-# Draws an image (X, Y, Z) with its mask, affine (4, 4) and window of intensities (None: its own) as a JPEG.
+# Makes a JPEG from image (X, Y, Z), mask, affine (4, 4) and window of intensities (None: the image's own).
 Preview = Callable[[np.ndarray, np.ndarray, np.ndarray, tuple[float, float] | None], bytes]
 
 
 @dataclass(frozen=True)
 class MaskFile:
-    """A row of `masks.csv`: a case, its mask's file name and the size of the foreground in ml."""
+    """A row of `masks.csv`: id of the case, file name of its mask, and size of the foreground in ml."""
 
     id: str
     file: str
@@ -36,20 +36,32 @@ def segment_cohort(
     segmenter: Segmenter,
     output: Path,
     *,
-    draw: Preview,
+    draw_preview: Preview,
     strict: bool = False,
     progress: Progress = silent,
 ) -> tuple[list[MaskFile], list[Problem]]:
-    """Writes `<id>.nii.gz` for each case, `previews/<id>.jpg` and `masks.csv`; a mask that is there is made again.
+    """Write `<id>.nii.gz` and `previews/<id>.jpg` for each case, and `masks.csv`; existing masks are replaced.
 
-    A case that cannot be segmented becomes a Problem. Raises InputError where none can, or for the first if `strict`.
+    Args:
+        cohort: 3D images.
+        segmenter: makes the masks.
+        output: a folder; it is created where it is missing.
+        draw_preview: draws the pictures, e.g. `report.preview.preview`; the room `report` lies above this one.
+        strict: raise the error of the first case that cannot be segmented.
+        progress: `segmenting` per case.
+
+    Returns:
+        The masks, and the cases that could not be segmented.
+
+    Raises:
+        InputError: no case can be segmented, or with `strict` the first that cannot.
     """
     previews = output / "previews"
     previews.mkdir(parents=True, exist_ok=True)
 
     def work(case: Case) -> MaskFile | Problem:
         advice = "Leave it out, or give a mask of your own"
-        return or_problem(case, lambda c: _segment(c, segmenter, output, draw), advice, strict=strict)
+        return or_problem(case, lambda c: _segment(c, segmenter, output, draw_preview), advice, strict=strict)
 
     masks: list[MaskFile] = []
     problems: list[Problem] = []
@@ -69,13 +81,13 @@ def segment_cohort(
     return masks, problems
 
 
-def _segment(case: Case, segmenter: Segmenter, output: Path, draw: Preview) -> MaskFile:
+def _segment(case: Case, segmenter: Segmenter, output: Path, draw_preview: Preview) -> MaskFile:
     volume = read_volume(case)
     mask = segmenter.segment(volume)
     name = f"{case.id}.nii.gz"
     write_volume(output / name, mask, volume.affine)
     with atomic_write(output / "previews" / f"{case.id}.jpg", "wb") as f:
-        f.write(draw(volume.array, mask, volume.affine, segmenter.window))
+        f.write(draw_preview(volume.array, mask, volume.affine, segmenter.window))
     return MaskFile(case.id, name, round(float(np.count_nonzero(mask) * np.prod(volume.spacing) / 1000), 4))
 
 

@@ -1,4 +1,4 @@
-"""Blood in brain and ventricles on a head CT without contrast, by its HU relative to the patient's own brain."""
+"""Segmenter of blood in brain and ventricles on a non-contrast head CT, by its HU relative to the patient's brain."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ class Hemorrhage(Segmenter):
     """Intraparenchymal and intraventricular blood on a non-contrast head CT.
 
     Acute blood is 15 to 45 HU brighter than brain. Parts that stay bright when smoothed are seeds; each grows to half
-    its own height above the brain's median. What is bright for another reason is left out: bone and its partial
-    volume, calcification, falx and tentorium (thin), venous sinuses (small and along bone), beam hardening (no edges).
-    Blood as dense as brain (weeks old) or outside the brain is not looked for.
+    its own height above the brain's median. Other bright structures are left out: bone and its partial volume,
+    calcification, falx and tentorium (thin), venous sinuses (small and along bone), beam hardening (no edges). Blood
+    as dense as brain (weeks old), and blood outside the brain, is not segmented.
 
     Args:
         voxel_mm: smaller voxels are merged to about this size first.
-        bone_hu: above it is bone.
-        calcium_hu: above it, after smoothing, is calcification; with a margin of `calcium_margin_mm` it is left out.
+        bone_hu: brighter voxels are bone.
+        calcium_hu: voxels brighter than this after smoothing are calcification and left out, with a margin.
         calcium_margin_mm: that margin.
-        seed_offset_hu: above the brain's median, after smoothing by `seed_sigma_mm`, a voxel is a seed.
-        seed_sigma_mm: of the Gaussian, within and across slices.
-        grow_offset_hu: a part never grows below this much above the brain's median ...
-        grow_share: ... nor below this share of its own median height.
+        seed_offset_hu: least height of a seed above the brain's median, after smoothing by `seed_sigma_mm`.
+        seed_sigma_mm: sigma of that Gaussian, within and across slices.
+        grow_offset_hu: a part grows down to this height above the brain's median ...
+        grow_share: ... but not below this share of its own median height.
         sheet_mm: bright parts thinner than this within the slice are falx, tentorium or a vein.
         rim_mm: distance from bone within which nothing is blood.
         least_slice_cm2: slices with less brain are the canal below it or the vertex, full of partial volume: left out.
@@ -83,10 +83,10 @@ class Hemorrhage(Segmenter):
         return {1: "hemorrhage"}
 
     def segment(self, volume: Volume) -> np.ndarray:
-        """The blood; all 0 where there is none, or where the scan shows no brain within a skull.
+        """Mask (X, Y, Z) uint8 of the blood; all 0 where there is none, or where there is no brain within a skull.
 
         Raises:
-            ConfigurationError: a single slice, or values that cannot be HU (no air, no bone).
+            ConfigurationError: a single slice, or values other than HU (no air, no bone).
         """
         require_3d(self, volume)
         _require_hu(volume.array, self.bone_hu)
@@ -101,14 +101,14 @@ class Hemorrhage(Segmenter):
         return grid.back(level)
 
     def _level(self, hu: np.ndarray, spacing_mm: tuple[float, ...], brain: Brain) -> np.ndarray:
-        """(X, Y, Z) float32, above 0 in blood."""
+        """Level (X, Y, Z) float32, above 0 in blood."""
         from scipy import ndimage
 
         calm = ndimage.median_filter(hu, (3, 3, 1))
-        # Height above brain: from here on, HU of the scan itself no longer matter.
+        # From here on only the height above brain counts, not the HU of the scan.
         height = calm - _brain_level(calm, brain)
         bone_mm = ndimage.distance_transform_edt(hu <= self.bone_hu, sampling=spacing_mm)
-        allowed = brain.mask & ~self._bright_otherwise(calm, bone_mm, brain.mask, spacing_mm)
+        allowed = brain.mask & ~self._other_bright(calm, bone_mm, brain.mask, spacing_mm)
         seeds = allowed & (_mean_within(height, brain.mask, spacing_mm, self.seed_sigma_mm) > self.seed_offset_hu)
         wide = _opened(allowed & (height > self.grow_offset_hu), spacing_mm, self.sheet_mm / 2)
         blood = np.zeros(hu.shape, bool)
@@ -129,7 +129,10 @@ class Hemorrhage(Segmenter):
         bone_mm: np.ndarray,
         spacing_mm: tuple[float, ...],
     ) -> bool:
-        """Large enough, not along bone, and well above what surrounds it: beam hardening has no such edges."""
+        """True for a piece that is large enough, not along bone, and well above its surroundings.
+
+        Beam hardening has no such edges.
+        """
         volume_ml = np.count_nonzero(piece) * float(np.prod(spacing_mm)) / 1000
         beside_bone = np.count_nonzero(bone_mm[piece] <= self.sinus_mm) > 0.6 * np.count_nonzero(piece)
         if volume_ml < self.least_ml or (beside_bone and volume_ml < self.sinus_ml):
@@ -138,20 +141,21 @@ class Hemorrhage(Segmenter):
         around = float(np.median(height[ring])) if ring.any() else 0.0
         return float(np.median(height[piece])) - around >= self.contrast_hu
 
-    def _bright_otherwise(
+    def _other_bright(
         self, calm: np.ndarray, bone_mm: np.ndarray, brain: np.ndarray, spacing_mm: tuple[float, ...]
     ) -> np.ndarray:
-        """Bone's rim, what shares a thick slice with bone, calcification with its margin, canal and vertex."""
-        taken, bone = bone_mm <= self.rim_mm, bone_mm == 0
-        taken[:, :, 1:] |= bone[:, :, :-1]
-        taken[:, :, :-1] |= bone[:, :, 1:]
-        taken |= reach(brain & ~taken & (calm > self.calcium_hu), spacing_mm, self.calcium_margin_mm)
+        """Voxels beside bone, also in the slice above or below, calcification with its margin, canal and vertex."""
+        excluded, bone = bone_mm <= self.rim_mm, bone_mm == 0
+        excluded[:, :, 1:] |= bone[:, :, :-1]
+        excluded[:, :, :-1] |= bone[:, :, 1:]
+        excluded |= reach(brain & ~excluded & (calm > self.calcium_hu), spacing_mm, self.calcium_margin_mm)
         area_cm2 = brain.sum(axis=(0, 1)) * spacing_mm[0] * spacing_mm[1] / 100
-        taken[:, :, area_cm2 < self.least_slice_cm2] = True
-        return taken
+        excluded[:, :, area_cm2 < self.least_slice_cm2] = True
+        return excluded
 
 
 def _require_hu(array: np.ndarray, bone_hu: float) -> None:
+    """Raises ConfigurationError where air or bone is missing."""
     low, high = float(array.min()), float(array.max())
     if low > -200 or high < bone_hu + 100:
         raise ConfigurationError(
@@ -161,7 +165,7 @@ def _require_hu(array: np.ndarray, bone_hu: float) -> None:
 
 
 def _brain_level(calm: np.ndarray, brain: Brain) -> np.ndarray:
-    """(Z,) HU of brain in each slice: beam hardening raises it at the vertex and between the petrous bones."""
+    """HU of brain in each slice, (Z,): beam hardening raises it at the vertex and between the petrous bones."""
     level = np.full(calm.shape[2], brain.median_hu, np.float32)
     for k in range(calm.shape[2]):
         tissue = calm[:, :, k][brain.mask[:, :, k]]
@@ -171,7 +175,7 @@ def _brain_level(calm: np.ndarray, brain: Brain) -> np.ndarray:
 
 
 def _mean_within(values: np.ndarray, mask: np.ndarray, spacing_mm: tuple[float, ...], sigma_mm: float) -> np.ndarray:
-    """Gaussian mean over the mask's voxels alone, so that bone beside it counts for nothing."""
+    """Gaussian mean over the mask's voxels alone, so that bone beside it has no effect."""
     from scipy import ndimage
 
     sigma = [sigma_mm / s for s in spacing_mm]
@@ -181,7 +185,7 @@ def _mean_within(values: np.ndarray, mask: np.ndarray, spacing_mm: tuple[float, 
 
 
 def _opened(mask: np.ndarray, spacing_mm: tuple[float, ...], radius_mm: float) -> np.ndarray:
-    """Without what is thinner than 2 `radius_mm` within its slice; a voxel of margin is given back."""
+    """The mask without parts thinner than 2 `radius_mm` within their slice; the opening keeps a voxel of margin."""
     from scipy import ndimage
 
     core = np.zeros_like(mask)
@@ -205,6 +209,7 @@ def _pieces(part: np.ndarray, seeds: np.ndarray) -> list[np.ndarray]:
 
 
 def _smooth(blood: np.ndarray, spacing_mm: tuple[float, ...], sigma_mm: float = 0.7) -> np.ndarray:
+    """Level (X, Y, Z) float32 of the smoothed mask, 0 at its border."""
     from scipy import ndimage
 
     sigma = (sigma_mm / spacing_mm[0], sigma_mm / spacing_mm[1], 0)

@@ -1,4 +1,4 @@
-"""Any trained network as a segmenter: TorchScript, a MONAI bundle, or safetensors weights of a known MONAI class."""
+"""Segmenter with a trained network: TorchScript, a MONAI bundle, or safetensors weights of a known MONAI class."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @register("network")
 @dataclass(frozen=True)
 class Network(Segmenter):
-    """A network that somebody trained, over the whole volume by sliding window.
+    """A trained network from the user's file, applied to the whole volume by sliding window.
 
     `path` is one of
 
@@ -46,31 +46,32 @@ class Network(Segmenter):
     - a `.safetensors` file, or the folder that `train_segmentation` wrote. The file's own header (`network`), else a
       JSON file beside it, names one of `ARCHITECTURES` and its arguments.
 
-    Nothing but TorchScript itself is run from a file, and pickled checkpoints are refused. A JSON file beside
-    the weights (same name with .json, or `network.json`) may hold any of the options below; an option given here wins
-    over that, and that over a bundle's metadata.
+    Only TorchScript runs code from a file; pickled checkpoints are refused. A JSON file beside the weights (same name
+    with .json, or `network.json`) may hold any of the options below. Options given here take precedence over that file,
+    and that file over a bundle's metadata.
 
-    The network sees (1, 1, X, Y, Z) float32 with axes along R, A, S. Its output (1, C, X, Y, Z), larger meaning more
+    The network takes (1, 1, X, Y, Z) float32 with axes along R, A, S. Its output (1, C, X, Y, Z), larger meaning more
     likely, is interpolated linearly to the volume's own grid and the largest channel taken there.
 
     Args:
         path: as above.
-        sha256: of the file with the weights; where it is given, another file is refused. Always in `settings()`.
+        sha256: checksum of the weights; where it is given, another file is refused. Always in `settings()`.
         architecture: `{"class": ..., "arguments": {...}}` for safetensors.
         labels: name of each value in the mask. Channel 0 is background, the others follow in the order of the values.
             One foreground label by default.
         spacing_mm: (3,) voxel size along R, A, S that the network expects; None: that of each volume.
         window: (low, high) that become 0 and 1, values outside clipped.
         percentiles: (low, high) of each image that become 0 and 1. Without this and `window`, values stay as they are.
-        patch: (3,) voxels that the network sees at once; smaller volumes are continued by their edge values.
-        overlap: share of a patch that it has in common with the next.
-        threshold: where the network has a single channel, above it is foreground: 0 for logits, 0.5 for probabilities.
-        device: `auto`, `cpu` or `cuda`; where it runs is not part of what decides the mask.
+        patch: (3,) voxels of the sliding window; smaller volumes are padded with their edge values.
+        overlap: share of a window that overlaps the next.
+        threshold: for a network with a single channel, larger values are foreground: 0 for logits, 0.5 for
+            probabilities.
+        device: `auto`, `cpu` or `cuda`; not part of `settings()`.
 
     Raises:
         InputError: the file is missing, damaged, of another kind, not the one of `sha256`, or does not fit its
             description.
-        ConfigurationError: an option that cannot be.
+        ConfigurationError: an option out of range.
     """
 
     path: str
@@ -88,16 +89,16 @@ class Network(Segmenter):
     def __post_init__(self) -> None:
         file = weights_file(Path(self.path))
         data = read_bytes(file)
-        found = hashlib.sha256(data).hexdigest()
-        if self.sha256 and self.sha256.lower() != found:
-            raise InputError(file, f"has SHA-256 {found}, expected {self.sha256}", "Give the file that was meant")
+        checksum = hashlib.sha256(data).hexdigest()
+        if self.sha256 and self.sha256.lower() != checksum:
+            raise InputError(file, f"has SHA-256 {checksum}, expected {self.sha256}", "Give the file that was meant")
         described, kind = description_of(Path(self.path), file, data), kind_of(file, data)
-        chosen = {name: getattr(self, name) for name in DESCRIBED}
-        if chosen["window"] is not None or chosen["percentiles"] is not None:
+        options = {name: getattr(self, name) for name in DESCRIBED}
+        if options["window"] is not None or options["percentiles"] is not None:
             described = {**described, "window": None, "percentiles": None}
-        merged = {name: described.get(name) if value is None else value for name, value in chosen.items()}
+        merged = {name: described.get(name) if value is None else value for name, value in options.items()}
         require_intensity(described, merged, file)
-        values = {"path": str(Path(self.path).resolve()), "sha256": found, **checked(merged, kind, file)}
+        values = {"path": str(Path(self.path).resolve()), "sha256": checksum, **checked(merged, kind, file)}
         for name, value in values.items():
             object.__setattr__(self, name, value)
         self._model()
@@ -114,7 +115,7 @@ class Network(Segmenter):
         return {name: value for name, value in super().settings().items() if name != "device"}
 
     def segment(self, volume: Volume) -> np.ndarray:
-        """The labels on the volume's own grid; all 0 where the network finds nothing.
+        """Mask (X, Y, Z) uint8 on the volume's own grid; all 0 where the network predicts background everywhere.
 
         Raises:
             ConfigurationError: a single slice, a network that does not take one channel of this size, gives another
@@ -127,7 +128,7 @@ class Network(Segmenter):
             intensity = Intensity(self.window, self.percentiles)
         image = grid.image(volume.array, intensity)
         device, model = pick_device(self.device), self._model()
-        outputs = slide(self._careful(model), image, self.patch or (), self.overlap or 0.0, device)
+        outputs = slide(self._with_checks(model), image, self.patch or (), self.overlap or 0.0, device)
         values = sorted(self.labels)
         if len(outputs) == 1:
             return np.where(grid.back(outputs[0]) > self.threshold, np.uint8(values[0]), np.uint8(0))
@@ -143,8 +144,8 @@ class Network(Segmenter):
         file = str(weights_file(Path(self.path)))
         return load_network(file, self.sha256, architecture, len(self.labels) + 1, str(pick_device(self.device)))
 
-    def _careful(self, model: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-        """The model with checks of what it gives."""
+    def _with_checks(self, model: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The model with checks of its output's type, shape, channels and values."""
         import torch
 
         expected = {len(self.labels) + 1} | ({1} if len(self.labels) == 1 else set())
@@ -182,7 +183,7 @@ class Network(Segmenter):
 
 @dataclass(frozen=True)
 class NetworkGrid:
-    """The way from a volume's grid to the network's, axes along R, A, S, and back; the field of view stays the same.
+    """Mapping from a volume's grid to the network's, with axes along R, A, S, and back; the field of view stays.
 
     Args:
         orientation: nibabel's (3, 2), from the volume's axes to R, A, S.
@@ -196,9 +197,9 @@ class NetworkGrid:
 
     @classmethod
     def of(cls, volume: Volume, spacing_mm: Sequence[float] | None) -> NetworkGrid:
-        """Axes whose voxels differ by less than 2 % from `spacing_mm` are left alone; None leaves all of them.
+        """The mapping for a volume; axes whose spacing differs by less than 2 % from `spacing_mm` are not resampled.
 
-        A volume whose geometry cannot be trusted is taken as it is stored, with its 1 mm.
+        None resamples none. A volume without a trusted geometry keeps its stored axes, with 1 mm.
         """
         import nibabel as nib
 
@@ -206,44 +207,44 @@ class NetworkGrid:
         orientation = nib.orientations.io_orientation(volume.affine) if volume.trusted else plain
         order = np.argsort(orientation[:, 0])
         shape, own = np.array(volume.array.shape)[order], volume.spacing[order]
-        wanted = own if spacing_mm is None else np.array(spacing_mm)
-        size = np.where(np.abs(wanted / own - 1) > SAME_SPACING, np.rint(shape * own / wanted), shape)
+        target = own if spacing_mm is None else np.array(spacing_mm)
+        size = np.where(np.abs(target / own - 1) > SAME_SPACING, np.rint(shape * own / target), shape)
         return cls(orientation, tuple(map(int, shape)), tuple(max(1, int(n)) for n in size))
 
     def image(self, array: np.ndarray, intensity: Intensity | None) -> np.ndarray:
-        """(X, Y, Z) float32 on the network's grid, intensities mapped; smoothed first along axes that get coarser."""
+        """Image (X, Y, Z) float32 on the network's grid, intensities mapped; smoothed first along coarser axes."""
         from scipy import ndimage
 
         if intensity is not None:
             low, high = intensity_limits(array, intensity)
             array = np.clip((array - np.float32(low)) / np.float32(high - low), 0, 1)
-        turned = np.asarray(self._turn(array), np.float32)
+        oriented = np.asarray(self._oriented(array), np.float32)
         steps = [old / new for old, new in zip(self.shape, self.size, strict=True)]
         if max(steps) > 1.5:
-            turned = ndimage.gaussian_filter(turned, [max(0.0, (s - 1) / 2) for s in steps], truncate=3)
-        return resized(turned, self.size, "trilinear")
+            oriented = ndimage.gaussian_filter(oriented, [max(0.0, (s - 1) / 2) for s in steps], truncate=3)
+        return resized(oriented, self.size, "trilinear")
 
     def labels(self, mask: np.ndarray) -> np.ndarray:
-        """(X, Y, Z) labels of the nearest voxel on the network's grid."""
-        turned = np.ascontiguousarray(self._turn(mask))
-        return resized(turned.astype(np.float32), self.size, "nearest-exact").astype(mask.dtype)
+        """Labels (X, Y, Z) on the network's grid, of the nearest voxel."""
+        oriented = np.ascontiguousarray(self._oriented(mask))
+        return resized(oriented.astype(np.float32), self.size, "nearest-exact").astype(mask.dtype)
 
     def back(self, output: np.ndarray) -> np.ndarray:
-        """(X, Y, Z) float32 on the volume's own grid, interpolated linearly."""
+        """A channel of the output (X, Y, Z) float32 on the volume's own grid, interpolated linearly."""
         import nibabel as nib
 
         inverse = nib.orientations.ornt_transform(np.array([[0, 1], [1, 1], [2, 1]], float), self.orientation)
         whole = resized(output, self.shape, "trilinear")
         return np.ascontiguousarray(nib.orientations.apply_orientation(whole, inverse))
 
-    def _turn(self, array: np.ndarray) -> np.ndarray:
+    def _oriented(self, array: np.ndarray) -> np.ndarray:
         import nibabel as nib
 
         return nib.orientations.apply_orientation(array, self.orientation)
 
 
 def resized(array: np.ndarray, size: Sequence[int], mode: str) -> np.ndarray:
-    """(X, Y, Z) float32 at another size over the same field of view; `mode` as in torch's `interpolate`."""
+    """Array (X, Y, Z) float32 resampled to `size` over the same field of view; `mode` as in torch's `interpolate`."""
     import torch
 
     if array.shape == tuple(size):
@@ -260,11 +261,11 @@ def slide(
     overlap: float,
     device: torch.device,
 ) -> np.ndarray:
-    """(C, X, Y, Z) float32: a network's output for (X, Y, Z), windows blended by a Gaussian."""
+    """Output (C, X, Y, Z) float32 of a network for an image (X, Y, Z), windows blended by a Gaussian."""
     import torch
     from monai.inferers.utils import sliding_window_inference
 
-    # The edge continues, because what lies beyond it is not black in every modality.
+    # Edge values continue, because the background is not black in every modality.
     short = [max(0, p - n) for p, n in zip(patch, image.shape, strict=True)]
     padded = np.pad(image, [(s // 2, s - s // 2) for s in short], mode="edge")
     inside = tuple(slice(s // 2, s // 2 + n) for s, n in zip(short, image.shape, strict=True))

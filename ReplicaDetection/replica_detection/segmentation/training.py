@@ -1,4 +1,4 @@
-"""Trains a small network on a cohort with masks; what comes out is used as `network:FOLDER`."""
+"""Training of a small segmentation network on a cohort with masks, for use as `network:FOLDER`."""
 
 from __future__ import annotations
 
@@ -52,9 +52,8 @@ class Epoch:
 class SegmentationReport:
     """Outcome of a training.
 
-    `dice` is that of each label at `best_epoch`, over the validation cases in which it is or was found; `best_dice`
-    their mean. `resumed_from` is the number of epochs that were done when this call began; `finished_before` says that
-    nothing was left to do.
+    `dice` is that of each label at `best_epoch`, over the validation cases that have the label or for which the network
+    predicts it; `best_dice` is their mean. `resumed_from` is the number of epochs that were done when this call began.
     """
 
     output: Path
@@ -70,6 +69,7 @@ class SegmentationReport:
 
     @property
     def finished_before(self) -> bool:
+        """True where nothing was left to do."""
         return self.resumed_from == len(self.history)
 
 
@@ -204,19 +204,19 @@ def _train(
 
 
 def _validate(model: torch.nn.Module, data: TrainingData, description: dict[str, Any]) -> dict[str, float]:
-    """Mean Dice of each label over the cases in which it is or was found, on the network's grid."""
+    """Mean Dice of each label on the network's grid, over the cases that have it or for which it is predicted."""
     device = next(model.parameters()).device
-    found: dict[str, list[float]] = {name: [] for name in data.labels.values()}
+    dice: dict[str, list[float]] = {name: [] for name in data.labels.values()}
     model.eval()
     for case in data.validation:
         sample = data.sample(case)
         output = slide(
             model, sample["image"][0].astype(np.float32), description["patch"], description["overlap"], device
         )
-        guess, truth = output.argmax(0), sample["label"][0]
+        predicted, truth = output.argmax(0), sample["label"][0]
         for channel, name in enumerate(data.labels.values(), 1):
-            a, b = guess == channel, truth == channel
+            a, b = predicted == channel, truth == channel
             total = np.count_nonzero(a) + np.count_nonzero(b)
             if total:
-                found[name].append(2 * np.count_nonzero(a & b) / total)
-    return {name: float(np.mean(values)) for name, values in found.items() if values}
+                dice[name].append(2 * np.count_nonzero(a & b) / total)
+    return {name: float(np.mean(values)) for name, values in dice.items() if values}

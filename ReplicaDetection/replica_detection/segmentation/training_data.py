@@ -1,4 +1,4 @@
-"""What a training sees: prepared cases in memory, their split by patient, and augmented crops."""
+"""Data of a segmentation training: prepared cases in memory, their split by patient, and augmented crops."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class TrainingData:
         labels: name of each mask value; the n-th is channel n, 0 is background.
         spacing_mm: (3,) along R, A, S.
         intensity: mapping to [0, 1].
-        cache_bytes: prepared cases are kept up to this.
-        training, validation: whose patients are different ones.
-        problems: cases that were left out.
+        cache_bytes: largest size of the prepared cases in memory.
+        training, validation: cases of different patients.
+        problems: cases that are left out.
         largest: (3,) largest size of a case on the grid.
     """
 
@@ -52,7 +52,7 @@ class TrainingData:
         """`image` (1, X, Y, Z) float16 in [0, 1] and `label` (1, X, Y, Z) uint8 channel numbers.
 
         Raises:
-            InputError: a file that was not kept in memory cannot be read any more.
+            InputError: a file that is not in memory cannot be read.
         """
         image, mask = self._kept.get(case) or self.read(case)
         channels = np.zeros(256, np.uint8)
@@ -60,7 +60,7 @@ class TrainingData:
         return {"image": image[None], "label": channels[mask][None]}
 
     def read(self, case: Case) -> tuple[np.ndarray, np.ndarray]:
-        """Image float16 and mask uint8 with its own values, (X, Y, Z); kept as long as there is room."""
+        """Image float16 and mask uint8 with its own values, (X, Y, Z); kept in memory up to `cache_bytes`."""
         volume = read_volume(case)
         mask = read_mask(case, volume)
         if volume.array.ndim != 3 or min(volume.array.shape) < 3:
@@ -131,9 +131,9 @@ def _read_all(
 
 
 def augmentation(patch: list[int], channels: int, flips: tuple[int, ...]) -> Any:
-    """A MONAI transform that makes of a sample a list of one crop, image float32 and label, changed at random.
+    """A MONAI transform from a sample to a list of one random crop, image float32 and label uint8, randomly changed.
 
-    A crop's centre is background in one half of the cases, else one of the labels that the case has.
+    A crop's centre is background in half of the crops, else one of the labels that the case has.
     """
     from monai.transforms import (
         CastToTyped,
@@ -175,18 +175,18 @@ def augmentation(patch: list[int], channels: int, flips: tuple[int, ...]) -> Any
 def batches(
     data: TrainingData, crop: Any, crops: int, batch: int, rng: np.random.Generator
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Images and labels (B, 1, X, Y, Z) of one epoch, `batch` at a time; the next are made while one is used."""
+    """Yields images and labels (B, 1, X, Y, Z) of one epoch; a thread makes the next batch while one is used."""
     import torch
 
     order = np.concatenate([rng.permutation(len(data.training)) for _ in range(crops)])
     seeds = rng.integers(2**31, size=len(order))
 
     def make(start: int) -> tuple[torch.Tensor, torch.Tensor]:
-        made = []
+        samples = []
         for i in range(start, min(len(order), start + batch)):
             crop.set_random_state(seed=int(seeds[i]))
-            made.append(crop(data.sample(data.training[order[i]]))[0])
-        images, truth = (torch.stack([c[key].as_tensor() for c in made]) for key in ("image", "label"))
+            samples.append(crop(data.sample(data.training[order[i]]))[0])
+        images, truth = (torch.stack([c[key].as_tensor() for c in samples]) for key in ("image", "label"))
         return images, truth
 
     with ThreadPoolExecutor(1) as pool:
@@ -199,6 +199,7 @@ def batches(
 
 
 def _with_masks(cohort: Cohort, problems: list[Problem]) -> list[Case]:
+    """Cases with a mask; the others are added to `problems`. Raises InputError where none has one."""
     cases = [case for case in cohort.cases if case.has_mask]
     if not cases:
         raise InputError(cohort.source, "holds no case with a mask", "Give the folder of the masks")

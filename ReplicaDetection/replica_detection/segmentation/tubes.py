@@ -1,4 +1,4 @@
-"""Filters for bright tubes in mm: what surrounds them, and their brightness along the best of 13 directions."""
+"""Filters for bright tubes: the image without them, and their brightness along the best of 13 directions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from replica_detection.segmentation.base import merge, unmerge
 
-# Planes in which the discs lie, each by two voxel steps: three along the axes, six diagonal.
+# Planes of the openings, each by two voxel steps: three along the axes, six diagonal.
 _PLANES = (
     ((1, 0, 0), (0, 1, 0)),
     ((1, 0, 0), (0, 0, 1)),
@@ -27,8 +27,8 @@ _STEPS = [step for step in itertools.product((-1, 0, 1), repeat=3) if step > (0,
 def surroundings(image: np.ndarray, spacing_mm: tuple[float, ...], radius_mm: float) -> np.ndarray:
     """The image without its bright tubes: the largest of nine grey openings by flat squares.
 
-    A square of half width `radius_mm` fits into anything flat or thick in at least one of the planes, never into a
-    tube of a smaller radius. Worked on voxels of about 1 mm, then smoothed.
+    A square of half width `radius_mm` fits into any flat or thick structure in at least one of the planes, but not into
+    a tube of a smaller radius. The filter runs on voxels of about 1 mm, and its result is smoothed.
 
     Args:
         image: (X, Y, Z) float32.
@@ -90,6 +90,7 @@ def _line(step: tuple[int, int, int], spacing_mm: np.ndarray, radius_mm: float) 
 
 
 def _along(extreme: Callable[..., np.ndarray], image: np.ndarray, lines: list[np.ndarray]) -> np.ndarray:
+    """The image filtered along one line after the other."""
     for footprint in lines:
         image = extreme(image, footprint=footprint, mode="nearest")
     return image

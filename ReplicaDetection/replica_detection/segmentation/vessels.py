@@ -1,4 +1,4 @@
-"""Arteries at the base of the brain on TOF-MRA or CTA, by brightness above what surrounds them along a line."""
+"""Segmenter of the arteries at the base of the brain on TOF-MRA or CTA, by their brightness above the surroundings."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ MODALITIES = ("auto", "mra", "cta")
 
 @dataclass(frozen=True)
 class _Scene:
-    """What the vessels stand out from; all (X, Y, Z) float32 or bool, intensities as in the image.
+    """Image, surroundings and search regions; all (X, Y, Z) float32 or bool, intensities as in the image.
 
-    `image` a little smoothed, `around` what it would be without vessels, `level` of brain nearby (0: not known),
-    `inside` where faint vessels are looked for, `outside` where bright ones are, `quiet` where noise is measured.
+    `image` is slightly smoothed, `around` the image without vessels, `level` the brightness of brain nearby (0: not
+    known); faint vessels are searched `inside`, bright ones `outside`, and noise is measured where `quiet`.
     """
 
     image: np.ndarray
@@ -47,15 +47,14 @@ class Vessels(Segmenter):
     """Arteries on TOF-MRA or CTA.
 
     The surroundings are an opening by discs in nine orientations, which keeps brain, fat and bone of any flat or
-    thick shape and removes tubes. What is left is averaged along short lines in 13 directions, and the best direction
-    counts. Vessels are voxels of at least half the height of the nearest bright line (the half maximum is where a
-    tube's wall lies), connected to a bright one. All limits are relative to the image's own noise and to its own
-    brightest vessels. Within the brain faint vessels count;
-    outside it only those much brighter than fat, connected to one within. On CTA,
-    vessels within the skull are found; where the carotid arteries run through bone they are not.
+    thick shape and removes tubes. The remainder is averaged along short lines in 13 directions, and the best direction
+    counts. Vessels are voxels of at least half the height of the nearest bright line (the wall of a tube lies at its
+    half maximum) that are connected to a bright one. All limits are relative to the image's own noise and to its own
+    brightest vessels. Within the brain faint vessels count; outside it only those much brighter than fat and connected
+    to one within. On CTA, vessels within the skull are segmented, but not the carotid arteries within bone.
 
     Args:
-        modality: `mra`, `cta`, or `auto`: CTA where the values can only be HU.
+        modality: `mra`, `cta`, or `auto`, which means CTA where the values can only be HU.
         voxel_mm: smaller voxels are merged to about this size first.
         widest_mm: tubes up to this diameter are vessels; flat or thicker things are surroundings.
         line_mm: length of the lines.
@@ -64,11 +63,11 @@ class Vessels(Segmenter):
         seed_noise: a connected part must reach this many standard deviations of noise ...
         seed_share: ... and this share of the brightest vessels' height.
         wall_share: the wall lies at this share of the nearest line's height.
-        wall_mm: how far away that line may be.
+        wall_mm: largest distance of that line.
         rim_mm: the outermost part of the brain, where scalp fat may show through thin bone, counts as outside.
         outside_ratio: outside the brain (MRA), a vessel is this many times as bright as brain; fat is 1.2 to 1.6.
-        least_hu: CTA: fainter is no vessel.
-        bone_hu: CTA: brighter is bone or metal.
+        least_hu: CTA: least HU of a vessel.
+        bone_hu: CTA: brighter voxels are bone or metal.
         least_mm3: smaller parts are left out.
         least_mm: parts whose bounding box has a shorter diagonal are left out.
         dim_mm2: parts with a larger cross-section (volume by that diagonal) are fat or muscle ...
@@ -112,10 +111,10 @@ class Vessels(Segmenter):
         return {1: "vessels"}
 
     def segment(self, volume: Volume) -> np.ndarray:
-        """The vessels; all 0 where none is found.
+        """Mask (X, Y, Z) uint8 of the vessels; all 0 where there are none.
 
         Raises:
-            ConfigurationError: a single slice, or `cta` and values that cannot be HU.
+            ConfigurationError: a single slice, or `cta` and values other than HU.
         """
         require_3d(self, volume)
         grid = WorkingGrid.of(volume, self.voxel_mm)
@@ -138,7 +137,7 @@ class Vessels(Segmenter):
         brain = find_brain_mr(image, around, spacing_mm)
         calm = _calm(image, spacing_mm, 0.3)
         if brain is None:
-            # The background was suppressed, or there is too little brain to tell: one limit everywhere.
+            # The background was suppressed, or there is too little brain: one limit everywhere.
             everywhere = np.ones(image.shape, bool)
             quiet = image > 0 if (image > 0).mean() > 0.2 else everywhere
             return _Scene(calm, around, np.zeros_like(calm), everywhere, ~everywhere, quiet)
@@ -163,7 +162,7 @@ class Vessels(Segmenter):
         return _Scene(calm, around, level, inside & (calm > self.least_hu), np.zeros_like(inside), inside)
 
     def _trace(self, scene: _Scene, spacing_mm: tuple[float, ...]) -> np.ndarray:
-        """(X, Y, Z) bool: hysteresis on the line response, walls at half of the nearest line's height."""
+        """Vessels (X, Y, Z) bool: hysteresis on the line response, walls at half of the nearest line's height."""
         from scipy import ndimage
 
         height = scene.image - scene.around
@@ -177,19 +176,19 @@ class Vessels(Segmenter):
         wall = self.wall_share * ndimage.maximum_filter(line, size)
         grow = max(usual + self.grow_noise * line_noise, self.grow_share * top)
         seed = max(usual + self.seed_noise * line_noise, self.seed_share * top)
-        found = np.where(scene.inside, line > grow, scene.outside) & (height > np.maximum(wall, 1.5 * noise))
-        found &= height > 0
-        seeds = found & scene.inside & (line > seed)
-        kept = self._long_parts(found, seeds, height / max(top, 1e-6), spacing_mm)
+        candidates = np.where(scene.inside, line > grow, scene.outside) & (height > np.maximum(wall, 1.5 * noise))
+        candidates &= height > 0
+        seeds = candidates & scene.inside & (line > seed)
+        kept = self._long_parts(candidates, seeds, height / max(top, 1e-6), spacing_mm)
         return fill_small_holes(kept, spacing_mm, 8.0)
 
     def _long_parts(
-        self, found: np.ndarray, seeds: np.ndarray, share: np.ndarray, spacing_mm: tuple[float, ...]
+        self, candidates: np.ndarray, seeds: np.ndarray, share: np.ndarray, spacing_mm: tuple[float, ...]
     ) -> np.ndarray:
         """The connected parts that hold a seed, are large and long enough, and bright for their thickness."""
         from scipy import ndimage
 
-        labels, count = ndimage.label(found, np.ones((3, 3, 3)))
+        labels, count = ndimage.label(candidates, np.ones((3, 3, 3)))
         volume = np.bincount(labels.ravel(), minlength=count + 1) * float(np.prod(spacing_mm))
         keep = np.zeros(count + 1, bool)
         keep[np.unique(labels[seeds])] = True
@@ -205,12 +204,13 @@ class Vessels(Segmenter):
 
 
 def _calm(image: np.ndarray, spacing_mm: tuple[float, ...], sigma_mm: float) -> np.ndarray:
+    """The image smoothed by a Gaussian of `sigma_mm`."""
     from scipy import ndimage
 
     return ndimage.gaussian_filter(image, [sigma_mm / s for s in spacing_mm], truncate=3)
 
 
 def _mean_of_brightest(values: np.ndarray, count: float) -> float:
-    """0 for no values."""
+    """Mean of the `count` largest values, at least of one; 0 for no values."""
     number = min(values.size, max(1, round(count)))
     return float(np.partition(values, values.size - number)[values.size - number :].mean()) if values.size else 0.0

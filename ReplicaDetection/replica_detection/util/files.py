@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written beside the target, then moved over it."""
+"""Atomic writes: a file is written beside the target, then moved over it, so that it is whole or not there."""
 
 from __future__ import annotations
 
@@ -16,19 +16,25 @@ _TEMPORARY = re.compile(r"\.(?:.+\.)?[0-9a-f]{16}\.tmp(?:\.[a-z.]+)?", re.DOTALL
 
 @contextmanager
 def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Opens a temporary file in the folder of `path` and moves it to `path` when the block ends without an error.
+    """Open a temporary file in the folder of `path`, and move it to `path` when the block ends without an error.
+
+    After an error the temporary file is deleted and `path` is as before.
 
     Args:
-        path: the final file; its folder must exist. It gets the rights of any new file of this user.
+        path: the final file; its folder must exist. It gets the permissions of any new file of this user.
         mode: "w" (UTF-8 text) or "wb".
+
+    Raises:
+        OSError: the file cannot be written.
     """
     temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
-    # surrogateescape: file names that are no text in the locale's coding are written back as the bytes they were.
-    how: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
-    # "x" lets the system apply the umask. To ask for the umask is to set it, for all threads, for a moment.
-    made = temporary.open(mode.replace("w", "x"), **how)
+    # surrogateescape: file names that are not valid text in the locale's encoding keep their bytes.
+    options: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+    # "x" creates the file with O_CREAT | O_EXCL, and the kernel applies the umask. A process can only read its umask by
+    # setting it, and for that moment other threads would create files that everyone can write.
+    file = temporary.open(mode.replace("w", "x"), **options)
     try:
-        with made as f:
+        with file as f:
             yield f
             f.flush()
             os.fsync(f.fileno())
@@ -40,5 +46,5 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 def is_temporary(name: str) -> bool:
-    """True for the name of a file that a process is writing, or left unfinished."""
+    """True for the name of a temporary file, which a process is writing or was killed while writing."""
     return _TEMPORARY.fullmatch(name) is not None

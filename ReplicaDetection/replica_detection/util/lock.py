@@ -1,4 +1,4 @@
-"""One writer at a time in a folder."""
+"""A lock that lets one process at a time write into a folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from replica_detection.errors import InputError
 
 
 class Lock:
-    """One process at a time writes into a folder; the lock goes with the process that held it."""
+    """A context manager around writing into a folder; the system releases the lock when its process ends.
+
+    Entering raises InputError where another process holds the lock.
+    """
 
     def __init__(self, folder: Path):
         from filelock import FileLock
@@ -22,8 +25,8 @@ class Lock:
         try:
             self.lock.acquire()
         except Timeout:
-            found = "is being written by another process"
-            raise InputError(self.folder, found, "Wait until it is finished, or choose another name") from None
+            reason = "is being written by another process"
+            raise InputError(self.folder, reason, "Wait until it is finished, or choose another name") from None
 
     def __exit__(self, *exc: object) -> None:
         self.lock.release()

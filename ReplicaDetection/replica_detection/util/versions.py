@@ -1,4 +1,4 @@
-"""Versions of what a result depends on."""
+"""Versions of the packages that a result depends on."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ def package_versions() -> dict[str, str]:
     """Installed versions by package name, with Python's and this package's own; "not installed" where absent."""
     from replica_detection.version import __version__
 
-    found = {"replica-detection": __version__, "python": platform.python_version()}
+    versions = {"replica-detection": __version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions
