@@ -63,5 +63,7 @@ def segment(
 
     cohort = Cohort.of(images, strict=strict)
     maker = make_segmenter(segmenter) if isinstance(segmenter, str) else segmenter
-    masks, problems = segment_cohort(cohort, maker, Path(output), draw_preview=preview, strict=strict, progress=progress)
+    masks, problems = segment_cohort(
+        cohort, maker, Path(output), draw_preview=preview, strict=strict, progress=progress
+    )
     return SegmentedCohort(Path(output), tuple(masks), (*cohort.problems, *problems))

@@ -22,7 +22,7 @@ _BINS = 36
 
 @dataclass(frozen=True)
 class Plot:
-    """A histogram: `svg` is the drawing, `description` says in words what it shows."""
+    """A histogram: `svg` is the drawing, `description` its content in words."""
 
     title: str
     subtitle: str
@@ -51,7 +51,7 @@ def ratio_plots(result: DetectionResult) -> list[Plot]:
 
 
 def evidence_plot(result: DetectionResult) -> Plot:
-    """The combined evidence; an exact copy may reach any size, so that what lies far out is one bin of its own."""
+    """Histogram of the combined evidence. Exact copies may have any size, so values far out share one bin."""
     return _plot(
         title="All measures together",
         subtitle="larger = more replica-like",
@@ -136,7 +136,7 @@ def _ratio_range(synthetic: np.ndarray, null: np.ndarray, threshold: float) -> t
 
 
 def _evidence_range(synthetic: np.ndarray, null: np.ndarray, threshold: float) -> tuple[float, float]:
-    """The null and the threshold with some room; at least -4 to 8, which is what a z score takes."""
+    """Range that covers the null and the threshold with a margin; at least -4 to 8, the range of z scores."""
     scale = _finite(null, np.empty(0), threshold)
     high = max(8.0, 1.5 * float(scale.max(initial=0)))
     low = min(-4.0, float(scale.min(initial=0)))
@@ -149,9 +149,9 @@ def _finite(a: np.ndarray, b: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def _label_axis(axes: Axes, low: float, high: float, width: float, under: bool, over: bool) -> None:
-    """Ticks inside [low, high), and the names of the bins beyond it where there is something in them."""
+    """Set ticks inside [low, high), and labels of the bins beyond it where they are not empty."""
     axes.set_xlim(low - (4 if under else 0.5) * width, high + (4 if over else 0.5) * width)
-    # A tick at the very end would run into the name of the bin beyond.
+    # A tick at the end would overlap the label of the bin beyond.
     first, last = low + 2 * width * under, high - 2 * width * over
     ticks = [float(t) for t in axes.get_xticks() if first <= t <= last]
     labels = [_tick(t) for t in ticks]
@@ -171,7 +171,7 @@ def _median(values: np.ndarray) -> str:
 
 
 def _svg(figure: Figure, prefix: str) -> str:
-    """The drawing as an element for a page: no XML header, ids that no other drawing on the page has."""
+    """The drawing as an SVG element: no XML header, and ids with a prefix that is unique on the page."""
     FigureCanvasSVG(figure)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

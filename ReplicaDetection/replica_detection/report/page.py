@@ -1,4 +1,4 @@
-"""write_report: a result as one HTML page that holds all it shows and opens from disk with no network."""
+"""The report: a result as one self-contained HTML page that opens from disk without a network."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 PairSource = Callable[..., Pair | None]
 
 _HERE = Path(__file__).parent
-# All pictures of slices as they lie, as many again aligned, and all of surfaces; base64 adds a third.
+# Limits for all pictures of slices, the same again for aligned pairs, and for all surfaces; base64 adds a third.
 _PICTURES_BYTES, _SURFACES_BYTES = 7_000_000, 6_000_000
 _PICTURE_BYTES = 400_000
 MAX_PAIRS = 50
@@ -39,12 +39,11 @@ MAX_PAIRS = 50
 
 @dataclass(frozen=True)
 class Section:
-    """A flagged case with its nearest training case; `picture` is None where it could not be made.
+    """A flagged case with its nearest training case; `picture` is None where an image is missing.
 
-    `moved` says how the training image was laid on the synthetic one, "" where the pair was not aligned; `aligned`
-    shows the pair so, None where nothing had to be moved. `surfaces` is None where the two masks are not both there;
-    `no_surfaces` then says which one is empty, if one is. `details` is what measures say of the case beyond their
-    match.
+    `transform` describes in words how the training image was aligned to the synthetic one, "" where it was not;
+    `aligned` is the picture after alignment, None where the transform is the identity. `surfaces` is None where a mask
+    is missing or empty; `no_surfaces` then names the empty one. `details` are further values of the measures.
     """
 
     anchor: str
@@ -55,7 +54,7 @@ class Section:
     agreement: str
     picture: Picture | None
     aligned: Picture | None
-    moved: str
+    transform: str
     surfaces: SurfacePicture | None
     no_surfaces: str
     rows: list[tables.MatchRow]
@@ -64,7 +63,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that took no part."""
+    """A file that was left out."""
 
     cohort: str
     path: str
@@ -79,23 +78,22 @@ def write_report(
     max_pairs: int = MAX_PAIRS,
     progress: Progress = silent,
 ) -> Path:
-    """Writes `folder/index.html` (the folder is made if missing) and returns its path.
+    """Write `folder/index.html` and return its path.
 
-    The page holds all that it shows and opens from disk with no network. `result.write_report(folder)` is the same.
+    The page is self-contained and opens from disk without a network. `result.write_report(folder)` does the same.
 
     Args:
-        result: a finished run, or the folder that it was written into.
-        folder: where the page goes; an older page is replaced at once, when the new one is whole.
-        pair: gives the two images of (synthetic id, training id), and as third argument, where there is one, the
-            alignment by which the training image is to be moved; None where there is no picture, which the page says.
-            Without it the pictures are of the index and the images that the result was made from; where these are no
-            longer there, the page has no pictures and says so.
-        max_pairs: so many flagged cases get a section with pictures, highest score first; the page says how many are
-            left out.
+        result: a finished run, or the folder that it was written to.
+        folder: for the page; it is created where it is missing, and an older page is replaced atomically.
+        pair: returns the two images of (synthetic id, training id); a third argument is the alignment by which the
+            training image is to be resampled. It returns None where there is no picture, and the page says so. None:
+            images come from the index and the synthetic cohort of the result; where these are missing, the page has no
+            pictures and says so.
+        max_pairs: number of flagged cases with pictures, highest score first; the page states how many have none.
         progress: called with ("drawing", sections done, sections in all).
 
     Raises:
-        InputError: `result` is a folder without a whole result.
+        InputError: `result` is a folder without a complete result.
 
     Example:
         ```python
@@ -133,7 +131,7 @@ def no_pictures(*_: object) -> None:
 
 
 def pictured(result: DetectionResult, max_pairs: int = MAX_PAIRS) -> list[CaseSummary]:
-    """The cases of which a page shows pictures, beside their nearest training case."""
+    """The cases whose pictures a page shows, highest score first."""
     return [c for c in result.worklist() if c.verdict in FLAGGED][: max(0, max_pairs)]
 
 
@@ -152,7 +150,7 @@ def _sections(
         ids = (case.synthetic_id, case.nearest_training_id)
         images = pair(*ids) if case.nearest_training_id else None
         alignment = result.alignment(*ids)
-        moved = pair(*ids, alignment) if alignment is not None and not alignment.in_place else None
+        resampled = pair(*ids, alignment) if alignment is not None and not alignment.in_place else None
         sections.append(
             Section(
                 f"case-{i + 1}",
@@ -162,7 +160,7 @@ def _sections(
                 tables.levels_differ(case),
                 tables.agreement(matches, case.nearest_training_id),
                 pictures.draw(images, _share(_PICTURES_BYTES, cases)) if images is not None else None,
-                pictures.draw(moved, _share(_PICTURES_BYTES, cases)) if moved is not None else None,
+                pictures.draw(resampled, _share(_PICTURES_BYTES, cases)) if resampled is not None else None,
                 "" if alignment is None else alignment.words,
                 surfaces.surface_picture(images, _share(_SURFACES_BYTES, cases)) if images is not None else None,
                 wording.no_surfaces(images) if images is not None else "",

@@ -17,23 +17,23 @@ from replica_detection.results.result import DetectionResult
 
 
 class PairLoader:
-    """Gives the two images of a pair on the grid of the index.
+    """Loads the two images of a pair on the grid of the index.
 
     Args:
         index: the training cohort.
-        queries: where the first case of a pair comes from; None: from the index itself.
+        queries: cohort of the first case of a pair; None: the index itself.
     """
 
     def __init__(self, index: TrainingIndex, queries: Cohort | None):
         self.index = index
         self.has_masks = "mask" in index.feature_names
-        # Made once: a network is read from its file each time it is made.
+        # Built once: a network is read from its file each time it is built.
         self.segmenter = index.segmenter if self.has_masks and queries is not None else None
         self.positions = {id: i for i, id in enumerate(index.ids)}
         self.cases: dict[str, Case] | None = None if queries is None else {c.id: c for c in queries.cases}
 
     def __call__(self, query_id: str, training_id: str, alignment: Alignment | None = None) -> Pair | None:
-        """The pair as it lies, or with the training image moved by `alignment`; None where either image is gone."""
+        """The pair, with the training image resampled by `alignment` if it is given; None where an image is missing."""
         if training_id not in self.positions:
             return None
         try:
@@ -48,7 +48,7 @@ class PairLoader:
         return Pair(query.image, training.image, self.index.preparation.spacing, query.mask, training.mask)
 
     def resample(self, training: PreparedImage, alignment: Alignment, query_affine: np.ndarray) -> PreparedImage:
-        """A training case moved onto a query on the common grid; `query_affine` is the query's."""
+        """A training case resampled to a query on the common grid; `query_affine` (4, 4) is that of the query."""
         from replica_detection.registration.transforms import resample, to_training
 
         preparation = self.index.preparation
@@ -57,12 +57,12 @@ class PairLoader:
         return PreparedImage(resample(training.image, matrix, preparation), mask, affine=query_affine)
 
     def stored(self, case_id: str) -> PreparedImage:
-        """A case of the index, without a mask where it has none; KeyError for an unknown id."""
+        """A case of the index, with its mask if it has one. Raises KeyError for an unknown id."""
         names = ["image", "mask"] if self.has_masks else ["image"]
-        found = self.index.features([self.positions[case_id]], names)
-        mask = found["mask"][0] if self.has_masks and has_mask(found["mask"])[0] else None
+        features = self.index.features([self.positions[case_id]], names)
+        mask = features["mask"][0] if self.has_masks and has_mask(features["mask"])[0] else None
         affine = np.array(self.index.entries[self.positions[case_id]].affine).reshape(4, 4)
-        return PreparedImage(found["image"][0], mask, affine=affine)
+        return PreparedImage(features["image"][0], mask, affine=affine)
 
     def _read(self, case_id: str) -> PreparedImage | None:
         assert self.cases is not None
@@ -77,7 +77,7 @@ class PairLoader:
 
 
 def loader_of_result(result: DetectionResult) -> PairLoader | None:
-    """The loader of a result's pairs; None where its index or its synthetic images are no longer where they were."""
+    """The loader of a result's pairs; None where its index or its synthetic images cannot be read."""
     try:
         return PairLoader(index_of(result), synthetic_of(result))
     except ReplicaDetectionError:

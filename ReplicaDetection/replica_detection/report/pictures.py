@@ -1,7 +1,8 @@
-"""Pictures of a pair: synthetic, training and difference side by side in up to three planes. Needs Pillow, matplotlib.
+"""Pictures of a pair: synthetic, training and difference side by side, in up to three planes.
 
 Patient left is on the picture's right in axial and coronal planes (radiological convention), anterior on the left in
-sagittal planes. A 2D image is drawn as it is stored, for its file does not say how the patient stood.
+sagittal planes. A 2D image is drawn as stored, since its file does not state the orientation. Needs Pillow and
+matplotlib.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from replica_detection.results.pair import Pair
 
 TITLES = ("Synthetic", "Nearest training case", "Difference")
-DIFFERENCE_RANGE = 0.3  # the same for all cases, so that an exact copy is black and two reports can be compared
+DIFFERENCE_RANGE = 0.3  # the same for all cases, so that an exact copy is black and reports are comparable
 _CELL_WIDTH, _CELL_HEIGHT, _GAP, _HEADER, _BAR = 318, 372, 8, 34, 62
 _BACKGROUND, _TEXT, _MARK = (10, 12, 16), (226, 232, 240), (250, 224, 120)
 SYNTHETIC_OUTLINE, TRAINING_OUTLINE = (40, 225, 205), (255, 105, 215)
@@ -58,7 +59,7 @@ class Plane:
 
 
 def draw(pair: Pair, max_bytes: int) -> Picture:
-    """One picture about 1,040 pixels wide, encoded as JPEG in at most `max_bytes` if it can be."""
+    """A picture about 1,040 pixels wide, encoded as JPEG in at most `max_bytes` where possible."""
     canvas = compose(pair, TITLES)
     uri = "data:image/jpeg;base64," + base64.b64encode(encode(canvas, max_bytes)).decode("ascii")
     outlined = any(m is not None for m in pair.masks)
@@ -66,12 +67,12 @@ def draw(pair: Pair, max_bytes: int) -> Picture:
 
 
 def jpeg(pair: Pair, titles: tuple[str, str, str] = TITLES, max_bytes: int = 400_000) -> bytes:
-    """The same picture as a file of its own; `titles` stand over its three columns."""
+    """The picture as the bytes of a JPEG file; `titles` are those of its three columns."""
     return encode(compose(pair, titles), max_bytes)
 
 
 def compose(pair: Pair, titles: tuple[str, str, str]) -> Image.Image:
-    """Columns: synthetic, training, difference; rows: the planes, all in one scale and one grey window.
+    """The picture: synthetic, training and difference in columns, planes in rows, with one scale and one grey window.
 
     Both masks are outlined on both images; a title has the colour of its image's outline.
     """
@@ -120,7 +121,7 @@ def grey_window(pair: Pair) -> tuple[float, float]:
 
 
 def planes(pair: Pair) -> list[Plane]:
-    """The axial, coronal and sagittal plane of a volume through one position; a 2D image as its only plane."""
+    """The axial, coronal and sagittal plane of a volume through one position; for a 2D image, its only plane."""
     spacing = pair.spacing
     size = [n * s for n, s in zip(pair.synthetic.shape, spacing, strict=True)]
     if pair.synthetic.ndim == 2:
@@ -147,8 +148,10 @@ def planes(pair: Pair) -> list[Plane]:
 
 
 def position(pair: Pair) -> tuple[int, ...]:
-    """The slice along each axis with the largest area of the masks, both counted; without masks the middle of what is
-    shown: halfway between the 10th and the 90th percent of all edges."""
+    """Indices of the planes to draw: along each axis the slice with the largest area of both masks together.
+
+    Without masks it is the middle of the content, halfway between the 10th and the 90th percentile of all edges.
+    """
     masks = [m for m in pair.masks if m is not None]
     if masks:
         counts = np.sum(masks, axis=0, dtype=np.int64)
@@ -159,16 +162,16 @@ def position(pair: Pair) -> tuple[int, ...]:
     for axis, n in enumerate(mean.shape):
         if n > 1:
             edges += np.abs(np.diff(mean, axis=axis, append=mean.take([-1], axis)))
-    found = []
+    centre = []
     for axis, n in enumerate(mean.shape):
         profile = edges.sum(axis=tuple(a for a in range(mean.ndim) if a != axis), dtype=np.float64)
         total = profile.sum()
         if total <= 0:
-            found.append(n // 2)
+            centre.append(n // 2)
             continue
         share = np.cumsum(profile) / total
-        found.append(int((np.searchsorted(share, 0.1) + np.searchsorted(share, 0.9)) // 2))
-    return tuple(found)
+        centre.append(int((np.searchsorted(share, 0.1) + np.searchsorted(share, 0.9)) // 2))
+    return tuple(centre)
 
 
 def _cut(pair: Pair, cut: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -177,7 +180,7 @@ def _cut(pair: Pair, cut: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
 
 
 def outlined(panel: Image.Image, masks: tuple[np.ndarray | None, np.ndarray | None]) -> Image.Image:
-    """Both outlines, one pixel wide and just outside of the masks; dashed in both colours where they coincide."""
+    """The panel with both outlines, one pixel wide, just outside the masks; dashed where they coincide."""
     pixels = np.array(panel)
     edges = []
     for mask in masks:
@@ -189,13 +192,14 @@ def outlined(panel: Image.Image, masks: tuple[np.ndarray | None, np.ndarray | No
             edge = beside & ~inside[1:-1, 1:-1]
         edges.append(edge)
     rows, columns = np.indices(pixels.shape[:2])
-    turn = (rows + columns) // _DASH % 2 == 0
+    dash = (rows + columns) // _DASH % 2 == 0
     pixels[edges[0]] = SYNTHETIC_OUTLINE
-    pixels[edges[1] & ~(edges[0] & turn)] = TRAINING_OUTLINE
+    pixels[edges[1] & ~(edges[0] & dash)] = TRAINING_OUTLINE
     return Image.fromarray(pixels)
 
 
 def grey(plane: np.ndarray, window: tuple[float, float]) -> Image.Image:
+    """A plane as a grey picture; NaN counts as 0."""
     level = (np.nan_to_num(plane) - window[0]) / (window[1] - window[0])
     return Image.fromarray(np.round(255 * np.clip(level, 0, 1)).astype(np.uint8)).convert("RGB")
 
@@ -207,7 +211,7 @@ def _coloured(difference: np.ndarray) -> Image.Image:
 
 @cache
 def _colours() -> np.ndarray:
-    """(255, 3) uint8: blue below, black at no difference, orange above; told apart with any kind of colour vision."""
+    """Colour scale (255, 3) uint8: blue below, black at 0, orange above; distinct for any kind of colour vision."""
     stops = [-1, -0.5, 0, 0.5, 1]
     colours = np.array([(168, 222, 255), (28, 118, 220), (0, 0, 0), (222, 104, 16), (255, 222, 150)])
     at = np.linspace(-1, 1, 255)
@@ -245,13 +249,14 @@ def _colour_bar(canvas: Image.Image, pen: ImageDraw.ImageDraw, top: int, height:
 
 @cache
 def font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which matplotlib ships, at a size in pixels."""
     import matplotlib
 
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
 def _shortened(title: str) -> str:
-    """What fits over a column; a long file name loses its middle, for both ends tell files apart."""
+    """The title cut to the width of a column; a long file name loses its middle, since both ends distinguish files."""
     title_font = font(17)
     kept = title = " ".join(title.split())
     while title_font.getlength(kept) > _CELL_WIDTH - 8 and len(title) > 2:
@@ -261,7 +266,7 @@ def _shortened(title: str) -> str:
 
 
 def encode(canvas: Image.Image, max_bytes: int) -> bytes:
-    """JPEG, as fine as `max_bytes` allows; the coarsest quality is taken even where it does not fit."""
+    """The picture as JPEG with the best quality within `max_bytes`, or the lowest quality where none fits."""
     encoded = b""
     for quality in (85, 70, 50, 30):
         buffer = io.BytesIO()

@@ -1,7 +1,7 @@
-"""Draws triangle meshes into pixels: a z-buffer on plain CPU, for servers that have no display and no graphics driver.
+"""A renderer of triangle meshes: a z-buffer on the CPU, for servers without a display or graphics driver.
 
-Orthographic, with smooth normals, a light over the viewer's left shoulder, dark rims where a nearer part hides a
-farther one, and farther parts fading a little: what tells crossing vessels apart. Needs numba.
+The view is orthographic, with smooth normals and a light over the viewer's left shoulder. To distinguish crossing
+vessels, rims are dark where a nearer part hides a farther one, and farther parts fade slightly. Needs numba.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numba import njit
 
 from replica_detection.surfaces.mesh import Mesh
 
-_FINER = 2  # each pixel is the mean of so many by so many
+_FINER = 2  # each pixel is the mean of this many by this many
 _LIGHT = np.array([-0.45, 0.55, 0.70]) / np.linalg.norm([-0.45, 0.55, 0.70])
 _HALFWAY = _LIGHT + np.array([0, 0, 1])  # between the light and the viewer, for the gloss
 _FADE = 0.28
@@ -32,13 +32,13 @@ class View:
 
     @property
     def axes(self) -> np.ndarray:
-        """(3, 3): rows are right, up and near."""
+        """Matrix (3, 3) with the rows right, up and near."""
         return np.array([self.right, self.up, self.near], np.float64)
 
 
 @dataclass(frozen=True)
 class Camera:
-    """What a picture shows: a box `low` to `high` (3,) in mm along the view's axes, `scale` pixels per mm."""
+    """Extent of a picture: a box from `low` to `high` (3,) in mm along the view's axes, with `scale` pixels per mm."""
 
     view: View
     low: np.ndarray
@@ -47,25 +47,25 @@ class Camera:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height) in pixels."""
+        """Width and height in pixels."""
         width, height = np.ceil((self.high - self.low)[:2] * self.scale).astype(int)
         return max(1, int(width)), max(1, int(height))
 
     def pixel(self, points: np.ndarray) -> np.ndarray:
-        """(P, 2) pixel positions (x to the right, y downwards) of points (P, 3) in mm RAS."""
-        seen = points @ self.view.axes.T
-        return np.stack([seen[:, 0] - self.low[0], self.high[1] - seen[:, 1]], axis=1) * self.scale
+        """Pixel positions (P, 2), x to the right and y downwards, of points (P, 3) in mm RAS."""
+        projected = points @ self.view.axes.T
+        return np.stack([projected[:, 0] - self.low[0], self.high[1] - projected[:, 1]], axis=1) * self.scale
 
 
 def draw(
     mesh: Mesh, colours: np.ndarray, levels: np.ndarray, camera: Camera, background: tuple[int, int, int]
 ) -> np.ndarray:
-    """(height, width, 3) uint8.
+    """Picture (height, width, 3) uint8 of a mesh.
 
     Args:
-        mesh: mm RAS; what lies outside the camera's box is cut off.
+        mesh: in mm RAS; parts outside the camera's box are cut off.
         colours: (C, 3) uint8, a colour scale.
-        levels: (P,) position of each vertex on the scale, 0 to 1; beyond them the end's colour.
+        levels: (P,) position of each vertex on the scale, clipped to 0 to 1.
         camera: the view.
         background: RGB.
     """
@@ -86,20 +86,21 @@ def draw(
         level,
         facing,
     )
-    seen = np.isfinite(depth)
+    drawn = np.isfinite(depth)
     picture = np.empty((*fine, 3), np.float32)
     picture[:] = background
-    base = colours[np.round(level[seen] * (len(colours) - 1)).astype(np.int64)].astype(np.float32)
-    picture[seen] = _lit(base, facing[seen])
-    far = (camera.high[2] - depth[seen]) / max(camera.high[2] - camera.low[2], 1e-6)
+    base = colours[np.round(level[drawn] * (len(colours) - 1)).astype(np.int64)].astype(np.float32)
+    picture[drawn] = _lit(base, facing[drawn])
+    far = (camera.high[2] - depth[drawn]) / max(camera.high[2] - camera.low[2], 1e-6)
     fade = (_FADE * np.clip(far, 0, 1))[:, None]
-    picture[seen] += fade * (np.array(background, np.float32) - picture[seen])
-    picture[_rims(depth) & seen] *= 0.45
+    picture[drawn] += fade * (np.array(background, np.float32) - picture[drawn])
+    picture[_rims(depth) & drawn] *= 0.45
     means = picture.reshape(height, _FINER, width, _FINER, 3).mean(axis=(1, 3))
     return np.round(np.clip(means, 0, 255)).astype(np.uint8)
 
 
 def _lit(base: np.ndarray, normals: np.ndarray) -> np.ndarray:
+    """Colours (N, 3) with diffuse light, frontal light and gloss."""
     normals = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-6)
     diffuse = np.clip(normals @ _LIGHT.astype(np.float32), 0, 1)
     frontal = np.clip(normals[:, 2], 0, 1)
@@ -109,7 +110,7 @@ def _lit(base: np.ndarray, normals: np.ndarray) -> np.ndarray:
 
 
 def _rims(depth: np.ndarray) -> np.ndarray:
-    """Pixels beside which something at least some mm nearer, or the other way round, nothing at all, is drawn."""
+    """Pixels at the rim of a part, beside something farther by more than `_RIM_MM`, or beside the background."""
     rim = np.zeros(depth.shape, bool)
     shown = np.where(np.isfinite(depth), depth, -1e6)
     for axis in (0, 1):

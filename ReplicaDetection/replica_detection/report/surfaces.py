@@ -1,7 +1,7 @@
-"""Surfaces of a pair's masks, side by side, coloured by the distance to the other one. Needs Pillow, matplotlib, numba.
+"""Pictures of a pair's mask surfaces, side by side, coloured by the distance to the other one.
 
 Two views with the same camera for both: from the front, and from below as in axial slices, so that patient left is on
-the picture's right as in every other picture of the page.
+the picture's right as in every other picture of the page. Needs Pillow, matplotlib and numba.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ VIEWS = (
 )
 _PANEL, _HEIGHTS, _GAP, _HEADER, _BAR, _MARGIN = 470, 640, 10, 34, 92, 26
 _LARGEST_SCALE = 9.0  # pixels per mm
-# Where the colours may end, and a quarter of each is a number that one can read.
+# Possible ends of the colour scale; a quarter of each is a short number.
 _RANGES_MM = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 30, 40, 60, 80, 100)
 _PAGE, _PANEL_COLOUR, _INK, _SOFT = (255, 255, 255), (243, 246, 249), (23, 32, 44), (85, 96, 111)
 
@@ -45,7 +45,7 @@ class SurfaceRow:
 
 @dataclass(frozen=True)
 class SurfacePicture:
-    """An encoded picture of `width` x `height` pixels; its colours run from 0 to `range_mm`."""
+    """An encoded picture of `width` x `height` pixels; its colour scale runs from 0 to `range_mm`."""
 
     uri: str
     width: int
@@ -56,49 +56,54 @@ class SurfacePicture:
 
 
 def surface_picture(pair: Pair, max_bytes: int) -> SurfacePicture | None:
-    """The picture and its figures; None for a 2D pair, and where either mask is missing or empty."""
+    """The picture and its table; None for a 2D pair, and where either mask is missing or empty."""
     synthetic, training = pair.masks
     if synthetic is None or training is None or synthetic.ndim != 3:
         return None
-    found = compare_surfaces(synthetic, training, np.diag([*pair.spacing, 1.0]))
-    canvas = compose(found)
+    comparison = compare_surfaces(synthetic, training, np.diag([*pair.spacing, 1.0]))
+    canvas = compose(comparison)
     uri = "data:image/jpeg;base64," + base64.b64encode(encode(canvas, max_bytes)).decode("ascii")
     rows = tuple(
         _row(name, statistics, pair)
         for name, statistics in (
-            ("synthetic to training", found.forth),
-            ("training to synthetic", found.back),
-            ("both", found.symmetric),
+            ("synthetic to training", comparison.forth),
+            ("training to synthetic", comparison.back),
+            ("both", comparison.symmetric),
         )
     )
-    return SurfacePicture(uri, *canvas.size, colour_range(found), tuple(v.name for v in VIEWS), rows)
+    return SurfacePicture(uri, *canvas.size, colour_range(comparison), tuple(v.name for v in VIEWS), rows)
 
 
-def colour_range(found: SurfaceComparison) -> float:
-    """Where the colours end, mm: just above the 95th percentile, so that few far points do not make all others look
-    alike; not below 1 mm, so that a copy does not look far off."""
-    return float(next((mm for mm in _RANGES_MM if mm >= found.symmetric.percentile_95), _RANGES_MM[-1]))
+def colour_range(comparison: SurfaceComparison) -> float:
+    """End of the colour scale in mm: just above the 95th percentile, but at least 1 mm.
+
+    With the maximum, a few far points would give all others one colour; below 1 mm, a copy would look different.
+    """
+    return float(next((mm for mm in _RANGES_MM if mm >= comparison.symmetric.percentile_95), _RANGES_MM[-1]))
 
 
-def compose(found: SurfaceComparison) -> Image.Image:
-    """Columns: synthetic and training; rows: the views; a colour bar on the right."""
-    cameras = _cameras((found.first, found.second))
+def compose(comparison: SurfaceComparison) -> Image.Image:
+    """The picture: synthetic and training in columns, views in rows, a colour bar on the right."""
+    cameras = _cameras((comparison.first, comparison.second))
     heights = [c.size[1] + 2 * _MARGIN for c in cameras]
     width = 2 * _PANEL + _GAP + _BAR
     canvas = Image.new("RGB", (width, _HEADER + sum(heights) + _GAP * (len(heights) - 1)), _PAGE)
     pen = ImageDraw.Draw(canvas)
-    end = colour_range(found)
-    columns = ((found.first, found.first_to_second, found.forth), (found.second, found.second_to_first, found.back))
+    end = colour_range(comparison)
+    columns = (
+        (comparison.first, comparison.first_to_second, comparison.forth),
+        (comparison.second, comparison.second_to_first, comparison.back),
+    )
     for column, (mesh, distances, statistics) in enumerate(columns):
         left = column * (_PANEL + _GAP)
         pen.text((left + _PANEL / 2, _HEADER / 2), TITLES[column], font=font(17), fill=_INK, anchor="mm")
         top = _HEADER
         for camera, height in zip(cameras, heights, strict=True):
             pen.rectangle((left, top, left + _PANEL - 1, top + height - 1), fill=_PANEL_COLOUR)
-            drawn = Image.fromarray(draw(mesh, heat(), distances / end, camera, _PANEL_COLOUR))
-            at = left + (_PANEL - drawn.width) // 2, top + _MARGIN
-            canvas.paste(drawn, at)
-            if statistics.maximum == found.symmetric.maximum > 0:
+            picture = Image.fromarray(draw(mesh, heat(), distances / end, camera, _PANEL_COLOUR))
+            at = left + (_PANEL - picture.width) // 2, top + _MARGIN
+            canvas.paste(picture, at)
+            if statistics.maximum == comparison.symmetric.maximum > 0:
                 _ring(pen, camera.pixel(statistics.position[None])[0] + at)
             _label(pen, camera, left, top, height)
             top += height + _GAP
@@ -108,7 +113,7 @@ def compose(found: SurfaceComparison) -> Image.Image:
 
 @cache
 def heat() -> np.ndarray:
-    """(256, 3) uint8: pale blue-grey at 0, over yellow and orange to dark red; its lightness falls all the way."""
+    """Colour scale (256, 3) uint8: pale blue-grey at 0, yellow, orange, dark red; lightness falls monotonically."""
     stops = np.linspace(0, 1, 5)
     colours = np.array([(190, 208, 224), (250, 226, 120), (250, 160, 50), (222, 66, 36), (128, 8, 52)])
     at = np.linspace(0, 1, 256)
@@ -119,8 +124,8 @@ def _cameras(meshes: tuple[Mesh, ...]) -> list[Camera]:
     points = np.concatenate([m.points for m in meshes])
     boxes = []
     for view in VIEWS:
-        seen = points @ view.axes.T
-        boxes.append((seen.min(axis=0), seen.max(axis=0)))
+        projected = points @ view.axes.T
+        boxes.append((projected.min(axis=0), projected.max(axis=0)))
     sizes = np.array([high - low for low, high in boxes])
     scale = min((_PANEL - 2 * _MARGIN) / sizes[:, 0].max(), _HEIGHTS / sizes[:, 1].sum(), _LARGEST_SCALE)
     margin = 2 / scale

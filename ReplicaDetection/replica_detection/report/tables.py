@@ -1,4 +1,4 @@
-"""What the page's tables show, row by row: everything the template needs, ready to print."""
+"""Rows of the page's tables, with every value formatted for the template."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Cell:
 class Row:
     """A line of the worklist; `anchor` is the id of the case's section, empty where it has none.
 
-    `levels_differ` says which level names which training case, empty where they agree.
+    `levels_differ` lists the training case of each level where they differ, else it is empty.
     """
 
     rank: int
@@ -40,7 +40,7 @@ class Row:
 
 @dataclass(frozen=True)
 class MatchRow:
-    """A line of a case's table; `elsewhere` says that the measure's nearest is not the training case shown."""
+    """A line of a case's table; `elsewhere` is True where the measure's nearest is not the training case shown."""
 
     match: Match
     value: str
@@ -53,7 +53,7 @@ class MatchRow:
 
 @dataclass(frozen=True)
 class Copied:
-    """A training case, with the synthetic images that were flagged as most like it."""
+    """A training case, with the flagged synthetic images that are nearest to it."""
 
     training_id: str
     replicas: int
@@ -86,6 +86,7 @@ def worklist(result: DetectionResult, anchors: dict[str, str]) -> list[Row]:
 
 
 def match_rows(matches: Iterable[Match], shown: str) -> list[MatchRow]:
+    """One row per match; `shown` is the id of the training case in the picture."""
     return [
         MatchRow(
             m,
@@ -102,14 +103,14 @@ def match_rows(matches: Iterable[Match], shown: str) -> list[MatchRow]:
 
 def matches_by_case(result: DetectionResult) -> dict[str, dict[str, Match]]:
     """The matches of each synthetic case by measure, in the order of the table."""
-    found: dict[str, dict[str, Match]] = {}
+    by_case: dict[str, dict[str, Match]] = {}
     for match in result.matches:
-        found.setdefault(match.synthetic_id, {})[match.measure] = match
-    return found
+        by_case.setdefault(match.synthetic_id, {})[match.measure] = match
+    return by_case
 
 
 def detail_rows(result: DetectionResult, synthetic_id: str) -> list[tuple[str, str]]:
-    """(measure, "MI 4.2, ONI −1, ...") for each measure that says more of a case than its match."""
+    """Pairs (measure, "MI 4.2, ONI −1, ...") for each measure with further values of a case."""
     return [
         (measure, ", ".join(f"{d.name} {d.text}" for d in wording.details(columns)))
         for measure, columns in result.details_of(synthetic_id).items()
@@ -131,7 +132,7 @@ def most_copied(result: DetectionResult) -> list[Copied]:
 
 
 def agreement(matches: Iterable[Match], shown: str) -> str:
-    """Which measures name the training case shown, and which name another one."""
+    """A sentence on the measures that name the training case shown, and those that name another one."""
     named = [m for m in matches if m.nearest_training_id]
     if not named or not shown:
         return "No measure names a training case."
@@ -151,7 +152,7 @@ def levels(case: CaseSummary) -> str:
 
 
 def flagged_by(case: CaseSummary, matches: Iterable[Match]) -> str:
-    """Which levels flagged the case, by which of their measures."""
+    """A sentence on the levels that flagged the case, and their measures."""
     if not case.levels_flagged:
         return "No level flagged it by itself; the measures did together."
     matches = list(matches)
@@ -168,6 +169,7 @@ def levels_differ(case: CaseSummary) -> str:
 
 
 def sort_key(value: float) -> str:
+    """The number as text for sorting in the browser; empty where it is not finite."""
     return repr(float(value)) if math.isfinite(value) else ""
 
 

@@ -144,11 +144,11 @@ class WorkingGrid:
             tuple(float(s * f) for s, f in zip(spacing, factors, strict=True)),
         )
 
-    def forth(self, array: np.ndarray) -> np.ndarray:
+    def to_grid(self, array: np.ndarray) -> np.ndarray:
         """The image (X, Y, Z) on the working grid, float32: merged voxels take their mean."""
         return merge(self._mirrored(array.transpose(self.order)), self.factors)
 
-    def back(self, level: np.ndarray) -> np.ndarray:
+    def to_volume(self, level: np.ndarray) -> np.ndarray:
         """Mask (X, Y, Z) uint8 on the volume's own grid: 1 where the interpolated `level` is above 0."""
         fine = unmerge(level, self.factors, self.shape) > 0
         return np.ascontiguousarray(self._mirrored(fine).transpose(np.argsort(self.order)), np.uint8)

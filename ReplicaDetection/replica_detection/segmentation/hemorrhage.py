@@ -91,14 +91,14 @@ class Hemorrhage(Segmenter):
         require_3d(self, volume)
         _require_hu(volume.array, self.bone_hu)
         grid = WorkingGrid.of(volume, self.voxel_mm)
-        hu = grid.forth(np.clip(volume.array, -1024, 3071))
+        hu = grid.to_grid(np.clip(volume.array, -1024, 3071))
         brain = find_brain(hu, grid.spacing_mm, self.bone_hu)
         if brain is None:
             return np.zeros(volume.array.shape, np.uint8)
         box = bounding_box(brain.mask, grid.spacing_mm, 2 * self.sinus_mm)
         level = np.full(hu.shape, -0.5, np.float32)
         level[box] = self._level(hu[box], grid.spacing_mm, replace(brain, mask=brain.mask[box]))
-        return grid.back(level)
+        return grid.to_volume(level)
 
     def _level(self, hu: np.ndarray, spacing_mm: tuple[float, ...], brain: Brain) -> np.ndarray:
         """Level (X, Y, Z) float32, above 0 in blood."""

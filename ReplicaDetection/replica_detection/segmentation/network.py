@@ -131,10 +131,10 @@ class Network(Segmenter):
         outputs = slide(self._with_checks(model), image, self.patch or (), self.overlap or 0.0, device)
         values = sorted(self.labels)
         if len(outputs) == 1:
-            return np.where(grid.back(outputs[0]) > self.threshold, np.uint8(values[0]), np.uint8(0))
-        mask, highest = np.zeros(volume.array.shape, np.uint8), grid.back(outputs[0])
+            return np.where(grid.to_volume(outputs[0]) > self.threshold, np.uint8(values[0]), np.uint8(0))
+        mask, highest = np.zeros(volume.array.shape, np.uint8), grid.to_volume(outputs[0])
         for value, output in zip(values, outputs[1:], strict=True):
-            level = grid.back(output)
+            level = grid.to_volume(output)
             mask[level > highest] = value
             np.maximum(highest, level, out=highest)
         return mask
@@ -229,7 +229,7 @@ class NetworkGrid:
         oriented = np.ascontiguousarray(self._oriented(mask))
         return resized(oriented.astype(np.float32), self.size, "nearest-exact").astype(mask.dtype)
 
-    def back(self, output: np.ndarray) -> np.ndarray:
+    def to_volume(self, output: np.ndarray) -> np.ndarray:
         """A channel of the output (X, Y, Z) float32 on the volume's own grid, interpolated linearly."""
         import nibabel as nib
 

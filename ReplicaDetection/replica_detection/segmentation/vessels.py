@@ -125,12 +125,12 @@ class Vessels(Segmenter):
                 "images to HU (often: subtract 1024), or give masks"
             )
         cta = self.modality == "cta" or (self.modality == "auto" and hu)
-        image = grid.forth(volume.array)
+        image = grid.to_grid(volume.array)
         scene = self._cta(image, grid.spacing_mm) if cta else self._mra(image, grid.spacing_mm)
         if scene is None:
             return np.zeros(volume.array.shape, np.uint8)
         vessels = self._trace(scene, grid.spacing_mm)
-        return grid.back(vessels.astype(np.float32) - 0.5)
+        return grid.to_volume(vessels.astype(np.float32) - 0.5)
 
     def _mra(self, image: np.ndarray, spacing_mm: tuple[float, ...]) -> _Scene:
         around = surroundings(image, spacing_mm, self.widest_mm / 2)

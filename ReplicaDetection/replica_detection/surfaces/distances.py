@@ -1,4 +1,4 @@
-"""Distances between the surfaces of two masks, in mm. Needs numpy and scipy alone, so that Slicer can run it too."""
+"""Distances between the surfaces of two masks, in mm. Needs numpy and scipy alone, so that it runs inside 3D Slicer."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ __all__ = [
     "write_mesh",
 ]
 
-# A vertex looks at so many triangles, and at more where these may not hold the nearest one.
+# Number of candidate triangles per vertex; the next number where the nearest triangle may not be among them.
 _CANDIDATES = (16, 64, 256)
 _POINTS_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Distances in mm; `position` (3,) mm RAS+ is where the largest one is. All NaN where a surface is empty."""
+    """Statistics of distances in mm, all NaN where a surface is empty; `position` (3,) mm RAS+ is that of the maximum."""
 
     mean: float
     median: float
@@ -41,8 +41,8 @@ class Statistics:
 class SurfaceComparison:
     """Two surfaces and, for each vertex (P1,) and (P2,), the distance in mm to the other surface.
 
-    Mean, median and percentile count every vertex by the area around it, for vertices are not evenly spaced. With an
-    empty mask there is nothing to measure: distances and statistics are NaN.
+    Mean, median and percentile weight every vertex by the area around it, since vertices are not evenly spaced. With an
+    empty mask all distances and statistics are NaN.
     """
 
     first: Mesh
@@ -52,18 +52,18 @@ class SurfaceComparison:
 
     @cached_property
     def forth(self) -> Statistics:
-        """From the first surface to the second."""
+        """Statistics of the distances from the first surface to the second."""
         return _statistics(self.first, self.first_to_second)
 
     @cached_property
     def back(self) -> Statistics:
-        """From the second surface to the first."""
+        """Statistics of the distances from the second surface to the first."""
         return _statistics(self.second, self.second_to_first)
 
     @cached_property
     def symmetric(self) -> Statistics:
-        """Both directions: mean and median over both surfaces together (as ASD), 95 % and maximum the larger of the
-        two directions (as the Hausdorff distance)."""
+        """Statistics of both directions: mean and median over both surfaces together (as in ASD); 95th percentile and
+        maximum are the larger of the two directions (as in the Hausdorff distance)."""
         distances = np.concatenate([self.first_to_second, self.second_to_first])
         weights = np.concatenate([self.first.weights, self.second.weights])
         worse = self.back if self.back.maximum > self.forth.maximum else self.forth
@@ -77,11 +77,11 @@ class SurfaceComparison:
 
 
 def surface_distance(mesh: Mesh, other: Mesh) -> np.ndarray:
-    """The distance in mm from each vertex to the other surface: to its triangles, not merely to their vertices.
+    """Distance in mm from each vertex to the triangles of the other surface, not only to their vertices.
 
-    Exact (to rounding) wherever the 256 triangles with the nearest centres are sure to hold the nearest one, as between
-    surfaces that lie close together. Elsewhere too large by at most e^2 / (2 d) for a distance d, with e the shortest
-    voxel edge or so: 0.03 mm at d = 16 mm and e = 1 mm.
+    Exact (to rounding) where the 256 triangles with the nearest centres include the nearest one, as for surfaces that
+    are close together. Elsewhere it is too large by at most e^2 / (2 d) for a distance d, with e about the shortest
+    voxel edge: 0.03 mm at d = 16 mm and e = 1 mm.
 
     Returns:
         (P,) float64; NaN where the other mesh is empty.
@@ -96,13 +96,13 @@ def surface_distance(mesh: Mesh, other: Mesh) -> np.ndarray:
 def compare_surfaces(
     mask_a: np.ndarray, mask_b: np.ndarray, affine: np.ndarray, other_affine: np.ndarray | None = None
 ) -> SurfaceComparison:
-    """The surfaces of two masks and their distances.
+    """Surfaces of two masks and the distances between them.
 
     Args:
-        mask_a: (X, Y, Z), every label above 0 counts.
-        mask_b: the same, on its own grid if `other_affine` is given.
-        affine: (4, 4) to mm RAS+.
-        other_affine: that of `mask_b`; None: the same.
+        mask_a: (X, Y, Z); every label above 0 counts.
+        mask_b: as `mask_a`, on its own grid if `other_affine` is given.
+        affine: (4, 4) from voxels to mm RAS+.
+        other_affine: the affine of `mask_b`; None: `affine`.
 
     Raises:
         ValueError: as `mesh_of_mask`.
@@ -114,7 +114,7 @@ def compare_surfaces(
 
 @dataclass(frozen=True)
 class _Target:
-    """A surface to measure distances to: triangles cut into pieces of about one size, and search trees."""
+    """A surface as target of distances: triangles cut into pieces of similar size, and search trees."""
 
     corners: np.ndarray
     radii: np.ndarray
@@ -131,28 +131,28 @@ class _Target:
         return cls(corners, radii, cKDTree(corners.reshape(-1, 3)), cKDTree(centres))
 
     def distance(self, points: np.ndarray) -> np.ndarray:
-        """(P,) mm from each point to the nearest triangle."""
-        found = self.vertices.query(points)[0]
+        """Distance (P,) in mm from each point to the nearest triangle."""
+        nearest = self.vertices.query(points)[0]
         largest = self.radii.max()
-        open_ = np.arange(len(points))
+        pending = np.arange(len(points))
         for count in _CANDIDATES:
             count = min(count, len(self.corners))
-            far, near = self.centres.query(points[open_], k=range(1, count + 1))
-            # A triangle whose nearest possible point is beyond what was found already cannot matter.
-            matters = far - self.radii[near] < found[open_, None]
-            row, column = np.nonzero(matters)
-            exact = _point_to_triangle(points[open_[row]], self.corners[near[row, column]])
-            np.minimum.at(found, open_[row], exact)
-            open_ = open_[(far[:, -1] - largest < found[open_]) & (count < len(self.corners))]
-            if not len(open_):
+            far, near = self.centres.query(points[pending], k=range(1, count + 1))
+            # A triangle whose nearest possible point is farther than the current distance is skipped.
+            relevant = far - self.radii[near] < nearest[pending, None]
+            row, column = np.nonzero(relevant)
+            exact = _point_to_triangle(points[pending[row]], self.corners[near[row, column]])
+            np.minimum.at(nearest, pending[row], exact)
+            pending = pending[(far[:, -1] - largest < nearest[pending]) & (count < len(self.corners))]
+            if not len(pending):
                 break
-        return found
+        return nearest
 
 
 def _cut_small(corners: np.ndarray) -> np.ndarray:
-    """Triangles (T, 3, 3) halved across their longest edge until all are about as small as the small ones among them.
+    """Triangles (T, 3, 3) halved across their longest edge until all are about as small as the smallest fifth.
 
-    Thick slices make long triangles; a search by centres needs far fewer candidates among compact ones.
+    Thick slices give long triangles; a search by centres needs far fewer candidates among compact ones.
     """
     edges = np.linalg.norm(corners - np.roll(corners, -1, axis=1), axis=2)
     limit = 2.0 * max(float(np.quantile(edges, 0.2)), float(edges.max()) / 64)
@@ -162,16 +162,17 @@ def _cut_small(corners: np.ndarray) -> np.ndarray:
         small = ~(edges.max(axis=1) > limit)
         done.append(corners[small])
         corners = corners[~small]
-        turn = (edges[~small].argmax(axis=1)[:, None] + np.arange(3)) % 3
-        a, b, c = np.take_along_axis(corners, turn[:, :, None], axis=1).transpose(1, 0, 2)
+        # Corners in the order that puts the longest edge first.
+        order = (edges[~small].argmax(axis=1)[:, None] + np.arange(3)) % 3
+        a, b, c = np.take_along_axis(corners, order[:, :, None], axis=1).transpose(1, 0, 2)
         middle = (a + b) / 2
         corners = np.concatenate([np.stack([a, middle, c], axis=1), np.stack([middle, b, c], axis=1)])
     return np.concatenate(done)
 
 
 def _point_to_triangle(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """(N,) distances of points (N, 3) to triangles (N, 3, 3): to the plane where the foot lies inside the triangle,
-    else to the nearest edge."""
+    """Distances (N,) of points (N, 3) to triangles (N, 3, 3): to the plane where the foot of the perpendicular lies
+    inside the triangle, else to the nearest edge."""
     starts, edges = corners, np.roll(corners, -1, axis=1) - corners
     offset = points[:, None] - starts
     length = np.einsum("nij,nij->ni", edges, edges)
@@ -187,6 +188,7 @@ def _point_to_triangle(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
 
 
 def _statistics(mesh: Mesh, distances: np.ndarray) -> Statistics:
+    """Statistics of the distances at a mesh's vertices; NaN for none."""
     if not len(distances) or np.isnan(distances).any():
         return Statistics(np.nan, np.nan, np.nan, np.nan, np.full(3, np.nan))
     furthest = int(distances.argmax())
@@ -197,11 +199,12 @@ def _statistics(mesh: Mesh, distances: np.ndarray) -> Statistics:
 
 
 def _mean(distances: np.ndarray, weights: np.ndarray) -> float:
+    """Weighted mean; NaN where the weights are 0."""
     return float(distances @ weights / weights.sum()) if weights.sum() > 0 else np.nan
 
 
 def _quantile(distances: np.ndarray, weights: np.ndarray, share: float) -> float:
-    """The smallest distance that at least this share of the area does not exceed."""
+    """Weighted quantile: the smallest distance that at least this share of the area does not exceed; NaN for none."""
     if not len(distances) or np.isnan(distances).any():
         return np.nan
     order = np.argsort(distances)

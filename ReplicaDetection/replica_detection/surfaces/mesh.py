@@ -1,9 +1,9 @@
-"""Mesh: the smoothed surface of a mask, in mm. Needs numpy and scipy alone, so that it runs inside Slicer too.
+"""Meshes: smoothed surfaces of masks, in mm. Needs numpy and scipy alone, so that it runs inside 3D Slicer.
 
-A mask's surface is the boundary of its voxels with the staircase smoothed away: a surface net (Gibson, "Constrained
+A mask's surface is the smoothed boundary of its voxels: a surface net (Gibson, "Constrained
 elastic surface nets", MICCAI 1998) under the low-pass filter of Taubin ("A signal processing approach to fair surface
-design", SIGGRAPH 1995), after which is put back what the filter shrank, so that thin vessels stay as thick as their
-masks. Marching cubes would cut the corners off every voxel, which costs a vessel of one voxel half its volume.
+design", SIGGRAPH 1995). The shrinkage of the filter is then undone, so that thin vessels stay as thick as their masks.
+Marching cubes cuts the corners off every voxel, by which a vessel of one voxel loses half its volume.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 # Shrinking and growing steps of Taubin's filter; their sum sets the pass band.
 _SHRINK, _GROW = 0.5, -0.53
-# Over so many rings of neighbours the volume is kept.
+# Number of neighbour rings over which the volume is kept.
 _RINGS = 5
 
 
@@ -36,24 +36,24 @@ class Mesh:
 
     @cached_property
     def corners(self) -> np.ndarray:
-        """(T, 3, 3) mm: the corners of each triangle."""
+        """Corners of each triangle, (T, 3, 3) mm."""
         return self.points[self.triangles]
 
     @cached_property
     def area_vectors(self) -> np.ndarray:
-        """(T, 3) mm^2: outward normals as long as the triangle's area."""
+        """Outward normals (T, 3) with the triangle's area as length, mm^2."""
         a, b, c = self.corners.transpose(1, 0, 2)
         return np.cross(b - a, c - a) / 2
 
     @cached_property
     def weights(self) -> np.ndarray:
-        """(P,) mm^2: the area that belongs to each vertex, a third of that of its triangles."""
+        """Area that belongs to each vertex, (P,) mm^2: a third of the area of its triangles."""
         areas = np.linalg.norm(self.area_vectors, axis=1) / 3
         return _sum_at(self.triangles, np.repeat(areas[:, None], 3, axis=1), len(self.points))
 
     @cached_property
     def normals(self) -> np.ndarray:
-        """(P, 3): outward unit normals at the vertices, 0 where a vertex has none."""
+        """Outward unit normals at the vertices, (P, 3); 0 where a vertex has none."""
         total = np.stack(
             [
                 _sum_at(self.triangles, np.repeat(self.area_vectors[:, i, None], 3, axis=1), len(self.points))
@@ -65,12 +65,12 @@ class Mesh:
 
     @property
     def area(self) -> float:
-        """mm^2."""
+        """Area of the surface, mm^2."""
         return float(np.linalg.norm(self.area_vectors, axis=1).sum())
 
     @property
     def volume(self) -> float:
-        """mm^3, by the divergence theorem."""
+        """Enclosed volume, mm^3, by the divergence theorem."""
         return float(np.einsum("ij,ij->", self.corners.mean(axis=1), self.area_vectors) / 3)
 
 
@@ -79,10 +79,10 @@ def mesh_of_mask(mask: np.ndarray, affine: np.ndarray, *, label: int | None = No
 
     Args:
         mask: (X, Y, Z) labels or bool.
-        affine: (4, 4) from voxel indices to mm RAS+; oblique and mirroring ones too.
+        affine: (4, 4) from voxel indices to mm RAS+; it may be oblique or mirroring.
         label: the label to take; None: every label above 0.
-        smoothing: steps of the filter; 0 leaves the boundary of the voxels as it is. No vertex moves further than half
-            a voxel along any axis, so that single voxels stay.
+        smoothing: steps of the filter; 0 keeps the boundary of the voxels. No vertex moves by more than half a voxel
+            along any axis, so that single voxels stay.
 
     Returns:
         The mesh, its volume within a few percent of the mask's. An empty mask gives an empty mesh.
@@ -106,14 +106,14 @@ def mesh_of_mask(mask: np.ndarray, affine: np.ndarray, *, label: int | None = No
     points = index @ affine[:3, :3].T
     if smoothing > 0:
         smooth = _smoothed(points, quads, smoothing)
-        moved = (smooth - points) @ np.linalg.inv(affine[:3, :3]).T
-        points = (index + np.clip(moved, -0.5, 0.5)) @ affine[:3, :3].T
+        shift = (smooth - points) @ np.linalg.inv(affine[:3, :3]).T
+        points = (index + np.clip(shift, -0.5, 0.5)) @ affine[:3, :3].T
     return Mesh(points + affine[:3, 3], _halved(points, quads))
 
 
 def _voxel_boundary(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The faces between inside and outside: corners (P, 3) in voxel indices and (Q, 4) quads, seen from outside
-    counter-clockwise."""
+    """Faces between inside and outside: corners (P, 3) in voxel indices, and quads (Q, 4), counter-clockwise seen from
+    outside."""
     spans = [np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
     low = np.array([s[0] for s in spans])
     padded = np.pad(inside[tuple(slice(s[0], s[-1] + 1) for s in spans)], 1)
@@ -134,13 +134,14 @@ def _voxel_boundary(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _smoothed(points: np.ndarray, quads: np.ndarray, steps: int) -> np.ndarray:
+    """Points (P, 3) after Taubin's filter, with the shrinkage undone along the normals."""
     mean = _averaging(quads, len(points))
     smooth = points
     for _ in range(steps):
         for weight in (_SHRINK, _GROW):
             smooth = smooth + weight * (mean @ smooth - smooth)
     normals = _quad_normals(smooth, quads)
-    # Steps of the staircase move in and out in turn, and cancel over some rings; shrinkage moves in everywhere.
+    # Displacements of the staircase alternate and cancel over some rings; shrinkage points inwards everywhere.
     lost = np.einsum("ij,ij->i", points - smooth, normals)
     for _ in range(_RINGS):
         lost = mean @ lost
@@ -148,7 +149,7 @@ def _smoothed(points: np.ndarray, quads: np.ndarray, steps: int) -> np.ndarray:
 
 
 def _averaging(quads: np.ndarray, size: int) -> Any:
-    """(P, P) sparse: each vertex becomes the mean of its neighbours."""
+    """Sparse matrix (P, P) that replaces each vertex by the mean of its neighbours."""
     from scipy import sparse
 
     here, there = quads.ravel(), np.roll(quads, 1, axis=1).ravel()
@@ -159,6 +160,7 @@ def _averaging(quads: np.ndarray, size: int) -> Any:
 
 
 def _quad_normals(points: np.ndarray, quads: np.ndarray) -> np.ndarray:
+    """Outward unit normals at the vertices of quads, (P, 3)."""
     p = points[quads]
     facing = np.cross(p[:, 2] - p[:, 0], p[:, 3] - p[:, 1])
     columns = [_sum_at(quads, np.repeat(facing[:, i, None], 4, axis=1), len(points)) for i in range(3)]
@@ -169,14 +171,16 @@ def _halved(points: np.ndarray, quads: np.ndarray) -> np.ndarray:
     """Two triangles of each quad, cut along its shorter diagonal."""
     p = points[quads]
     long = np.linalg.norm(p[:, 0] - p[:, 2], axis=1) > np.linalg.norm(p[:, 1] - p[:, 3], axis=1)
-    turned = np.where(long[:, None], np.roll(quads, -1, axis=1), quads)
-    return np.concatenate([turned[:, [0, 1, 2]], turned[:, [0, 2, 3]]])
+    rolled = np.where(long[:, None], np.roll(quads, -1, axis=1), quads)
+    return np.concatenate([rolled[:, [0, 1, 2]], rolled[:, [0, 2, 3]]])
 
 
 def _sum_at(index: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
+    """Sum of the values at each index, (size,)."""
     return np.bincount(index.ravel(), values.ravel(), size)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors of length 1; a vector of length 0 stays."""
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)

@@ -1,4 +1,4 @@
-"""Meshes as files that 3D Slicer, ParaView and VTK read: .vtp and .ply, with a distance at every vertex."""
+"""Mesh files for 3D Slicer, ParaView and VTK: .vtp and .ply, with a distance at every vertex."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DISTANCE = "SurfaceDistance"
 
 
 def write_mesh(path: str | os.PathLike[str], mesh: Mesh, distances: np.ndarray | None = None) -> None:
-    """Writes a mesh in mm RAS+; the file appears at once, when it is whole.
+    """Write a mesh in mm RAS+, atomically.
 
     Args:
         path: ends in `.vtp` (VTK XML) or `.ply` (binary); its folder must exist.
@@ -24,23 +24,23 @@ def write_mesh(path: str | os.PathLike[str], mesh: Mesh, distances: np.ndarray |
         distances: (P,) mm, the array `SurfaceDistance`; NaN is kept. Stored as float32, as are the points.
 
     Raises:
-        ConfigurationError: the name has another ending.
-        ValueError: the distances are not one for each vertex.
+        ConfigurationError: the name has another extension.
+        ValueError: the number of distances is not that of the vertices.
     """
     path = Path(path)
     if distances is not None and np.shape(distances) != (len(mesh.points),):
         raise ValueError(f"{len(mesh.points)} vertices need as many distances, got the shape {np.shape(distances)}")
-    encoders = {".vtp": _vtp, ".ply": _ply}
-    encode = encoders.get(path.suffix.lower())
+    formats = {".vtp": _vtp, ".ply": _ply}
+    encode = formats.get(path.suffix.lower())
     if encode is None:
-        raise ConfigurationError(f"{path}: a mesh is written as {' or '.join(encoders)}, not '{path.suffix}'")
+        raise ConfigurationError(f"{path}: a mesh is written as {' or '.join(formats)}, not '{path.suffix}'")
     content = encode(mesh, distances)
     with atomic_write(path, "wb") as f:
         f.write(content)
 
 
 def _vtp(mesh: Mesh, distances: np.ndarray | None) -> bytes:
-    """The "binary" XML encoding: base64 of a length in bytes (UInt64) and the values."""
+    """The file as VTK XML in "binary" encoding: base64 of a length in bytes (UInt64) and the values."""
     triangles = mesh.triangles.astype("<i8")
     ends = 3 * np.arange(1, len(triangles) + 1, dtype="<i8")
     data = ""
@@ -50,7 +50,7 @@ def _vtp(mesh: Mesh, distances: np.ndarray | None) -> bytes:
     return (
         '<?xml version="1.0"?>\n'
         '<VTKFile type="PolyData" version="1.0" byte_order="LittleEndian" header_type="UInt64"><PolyData>'
-        # Slicer takes a file without this remark for one in LPS.
+        # Without this remark, 3D Slicer reads the points as LPS.
         '<FieldData><Array type="String" Name="SPACE" NumberOfTuples="1" format="ascii">82 65 83 0</Array></FieldData>'
         f'<Piece NumberOfPoints="{len(mesh.points)}" NumberOfVerts="0" NumberOfLines="0" NumberOfStrips="0" '
         f'NumberOfPolys="{len(triangles)}">{data}'
@@ -69,6 +69,7 @@ def _array(name: str, kind: str, values: np.ndarray, components: int = 1) -> str
 
 
 def _ply(mesh: Mesh, distances: np.ndarray | None) -> bytes:
+    """The file as little-endian binary PLY."""
     fields = [("x", "<f4"), ("y", "<f4"), ("z", "<f4")]
     if distances is not None:
         fields.append((DISTANCE, "<f4"))

@@ -205,7 +205,7 @@ def real_ct(real_data):
 
 def test_a_real_head_without_blood(real_ct):
     grid = WorkingGrid.of(real_ct, 1.0)
-    brain = find_brain(grid.forth(real_ct.array), grid.spacing_mm)
+    brain = find_brain(grid.to_grid(real_ct.array), grid.spacing_mm)
     assert 1000 < np.count_nonzero(brain.mask) * np.prod(grid.spacing_mm) / 1000 < 1700
     assert 22 < brain.median_hu < 38
     assert not make_segmenter("hemorrhage").segment(real_ct).any()
@@ -213,8 +213,8 @@ def test_a_real_head_without_blood(real_ct):
 
 def test_blood_painted_into_a_real_head(real_ct):
     grid = WorkingGrid.of(real_ct, 1.0)
-    brain = find_brain(grid.forth(real_ct.array), grid.spacing_mm)
-    middle = np.array(ndimage.center_of_mass(grid.back(brain.mask - 0.5)))
+    brain = find_brain(grid.to_grid(real_ct.array), grid.spacing_mm)
+    middle = np.array(ndimage.center_of_mass(grid.to_volume(brain.mask - 0.5)))
     middle[0] += 25 / real_ct.spacing[0]
     index = np.indices(real_ct.array.shape, dtype=np.float32)
     away = np.sqrt(sum(((i - m) * s) ** 2 for i, m, s in zip(index, middle, real_ct.spacing, strict=True)))
