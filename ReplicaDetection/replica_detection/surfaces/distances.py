@@ -28,7 +28,7 @@ _POINTS_AT_ONCE = 10_000
 
 @dataclass(frozen=True)
 class Statistics:
-    """Statistics of distances in mm, all NaN where a surface is empty; `position` (3,) mm RAS+ is that of the maximum."""
+    """Statistics of distances in mm; `position` (3,) mm RAS+ is that of the maximum. All NaN for an empty surface."""
 
     mean: float
     median: float
