@@ -11,7 +11,7 @@ from replica_detection.results.result import DetectionResult
 
 
 class Page(HTMLParser):
-    """What a test asks of a page: its text, its tags with attributes, and the rows of the worklist."""
+    """A parsed page: its text, its tags with attributes, and the rows of the worklist."""
 
     def __init__(self, html: str):
         super().__init__()

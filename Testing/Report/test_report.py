@@ -1,4 +1,4 @@
-"""What the page says, on made-up results."""
+"""Text and structure of the page, on synthetic results."""
 
 import math
 import re

@@ -51,7 +51,7 @@ def test_two_fits_are_the_same_bits(embedder: Invariants) -> None:
 
 
 @pytest.mark.parametrize("shape", [(26, 26, 26), (40, 40)])
-def test_moments_do_not_change_when_the_image_is_mirrored_or_turned_by_right_angles(shape: tuple[int, ...]) -> None:
+def test_moments_do_not_change_when_the_image_is_mirrored_or_rotated_by_right_angles(shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(0)
     x = ndimage.gaussian_filter(rng.standard_normal(shape), 2).astype(np.float32)
     x = (x - x.min()) / np.ptp(x)

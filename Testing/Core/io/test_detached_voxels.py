@@ -27,7 +27,7 @@ def header(folder: Path, suffix: str, name: str) -> Path:
 
 
 def refusal(path: Path) -> str:
-    """What reading says; `voxel_files`, where it looks at the file, must agree."""
+    """The outcome of reading; `voxel_files` must agree where it opens the file."""
     with pytest.raises(InputError) as refused:
         read_volume(path)
     if path.suffix in (".mhd", ".nhdr"):

@@ -55,7 +55,7 @@ def put(request) -> Callable[[Path], Path]:
 
 
 def soon(call: Callable[[], object]) -> object:
-    """What a call returns; it fails where it waits, or raises what the call raises."""
+    """The result of a call, or its error; the test fails where the call waits."""
     found: list[object] = []
     raised: list[BaseException] = []
 

@@ -268,7 +268,7 @@ def geometries(draw: st.DrawFn) -> tuple[tuple[int, ...], np.ndarray]:
 
 @settings(max_examples=60, deadline=None)
 @given(geometries(), st.tuples(*[st.integers(5, 16)] * 3), st.tuples(*[st.floats(0.8, 3)] * 3), st.booleans())
-def test_the_place_of_the_grid_is_known_without_preparing(geometry, grid, spacing, same_spacing: bool):
+def test_the_affine_of_the_grid_is_known_without_preparing(geometry, grid, spacing, same_spacing: bool):
     shape, affine = geometry
     if same_spacing:
         order = np.argsort(orientation_of(affine)[:, 0])
