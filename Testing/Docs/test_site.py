@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import typer
 
+import replica_detection as rd
 from Docs.other_hosts import loaded_from_elsewhere
 from replica_detection.cli import app
 
@@ -114,3 +115,9 @@ def test_every_command_and_option_is_on_the_page_of_commands(site: Path) -> None
         for parameter in command.params:
             for option in parameter.opts if parameter.param_type_name == "option" else ():
                 assert f"<code>{option}</code>" in page, f"{name} {option}"
+
+
+def test_every_public_name_is_on_the_page_of_the_api(site: Path) -> None:
+    page = (site / "api.html").read_text(encoding="utf-8")
+    for name in rd.__all__:
+        assert name.startswith("__") or f'id="replica_detection.{name}"' in page, name
