@@ -87,7 +87,7 @@ for measure in result.run.measures:
 
 # ## The set as a whole
 
-kept = rd.filter_replicas(result)
+kept = rd.filter_replicas(result, keep_duplicates=True)
 print(f"{len(kept.kept_ids)} of {len(verdicts)} samples stay")
 
 # What stays is not proved to be unlike the training crops, and filtering changes nothing about the generator: it can
