@@ -140,8 +140,9 @@ def append_cases(
     fresh = tuple(c for c in cohort.cases if c.id not in known)
     for case in cohort.cases:
         if case.id in known and not known[case.id].unchanged(case):
-            advice = "Give the new file another name, or build the index again"
-            raise InputError(case.image, f"has the case id '{case.id}' of another file in the index", advice)
+            kind, name = ("file", "name") if case.files else ("image", "id")
+            advice = f"Give the new {kind} another {name}, or build the index again"
+            raise InputError(case.image, f"has the case id '{case.id}' of another {kind} in the index", advice)
     if not fresh:
         index.remember(cohort.cases)
         return index
