@@ -24,7 +24,7 @@ from pathlib import Path
 
 from replica_detection.errors import InputError
 from replica_detection.io.paths import composed
-from replica_detection_server.util.named_files import read_given
+from replica_detection_server.util.named_files import read_named_file
 
 MINIMUM = 20
 # What a key may be -> the role of identity.ROLES that it has. A line without `role=` is a reader's.
@@ -124,7 +124,7 @@ class ApiKeys:
         """
         advice = "Give a text file with lines name:key"
         try:
-            lines = read_given(path, advice).decode("utf-8-sig").splitlines()
+            lines = read_named_file(path, advice).decode("utf-8-sig").splitlines()
         except UnicodeDecodeError:
             raise InputError(path, "cannot be read (it is not UTF-8)", advice) from None
         plain: dict[bytes, KeyOwner] = {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from replica_detection.errors import InputError
 from replica_detection_server.access.keys import readable_by_others
-from replica_detection_server.util.named_files import read_given
+from replica_detection_server.util.named_files import read_named_file
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -82,4 +82,4 @@ def _chain(certificate: Path) -> list[x509.Certificate]:
 
 
 def _bytes(path: Path) -> bytes:
-    return read_given(path, "Give the certificate and its key as PEM files")
+    return read_named_file(path, "Give the certificate and its key as PEM files")

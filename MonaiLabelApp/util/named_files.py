@@ -31,7 +31,7 @@ def open_regular(path: str | os.PathLike[str], flags: int, mode: int = 0o600) ->
     return file
 
 
-def read_given(path: Path, advice: str) -> bytes:
+def read_named_file(path: Path, advice: str) -> bytes:
     """The content of a regular file.
 
     Raises:
