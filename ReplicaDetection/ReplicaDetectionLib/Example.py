@@ -137,7 +137,8 @@ def _preparation() -> Preparation:
 
 def _writeIndex(folder: Path, names: list[str]) -> None:
     """The header of a training index, which is all that a viewer reads of it: the files of the cases, and the grid."""
-    from replica_detection.index.entries import HEADER_FILE, Entry, IndexHeader, checksum
+    from replica_detection.index.entries import HEADER_FILE, Entry, IndexHeader
+    from replica_detection.io.case import checksum
 
     entries = []
     for row, name in enumerate(names):
