@@ -15,6 +15,9 @@ import pytest
 from Core.bad_inputs import make_bad_folder
 from Core.made_up import cohort, volume, write
 
+# One test runs all measures; the others, which look at files and messages, need no embedding fitted in each process.
+FEW = ("--measures", "mae,ssim", "--no-align")
+
 
 def run(*words, env=None, **options):
     command = [sys.executable, "-m", "replica_detection", *map(str, words)]
@@ -84,13 +87,13 @@ def test_index_then_detect_append_and_verify(data, tmp_path):
 def test_duplicates_inside_one_cohort_and_across_two(data, tmp_path):
     scans = cohort(tmp_path / "scans", 20)
     write(scans / "again.nii.gz", volume(7))
-    done = run("duplicates", scans, "--output", tmp_path / "d")
+    done = run("duplicates", scans, "--output", tmp_path / "d", *FEW)
     assert done.returncode == 0, done.stderr
     with (tmp_path / "d" / "duplicates.csv").open(encoding="utf-8") as f:
         rows = list(csv.DictReader(f))
     assert (rows[0]["first_id"], rows[0]["second_id"], rows[0]["verdict"]) == ("again", "case_007", "identical")
     assert (tmp_path / "d" / "pairs" / "001.jpg").stat().st_size > 1000
-    across = run("duplicates", data / "training", data / "synthetic", "--output", tmp_path / "e")
+    across = run("duplicates", data / "training", data / "synthetic", "--output", tmp_path / "e", *FEW)
     assert across.returncode == 0, across.stderr
     assert "copy" in across.stdout and "case_005" in across.stdout
 
@@ -133,7 +136,9 @@ def test_help_teaches_without_loading_anything_heavy():
 
 def test_terminal_without_unicode_is_no_reason_to_fail(data, tmp_path):
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    done = run("detect", data / "synthetic", "--training", data / "training", "--output", tmp_path / "ü", env=plain)
+    done = run(
+        "detect", data / "synthetic", "--training", data / "training", "--output", tmp_path / "ü", *FEW, env=plain
+    )
     assert done.returncode == 0, done.stderr
     assert "Report:" in done.stdout
     assert (tmp_path / "ü" / "summary.csv").is_file()
@@ -150,7 +155,7 @@ def test_unwritable_output_is_one_message(data, tmp_path):
 def test_interrupt_leaves_no_half_written_file(tmp_path):
     training = cohort(tmp_path / "training", 60)
     command = [sys.executable, "-m", "replica_detection", "detect", str(training), "--training", str(training),
-               "--output", str(tmp_path / "out")]  # fmt: skip
+               "--output", str(tmp_path / "out"), *FEW]  # fmt: skip
     # A test run in the background ignores Ctrl-C, and its children would inherit that.
     process = subprocess.Popen(
         command,
@@ -179,7 +184,7 @@ def test_hundreds_of_bad_files_neither_stop_a_run_nor_show_a_traceback(data, tmp
     assert bad >= 100
     for n in range(3):
         write(synthetic / f"good_{n}.nii.gz", volume(n) + 5)
-    words = ["detect", synthetic, "--training", data / "training", "--output", tmp_path / "out"]
+    words = ["detect", synthetic, "--training", data / "training", "--output", tmp_path / "out", *FEW]
     done = run(*words)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
