@@ -148,7 +148,7 @@ class TrainingIndex:
 
     def block_rows(self, names: Iterable[str], limit: int = BLOCK_BYTES) -> int:
         """Number of cases whose features fit into `limit` bytes, at least one."""
-        size = sum(int(np.prod(self._store[n].shape[1:])) * self._store[n].dtype.itemsize for n in names)
+        size: int = sum(int(np.prod(self._store[n].shape[1:])) * self._store[n].dtype.itemsize for n in names)
         return max(1, limit // max(size, 1))
 
     def blocks(self, names: Sequence[str], limit: int = BLOCK_BYTES) -> Iterator[tuple[int, Block]]:
