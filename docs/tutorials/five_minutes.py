@@ -20,7 +20,7 @@ from replica_detection.phantom import make_head_ct, make_replica
 # *synthetic* images are to be tested.
 
 quick = "REPLICA_DETECTION_QUICK" in os.environ  # the tests take fewer patients
-patients, strangers = (9, 7) if quick else (16, 24)
+patients, strangers = (9, 14) if quick else (16, 24)
 training = [make_head_ct(seed) for seed in range(patients)]
 unseen = [make_head_ct(seed) for seed in range(100, 100 + strangers)]
 
