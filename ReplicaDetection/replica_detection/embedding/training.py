@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,10 +94,10 @@ class _Images:
 
 
 def train_encoder(
-    cohort: Cohort,
-    output: Path,
+    cohort: Any,
+    output: str | os.PathLike[str],
     *,
-    validation: Cohort | None = None,
+    validation: Any = None,
     options: EncoderOptions | None = None,
     progress: Progress = silent,
 ) -> EncoderReport:
@@ -114,7 +115,7 @@ def train_encoder(
     stopped, and the same seed gives the same weights. All images are in memory at the encoder's size.
 
     Args:
-        cohort: the generator's training images, at least 4.
+        cohort: the generator's training images, at least 4, as `Cohort.of` takes them; so is `validation`.
         output: a folder; it is created where it is missing.
         validation: other images of other patients; None: a fifth of the cohort's patients.
         options: None: the defaults of `EncoderOptions`.
@@ -137,6 +138,8 @@ def train_encoder(
     import torch
 
     options = options or EncoderOptions()
+    cohort = Cohort.of(cohort)
+    validation = None if validation is None else Cohort.of(validation)
     output, target = Path(output), pick_device(options.device)
     run = json.dumps([options.fixed_options(), files_of(cohort), files_of(validation)])
     state = read_state(output, run) if options.resume else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,10 +75,10 @@ class SegmentationReport:
 
 
 def train_segmentation(
-    cohort: Cohort,
-    output: Path,
+    cohort: Any,
+    output: str | os.PathLike[str],
     *,
-    validation: Cohort | None = None,
+    validation: Any = None,
     options: SegmentationOptions | None = None,
     progress: Progress = silent,
 ) -> SegmentationReport:
@@ -92,7 +93,7 @@ def train_segmentation(
     the same numbers as one that was never stopped, and the same seed gives the same weights.
 
     Args:
-        cohort: cases with masks; those without are left out and listed.
+        cohort: cases with masks, as `Cohort.of` takes them; those without are left out and listed. So is `validation`.
         output: a folder; it is created where it is missing.
         validation: cases of other patients; None: a fifth of the cohort's patients, at least one, with labels.
         options: None: the defaults of `SegmentationOptions`.
@@ -122,6 +123,8 @@ def train_segmentation(
     import torch
 
     options = options or SegmentationOptions()
+    cohort = Cohort.of(cohort)
+    validation = None if validation is None else Cohort.of(validation)
     output, target = Path(output), pick_device(options.device)
     run = json.dumps([options.fixed_options(), files_of(cohort), files_of(validation)])
     state = read_state(output, run) if options.resume else None
