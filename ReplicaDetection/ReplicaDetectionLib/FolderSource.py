@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from replica_detection.errors import ConfigurationError, InputError, ReplicaDetectionError
 from replica_detection.index.entries import Entry, IndexHeader, read_header
-from replica_detection.io.cohort import Case, Cohort
+from replica_detection.io.case import Case
+from replica_detection.io.cohort import Cohort
 from replica_detection.preparation.profiles import Preparation
 from replica_detection.progress import Progress, silent
 from replica_detection.readers.ratings import Rating
@@ -230,7 +231,11 @@ class FolderSource(Source):
 
     @cached_property
     def _training(self) -> dict[str, Case]:
-        return {entry.id: _trainingCase(entry) for entry in self._index.entries}
+        index = self._index
+        if any(entry.in_memory for entry in index.entries):
+            found = "was given to the detection in memory, so its images are in no file"
+            raise InputError(index.source, found, "Run the detection on a folder of images to see pairs here")
+        return {entry.id: _trainingCase(entry) for entry in index.entries}
 
     @cached_property
     def _synthetic(self) -> dict[str, Case]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from replica_detection.errors import InputError
-from replica_detection.io.cohort import Case
+from replica_detection.io.case import Case
 from replica_detection.io.volume import read_mask, read_volume
 from replica_detection.preparation.grids import grid_affine
 from replica_detection.preparation.prepare import believable_affine, intensity_limits
