@@ -21,7 +21,7 @@ from replica_detection.phantom import make_head_ct
 # who are there already.
 
 quick = "REPLICA_DETECTION_QUICK" in os.environ  # the tests take fewer patients
-images = {f"scan_{seed:02d}": make_head_ct(seed).image[::2, ::2] for seed in range(10 if quick else 24)}
+images = {f"scan_{seed:02d}": make_head_ct(seed).image[::2, ::2] for seed in range(14 if quick else 24)}
 images["export_a"] = images["scan_03"]
 images["export_b"] = images["scan_05"][::-1]
 images["follow_up"] = make_head_ct(8, visit=1).image[::2, ::2]
