@@ -152,6 +152,20 @@ def test_masks_of_a_network_are_missed_in_plain_words(tmp_path, monkeypatch):
     assert pair.surfaces is None and "give them as files, or use a server" in pair.surfaces_problem
 
 
+def test_a_training_cohort_in_memory_is_said_and_leaves_the_list(tmp_path):
+    small = made_collection.make_files(tmp_path, training=4, validation=5, synthetic=2)
+    judged = made_collection.judge(small, measures=("dice",))
+    header = tmp_path / "training.rdindex" / "index.json"
+    data = json.loads(header.read_text(encoding="utf-8"))
+    for entry in data["entries"]:
+        entry["files"] = []
+    header.write_text(json.dumps(data), encoding="utf-8")
+    source = FolderSource(judged.result)
+    assert "in memory" in source.status().problem and source.worklist().total == 2
+    with pytest.raises(InputError, match="in memory"):
+        source.pair("synthetic_0")
+
+
 @pytest.mark.parametrize("name", ["vessels", "hemorrhage"])
 def test_the_tools_own_segmenters_run_on_what_slicer_bundles(tmp_path, name: str):
     shape = (40, 44, 24)
