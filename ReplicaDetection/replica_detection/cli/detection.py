@@ -26,6 +26,21 @@ from replica_detection.cli.options import (
     names,
 )
 
+TrainingImages = Annotated[
+    Path | None, typer.Option(help="Training images instead of an index; the index is kept in the output folder.")
+]
+Unseen = Annotated[
+    Path | None,
+    typer.Option(help="Real images that the generator never saw. Without: training images against each other."),
+]
+NullSize = Annotated[
+    int, typer.Option(help="Without --validation: training images compared with each other, at most.", min=5)
+]
+CalibrationFile = Annotated[
+    Path | None,
+    typer.Option(help="Verdicts by readers' thresholds instead of the null: a file of `replica-detection calibrate`."),
+]
+
 
 @app.command()
 def index(
@@ -89,13 +104,8 @@ def detect(
     synthetic: Annotated[Path, typer.Argument(help="The images to test. " + COHORT_HELP)],
     output: Annotated[Path, typer.Option(help="Folder for tables and report.")],
     index: Annotated[Path | None, typer.Option(help="An index made by `replica-detection index`.")] = None,
-    training: Annotated[
-        Path | None, typer.Option(help="Training images instead of an index; the index is kept in the output folder.")
-    ] = None,
-    validation: Annotated[
-        Path | None,
-        typer.Option(help="Real images that the generator never saw. Without: training images against each other."),
-    ] = None,
+    training: TrainingImages = None,
+    validation: Unseen = None,
     measures: Measures = None,
     k: K = 50,
     alpha: Alpha = 0.05,
@@ -108,16 +118,9 @@ def detect(
     slice_embedding: SliceEmbedding = None,
     patients: Patients = None,
     device: Device = "auto",
-    null_size: Annotated[
-        int, typer.Option(help="Without --validation: training images compared with each other, at most.", min=5)
-    ] = 500,
+    null_size: NullSize = 500,
     align: Align = True,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(
-            help="Verdicts by readers' thresholds instead of the null: a file of `replica-detection calibrate`."
-        ),
-    ] = None,
+    calibration: CalibrationFile = None,
     strict: Strict = False,
 ) -> None:
     """Say which synthetic images are replicas of which training images, and how sure that is.
