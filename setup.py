@@ -51,11 +51,11 @@ setup(
         "zarr>=3.0,<4",
     ],
     extras_require={
-        # MONAI Label 0.8.5 cannot be imported with pydicom 3, which pydicom-seg does not know, nor with what needs it.
+        # MONAI Label 0.8.5 imports pydicom-seg, which does not work with pydicom 3; the bounds below keep pydicom 2.
         "server": [
             "monailabel==0.8.5; python_version < '3.13'",
             "dicomweb-client[gcp]>=0.59.1,<0.60",
-            # Dependencies that end before the reply is sent came with 0.121.
+            # From 0.121 on, a dependency can end before the reply is sent.
             "fastapi>=0.121,<1",
             # Counters for /metrics: Apache-2.0, pure Python.
             "prometheus-client>=0.20",
@@ -74,7 +74,7 @@ setup(
             "hypothesis>=6.100",
             "mypy>=1.11",
             "pytest>=8",
-            # Two tests at a time; MIT, alive.
+            # Runs tests in parallel: MIT, maintained.
             "pytest-xdist>=3.6",
             "ruff==0.17.6",
             "surface-distance-based-measures==0.1",

@@ -1,7 +1,7 @@
-"""Replica Detection: reads a suspicious synthetic image beside the training image that it comes nearest to.
+"""Replica Detection: shows a suspicious synthetic image beside its nearest training image.
 
-What Slicer looks for in a scripted module, and nothing more; the work is in ReplicaDetectionLib, which is imported when
-the module is opened.
+This file holds only the classes that Slicer looks for in a scripted module. The work is in ReplicaDetectionLib, which
+is imported when the module is opened.
 """
 
 import sys
@@ -38,7 +38,7 @@ class ReplicaDetection(ScriptedLoadableModule):
 
 
 class ReplicaDetectionWidget(ScriptedLoadableModuleWidget):
-    """Hands everything on to ReplicaDetectionLib.Widget."""
+    """Passes every call to ReplicaDetectionLib.Widget."""
 
     def __init__(self, parent=None):
         self.panels = None
@@ -62,7 +62,7 @@ class ReplicaDetectionWidget(ScriptedLoadableModuleWidget):
         self.panels.cleanup()
 
     def onReload(self):
-        """Slicer reloads this file; what it imported has to be read again too."""
+        """Removes what this file imported, so that it is read again too; Slicer reloads only this file."""
         for name in list(sys.modules):
             if name.split(".")[0] in ("ReplicaDetectionLib", "replica_detection"):
                 del sys.modules[name]

@@ -1,4 +1,4 @@
-"""How long work tells how far it is."""
+"""Progress reports of long work, as a callback."""
 
 from __future__ import annotations
 

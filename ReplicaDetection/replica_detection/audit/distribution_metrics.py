@@ -17,13 +17,16 @@ _FRECHET_SUBSETS, _FRECHET_REPEATS, _CT_REPEATS = 10, 30, 300
 
 
 def ct_score(training: np.ndarray, holdout: np.ndarray, synthetic: np.ndarray, *, seed: int = 0) -> SetMetric:
-    """C_T: do synthetic cases lie nearer to training than unseen ones do? Below 0: yes, copying; above 0: underfitting.
+    """CT score (Meehan et al., AISTATS 2020): distances of synthetic and of unseen cases to training, compared by rank.
 
-    Principal components of the training vectors, k-means cells, in each cell the z score of Mann and Whitney's U of the
-    distances to the nearest training case of that cell, averaged with the hold-out's share of the cells as weights.
-    Cells with CT_SMALLEST_CELL synthetic cases or fewer, or without training or hold-out cases, do not count. The
-    interval is a bootstrap over synthetic and hold-out cases, partition and distances kept. The z score grows with the
-    sets' sizes: compare sets of one size only.
+    Below 0, synthetic cases lie nearer to training than unseen ones do (copying); above 0, farther (underfitting).
+
+    All vectors are projected onto the principal components of the training vectors and assigned to k-means cells. In
+    each cell, the z score of Mann and Whitney's U compares the distances to the nearest training case of that cell. The
+    CT score is the mean over the cells, weighted by their numbers of hold-out cases. Cells with CT_SMALLEST_CELL
+    synthetic cases or fewer, or without training or hold-out cases, do not count. The interval is a bootstrap over
+    synthetic and hold-out cases with the cells and distances kept. The z score grows with the sizes of the sets:
+    compare sets of one size only.
 
     Args:
         training: (N, D) vectors, as `holdout` (H, D) and `synthetic` (Q, D).
@@ -90,7 +93,7 @@ def _kmeans(points: np.ndarray, cells: int, seed: int) -> np.ndarray:
     for _ in range(_KMEANS_STARTS):
         first = points[rng.choice(len(points), cells, replace=False)]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a cell that runs empty only makes a start that is not the best
+            warnings.simplefilter("ignore")  # an empty cell only makes this start a worse one
             centres, labels = kmeans2(points, first, iter=100, minit="matrix")
         spread = float(((points - centres[labels]) ** 2).sum())
         if spread < least:
@@ -119,12 +122,11 @@ def _nearest_in_cell(
 def frechet(
     synthetic: np.ndarray, real: np.ndarray, name: str = "FID", *, size: int | None = None, seed: int = 0
 ) -> SetMetric:
-    """Fréchet distance of two sets of vectors (FID, on the vectors given instead of Inception's).
+    """Fréchet distance of two sets of vectors: FID, on the given vectors instead of Inception's.
 
-    It rewards copies, and small sets raise it: with `size`, it is the mean over random subsets of so many synthetic
-    vectors, so that sets of different size (or the unseen cases) can be compared. The interval is the value plus and
-    minus 1.96 bootstrap standard deviations: resampled sets are themselves biased, so that their percentiles would
-    mislead.
+    It rewards copies. Small sets raise it: with `size`, it is the mean over random subsets of that many synthetic
+    vectors, so that sets of different size, or the unseen cases, can be compared. The interval is the value plus and
+    minus 1.96 bootstrap standard deviations. Percentiles would mislead, because resampled sets are biased themselves.
 
     Args:
         synthetic: (Q, D) vectors.
@@ -152,10 +154,11 @@ def frechet(
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) of two sets (n, D), without a covariance of more than n dimensions.
+    """Squared Fréchet distance of two sets (n, D): |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)).
 
-    With the centred data as F, C = F^T F, the trace of the root is the sum of the singular values of F1 F2^T. Where
-    there are more vectors than dimensions, the symmetric root of C stands for F.
+    With the centred data F, scaled so that C = F^T F, the trace of the root is the sum of the singular values of
+    F1 F2^T. A set of fewer vectors than dimensions therefore needs no covariance matrix. For a larger one, the
+    symmetric root of C takes the place of F.
     """
     factors: list[np.ndarray] = []
     means: list[np.ndarray] = []
@@ -181,17 +184,18 @@ _WINDOW = 11
 
 
 def scales_of(grid: Sequence[int]) -> int:
-    """How many scales of MS-SSIM fit into a grid, 0 to 5: each halves it, and the window of 11 must still fit."""
+    """Number of MS-SSIM scales that fit into a grid, 0 to 5: each halves it, and the window of 11 must still fit."""
     # MONAI asks for (scales - 1)^2 windows as well.
     fitting = (n for n in range(1, len(_SCALE_WEIGHTS) + 1) if min(grid) // max(2 ** (n - 1), (n - 1) ** 2) >= _WINDOW)
     return max(fitting, default=0)
 
 
 def ms_ssim(pairs: Sequence[tuple[np.ndarray, np.ndarray]], name: str = "MS-SSIM", *, seed: int = 0) -> SetMetric:
-    """Mean MS-SSIM of pairs of images of one set: larger = less diverse. It does not see memorization (Dar et al.).
+    """Mean MS-SSIM of pairs of images of one set; larger means less diverse.
 
-    MONAI's, Gaussian window, data range 1; where the grid is too small for five scales the first ones are used, their
-    weights scaled to a sum of 1, and the note says so.
+    It does not show memorization (Dar et al.). MONAI's implementation is used, with a Gaussian window and data range 1.
+    Where the grid is too small for five scales, only the first ones are used, with their weights scaled to a sum of 1,
+    and the note says so.
 
     Args:
         pairs: images (grid) in [0, 1], 2D or 3D.

@@ -116,7 +116,7 @@ def _chosen(index: TrainingIndex, names: Sequence[str] | None, device: str) -> l
 
 @dataclass(frozen=True)
 class _Distances:
-    """(Q, N) and (H, N) distances to training of synthetic and null cases; `unseen`: whether the null is a hold-out."""
+    """(Q, N) and (H, N) distances to training of synthetic and null cases; `unseen`: True if the null is a hold-out."""
 
     measure: Measure
     synthetic: np.ndarray
@@ -157,7 +157,7 @@ def _to_other(index: TrainingIndex, measure: Measure, positions: np.ndarray) -> 
 
 
 class _Vectors:
-    """What serves as vectors: those of the embedding, else coarse images."""
+    """Vectors of cases: those of the embedding, or without one coarse images."""
 
     def __init__(self, index: TrainingIndex, measures: Sequence[Measure]):
         self.index = index

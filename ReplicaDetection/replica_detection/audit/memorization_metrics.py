@@ -1,6 +1,6 @@
-"""How much a whole synthetic set repeats its training set, by distances: Dar et al., Alaa et al., Deo et al.
+"""Memorization metrics of a whole synthetic set, from distances to its training set (Dar, Alaa, Deo et al.).
 
-Every function takes distances that were computed elsewhere, +inf marking pairs that are left out. Needs numpy alone.
+Every function takes distances that were computed elsewhere; +inf marks pairs that are left out. Needs numpy alone.
 `distribution_metrics.py` compares sets of vectors or images.
 """
 
@@ -21,9 +21,9 @@ SIZE_MATCHED, AS_PUBLISHED = "size-matched", "as-published"
 
 @dataclass(frozen=True)
 class SetMetric:
-    """One figure of a set, on `cases` cases; `note` says what limits it.
+    """One metric of a set, computed on `cases` cases; `note` names its limits.
 
-    `expected` is what fresh draws of the training population would give, NaN where that is unknown.
+    `expected` is the value that new draws from the training population have, NaN where it is unknown.
     """
 
     name: str
@@ -38,10 +38,10 @@ class SetMetric:
 
 
 def copies(synthetic: np.ndarray, holdout: np.ndarray, *, seed: int = 0) -> SetMetric:
-    """N_copies with a null that looks into the same pool: synthetic cases nearer to training than unseen ones are.
+    """N_copies, size-matched: share of synthetic cases that lie nearer to training than unseen cases do.
 
-    The threshold is the hold-out's distance to its nearest training case at the rank that fresh draws fall below with
-    a probability of at most SHARE; `expected` is that probability. Both search the same training set, so that no
+    The threshold is one of the hold-out's sorted distances to the nearest training case. A new draw falls below it with
+    a probability of at most SHARE; `expected` is that probability. Both sets search the same training cases, so no
     correction for pool size is needed. The interval is a bootstrap over both sets.
 
     Args:
@@ -67,11 +67,11 @@ def copies(synthetic: np.ndarray, holdout: np.ndarray, *, seed: int = 0) -> SetM
 
 
 def memorized(synthetic: np.ndarray, holdout: np.ndarray, *, seed: int = 0) -> SetMetric:
-    """N_mem with pools of equal size: training cases to which a synthetic case lies nearer than unseen ones do.
+    """N_mem, size-matched: share of training cases that have a synthetic case nearer than unseen cases are.
 
-    As many synthetic as hold-out cases are drawn, DRAWS times, and the shares averaged. One synthetic case in the
-    middle of the population is near to many training cases, so that the share varies far more from set to set than
-    a share of independent cases; the interval (see `_intervals`) knows that.
+    Equal numbers of synthetic and hold-out cases are drawn DRAWS times; the value is the mean share. One synthetic case
+    in the middle of the population is near many training cases. The share therefore varies much more from set to set
+    than a share of independent cases does; `_intervals` accounts for that.
 
     Args:
         synthetic: (Q, N) distances of synthetic to training cases.
@@ -102,10 +102,11 @@ def memorized(synthetic: np.ndarray, holdout: np.ndarray, *, seed: int = 0) -> S
 
 
 def as_published(synthetic: np.ndarray, holdout: np.ndarray, *, seed: int = 0) -> tuple[SetMetric, SetMetric]:
-    """N_mem and N_copies by the authors' code: one threshold, the 5th percentile over training of the nearest unseen.
+    """N_mem and N_copies as the authors' code computes them, with one threshold for both.
 
-    It comes from the nearest of H cases and is applied to the nearest of Q (N_mem) or N (N_copies), so that larger
-    pools alone give shares above SHARE: `expected` is 1 - (1 - SHARE)^(pool / H).
+    The threshold is the 5th percentile, over training cases, of the distance to the nearest unseen case. It comes from
+    the nearest of H cases and is applied to the nearest of Q (N_mem) or N (N_copies). Larger pools alone therefore give
+    shares above SHARE: `expected` is 1 - (1 - SHARE)^(pool / H).
 
     Args:
         synthetic: (Q, N) distances of synthetic to training cases.
@@ -143,8 +144,9 @@ def _intervals(
 ) -> list[tuple[float, float]]:
     """Each value plus and minus 1.96 standard deviations, kept in [0, 1].
 
-    The standard deviation is that of random halves of both sets, training cases drawn anew: half-samples vary as much
-    as whole sets do (Hartigan 1969), and unlike a bootstrap they hold no case twice, which would thin out the nearest.
+    The standard deviation is that of random halves of both sets, with training cases drawn with replacement.
+    Half-samples vary as much as whole sets do (Hartigan 1969). A bootstrap of both sets would hold cases twice, and so
+    fewer different neighbours.
     """
     rng = np.random.default_rng([seed, 1])
     drawn = []
@@ -165,7 +167,7 @@ def _share_below(values: np.ndarray, null: np.ndarray) -> float:
 
 
 def _with_both(synthetic: np.ndarray, holdout: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Without cases that have no finite distance, and without training cases that either set cannot reach."""
+    """Both without cases that have no finite distance, and without training cases that either set cannot reach."""
     synthetic = synthetic[np.isfinite(synthetic).any(1)] if synthetic.size else synthetic
     holdout = holdout[np.isfinite(holdout).any(1)] if holdout.size else holdout
     if not len(synthetic) or not len(holdout):
@@ -187,8 +189,8 @@ def authentic(
 ) -> SetMetric:
     """AuthPct: percentage of cases farther from their nearest training case than that one is from its own nearest.
 
-    No hold-out is needed, and no value is right by itself: compare with the same figure of unseen cases. Training
-    cases with a duplicate make every case beside them look authentic.
+    It needs no hold-out. No value means anything by itself: compare it with that of unseen cases. A training case with
+    a duplicate makes every case beside it look authentic.
 
     Args:
         nearest: (Q,) position of each case's nearest training case, -1 where there is none.
@@ -219,7 +221,9 @@ def authentic(
 
 
 def memorization_index(synthetic: np.ndarray, null: np.ndarray, *, seed: int = 0) -> tuple[SetMetric, SetMetric]:
-    """Mean MI and ONI of a set (Deo et al., arXiv 2602.13066): z scores of the nearest similarity, and -tanh of them.
+    """Mean MI and ONI of a set (Deo et al., arXiv 2602.13066).
+
+    The MI of a case is the z score of its nearest similarity under the null; its ONI is -tanh(MI).
 
     Args:
         synthetic: (Q,) similarity of each synthetic case to its nearest training case.

@@ -1,4 +1,4 @@
-"""Copies of real images, changed as generators and file formats change them, for a test on the user's own data.
+"""Copies of real images with the changes that generators and file formats make, for a test on the user's own data.
 
 The changes are those of the field's papers: noise, intensity, small rotations and flips (Deo et al.), JPEG, crops and
 blends (Truong et al., Deo et al.). Sizes are relative to each image, so that they mean the same for CT, MR and X-ray.
@@ -22,7 +22,7 @@ _CROP = 0.1
 
 @dataclass(frozen=True)
 class PlantedCopy:
-    """A changed image on its own grid, with its mask changed alike (None without one)."""
+    """A changed image on its own grid, and its mask with the same change; None without a mask."""
 
     array: np.ndarray
     mask: np.ndarray | None
@@ -33,7 +33,7 @@ Corruption = Callable[[Volume, np.ndarray | None, np.random.Generator, Volume], 
 
 
 def changes(dimensions: int) -> dict[str, Corruption]:
-    """Every change by name, in the order of the tables. Flips are along each axis of the image as it is stored."""
+    """All changes by name, in the order of the tables. Flips run along the axes of the image as it is stored."""
     found: dict[str, Corruption] = {
         "exact": lambda v, m, rng, other: PlantedCopy(v.array, m),
         "noise_0.01": _noise(0.01),
@@ -51,9 +51,9 @@ def changes(dimensions: int) -> dict[str, Corruption]:
 
 
 def write_copy(copy: PlantedCopy, source: Volume, folder: Path, masks: Path, name: str) -> tuple[Path, Path | None]:
-    """Writes image and mask under one name, and returns where: as NIfTI, or as PNG where the source was a picture.
+    """Writes image and mask under one name, as NIfTI, or as PNG where the source was a picture. Returns both paths.
 
-    A picture states no geometry, and a crop of it is taken to show the same field of view; a NIfTI of it would not be.
+    A picture has no geometry: a crop of it is read as the same field of view. A crop written as NIfTI would not be.
     """
     if source.array.ndim == 2 and not source.trusted:
         path, mask = folder / f"{name}.png", masks / f"{name}.png"
@@ -89,7 +89,7 @@ def _noise(sigma: float) -> Corruption:
 
 
 def _intensity(v: Volume, mask: np.ndarray | None, rng: np.random.Generator, other: Volume) -> PlantedCopy:
-    """All values times 0.9 to 1.1, never nearer to 1 than 0.02."""
+    """All values times a factor of 0.9 to 0.98, or of 1.02 to 1.1."""
     return PlantedCopy(v.array * (1 + rng.choice([-1, 1]) * rng.uniform(0.02, 0.1)), mask)
 
 
@@ -109,7 +109,7 @@ def _jpeg(v: Volume, mask: np.ndarray | None, rng: np.random.Generator, other: V
 
 
 def _crop(v: Volume, mask: np.ndarray | None, rng: np.random.Generator, other: Volume) -> PlantedCopy:
-    """A tenth of each axis lost, split at random between its two ends."""
+    """Removes a tenth of each axis, split at random between its two ends."""
     part = []
     for size in v.array.shape:
         lost = round(_CROP * size)
@@ -122,7 +122,7 @@ def _crop(v: Volume, mask: np.ndarray | None, rng: np.random.Generator, other: V
 
 
 def _rotation(degrees: float) -> Corruption:
-    """A turn by so many degrees about an axis of any direction through the centre (2D: in the plane), in mm."""
+    """A rotation in mm about a random axis through the centre; in 2D, in the plane."""
 
     def change(v: Volume, mask: np.ndarray | None, rng: np.random.Generator, other: Volume) -> PlantedCopy:
         from scipy import ndimage

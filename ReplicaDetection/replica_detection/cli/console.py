@@ -1,4 +1,4 @@
-"""What the command line shows: progress bars, tables, and every error as one message."""
+"""Output of the command line: progress bars, tables, and every error as one message."""
 
 from __future__ import annotations
 
@@ -31,12 +31,14 @@ FLAGS = {
     "validation_masks": "--validation-masks",
     "slice_embedding": "--slice-embedding",
     "as validation": "with --validation",
+    "this folder as output": "this folder as --output",
+    "with measures that include it": "with --measures that include it",
 }
-INTERRUPTED = 130  # what typer turns Ctrl-C into
+INTERRUPTED = 130  # typer's exit code for Ctrl-C
 
 
 class Bars:
-    """A progress callback that draws one bar for each stage, with the time left; on no terminal it says nothing."""
+    """A progress callback that draws a bar for each stage, with the time left; without a terminal it prints nothing."""
 
     def __init__(self) -> None:
         self.progress = Progress(
@@ -80,12 +82,12 @@ def print_warnings(warnings: Iterable[str]) -> None:
 
 
 def with_flags(message: str) -> str:
-    """A message of the library with the options of the command line in the place of arguments."""
+    """The message of the library, with options of the command line instead of arguments."""
     return re.sub("|".join(rf"\b{name}\b" for name in FLAGS), lambda found: FLAGS[found.group()], message)
 
 
 def print_result(result: DetectionResult, page: Path) -> None:
-    """Counts, the most replica-like cases and where the report lies."""
+    """Counts, the most replica-like cases and the path of the report."""
     run = result.run
     cohorts = (run.training, run.validation, run.synthetic)
     print_problems(Problem(path, message) for c in cohorts if c for path, message in c.skipped)
@@ -128,7 +130,7 @@ def run_guarded(app: typer.Typer) -> int:
     """Runs the application; every foreseen error becomes one message. REPLICA_DETECTION_DEBUG=1 shows tracebacks."""
     debug = bool(os.environ.get("REPLICA_DETECTION_DEBUG"))
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that cannot show a letter of a case id is no reason to fail.
+        # A terminal that cannot show a letter of a case id must not end the run.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:

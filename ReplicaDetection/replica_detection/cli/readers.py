@@ -1,4 +1,4 @@
-"""`calibrate`, `mask-quality`: what readers' ratings say of a result, and what masks do to it."""
+"""`calibrate`, `mask-quality`: thresholds from readers' ratings, and the effect of poor masks."""
 
 from __future__ import annotations
 

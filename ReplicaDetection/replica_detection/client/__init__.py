@@ -1,4 +1,4 @@
-"""A Replica Detection server from Python, in scripts and in 3D Slicer. Imports with the standard library alone.
+"""Client of a Replica Detection server, for scripts and 3D Slicer. Imports with the standard library alone.
 
     from replica_detection.client import ReplicaClient
 

@@ -1,4 +1,4 @@
-"""Where a server is, and whether it may be told a key there."""
+"""The address of a server, and the check that a key may be sent there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from replica_detection.errors import ConfigurationError, InputError
 
 
 class Address:
-    """A server's address, how its certificate is verified, and the key that it alone is told.
+    """The address of a server, the verification of its certificate, and the key that is sent to no other.
 
     Args:
         url: http:// or https://, with a path where the server stands behind a gateway.
@@ -55,7 +55,7 @@ class Address:
         return self._parts.path
 
     def is_at(self, other: SplitResult) -> bool:
-        """Whether another address is served by this server. Raises ValueError for one that is none."""
+        """True if another address leads to this server. Raises ValueError for one whose port is no number."""
         here = self._parts
         return (other.scheme, other.hostname, other.port) == (here.scheme, here.hostname, here.port)
 

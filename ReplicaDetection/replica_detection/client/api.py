@@ -1,4 +1,4 @@
-"""ReplicaClient: one method for each thing that a server does."""
+"""ReplicaClient: one method for each function of a server."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class ReplicaClient:
     Args:
         url: such as https://gpu-server:8000, with a path where the server stands behind a gateway.
         key: API key or token; sent to this address only, over plain http only within this machine.
-        timeout: seconds without a word from the server for what it has at hand.
+        timeout: seconds without a byte from the server, for what it has ready.
         long_timeout: the same for what it must compute first.
         ca_file: certificate authorities to trust (PEM) in place of the machine's; certificates are always verified.
-        retries: how often a call is repeated when the server is busy (as long after as it asks for), or when the
-            connection broke and the call may safely be sent again.
+        retries: number of times that a call is repeated when the server is busy (after the pause that it asks for), or
+            when the connection broke and the call may be sent again.
         allow_insecure: lets the key travel over plain http to another machine.
 
     Raises:
@@ -131,7 +131,7 @@ class ReplicaClient:
         progress: Progress = silent,
         cancel: Cancel = never,
     ) -> schema.Comparison:
-        """An image of one's own against the training cohort. The server forgets it afterwards.
+        """A local image against the training cohort. The server does not keep the image.
 
         `image` is a file, or the folder or ZIP file of one DICOM series. No name is sent, only an extension. Raises
         InputError for a file that cannot be read or sent alone.
@@ -245,7 +245,7 @@ class ReplicaClient:
     def segment_file(
         self, model: str, image: Path | str, target: Path | str, *, progress: Progress = silent, cancel: Cancel = never
     ) -> Path:
-        """The same of an image of one's own, which the server forgets afterwards; errors as in `compare_file`."""
+        """The same for a local image, which the server does not keep; errors as in `compare_file`."""
         path = f"/infer/{_segment(model)}"
         name = f"{file_stem(Path(image))}_{_segment(model)}"
         with in_one_file(Path(image), cancel) as file:
@@ -276,8 +276,8 @@ class ReplicaClient:
     ) -> schema.RatingReceipt:
         """Stores a reader's opinion of a pair (see `ratings.SCALE`); when this returns, it is on the server's disk.
 
-        Whoever keeps ratings for later gives each a `rating_id` (a UUID) of its own and sends it until a receipt comes:
-        it counts once. `reader` is replaced by the owner of the key where there is one.
+        A program that keeps ratings for later gives each a `rating_id` (a UUID) and sends it until a receipt comes; it
+        counts once. With a key, the owner of the key replaces `reader`.
         """
         one = Rating(
             rating_id or str(uuid.uuid4()),
@@ -307,17 +307,17 @@ class ReplicaClient:
         return self._transport.download(call, Path(target), "ratings", ".csv")
 
     def agreement(self) -> schema.AgreementReport:
-        """How far readers agree, and the thresholds that follow from them."""
+        """Agreement of the readers, and the thresholds that follow from their ratings."""
         return self._read(schema.AgreementReport, self._get("/agreement", slow=True))
 
     # ------------------------------------------------------------------------------------------------------------- jobs
 
     def start_scoring(self) -> schema.Job:
-        """Begins to compare all studies in the background. Raises ServerError (status 409) where that is under way."""
+        """Starts to compare all studies in the background. Raises ServerError (status 409) where that is under way."""
         return self._start("score")
 
     def start_indexing(self) -> schema.Job:
-        """Begins to build the training index, or to add new training cases; otherwise as `start_scoring`."""
+        """Starts to build the training index, or to add new training cases; otherwise as `start_scoring`."""
         return self._start("index")
 
     def jobs(self) -> tuple[schema.Job, ...]:
@@ -327,13 +327,13 @@ class ReplicaClient:
         return self._read(schema.Job, self._get(f"/jobs/{_segment(job_id)}"))
 
     def cancel(self, job_id: str) -> schema.Job:
-        """Asks a job to stop; its state says when it has."""
+        """Asks a job to stop; its state says when it has stopped."""
         return self._read(schema.Job, self._call("DELETE", f"/jobs/{_segment(job_id)}", {}))
 
     def wait(
         self, job_id: str, *, progress: Progress = silent, cancel: Cancel = never, every: float = 1.0
     ) -> schema.Job:
-        """Until a job has ended, well or not. Cancelling ends the waiting, not the job."""
+        """Returns the job once it has ended, well or not. Cancelling ends the wait, not the job."""
         while True:
             job = self.job(job_id)
             progress(job.stage or job.state, job.done, job.total)

@@ -1,4 +1,4 @@
-"""Calls that a person may cancel: a function is asked between blocks of a file and while waiting."""
+"""Cancelling of calls: a function is asked between blocks of a file and during a wait."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Callable
 
 from replica_detection.errors import CancelledError
 
-# How often a wait looks whether it was cancelled, in seconds.
+# Seconds between two questions during a wait.
 POLL = 0.1
 
 Cancel = Callable[[], bool]
 
 
 def never() -> bool:
-    """Is not cancelled."""
+    """For a call that is not cancelled."""
     return False
 
 
 def check(cancel: Cancel) -> None:
-    """Raises CancelledError where the caller cancelled."""
+    """Raises CancelledError if the caller cancelled."""
     if cancel():
         raise CancelledError("Cancelled.")
 

@@ -18,13 +18,13 @@ ARCHIVE = ".zip"
 
 @contextmanager
 def in_one_file(image: Path, cancel: Cancel) -> Iterator[Path]:
-    """The image itself or, for a folder, a ZIP file of the DICOM files in it, which is gone afterwards.
+    """The image itself or, for a folder, a ZIP file of the DICOM files in it, which is deleted afterwards.
 
-    Names are numbers: those of the files may tell a patient's name.
+    The names in it are numbers: file names may hold the name of a patient.
 
     Raises:
         InputError: the folder holds no DICOM file, or other images too, or cannot be read.
-        CancelledError: `cancel` said so.
+        CancelledError: the caller cancelled.
     """
     if not image.is_dir():
         yield image

@@ -47,8 +47,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Call:
-    """One request. `timeout`: seconds without a byte from the server; `idempotent`: whether it may be sent again when
-    it is not known whether the server did it."""
+    """One request. `timeout`: seconds without a byte from the server; `idempotent`: True if it may be sent again when
+    it is not known whether the server carried it out."""
 
     method: str
     path: str
@@ -73,7 +73,7 @@ class Answer:
         return ending(Path(self._response.headers.get_filename() or ""))
 
     def blocks(self) -> Iterator[bytes]:
-        """Raises ConnectionLostError where the body ends too early, Cancelled."""
+        """The body, block by block. Raises ConnectionLostError where it ends too early, CancelledError."""
         done = 0
         while True:
             check(self._call.cancel)
@@ -88,10 +88,10 @@ class Answer:
 
 
 class Transport:
-    """How a server is spoken to. `str()` names it in a sentence.
+    """HTTP exchanges with one server. `str()` names the server in a sentence.
 
     Args:
-        retries: how often a call is repeated when the server is busy or the connection broke.
+        retries: number of times that a call is repeated when the server is busy or the connection broke.
     """
 
     def __init__(self, address: Address, retries: int):
@@ -101,7 +101,7 @@ class Transport:
         return f"The server at {self.address.url}"
 
     def send(self, call: Call, receive: Callable[[Answer], T]) -> T:
-        """What `receive` makes of the answer; called again after each failure that is worth a retry."""
+        """Sends the call and returns the result of `receive`; repeats both after a failure that is worth a retry."""
         attempt = 0
         while True:
             try:
@@ -119,7 +119,7 @@ class Transport:
             attempt += 1
 
     def json(self, call: Call) -> Any:
-        """Raises UnexpectedAnswerError for what is no JSON."""
+        """The answer, read as JSON. Raises UnexpectedAnswerError for anything else."""
 
         def receive(answer: Answer) -> bytes:
             body = bytearray()
@@ -167,7 +167,7 @@ class Transport:
 
     @contextmanager
     def plain_words(self, call: Call) -> Iterator[None]:
-        """Turns what goes wrong on the network into the errors above."""
+        """Turns failures of the network into errors of this package, in plain words."""
         unreachable = f"{self} cannot be reached"
         try:
             yield
@@ -226,14 +226,14 @@ class Transport:
             headers["Content-Type"] = "application/json"
         connection.connect()
         waiting_for = connection.sock
-        # A server that refuses an upload answers and hangs up before it has read all of it.
+        # A server that refuses an upload answers and closes the connection before it has read all of it.
         with suppress(BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
             connection.request(call.method, target, body, headers)
         _wait(waiting_for, call)
         return connection.getresponse()
 
     def _elsewhere(self, response: http.client.HTTPResponse, call: Call, target: str) -> str:
-        """Where a redirect leads. Only within this server: neither key nor images follow a redirect to another."""
+        """The target of a redirect within this server. Neither key nor images follow a redirect to another server."""
         try:
             new = urlsplit(urljoin(self.address.origin + target, response.headers.get("Location", "")))
             same = self.address.is_at(new)
@@ -269,7 +269,7 @@ class Transport:
 
 
 def _wait(waiting_for: socket.socket, call: Call) -> None:
-    """Until the answer begins. Reading would wait just as well, but could not be cancelled."""
+    """Waits until the answer begins. A read would wait as well, but could not be cancelled."""
     deadline = time.monotonic() + call.timeout
     with selectors.DefaultSelector() as selector:
         selector.register(waiting_for, selectors.EVENT_READ)
@@ -280,7 +280,7 @@ def _wait(waiting_for: socket.socket, call: Call) -> None:
 
 
 def _detail(body: bytes) -> str:
-    """The server's explanation, in one line; of a list of them (FastAPI's validation) each with its field."""
+    """The server's explanation in one line; of a list of faults (FastAPI's validation), each with its field."""
     try:
         detail = json.loads(body)["detail"]
     except (ValueError, KeyError, TypeError):

@@ -160,7 +160,7 @@ def read_header(folder: Path) -> IndexHeader:
     if not path.is_file():
         unfinished = folder.with_name(folder.name + ".partial").is_dir()
         found = "is no finished index" + (" (an interrupted build lies beside it)" if unfinished else "")
-        raise IndexFormatError(folder, found, "Run `replica-detection index` with this --output to build it")
+        raise IndexFormatError(folder, found, "Run `replica-detection index` with this folder as output")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         version = data["schema_version"]

@@ -205,7 +205,7 @@ class TrainingIndex:
             if name in MEASURES and not self.has_features_of(name):
                 raise ConfigurationError(
                     f"the index {self.folder} was not built for measure '{name}' "
-                    f"(it serves {', '.join(self.measure_names)}); build it again with --measures"
+                    f"(it serves {', '.join(self.measure_names)}); build it again with measures that include it"
                 )
         known = [MEASURES[name] for name in chosen if name in MEASURES]
         # An index whose weights are gone still serves the measures that need none.

@@ -82,6 +82,7 @@ def test_index_then_detect_append_and_verify(data, tmp_path):
     refused = run("detect", data / "synthetic", "--index", folder, "--output", tmp_path / "r", "--measures", "dice")
     assert refused.returncode == 2
     assert "not built for measure 'dice'" in refused.stderr
+    assert "with --measures that include it" in refused.stderr
 
 
 def test_duplicates_inside_one_cohort_and_across_two(data, tmp_path):
@@ -107,7 +108,7 @@ def test_duplicates_inside_one_cohort_and_across_two(data, tmp_path):
         (["detect", "DATA", "--training", "DATA", "--output", "x", "--measures", "psnr"], 2, "unknown measure 'psnr'"),
         (["detect", "DATA", "--training", "DATA", "--output", "x", "--profile", "elbow"], 2, "unknown profile"),
         (["detect", "DATA", "--training", "DATA", "--output", "x", "--alpha", "7"], 2, "--alpha"),
-        (["detect", "DATA", "--index", "nowhere.rdindex", "--output", "x"], 1, "no finished index"),
+        (["detect", "DATA", "--index", "nowhere.rdindex", "--output", "x"], 1, "this folder as --output"),
         (["report", "nowhere"], 1, "nowhere"),
         (["index"], 2, "training"),
         (["fly"], 2, "fly"),
