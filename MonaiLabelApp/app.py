@@ -1,4 +1,4 @@
-"""ReplicaDetectionApp: what MONAI Label's server runs."""
+"""ReplicaDetectionApp: the app that MONAI Label's server runs."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ class ReplicaDetectionApp(MONAILabelApp):
         return file, to_json(found)
 
     def _apart(self, request: dict[str, Any], *, uploaded: bool) -> tuple[str | None, Any]:
-        """The same, computed in a process that can be ended."""
+        """As `run`, in a process that can be ended."""
         found = self.services.workers.call("infer", {"request": request}, uploaded=uploaded)
         return None if found.file is None else str(found.file), found.value
 

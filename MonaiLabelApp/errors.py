@@ -1,6 +1,6 @@
 """Refusals: errors that the server raises on purpose, each a reason why it does not do what was asked.
 
-They say nothing of HTTP; `incoming.error_responses` alone turns them, and the errors of the core, into answers.
+They know nothing of HTTP: `incoming.error_responses` turns them, and the errors of the core, into answers.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from replica_detection.errors import InputError, ReplicaDetectionError
 
 
 class RefusedError(ReplicaDetectionError):
-    """The server does not do what was asked. The message says why, and what to do, without a folder of this machine.
+    """The server refuses a request. The message gives the reason and what to do, and names no folder of this machine.
 
     Args:
         detail: the message.

@@ -17,11 +17,11 @@ from replica_detection_server.access.wrong_key_delays import Delays
 from replica_detection_server.util.addresses import address_of, neighbourhood
 from replica_detection_server.util.json_replies import header_values, refuse
 
-# What a client of MONAI Label asks before it has a token; nothing of the server's data is behind it.
+# Clients of MONAI Label ask for these before they have a token. They give no data of the server.
 BEFORE_TOKEN = {"/auth/", "/auth", "/auth/token"}
-# Questions to the provider of tokens have threads of their own, so many at once.
+# Threads for questions to the provider of tokens, and questions that may wait for one.
 ASKING, ASKING_WAIT = 2, 64
-# Longer ones are nobody's.
+# A longer key or token cannot be valid.
 MAX_CREDENTIAL = 16 << 10
 TOO_MANY = "Too many wrong keys came from your address. Wait a minute and try again."
 T = TypeVar("T")
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 @dataclass
 class Keyring:
-    """The keys in use; another file takes their place while the server runs."""
+    """The keys in use. They can be replaced while the server runs."""
 
     keys: ApiKeys
 
@@ -64,7 +64,7 @@ class Authentication:
             await self._refuse(scope, receive, send, found)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, detail: str) -> None:
-        """`detail`: why, or "" for a key or token that is none; an empty one waits."""
+        """`detail`: the reason, or "" for an invalid key or token, whose refusal waits."""
         challenge = {"WWW-Authenticate": "Bearer"}
         if not detail:
             if not await self.delays.wrong_key(address_of(scope)):
@@ -78,7 +78,7 @@ class Authentication:
         return f"This server needs {what}: send it as `Authorization: Bearer ...`."
 
     def _late_refusal(self, scope: Scope, send: Send) -> Send:
-        """`send` for the exchange of a password: where the provider refuses it, the answer waits like that to a key."""
+        """`send` for a password exchange. If the provider refuses it, the answer waits like that to a wrong key."""
 
         async def late(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] == 401:
@@ -88,7 +88,7 @@ class Authentication:
         return late
 
     async def _found(self, scope: Scope) -> Identity | str:
-        """The sender of the request; else the reason for a refusal, "" where a key or token was given that is none."""
+        """The sender of the request; else the reason for a refusal, "" for an invalid key or token."""
         if self.keyring is None and self.realm is None:
             return NOBODY
         scheme, _, credential = next(iter(header_values(scope, b"authorization")), "").partition(" ")
@@ -105,7 +105,8 @@ class Authentication:
         return await (self._by_key(scope, given, self.keyring) if self.keyring else self._by_token(given))
 
     async def owner(self, scope: Scope, given: str, keyring: Keyring) -> KeyOwner | None:
-        """The owner of a key, expired or not; None for nobody's. Raises BusyError where too many are being checked."""
+        """The owner of a key, expired or not; None for an unknown key. Raises BusyError where too many are being
+        checked."""
         found = keyring.keys.quick(given)
         if found is None or isinstance(found, KeyOwner):
             return found
@@ -122,7 +123,7 @@ class Authentication:
     async def _by_token(self, given: str) -> Identity | str:
         realm = self.realm
         assert realm is not None
-        # Where the provider must be asked over the network, those whose token is known to be signed well do not wait.
+        # A check that must ask the provider over the network does not hold up tokens whose signature is known.
         if realm.must_ask(given):
             return await self._in_thread(lambda: realm.identity(given)) or ""
         return realm.identity(given) or ""

@@ -1,6 +1,6 @@
-"""The order in which keys are hashed: wrong ones must not keep a right one waiting.
+"""Order in which keys are hashed: wrong keys must not delay a right one.
 
-Only a hash tells the two apart, so fairness goes by where a key comes from and which line of the key file it names.
+Only the hash tells them apart. Fairness therefore depends on the client and on the line of the key file that is tried.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from anyio import CapacityLimiter, to_thread
 
 from replica_detection_server.access.wrong_key_delays import REMEMBERED
 
-# So many hashes are made at once, and so many wait: as many as there may be connections. Those that wait cost nothing.
+# Number of hashes made at once, and of checks that wait: as many as there may be connections. Waiting costs nothing.
 AT_ONCE, WAITING = 2, 500
 T = TypeVar("T")
 
@@ -39,15 +39,15 @@ class _Place:
 class HashingQueue:
     """Makes hashes in threads of their own. Used from the event loop alone.
 
-    One at a time for a client. Next is whoever has tried the fewest keys on a line, waiting ones included; of those the
-    one that came last: who guesses sends the next key when the answer to the last one is there, and so stands behind
-    whoever comes in between. Where all places are taken, the check that would be the last one is refused.
+    Each client has one check at a time. Next is the client that has tried the fewest keys on a line, waiting ones
+    included; among equals, the last to arrive. A client that guesses sends its next key after the answer to the last
+    one, and so stays behind the others. Where all places are taken, the check that would come last is refused.
     """
 
     def __init__(self) -> None:
         self._waiting: list[_Place] = []
         self._busy: set[str] = set()
-        # Keys that were not right, or are not known to be, by client and line.
+        # Number of keys that were wrong, or are not yet checked, by client and line.
         self._tried: OrderedDict[tuple[str, str], int] = OrderedDict()
         self._limiter: CapacityLimiter | None = None
 

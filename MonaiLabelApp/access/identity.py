@@ -14,8 +14,8 @@ from replica_detection.io.paths import composed
 from replica_detection.readers.ratings import Rating
 from replica_detection_server.settings.launch_settings import Settings, current
 
-# Least to most: a role may do what those before it may. MONAI Label itself refuses an admin the routes of a user, and
-# knows no trainer, who may start and end trainings and other long jobs.
+# In rising order: each role may do what those before it may. MONAI Label itself refuses the routes of a user to an
+# admin, and has no trainer, who may start and end trainings and other long jobs.
 ROLES = ("user", "annotator", "reviewer", "trainer", "admin")
 
 
@@ -31,7 +31,7 @@ NOBODY = Identity()
 
 
 def identify(scope: Scope, identity: Identity) -> None:
-    """Writes down who sends the request; accents of the name as in all other names."""
+    """Notes the sender of the request, with accents of the name in composed form."""
     scope.setdefault("state", {})["identity"] = replace(identity, reader=composed(identity.reader))
 
 
@@ -48,7 +48,8 @@ def reader_of(connection: HTTPConnection) -> str:
 def having(role: str) -> Any:
     """A dependency of routes, for `Depends`: refuses with 403 a caller with less than a role.
 
-    Without authentication everyone has all roles, as at MONAI Label, whose own check it is under its own launch.
+    Without authentication everyone has all roles, as in MONAI Label. Under MONAI Label's own launch, its own check is
+    used.
     """
     if current() is None:
         from monailabel.config import settings
@@ -67,7 +68,7 @@ def having(role: str) -> Any:
     return check
 
 
-# From this role on a caller sees what every reader said, whatever readers see of each other.
+# From this role on, a caller sees the ratings of every reader.
 SEES_ALL = "reviewer"
 
 

@@ -1,8 +1,8 @@
 """API keys of readers: a file with a line `name:key` for each. Imports with the standard library alone.
 
-A line may end with `role=reviewer` or another of KEY_ROLES, and with `expires=YEAR-MONTH-DAY`. In the place of the key
-may stand its hash, `scrypt$N$r$p$SALT$HASH`, as `replica-detection make-key --hashed` prints it. Such a key begins
-with its salt and a full stop: by that one line is found, so that no request costs more than one hash.
+A line may end with `role=reviewer` or another of KEY_ROLES, and with `expires=YEAR-MONTH-DAY`. The key may be replaced
+by its hash, `scrypt$N$r$p$SALT$HASH`, as `replica-detection make-key --hashed` prints it. Such a key begins with
+its salt and a full stop. The salt finds the line, so a request never costs more than one hash.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from replica_detection.io.paths import composed
 from replica_detection_server.util.named_files import read_named_file
 
 MINIMUM = 20
-# What a key may be -> the role of identity.ROLES that it has. A line without `role=` is a reader's.
+# Role in the key file -> role of identity.ROLES. A line without `role=` belongs to a reader.
 KEY_ROLES = {"reader": "annotator", "reviewer": "reviewer", "trainer": "trainer", "admin": "admin"}
 READER = "reader"
 SCRYPT = "scrypt"
@@ -57,7 +57,7 @@ class Scrypt:
 
     @classmethod
     def parsed(cls, text: str) -> Scrypt | None:
-        """None where the text is no hash, or one that would take more than MAX_MEMORY."""
+        """The hash written in a text; None for other text, or for a hash that would take more than MAX_MEMORY."""
         found = re.fullmatch(
             rf"{SCRYPT}\$(\d{{1,7}})\$(\d{{1,2}})\$(\d{{1,2}})\$([\w-]{{8,64}})\$([\w-]{{40,90}}=*)", text
         )
@@ -110,7 +110,7 @@ class ApiKeys:
 
     plain: tuple[tuple[bytes, KeyOwner], ...] = field(repr=False)
     hashed: Mapping[str, tuple[Scrypt, KeyOwner]] = field(default_factory=dict, repr=False)
-    # Lines of keys that scrypt has found right, by the key's SHA-256: a reader pays for the first request alone.
+    # Lines of keys that scrypt has confirmed, by the key's SHA-256, so that only a reader's first request is slow.
     _known: OrderedDict[bytes, Scrypt] = field(default_factory=OrderedDict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -158,16 +158,16 @@ class ApiKeys:
         return said
 
     def knowing(self, before: ApiKeys) -> ApiKeys:
-        """These keys; what scrypt has found right is not hashed again where its line is still the same."""
+        """These keys. A key that scrypt has confirmed is not hashed again while its line stays the same."""
         with before._lock:
             known = list(before._known.items())
         self._known.update((given, line) for given, line in known if self._owner_of(line) is not None)
         return self
 
     def quick(self, key: str) -> KeyOwner | Callable[[], KeyOwner | None] | None:
-        """The owner of a key, without a costly hash. None: nobody's. Where only scrypt can tell, the call that does.
+        """The owner of a key where no slow hash is needed; None for an unknown key; else the call that hashes it.
 
-        Takes the same time for every key that is in no plain line.
+        The time is the same for every key that is in no plain line.
         """
         given = _sha256(key)
         found = None
@@ -189,7 +189,7 @@ class ApiKeys:
         return found if found is None or isinstance(found, KeyOwner) else found()
 
     def reader(self, key: str) -> str | None:
-        """The name on a key that opens; None for one that is not in the file or has expired."""
+        """The name on a valid key; None for one that is not in the file or has expired."""
         owner = self.owner(key)
         return None if owner is None or owner.has_expired else owner.name
 
@@ -237,7 +237,7 @@ def readable_by_others(path: Path) -> bool:
 
 
 def _parsed(path: Path, n: int, line: str) -> tuple[bytes | Scrypt, KeyOwner]:
-    """The SHA-256 or scrypt hash of a line's key, and whose it is."""
+    """The SHA-256 or scrypt hash of a line's key, and its owner."""
     name, colon, rest = (part.strip() for part in composed(line).partition(":"))
     if not colon or not _NAME.fullmatch(name):
         raise InputError(path, f"line {n} is no name:key", "Write a reader's name, a colon and the key")
@@ -257,7 +257,7 @@ def _owner(path: Path, n: int, name: str, words: list[str]) -> KeyOwner:
     given: dict[str, str] = {}
     for word in words:
         option, _, value = word.partition("=")
-        # The word itself is not shown: it may be the rest of a key.
+        # The word is not shown: it may be the rest of a key.
         if option not in ("role", "expires") or option in given:
             raise InputError(path, f"what follows the key on line {n} is no role= or expires=", "Write each once")
         given[option] = value

@@ -1,8 +1,8 @@
-"""Tokens of an OpenID Connect provider: MONAI Label's own check refuses every valid one.
+"""Tokens of an OpenID Connect provider. MONAI Label's own check refuses every valid one.
 
-It calls `jwt.decode` without `algorithms`, which PyJWT 2 takes for an attack; it also never looks who a token was
-made for, keeps the realm's key for ever, and answers 500 while the realm is away. Here the provider's own page
-(/.well-known/openid-configuration) names its keys (JWKS), as every provider has it since OpenID Connect Discovery 1.0.
+It calls `jwt.decode` without `algorithms`, which PyJWT 2 rejects. It also ignores the audience of a token, keeps the
+realm's key for ever, and answers 500 while the realm cannot be reached. Here the provider's own page
+(/.well-known/openid-configuration) names its keys (JWKS), as OpenID Connect Discovery 1.0 defines it.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from replica_detection_server.util.addresses import is_loopback
 
 logger = logging.getLogger(__name__)
 
-# Of which keys a token may be signed with; never a shared secret (HS), never nothing (none).
+# Kinds of keys that may sign a token; never a shared secret (HS), never none.
 BY_KEY_TYPE = {
     ("RSA", None): ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
     ("EC", "P-256"): ("ES256",),
     ("EC", "P-384"): ("ES384",),
     ("EC", "P-521"): ("ES512",),
 }
-# What a token's header may call it: an ID token has JWT or nothing, an access token of RFC 9068 at+jwt. A logout token,
-# or one for another purpose, opens nothing.
+# Accepted types in a token's header: an ID token has JWT or no type, an access token of RFC 9068 has at+jwt. A logout
+# token, or one for another purpose, is refused.
 KINDS = (None, "jwt", "at+jwt", "application/at+jwt")
 LEEWAY_SECONDS = 30
-# A provider that changes its keys is noticed after this; asked no more often, whatever tokens arrive.
+# Seconds after which the keys are fetched again: known ones, and those of a token that names an unknown key.
 REFRESH_SECONDS = 300
 RETRY_SECONDS = 10
-# While the provider is away, its last keys serve for so long.
+# While the provider cannot be reached, its last keys are used for this long.
 STALE_SECONDS = 86400
 MAX_NAME = 200
 EXCHANGES = 4
@@ -50,7 +50,7 @@ _Key = tuple[Sequence[str], Any]
 
 
 class RealmUnreachableError(Exception):
-    """The provider did not answer, or not as it must, so that no token can be checked."""
+    """The provider gave no usable answer, so no token can be checked."""
 
 
 class Realm:
@@ -77,7 +77,7 @@ class Realm:
         self.uri, self.client_id, self.role_names = uri.rstrip("/"), client_id, dict(role_names)
         self.name_claim, self.roles_claim, self.audience = name_claim, roles_claim, audience
         self._lock = threading.Lock()
-        # Whoever signs in has no token yet: they must not take up all threads while the provider is slow.
+        # Sign-ins need no token: they must not take up all threads while the provider is slow.
         self._exchanges = threading.Semaphore(EXCHANGES)
         self._issuer = ""
         self._keys: dict[Any, _Key] = {}
@@ -86,7 +86,7 @@ class Realm:
     def identity(self, token: str) -> Identity | None:
         """The identity in the token, with rank -1 where it grants no role of ours.
 
-        None where the token is forged, expired, made for others, or names nobody.
+        None where the token is forged, expired, made for another audience, or names nobody.
 
         Raises:
             RealmUnreachableError: the provider's keys are not known and it does not answer.
@@ -193,7 +193,7 @@ class Realm:
         except NotFetchedError as error:
             logger.error("the provider of tokens cannot be asked: %s", str(error))
             return
-        # The first of a name counts, as with PyJWT's own client.
+        # Of keys with the same name the first counts, as in PyJWT's own client.
         self._keys = {raw["kid"]: key for raw in reversed(listed) if (key := _usable(raw)) is not None}
         self._issuer, self._answered = page["issuer"], time.monotonic()
         if not self._keys:

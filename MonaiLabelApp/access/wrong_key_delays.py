@@ -1,6 +1,6 @@
 """Delays after wrong keys. Only the refusal waits: a client with a right key never does.
 
-A hashed key must first be known for a right one, see hashing_queue.py.
+A hashed key must be checked first, see hashing_queue.py.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from replica_detection_server.util.addresses import neighbourhood
 
 FREE_TRIES = 5
 FIRST_SECONDS, MOST_SECONDS = 0.5, 8.0
-# An address is forgotten when it was silent for so long, or when so many others came after it.
+# An address is forgotten after this time without a request, or after this many newer addresses.
 FORGOTTEN_SECONDS = 900.0
 REMEMBERED = 10_000
-# So many refusals wait at once, in all and of one address; further ones are sent off at once, with 429. As many as
-# there may be connections: a refusal that is not waited for is followed by the next try.
+# Number of refusals that wait at once, in all and for one address; further ones are answered at once, with 429. As many
+# as there may be connections, for a refusal that does not wait only brings the next try.
 WAITING, WAITING_EACH = 500, 100
 
 

@@ -1,4 +1,4 @@
-"""Notes of clients on images and labels: bounded, and never in the place of what the server itself knows."""
+"""Notes of clients on images and labels: bounded, and never a replacement for the server's own information."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from replica_detection_server.errors import InvalidRequestError
 from replica_detection_server.incoming.names import json_fault
 
-# What the server says of an image or label, in its own words and those of MONAI Label's clients.
+# Names under which the server describes an image or label, its own and those of MONAI Label's clients.
 _OF_MONAI_LABEL = (
     "checksum",
     "ext",

@@ -1,7 +1,7 @@
-"""Both collections in one MONAI Label datastore: the studies as ever, the training cases to be read only.
+"""Both collections in one MONAI Label datastore: the studies as usual, the training cases read-only.
 
-Which files are studies is decided in `studies.py`, for this and every other list, which label they have in `labels.py`.
-MONAI Label's `datastore_v2.json` holds the notes on them and nothing that decides which file is opened. A training case
+`studies.py` decides for every list which files are studies, `labels.py` which labels they have. MONAI Label's
+`datastore_v2.json` only holds notes on them and never decides which file is opened. A training case
 is `train:<id>`; it is read where the index found it, appears in no list, and every write is refused. No file is made in
 the training folder.
 """
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 
 def _looked(method: Callable[..., Any]) -> Callable[..., Any]:
-    """On the files as they are now, and one thread at a time."""
+    """Runs a method on the files as they are now, one thread at a time."""
 
     @functools.wraps(method)
     def call(self: StudiesAndTraining, *arguments: Any, **named: Any) -> Any:
@@ -63,7 +63,7 @@ class StudiesAndTraining(LocalDatastore):
         studies: folder of the synthetic images.
         volumes: where a case of several files is kept as one; made when it is needed.
         training: the index as it is now, or None where there is none yet.
-        watch: whether what is found is written down, as in the server; a job of MONAI Label only reads.
+        watch: True to write down what is found, as in the server; a job of MONAI Label only reads.
         found: the studies of the folder, where others look at them too.
         convert: writes the volume of a series; in this process where it is not given.
     """
@@ -324,7 +324,7 @@ class StudiesAndTraining(LocalDatastore):
         return self._labels.file(image_id, tag) if known else None
 
     def _look(self) -> None:
-        """Brings the table of images and labels up to the files, where anything changed."""
+        """Updates the table of images and labels from the files, where anything changed."""
         listing = self._studies.now()
         if self._seen is not None:
             before, file, seen = self._seen

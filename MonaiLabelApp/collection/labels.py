@@ -12,7 +12,7 @@ from replica_detection_server.util.file_state import FileStates
 
 
 class Labels:
-    """Label files. Empty ones and links to other places are none; of several for one study the latest counts."""
+    """Label files. Empty files and links to other places do not count; of several for one study the latest does."""
 
     def __init__(self, studies: Studies):
         self._studies = studies
@@ -27,7 +27,7 @@ class Labels:
         return {tag: {id: paths[0] for id, paths in self._files(tag, seen).items()} for tag in tags}
 
     def file(self, study: str, tag: str) -> Path | None:
-        """The label as it is now; its place is looked at again."""
+        """The label as it is now; its place is checked again."""
         return next(iter(self._files(tag).get(study, ())), None) if tag in self._tags() else None
 
     def folder(self, tag: str) -> Path:
@@ -62,5 +62,5 @@ class Labels:
                 if self._studies.all_servable((path,)):
                     found.setdefault(study_id(path.name), []).append((path.stat().st_mtime_ns, path))
                 elif seen is not None:
-                    seen.note_file(path)  # it may still be being written
+                    seen.note_file(path)  # it may still be written
         return {id: [path for _, path in sorted(paths, reverse=True)] for id, paths in found.items()}

@@ -10,7 +10,7 @@ from replica_detection_server.errors import ForbiddenError, InvalidRequestError
 from replica_detection_server.incoming import names
 from replica_detection_server.settings.case_ids import TRAINING, suffix_of
 
-# What a client may name a new image or label; images that lie in the folder already may be named otherwise.
+# Names that a client may give to a new image or label; images already in the folder may have other names.
 NEW_ID, TAG = re.compile(names.NEW_ID), re.compile(names.TAG)
 
 
@@ -19,7 +19,7 @@ def is_training(case_id: str) -> bool:
 
 
 def require_id(image_id: str) -> None:
-    """Refuses (422, training ids 403) what cannot name a new study."""
+    """Refuses an id that cannot name a new study (422), or that is a training id (403)."""
     if is_training(image_id):
         raise ForbiddenError("training cases are read only")
     if not NEW_ID.fullmatch(image_id) or suffix_of(image_id):
@@ -32,5 +32,5 @@ def require_tag(tag: str) -> None:
 
 
 def tag_name(tag: str) -> str:
-    """MONAI Label's own tags are members of an enumeration, which is no part of a path."""
+    """The tag as text. MONAI Label's own tags are members of an enumeration, which cannot be part of a path."""
     return tag.value if isinstance(tag, DefaultLabelTag) else tag

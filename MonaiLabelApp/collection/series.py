@@ -22,7 +22,7 @@ Convert = Callable[[Path, Sequence[Path]], None]
 
 
 class Volumes:
-    """Series as one NIfTI file each, made when they are first asked for and kept in a folder of the server's.
+    """Series as one NIfTI file each, made on the first request and kept in the server's own folder.
 
     Args:
         convert: writes the volume of some files; see `write_volume_of`.
@@ -51,7 +51,7 @@ class Volumes:
         return path
 
     def make_training(self, sha256: str, files: Sequence[str]) -> Path:
-        """The same of a training case, by the checksum of its files."""
+        """The same for a training case, by the checksum of its files."""
         path = self._folder / f"{sha256}.nii.gz"
         with self._making:
             if not path.is_file():
@@ -59,11 +59,11 @@ class Volumes:
         return path
 
     def forget(self, study_id: str) -> None:
-        """Removes what was made of a study."""
+        """Removes the volumes of a study."""
         shutil.rmtree(self._folder_of(study_id), ignore_errors=True)
 
     def keep_only(self, study_ids: Iterable[str]) -> None:
-        """Removes what was made of studies that are gone."""
+        """Removes the volumes of studies that are gone."""
         kept = {self._folder_of(id).name for id in study_ids}
         folder = self._folder / STUDIES
         for path in list(folder.iterdir()) if folder.is_dir() else ():
@@ -112,7 +112,7 @@ def single_file(case: Case, volumes: Volumes) -> Path:
 
 
 def file_name_of(case: Case) -> str:
-    """The name of the file that clients get of a study: its own, or that of the volume of a series."""
+    """The name of the file that clients receive for a study: its own, or that of the volume of a series."""
     return f"{case.id}.nii.gz" if is_series(case) else case.files[0].name
 
 

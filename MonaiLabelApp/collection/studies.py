@@ -1,9 +1,9 @@
-"""The files of the studies' folder that are studies, and their ids: one rule for all lists, told at the start.
+"""The files of the studies' folder that are studies, and their ids: one rule for all lists.
 
 A study is an image file that lies in the folder itself, or a DICOM series anywhere below it. Its id is that of the
-core: the name without its extension, a series has the name of its folder. A link is followed where it leads to a place
-inside the folder, or inside one that the administrator names; devices, pipes and empty files are never opened. Whatever
-else lies there is left out, with a reason.
+core: the name without its extension, a series has the name of its folder. A link is followed if it leads to a place
+inside the folder, or inside one that the administrator names. Devices, pipes and empty files are never opened. All
+other files are left out, with a reason.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 # Where MONAI Label keeps labels, beside the images.
 LABELS = "labels"
-# With an extension and a mark of a temporary file it still is a file name everywhere.
+# Short enough for a file name on every system, with an extension and the mark of a temporary file.
 LONGEST_ID = 230
 SHOWN = 3
 
@@ -83,7 +83,8 @@ class Listing:
         return dict(Counter(item.reason for item in self.left_out).most_common())
 
     def words(self) -> list[str]:
-        """For the administrator: how many studies there are, and what was left out, a few names for each reason."""
+        """Sentences for the administrator: the number of studies and of files left out, with a few names for each
+        reason."""
         series = sum(is_series(case) for case in self.cohort.cases)
         said = [f"{len(self.cohort)} studies" + (f", {series} of them DICOM series" if series else "") + "."]
         for reason, count in self.reasons.items():
@@ -186,7 +187,7 @@ class Studies:
             if case.mask is not None and not self._is_mask(case.mask):
                 left_out.add(case.mask, MASK)
                 case = replace(case, mask=None)
-            # Whoever an image was made from, it is compared with everybody.
+            # A synthetic image belongs to no patient: it is compared with all of them.
             cases.append(replace(case, patient=None))
         told = tuple(
             Problem(as_text(item.name), f"{item.reason}.") for item in left_out.items if item.reason != NO_IMAGE
@@ -280,8 +281,7 @@ class _LeftOuts:
 
 
 class _Headers:
-    """Reads DICOM headers, and keeps those of files that did not change: a folder that is being filled is looked at
-    again and again."""
+    """Reads DICOM headers, and keeps those of unchanged files: a folder that is being filled is read many times."""
 
     def __init__(self) -> None:
         self._kept: dict[Path, tuple[tuple[int, int, int], Header]] = {}
@@ -315,12 +315,12 @@ def is_series(case: Case) -> bool:
 
 
 def printable(name: str) -> str:
-    """A file name for a terminal: in quotation marks, nothing in it can change the terminal, and not too long."""
+    """A file name for a terminal: quoted, shortened, and without characters that control the terminal."""
     return repr(name if len(name) <= 80 else f"{name[:77]}...")
 
 
 def as_text(name: str) -> str:
-    """A file name that any file can hold: bytes that are no Unicode become escapes."""
+    """A file name as valid text: bytes that are not Unicode become escapes."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 

@@ -1,7 +1,7 @@
 """Engine: the opened index, the scored collection and single comparisons, shared by all requests of the server.
 
-Everything is opened when it is first needed and opened again when its files change, for another process may have made
-them. Requests run in a pool of threads: what is shared is read-only or behind a lock.
+Everything is opened when it is first needed, and again when another process changes its files. Requests run in a pool
+of threads: shared data is read-only or behind a lock.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ KEPT_CASES, KEPT_SURFACES = 12, 8
 class OpenedIndex:
     """An index as it was at one moment; `version` changes whenever a distance could.
 
-    `misfit` is what the launch names and it was not made for, `wanted` the measures that the launch names.
+    `misfit` names what the launch asks for and the index lacks, `wanted` the measures that the launch names.
     """
 
     index: TrainingIndex
@@ -91,13 +91,13 @@ class OpenedIndex:
 
 
 class Engine:
-    """See the module.
+    """The index, the scored collection and comparisons of one server.
 
     Args:
         configuration: what the server was started with.
         index_failure: why the index could not be made, "" where nothing is known to have failed.
         null_size: cases of the null of an index by its version, 0 where it is unknown.
-        index_words: how far the job is that makes it, "" where none does.
+        index_words: progress of the job that makes the index, "" without one.
 
     `tell_null` is called with the null while it is being made (else None), the index's version, and the null's size
     once it is there.
@@ -167,7 +167,7 @@ class Engine:
             return None
 
     def training(self) -> TrainingIndex | None:
-        """The index where it can be used; None without asking why not."""
+        """The index if it can be used, else None."""
         try:
             opened = self.opened()
         except ReplicaDetectionError:
@@ -236,9 +236,9 @@ class Engine:
         return ScoredResult(result, version, {}).comparison(case.id, k)
 
     def detector(self) -> tuple[Detector, str]:
-        """The detector for the present index, and the index's version; made in the background where there is none.
+        """The detector for the present index, and the index's version; if there is none, it is made in the background.
 
-        Raises UnavailableError while it is being made, or whatever kept it from being made.
+        Raises UnavailableError while it is being made, or the error that stopped that.
         """
         opened = self.required_index()
         making = self._making(opened)
@@ -252,7 +252,7 @@ class Engine:
         return making.detector, opened.version
 
     def prepare(self) -> None:
-        """Begins in the background with what the first comparison needs."""
+        """Starts to make what the first comparison needs, in the background."""
         self._making(self.required_index())
 
     def prepared(self, case: Case) -> PreparedImage:
@@ -344,7 +344,7 @@ class _StoppedError(Exception):
 
 
 class _NullInTheMaking:
-    """A detector on its way, in a thread of its own; quick where the null is stored in the index already."""
+    """A detector that a thread is making; quick if the null is already stored in the index."""
 
     def __init__(self, configuration: Configuration, opened: OpenedIndex, tell: TellNull):
         self.version, self._tell = opened.version, tell
@@ -374,7 +374,7 @@ class _NullInTheMaking:
     def _make(self, configuration: Configuration, opened: OpenedIndex) -> None:
         try:
             detector = tasks.detector_for(configuration, opened.index, self._progress)
-            # The null is made. From here on one image is judged at a time, and what is wrong with it is the answer.
+            # The null is made. From here on one image is judged at a time, and its errors are the answer.
             detector.options = replace(detector.options, strict=True)
             self.detector = detector
         except ReplicaDetectionError as error:

@@ -1,4 +1,4 @@
-"""The scored collection: the result folder that a scoring left, and comparisons in the words of the schema."""
+"""The scored collection: the result folder of a scoring, and its comparisons as the schema describes them."""
 
 from __future__ import annotations
 

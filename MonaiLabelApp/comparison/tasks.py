@@ -1,6 +1,6 @@
-"""The two long works of the server, in a process of their own: making the index, and scoring the synthetic images.
+"""The two long jobs of the server, in their own process: building the index, and scoring the synthetic images.
 
-Both leave their result on disk, whole or not at all; the server, which may be another process, finds it there.
+Both write their result to disk, whole or not at all. The server, which may be another process, reads it there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from replica_detection_server.incoming.error_responses import refusal
 from replica_detection_server.settings import embeddings
 from replica_detection_server.settings.configuration import Configuration
 
-# After so long the index, or the null, may be there.
+# Seconds after which the index, or the null, may be ready.
 RETRY_SECONDS = 5
 _START = "start it with POST /replica/jobs/index"
 
@@ -36,9 +36,9 @@ def open_index(configuration: Configuration) -> TrainingIndex:
 
 
 def misfit(configuration: Configuration, index: TrainingIndex) -> str:
-    """The measures or embeddings that the launch names and the index was not made for; "" where it fits.
+    """The measures or embeddings that the launch names and the index lacks; "" where it fits.
 
-    What the launch does not name may be anything, for an index that somebody made has its own options.
+    Options that the launch does not name may have any value: an index made elsewhere has its own.
     """
     from replica_detection.measures import MEASURES
 
@@ -142,10 +142,10 @@ TASKS: dict[str, Callable[[Configuration, Progress], object]] = {"index": build_
 
 
 def missing_index(words: str, unusable: IndexFormatError | None, failure: str) -> RefusedError:
-    """The refusal where there is no index to compare with, or none that can be used: its state, and what to do.
+    """The refusal without a usable index: the state of the index, and what to do.
 
     Args:
-        words: how far the job is that makes it, "" where none does: then waiting would not help.
+        words: progress of the job that makes it, "" without one: then waiting would not help.
         unusable: what is wrong with the one that is there.
         failure: why the last job failed, "" where it did not.
     """

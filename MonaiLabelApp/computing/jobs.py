@@ -1,8 +1,7 @@
-"""Background jobs: one at a time, each in a process of its own, with progress, and ended by a word.
+"""Background jobs: one at a time, each in its own process, with progress; they can be cancelled.
 
-A process of its own keeps the server's answers quick while a job computes, frees all memory at the end, and can be
-ended at any time: what the works write is on disk whole or not at all. The process ends with the server, whatever
-became of it.
+In its own process a job does not slow down the server's answers, frees all memory at its end, and can be ended at any
+time: its results are on disk whole or not at all. The process ends with the server, even after a crash.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ class Jobs:
             self._entries[job.id] = entry
 
     def start(self, kind: str) -> Job:
-        """Queues a job; it begins when no other runs. Raises AlreadyRunningError for a second one of a kind."""
+        """Queues a job; it starts when no other runs. Raises AlreadyRunningError for a second one of a kind."""
         with self._lock:
             for entry in self._entries.values():
                 if entry.job.kind == kind and entry.job.state not in _ENDED:
@@ -92,7 +91,7 @@ class Jobs:
             return None if entry is None else self._now(entry)
 
     def cancel(self, job_id: str) -> Job | None:
-        """Ends a job and waits until it has; one that had ended before stays as it was. None for an unknown id."""
+        """Ends a job and waits for its end; one that has ended before stays as it was. None for an unknown id."""
         with self._lock:
             entry = self._entries.get(job_id)
             if entry is None:
@@ -118,7 +117,7 @@ class Jobs:
         return next((jobs[kind] for kind in kinds if kind in jobs), "")
 
     def close(self) -> None:
-        """Ends whatever runs or waits; called when the server stops."""
+        """Ends all jobs that run or wait; called when the server stops."""
         for job in self.all():
             if job.state not in _ENDED:
                 self.cancel(job.id)
@@ -166,7 +165,7 @@ class Jobs:
         return process
 
     def _follow(self, entry: _Entry) -> str:
-        """Takes over what the process says of its progress; returns what it says went wrong."""
+        """Reads the progress that the process reports; returns its failure."""
         assert entry.process is not None and entry.process.stdout is not None
         message = ""
         for line in entry.process.stdout:
@@ -234,7 +233,7 @@ def _end_process(process: subprocess.Popen) -> None:
 def main() -> int:
     """One job: its kind on the command line, the configuration in the first line of input, progress as JSON lines."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a library prints must not pass for progress
+    os.dup2(2, 1)  # output of a library must not be read as progress
     configuration = Configuration.from_json(sys.stdin.readline())
     threading.Thread(target=_end_with_the_server, daemon=True).start()
     with suppress(AttributeError, OSError):

@@ -1,6 +1,6 @@
-"""Limits on the heavy work that runs at once and that may wait; the rest is told to come back later.
+"""Limits on the heavy requests that run at once and that may wait; further ones are refused until later.
 
-Waiting happens in the event loop, not in a worker thread, so that light routes stay quick whatever is in the queue.
+Requests wait in the event loop, not in a worker thread, so light routes stay quick while the queue is full.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from replica_detection_server.settings.launch_settings import WAITING
 RUNNING = 2
 RETRY_AFTER_SECONDS = 5
 
-# Whether the caller of the present computation has gone away, to be asked in its thread; None where nobody can tell.
+# Tells, in the thread of a computation, if its caller has gone away; None where that is unknown.
 CALLER_GONE: ContextVar[Callable[[], bool] | None] = ContextVar("CALLER_GONE", default=None)
 
 
@@ -42,7 +42,7 @@ class Queue:
 
     @property
     def oldest_seconds(self) -> float:
-        """Seconds that the longest of them has been running, 0 without any. By this a stuck queue is known."""
+        """Seconds that the longest of them has been running, 0 without any; shows a stuck queue."""
         return max((time.monotonic() - began for began in self._began.values()), default=0.0)
 
     @asynccontextmanager
@@ -76,7 +76,7 @@ async def _place(request: Request) -> AsyncIterator[None]:
     if queue is None:
         queue = request.app.state.queue = Queue()
     async with queue.slot():
-        # Work that nobody waits for any more only keeps others waiting.
+        # A computation without a caller only delays the others.
         if await request.is_disconnected():
             raise CallerGoneError
         CALLER_GONE.set(lambda: from_thread.run(request.is_disconnected))

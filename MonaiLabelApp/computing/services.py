@@ -23,7 +23,7 @@ from replica_detection_server.util.caching import LruCache
 
 @dataclass(frozen=True)
 class Services:
-    """Made once for a process; ratings, jobs and workers exist in the server alone, not in what works for it."""
+    """Made once for a process. Ratings, jobs and workers exist only in the server, not in its worker processes."""
 
     configuration: Configuration
 
@@ -95,7 +95,7 @@ class Services:
         self.workers.start()
 
     def close(self) -> None:
-        """Ends what runs in the background."""
+        """Ends all background work."""
         self.workers.close()
         self.jobs.close()
 

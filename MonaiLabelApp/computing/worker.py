@@ -3,8 +3,8 @@
     python -m replica_detection_server.computing.worker
 
 The first line of input is the configuration, each further line a request. A request is answered by two lines of output:
-that its computation begins, and what came of it. All are JSON. Unasked, the process tells how far the null is. It ends
-with its input, so that it never outlives the server.
+the start of its computation, and the result. All are JSON. The process also reports the progress of the null. It ends
+with its input, so it never outlives the server.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from replica_detection_server.computing.computations import COMPUTATIONS, prepar
 from replica_detection_server.computing.services import Services, services_of
 from replica_detection_server.settings.configuration import Configuration
 
-# So often it looks whether there is a new index, which it then prepares for the next comparison.
+# Seconds between two looks for a new index, which is then prepared for the next comparison.
 IDLE_SECONDS = 2.0
 
 
 def main() -> int:
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a library prints must not pass for an answer
+    os.dup2(2, 1)  # output of a library must not be read as an answer
     faulthandler.enable()
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_read_to_the_end, args=(lines,), daemon=True).start()

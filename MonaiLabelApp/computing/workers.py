@@ -1,7 +1,7 @@
-"""The processes that compute for requests. One that takes too long or too much memory is ended; the next is new.
+"""The processes that compute for requests. One that takes too long or too much memory is ended and replaced.
 
-A reader that hangs or crashes on a file takes down a worker and never the server: the caller gets an answer
-that says so, and the place in the queue is free again.
+An image reader that hangs or crashes on a file ends a worker and never the server: the caller gets an answer that says
+so, and the place in the queue is free again.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ logger = logging.getLogger(__name__)
 
 SECONDS = 600.0
 START_SECONDS = 120.0
-# A computation whose caller has gone may still end by itself: a new process takes longer than most of them.
+# Seconds in which a computation without a caller may still end by itself: a new process takes longer than most.
 GONE_SECONDS = 10.0
 POLL_SECONDS = 0.05
 RETRY_SECONDS = 5
 # The refusals of the processes, by their names.
 KINDS = {kind.__name__: kind for kind in STATUS}
 LONGEST_LINE = 16 << 10
-# Work that leaves much behind in its process.
+# Computations that leave much memory in their process.
 ONCE = ("train", "scoring")
 
 
 def default_memory() -> int:
-    """A third of what this machine or container has: two workers, and the server with all else."""
+    """A third of the memory of this machine or container: two workers, and the server with the rest."""
     total = psutil.virtual_memory().total
     with suppress(OSError, ValueError):
         total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
@@ -63,7 +63,7 @@ def default_memory() -> int:
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one computation: how long it may take, and how much memory its process may hold."""
+    """Limits of one computation: its time, and the memory of its process."""
 
     seconds: float
     memory_bytes: int
@@ -76,13 +76,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class Result:
-    """Of a computation: `value` is JSON; `file` was made for this one result, or is one that a task named."""
+    """Result of a computation: `value` is JSON; `file` was made for this result, or is one that a task named."""
 
     value: Any = None
     file: Path | None = None
 
     def content(self) -> bytes:
-        """The bytes of a file that was made for this result; it is gone afterwards."""
+        """The bytes of the file that was made for this result; the file is deleted."""
         assert self.file is not None
         try:
             return self.file.read_bytes()
@@ -118,7 +118,7 @@ class Workers:
         """Has a process compute one of `computations.COMPUTATIONS` and waits for it.
 
         Args:
-            uploaded: whether it reads a file that the caller sent: what goes wrong is then the file's fault.
+            uploaded: True if it reads a file that the caller sent: a failure is then the fault of the file.
             seconds: a shorter limit than that of each computation.
 
         Raises:
@@ -205,7 +205,7 @@ class Workers:
         gone: Callable[[], bool] | None,
         seconds: float,
     ) -> dict[str, Any]:
-        """The answer; a process that does not give one within the limits is ended."""
+        """The answer; a process without one within the limits is ended."""
         asked = time.monotonic()
         look, gone_since = asked + 1.0, 0.0
         worker.ask(task, arguments)
@@ -244,7 +244,7 @@ class Workers:
 
 
 class _Worker:
-    """One process, its private folder for temporary files, and what it says."""
+    """One process, its private folder for temporary files, and its output."""
 
     def __init__(self, configuration: Configuration, folder: Path, sizes: dict[str, int]):
         self.folder = Path(tempfile.mkdtemp(prefix="worker-", dir=folder))
@@ -253,7 +253,7 @@ class _Worker:
         self._sizes = sizes
         self._ended = False
         self._answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        # Words of libraries may name a patient: they go where only this user can read, and away with the process.
+        # Output of libraries may name a patient: it goes into a private folder that is deleted with the process.
         with (self.folder / "words.log").open("wb") as words:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "replica_detection_server.computing.worker"],

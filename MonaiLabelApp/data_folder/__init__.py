@@ -1,1 +1,1 @@
-"""The server's own folder: who may enter it, what is cleared away, a disk that is full."""
+"""The server's own folder: its rights, removal of old files, and a full disk."""

@@ -13,7 +13,7 @@ from replica_detection_server.errors import DiskFullError, RefusedError, Unavail
 FULL = "The server's disk is full: nothing of this request was kept. Tell its administrator, and send it again later."
 UNWRITABLE = "The server cannot write to its disk. Tell its administrator, and send the request again later."
 BUSY = "The server has too many files open. Send the request again later."
-# Less than one block of a file system and its notes: what is left where nothing can be written any more.
+# Bytes that can be left on a full disk: less than one block of a file system.
 NOTHING_FREE = 64 * 1024
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _UNWRITABLE = {errno.EROFS, errno.EIO}
@@ -36,7 +36,7 @@ def storage_refusal(error: BaseException) -> RefusedError | None:
                 return DiskFullError(FULL)
             if kind in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
                 return UnavailableError(UNWRITABLE)
-        # Libraries in C++ tell that they could not write, not why.
+        # Libraries in C++ do not give the reason for a failed write.
         if isinstance(link, RuntimeError) and nothing_is_free():
             return DiskFullError(FULL)
     return None

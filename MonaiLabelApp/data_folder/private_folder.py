@@ -22,10 +22,10 @@ UMASK = 0o077
 
 @contextmanager
 def private_folder(given: Configuration) -> Iterator[list[str]]:
-    """The data folder, entered by this user alone and used by one server at a time; yields what is worth a warning.
+    """The data folder, readable by this user alone and used by one server at a time; yields warnings.
 
-    What an earlier server left there is gone, and so are its processes. What this one writes, wherever it lies, is
-    readable by this user alone.
+    Files and processes of an earlier server are removed. All files that this one writes are readable by this user
+    alone.
 
     Raises:
         ReplicaDetectionError: another server uses the folder.
@@ -63,9 +63,9 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def make_private(folder: Path) -> list[str]:
-    """Takes the rights of group and others from a folder and all that lies in it; links are not followed.
+    """Removes the rights of group and others from a folder and its content; links are not followed.
 
-    Returns what could not be done, for a warning; nothing where the platform has no such rights.
+    Returns the failures, for a warning; none where the platform has no such rights.
 
     Raises:
         InputError: the folder belongs to another user.
@@ -110,7 +110,7 @@ def _closed(path: Path) -> bool:
 
 
 def readable_index(index: Path, data: Path) -> list[str]:
-    """A warning where others can read an index that lies elsewhere: it holds the training scans."""
+    """A warning if others can read an index that lies elsewhere: it holds the training scans."""
     if os.name != "posix" or index.is_relative_to(data) or not index.exists() or not index.stat().st_mode & OTHERS:
         return []
     return [f"Other users of this machine can enter {index}, which holds the training scans: chmod -R go-rwx it."]

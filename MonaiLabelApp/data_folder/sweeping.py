@@ -13,7 +13,7 @@ from pathlib import Path
 
 from replica_detection.util.files import is_temporary
 
-# What a request left behind that failed half-way; the longest one takes less.
+# Age in seconds of files that only a failed request can have left: every request takes less.
 LEFTOVER_SECONDS = 3600
 # Zarr writes `<name>.<random>.partial` first.
 _OF_ZARR = re.compile(r".+\.[0-9a-f]{32}\.partial")
@@ -27,7 +27,7 @@ def clean(data: Path, studies: Path) -> None:
     shutil.rmtree(data / "scored.partial", ignore_errors=True)
     for folder in (data / "scored", data / "training.rdindex"):
         old = folder.with_name(folder.name + ".old")
-        # Killed between the two moves by which a new result takes the place of an old one.
+        # The server was killed between the two moves that replace an old result.
         if old.is_dir() and not folder.exists():
             old.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
@@ -42,7 +42,7 @@ def sweep(data: Path, *, jobs_run: bool) -> None:
     _remove(_entries(data / UPLOADS), LEFTOVER_SECONDS)
     if not jobs_run:
         for path in _entries(data / TEMPORARY):
-            # A worker's own folder stays, however old: it is what lies in there that a computation left.
+            # A worker's own folder stays, however old; only its content is removed.
             _remove(_entries(path) if path.name.startswith(WORKER) else iter([path]), LEFTOVER_SECONDS)
 
 
