@@ -1,7 +1,8 @@
 """Corrections for the headers of MONAI Label's client and of its module for Slicer.
 
 With a token they keep one set of headers for all requests and write each body's type and length into it. A later GET or
-DELETE announces a body that never comes, and the upload that makes a session says the type of the request before it.
+DELETE then announces a body that never comes, and the upload that makes a session carries the type of the request
+before it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _PEEKED = 200
 
 
 class WithoutBody:
-    """`receive` of a request that has no body, whatever it announces; nothing is waited for but the client's end."""
+    """`receive` of a request without a body, whatever its headers announce; it only waits for the end of the client."""
 
     def __init__(self, receive: Receive):
         self._receive, self._begun = receive, False

@@ -1,7 +1,7 @@
-"""Limits on the number of connections and on the time of each, before and below HTTP.
+"""Limits on the number of connections and on the time of each, below HTTP.
 
-A client is counted when it is accepted: before TLS, before a header, before anyone knows who it is. Where the places
-are taken, the client that keeps the server waiting is closed first, so that one that sends its request is served.
+A client counts from the accept on: before TLS, a header or a key. Where all places are taken, a client that keeps the
+server waiting is closed first, so that one that sends its request is served.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from replica_detection_server.util.addresses import is_loopback
 
 MAX_CONNECTIONS, PER_ADDRESS = 500, 100
 TICK_SECONDS = 1.0
-# Uploads, images, the index, logs, pipes of job processes.
+# Open files beside connections: uploads, images, the index, logs, pipes of job processes.
 OTHER_FILES = 256
-# A TLS connection is closed after so long, whether or not the client says goodbye.
+# Seconds after which a TLS connection is closed, even without the client's closing message.
 SHUTDOWN_SECONDS = 5.0
 
 
@@ -101,7 +101,7 @@ class Connections:
                 del self._of[connection.address]
 
     def close(self) -> None:
-        """Ends the watch and all connections on which nothing is being answered; for the server's own end."""
+        """Ends the watch and all connections without an answer in progress; for the end of the server."""
         if self._timer is not None:
             self._timer.cancel()
         now = time.monotonic()
@@ -217,11 +217,11 @@ class Connection(asyncio.Protocol):
             self.inner.resume_writing()
 
     def keeps_waiting(self, now: float) -> bool:
-        """True if it is the client's turn, so that its place can be given to another."""
+        """True while the server waits for the client, so that its place can be given to another."""
         return self.inner is None or self.inner.keeps_waiting(now)
 
     def check(self, now: float) -> None:
-        """Ends it where the client has used up its time."""
+        """Ends the connection if the client has used up its time."""
         if self.inner is None or self._raw is None or self._transport is None:
             return
         unsent = self._transport.get_write_buffer_size()

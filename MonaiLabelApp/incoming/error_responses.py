@@ -95,7 +95,7 @@ def known_refusal(error: Exception) -> RefusedError | None:
         missing = "not found" in error.msg.lower() or "there is no" in error.msg.lower()
         if missing or error.error in _INVALID:
             return (UnknownNameError if missing else InvalidRequestError)(error.msg)
-    # A task that is not ours may say its refusal as HTTP does.
+    # A task that is not ours may raise its refusal as an HTTPException.
     if isinstance(error, StarletteHTTPException) and error.status_code < 500:
         return _KINDS.get(error.status_code, InvalidRequestError)(str(error.detail))
     return None

@@ -1,8 +1,8 @@
 """The names that a request may carry: ids, tags, models, sessions, file extensions.
 
-An id is only ever looked up among the known cases; the patterns keep out what no lookup should see, and what may
-become part of a file name when an image or a label is added. Whatever a request says, its accents are brought into
-Unicode's composed form before a route sees it, as those of the ids were.
+An id is only looked up among the known cases. The patterns limit what a lookup sees, and what becomes part of a file
+name when an image or a label is added. All text of a request is brought into Unicode's composed form before a route
+sees it, as the ids were.
 """
 
 from __future__ import annotations

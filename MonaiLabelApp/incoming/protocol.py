@@ -1,4 +1,4 @@
-"""HTTP/1.1 of one connection: uvicorn's, with an end to slow headers, slow readers and bodies that never come."""
+"""HTTP/1.1 of one connection: uvicorn's, with limits on slow headers, slow readers and bodies that never come."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LINGER_BYTES = 64 << 20
 
 
 class BoundedHttp(H11Protocol):
-    """An answer that comes before the body is whole ends its connection: what follows is never taken for a request.
+    """An answer that is sent before the body is whole ends its connection: the rest is never read as a request.
 
     MONAI Label's client announces bodies with GET and DELETE that it never sends.
     """
@@ -55,7 +55,7 @@ class BoundedHttp(H11Protocol):
         cycle = self.cycle
         self._head_since, self._received, self._body_since = None, 0, time.monotonic()
 
-        # Where a proxy goes by the one and this server by the other, the rest of a body passes for a request.
+        # Where a proxy uses the one and this server the other, the rest of a body is read as a request.
         both = {b"content-length", b"transfer-encoding"} <= {name.lower() for name, _ in scope.get("headers", ())}
 
         async def closing(message: Message) -> None:
@@ -73,7 +73,8 @@ class BoundedHttp(H11Protocol):
         self._refuse(400, msg)
 
     def end_when_read(self) -> None:
-        """Closes; where the client is still sending, once it had time to read the answer (RFC 9112, 9.6)."""
+        """Closes the connection; while the client still sends, only after it had time to read the answer (RFC 9112,
+        9.6)."""
         if self._lingers_since is not None or self._plain.is_closing():
             return
         if self.cycle is None or not self.cycle.more_body:
@@ -94,7 +95,7 @@ class BoundedHttp(H11Protocol):
     # ---------------------------------------------------------------------------------------------- whose turn it is
 
     def keeps_waiting(self, now: float) -> bool:
-        """True if it is the client that must do something, or has long been too slow."""
+        """True while the server waits for the client, or if the client has been too slow for long."""
         if self._lingers_since is not None or self._between_requests():
             return True
         return self.cycle.more_body and self._too_slow(now, self._body_since, self._received, "impatient")
@@ -103,7 +104,7 @@ class BoundedHttp(H11Protocol):
         """True if the client is within its time; called every second with the bytes that it has not taken yet."""
         transport: _Transport = self.transport  # type: ignore[assignment]
         sent = transport.written - unsent
-        # What lies in the buffers of the operating systems counts as read: how far the client is, nobody knows.
+        # Bytes in the buffers of the operating systems count as read: the client's own progress is unknown.
         if unsent == 0:
             self._all_sent = (now, sent)
         elif self._too_slow(now, self._all_sent[0], sent - self._all_sent[1], "grace"):

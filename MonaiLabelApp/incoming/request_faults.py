@@ -1,4 +1,4 @@
-"""Faults of a request in words for people: the part, and what it should be. Never its value."""
+"""Faults of a request in words: the part and its expected form, never its value."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def in_words(error: RequestValidationError) -> str:
     """The faults of a request and their parts, without values, which may be names."""
     found: dict[str, str] = {}
     for fault in error.errors():
-        # Of several things that a part may be, the first is meant; the others say the same again.
+        # Where a part may have several types, only the fault of the first is told; the others repeat it.
         found.setdefault(_part(fault.get("loc", ())), _words(fault))
     return "; ".join(f"{part}: {words}" for part, words in found.items())[:LONGEST] or f"{THE_REQUEST}: cannot be used"
 
 
 def _part(place: Sequence[Any]) -> str:
-    """The field, after query, path, form or body; what follows is how pydantic looks at it."""
+    """The field, after query, path, form or body; the rest is internal to pydantic."""
     name = place[1] if len(place) > 1 else ""
     return name if isinstance(name, str) and re.fullmatch(r"[A-Za-z][\w-]{0,40}", name) else THE_REQUEST
 

@@ -1,5 +1,5 @@
-"""Requests that no route should see: paths that climb, bodies without end, JSON that cannot be written out again, two
-readings of one header, forms of many large fields.
+"""Refusal of malformed requests: paths that climb, bodies without end, JSON that cannot be written out again, repeated
+headers, forms of many large fields.
 
 Those that pass have one spelling of accents, see names.py.
 """
@@ -34,12 +34,12 @@ QUICK_JSON = 4096
 MAX_SIGN_IN = 4096
 MAX_URL, MAX_HEADERS = 8192, 32 << 10
 MAX_PARAMETERS = 50
-# What a route takes more than once; of everything else one reader takes the first, another the last.
+# Parameters that may be repeated. Of any other, some readers take the first and some the last.
 LISTS = {"/replica/worklist": {"verdict"}}
 FORM_OVERHEAD = 1 << 20
-# A client that sends nothing for so long in the middle of its body is gone.
+# A client that sends nothing for this long within its body is gone.
 SILENCE_SECONDS = 60.0
-# One that is slower in the mean, beyond that silence, never comes to an end: 1 GiB may take nine hours.
+# A client with a lower mean rate, beyond that silence, is ended: 1 GiB may take nine hours.
 BYTES_PER_SECOND = 32 * 1024
 DRAIN_SECONDS, DRAIN_BYTES = 5.0, 64 << 20
 UPLOADS = (
@@ -53,8 +53,8 @@ FORMS = (("PUT", re.compile(r"/datastore/(image|label)/info")),)
 FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
 NO_JSON = "No JSON is taken here: send a form."
 ONLY_JSON = "This is not understood here: send JSON and say so (Content-Type: application/json)."
-# Who sends the request, and what its body is. Host has a refusal of its own, and X-Forwarded-For is a list: a proxy may
-# add a line to that of the client.
+# Headers about the sender and the body. Host is refused elsewhere. X-Forwarded-For is a list: a proxy may add a line to
+# that of the client.
 ONCE = (b"authorization", b"x-api-key", b"content-type", b"content-length", b"transfer-encoding", b"content-encoding")
 # A session takes the slices of a series as files; of fields no route has more than three.
 MAX_FILES, MAX_FIELDS = 2048, 20
@@ -112,8 +112,8 @@ class RequestLimits:
         return self.max_upload_bytes + FORM_OVERHEAD if _is_upload(scope) else MAX_BODY
 
     async def _understood(self, scope: Scope, limited: _Limited) -> bytes | None:
-        """The body where it had to be read to know whether its route will understand it, None for a form: what a
-        route does not understand, it would pass over in silence."""
+        """The body, read to check that its route understands it, or None for a form. A route would ignore a body that
+        it does not understand."""
         # Some versions of FastAPI take a body of no type as JSON.
         given = next(iter(header_values(scope, b"content-type")), "application/json")
         kind = given.partition(";")[0].strip().lower()
@@ -176,7 +176,7 @@ def too_large(limit: int) -> str:
 
 
 async def _drain(receive: Receive) -> None:
-    """Takes in a little more of a body that is refused: many clients read the reply only once they have sent all."""
+    """Reads a little more of a refused body: many clients read the reply only after they have sent everything."""
     taken = 0
     try:
         async with asyncio.timeout(DRAIN_SECONDS):
@@ -215,7 +215,7 @@ class _Limited:
         return message
 
     async def _rest(self) -> None:
-        """Takes in what is left of a body that is refused; nothing comes after its end."""
+        """Reads the rest of a refused body; nothing follows its end."""
         if not self._complete:
             await _drain(self._receive)
 
@@ -285,7 +285,7 @@ class RefuseRepeatedHeaders:
 
 
 class BoundedParser(MultiPartParser):
-    """Starlette's, whatever limits it is asked for. Its own let a form hold 1,000 fields of 1 MiB."""
+    """Starlette's parser with fixed limits. Its default ones let a form hold 1,000 fields of 1 MiB."""
 
     def __init__(self, headers: Any, stream: Any, **limits: Any):
         super().__init__(
@@ -294,6 +294,6 @@ class BoundedParser(MultiPartParser):
 
 
 def limit_forms() -> None:
-    """Makes all requests of this process read their forms so. The parser is asked for by Starlette's own name: of the
-    versions of FastAPI that this server works with, some cannot be told limits."""
+    """Makes all requests of this process use this parser. It replaces Starlette's by name, because some supported
+    versions of FastAPI take no limits."""
     requests.MultiPartParser = BoundedParser  # type: ignore[misc]

@@ -1,7 +1,7 @@
-"""Only requests that were meant for this server: the Host check ends DNS rebinding, the Origin check other web pages.
+"""Refusal of requests for other servers: the Host check stops DNS rebinding, the Origin check other web pages.
 
-A browser lets any page send requests to a server on the loopback; "simple" ones without asking first. It names the
-page in Origin (Fetch standard, 3.2) and its relation in Sec-Fetch-Site; clients that are no browser send neither.
+A browser lets any page send requests to a server on the loopback, "simple" ones without a preflight request. It names
+the page in Origin (Fetch standard, 3.2) and its relation in Sec-Fetch-Site; clients that are no browser send neither.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from replica_detection_server.lib.progress import logged, telling_failures
 
 
 class BatchInfer(BatchInferTask):
-    """MONAI Label deals the images out to its GPUs by default, which divides by zero where there is none."""
+    """By default MONAI Label divides the images among its GPUs, which fails with a division by zero without one."""
 
     def __call__(self, request: dict[str, Any], datastore: Datastore, infer: Callable[..., Any]) -> dict[str, Any]:
         import torch

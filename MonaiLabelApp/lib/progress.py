@@ -1,6 +1,6 @@
 """Progress and failure of a task, as lines of the log for people.
 
-MONAI Label hands on everything that a job prints; the server shows its clients these lines alone.
+MONAI Label passes on everything that a job prints; the server shows its clients only these lines.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from replica_detection.progress import Progress
 from replica_detection_server.util.progress import throttled
 
 TOLD = "replica_detection.told"
-# How the last line of a failed job begins.
+# Begin of the last line of a failed job.
 FAILED = "failed: "
 UNFORESEEN = f"{FAILED}the server's jobs.log says where"
 
@@ -26,7 +26,7 @@ def logged(task: str) -> Progress:
 
 @contextmanager
 def telling_failures(of: str = "") -> Iterator[None]:
-    """Tells why the block failed, before the catcher of the exception prints it for programmers.
+    """Logs the reason of a failure in the block, before the exception is printed with its traceback.
 
     Args:
         of: the image that failed, where others go on.

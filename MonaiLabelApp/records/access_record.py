@@ -1,4 +1,4 @@
-"""The access record: who was shown which patient's scan. A file that is only added to, for an auditor.
+"""The access record: which reader was shown which patient's scan. An append-only file for an auditor.
 
 A line is a JSON object with `number`, `time` (UTC), `reader`, `address`, `action`, `cases`, `training`, `status` and
 `previous`, the SHA-256 of the line before it, so that a changed or removed line is noticed. Beside the file, FILE.end
@@ -50,7 +50,7 @@ class Checked:
 
 
 class AccessRecord:
-    """Open for adding. One server writes a record at a time.
+    """A record open for appending. One server writes a record at a time.
 
     Raises:
         InputError: it cannot be opened or made, or another server writes it.
@@ -79,8 +79,8 @@ class AccessRecord:
 
     @property
     def is_kept(self) -> bool:
-        """True if what is added stays: not once its file, or the note of its end, was removed. One that was moved away
-        stays under its other name."""
+        """True if added lines stay: False once the file, or the note of its end, was removed. A file that was moved
+        keeps its lines under its new name."""
         with self._lock:
             return self._has_names()
 
@@ -100,7 +100,7 @@ class AccessRecord:
                 if not self._has_names():
                     raise OSError(errno.ENOENT, "its file was removed; SIGHUP begins a new one")
             except OSError:
-                # A part of a line would look like damage; on a full disk there is room to take it back.
+                # A part of a line would look like damage; it can be removed even on a full disk.
                 os.ftruncate(self._file, before)
                 raise
             self._end = End(number, hashlib.sha256(line).hexdigest())
@@ -150,7 +150,7 @@ class AccessRecord:
                 if os.read(file, 1) != b"\n":
                     os.write(file, b"\n")
             found = last_line(self.path)
-            # The note of the end is not forced to the disk with each line: after a crash the file knows more.
+            # The note of the end is not synced with each line: after a crash the file may hold more lines.
             if found.number > self._end.number:
                 self._end = found
         except BaseException:

@@ -1,4 +1,4 @@
-"""Codes for ids of cases in the log: by the data folder a case's lines are found, by the log alone no patient."""
+"""Codes for case ids in the log: a case's lines can be found with the data folder, no patient from the log alone."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from collections import Counter
 
 SECONDS = 60.0
 EACH, ALL = 10, 60
-# So many sources are told apart in a minute; further ones are counted together.
+# Number of sources counted separately in a minute; further ones are counted together.
 SOURCES, NAMED = 1000, 3
 OTHERS = "others"
 

@@ -1,4 +1,4 @@
-"""Writes into the access record what a reply shows of patients, before it is sent: unrecorded, it is not."""
+"""Records the patients that a reply shows before it is sent; a reply that cannot be recorded is not sent."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ NOT_RECORDED = (
 
 
 def shows(connection: HTTPConnection, cases: Iterable[str] = (), training: Iterable[str] = ()) -> None:
-    """Notes for the record which cases the reply of a route shows, beside those that its address names.
+    """Notes the cases that the reply of a route shows, beside those that its address names.
 
     `cases` may hold training cases as `train:<id>`.
     """
@@ -76,7 +76,7 @@ def shows_answer(connection: HTTPConnection, answer: Any) -> None:
 
 
 class RecordedReplies:
-    """Wraps what lies behind the gate."""
+    """Middleware behind authentication."""
 
     def __init__(self, app: ASGIApp, record: AccessRecord):
         self.app, self.record = app, record

@@ -1,4 +1,4 @@
-"""The outermost layer: replies leave without server paths, failures become JSON, a request is one line in the log."""
+"""The outermost layer: removes server paths from replies, turns failures into JSON, and logs one line for a request."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class RedactedReplies:
         try:
             await self.app(scope, receive, reply)
         except Exception as error:
-            # Starlette raises again what it has answered, and that was logged.
+            # Starlette raises an error again after it was answered and logged.
             if not reply.status:
                 logger.error("failed: %s", where(error))
                 await refuse(scope, receive, reply, 500, FAILED)

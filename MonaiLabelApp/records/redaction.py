@@ -1,4 +1,4 @@
-"""Logs without patients: what MONAI Label writes names images and folders, so only where it spoke is kept."""
+"""Logs without patients: messages of MONAI Label name images and folders, so only their place in the code is kept."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 MAX_BYTES, KEPT = 5 << 20, 5
 # What MONAI Label's jobs print, each kind under a name of its own.
 OF_JOBS = ("task_train", "task_scoring", "task_batch_infer")
-# No client causes these lines, and an administrator waits for each.
+# No client causes these lines, and an administrator needs each of them.
 NEVER_COUNTED = ("replica_detection_server.serving.reloading",)
-# A line stays a line, whatever a caller sent.
+# Text of a caller cannot break a line of the log.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class WithoutPatients(logging.Filter):
-    """Takes the words out of every record that is not ours, and the message out of every exception."""
+    """Removes the text of every record that is not ours, and the message of every exception."""
 
     def __init__(self, scrub: Scrub):
         super().__init__()
@@ -49,7 +49,7 @@ class WithoutPatients(logging.Filter):
             message = "a traceback without its message: see the line before"
         if record.exc_info and record.exc_info[1] is not None:
             message += f": {where(record.exc_info[1])}"
-        # What comes twice, for the console and the file, was made one line the first time.
+        # A record comes twice, for the console and the file; the first pass already made it one line.
         message = _CONTROL.sub(lambda found: repr(found.group())[1:-1], self.scrub.text(message))
         record.msg, record.args, record.exc_info, record.exc_text = message, (), None, None
         record.stack_info = None
@@ -69,10 +69,10 @@ class WithoutPatients(logging.Filter):
 
 
 class LogFile(logging.handlers.RotatingFileHandler):
-    """A log that rotates, in a regular file: whatever else has its name is never waited for."""
+    """A log that rotates, in a regular file; it never waits for a pipe or device of that name."""
 
     def reopen(self) -> None:
-        """Goes on in the file that has the name now. Raises OSError; then the old one stays in use."""
+        """Continues in the file that has the name now. Raises OSError; then the old one stays in use."""
         opened = self._open()
         self.acquire()
         try:
@@ -87,13 +87,13 @@ class LogFile(logging.handlers.RotatingFileHandler):
 
 
 def log_files() -> list[LogFile]:
-    """Those that the server writes."""
+    """The log files that the server writes."""
     handlers = [handler for name in ("", *OF_JOBS) for handler in logging.getLogger(name).handlers]
     return [handler for handler in dict.fromkeys(handlers) if isinstance(handler, LogFile)]
 
 
 class Scrub:
-    """Puts a name in the place of each known folder.
+    """Replaces each known folder by a name.
 
     Args:
         folders: absolute path -> what to write instead, such as "<studies>".

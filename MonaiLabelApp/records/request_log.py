@@ -22,11 +22,11 @@ _IN_QUERY, _WITH_QUERY = ("image", "id", "label"), ("/datastore/", "/infer/")
 
 
 class RequestLog:
-    """Writes the lines. Those of refused requests, and of callers that are nobody where there are readers, are sampled.
+    """Writes the lines. Those of refused requests, and of callers without a name where readers have names, are sampled.
 
     Args:
         codes: makes the codes of cases; None leaves the cases out.
-        named: whether callers have names on this server.
+        named: True if callers have names on this server.
     """
 
     def __init__(self, codes: CaseCodes | None = None, *, named: bool = False):

@@ -1,4 +1,4 @@
-"""One image against the training cohort: a study, or an image that the request brings. Masks of single cases."""
+"""Comparison of one image with the training cohort: a study, or an image of the request. Masks of single cases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Routes whose refusals all look alike: `{"detail": "..."}` with the status that fits."""
+"""Routes whose refusals have one form: `{"detail": "..."}` with the status that fits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from replica_detection_server.data_folder.disk_errors import storage_refusal
 from replica_detection_server.incoming.error_responses import answer_of, refusal
 from replica_detection_server.incoming.request_faults import in_words
 
-# For the OpenAPI page: what any of these routes may answer besides.
+# For the OpenAPI page: further answers of all these routes.
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorReply, "description": words}
     for status, words in {

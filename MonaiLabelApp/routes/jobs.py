@@ -1,4 +1,4 @@
-"""Work in the background: making the index and scoring the collection, with progress, and ended by a word."""
+"""Background jobs: building the index and scoring the collection, with progress; they can be cancelled."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ JobId = Annotated[str, Path(max_length=64)]
 
 
 async def takes_nothing(request: Request) -> None:
-    """Raises HTTPException 422 for options: there are none, and a client that sends some expects that they count."""
+    """Raises HTTPException 422 for options: none exist, and a client that sends some expects an effect."""
     if (await request.body()).strip() not in (b"", b"{}", b"null"):
         raise HTTPException(422, "this job has no options: send no body")
 
@@ -52,7 +52,7 @@ def delete_job(request: Request, shared: Shared, job_id: JobId) -> Job:
     """Cancels a job. Its work so far is kept where it can be: an index goes on where it stopped."""
     job = _found(shared.jobs.get(job_id))
     if job.kind != "score" and identity_of(request).rank < ROLES.index("trainer"):
-        # Who may not start it may not end it.
+        # A caller that may not start it may not end it.
         raise HTTPException(403, "This needs the role of trainer.")
     ended = _found(shared.jobs.cancel(job_id))
     logger.info("job %s cancelled by %r", job.kind, reader_of(request))

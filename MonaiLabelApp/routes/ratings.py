@@ -1,4 +1,4 @@
-"""Ratings of readers: stored at once, only ever added to, handed out as a list or a table."""
+"""Ratings of readers: stored at once, append-only, given out as a list or a table."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _TYPES = {
 
 
 def _of_its_types(value: Any, validated: ValidatorFunctionWrapHandler) -> Rating:
-    """Refuses what would be taken for something else: pydantic reads true and "1" as 1, and 1 as true."""
+    """Refuses values of another type: pydantic reads true and "1" as 1, and 1 as true."""
     rating: Rating = validated(value)
     for name, (types, words) in _TYPES.items() if isinstance(value, dict) else ():
         # A bool is an int to isinstance.
@@ -56,7 +56,7 @@ Sent = Annotated[Rating, WrapValidator(_of_its_types)]
     responses={200: {"model": RatingReceipt, "description": "was stored before"}},
 )
 def post_rating(request: Request, response: Response, shared: Shared, rating: Sent) -> RatingReceipt:
-    """Answers once the rating is on the disk. The owner of a key or token is the reader, whatever the rating says."""
+    """Answers once the rating is on the disk. The owner of a key or token is the reader, not the name in the rating."""
     rating = replace(
         rating,
         rating_id=rating.rating_id or str(uuid.uuid4()),
@@ -91,7 +91,7 @@ def get_ratings(
     format: Literal["json", "csv"] = "json",
     all: Annotated[bool, Query(description="Also those that a later rating replaced.")] = False,
 ):
-    """A reader sees all ratings or the own ones alone, as the server was started; from reviewer on they see all."""
+    """A reader sees all ratings or only the own ones, as the server was started; from reviewer on, all."""
     stored = visible(shared.ratings.all(), request)
     chosen = [
         r
@@ -118,7 +118,7 @@ def _require_known(shared: Services, rating: Rating) -> None:
     """Refuses (422) a rating of a pair that this server never showed."""
     if rating.synthetic_id not in shared.engine.studies().ids:
         raise HTTPException(422, f"there is no synthetic image '{rating.synthetic_id}'")
-    # The index may have been made anew while the reader looked at the pair, or be away just now.
+    # The index may have been rebuilt while the reader looked at the pair, or be missing at the moment.
     scored = shared.engine.scored()
     if scored is not None and rating.training_id in scored.result.neighbors.training_ids:
         return

@@ -1,4 +1,4 @@
-"""Files that a request brings, kept only as long as the request."""
+"""Uploaded files, kept only as long as the request."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MAX_UPLOAD_BYTES = 1 << 30
 INBOX = "upload-"
 READABLE = (*SUFFIXES, ".dcm")
-# Of the largest image; the computation itself may take longer.
+# Limit for the checks of the largest image; the computation itself may take longer.
 EXAMINATION_SECONDS = 60.0
 
 
@@ -38,9 +38,9 @@ def received(
     archives: tuple[str, ...] = (),
     services: Services | None = None,
 ) -> Iterator[dict[str, Path]]:
-    """The uploads as files of a folder that only this user may enter, gone when the block ends.
+    """The uploads as files of a folder that only this user may enter, deleted when the block ends.
 
-    Each is known to be one image that lies in this file alone, or a series, before it is handed on, see `check_upload`.
+    Each is first checked to be one image in this file alone, or a series, see `check_upload`.
 
     Args:
         uploads: by the name of each file here; a client's name is used for its extension alone.

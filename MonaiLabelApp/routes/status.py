@@ -56,7 +56,7 @@ def get_status(request: Request, shared: Shared) -> Status:
 
 
 def _index(shared: Services) -> tuple[IndexDescription | None, str]:
-    """The index, and what keeps it from being used."""
+    """The index, and the reason why it cannot be used."""
     try:
         found = shared.engine.describe_index()
     except ReplicaDetectionError as error:

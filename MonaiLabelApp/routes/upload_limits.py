@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 # A generator may write larger images than it was trained on.
 FACTOR = 2
-# 256 x 256 x 256: as long as no training image is known, and for collections of small ones.
+# 256 x 256 x 256: the limit while no training image is known, and for collections of small images.
 LEAST_VOXELS = 1 << 24
 _making = threading.Lock()
 
@@ -91,7 +91,7 @@ def voxels_of(files: Sequence[Path]) -> int:
         if name.endswith((".png", ".jpg", ".jpeg")):
             return math.prod(pictures.size_of(first))
         return len(files) * _dicom_voxels(first)
-    except Exception as error:  # what is wrong with a training image is told where the index is made
+    except Exception as error:  # faults of a training image are reported when the index is built
         logger.debug("no size: %s", where(error))
         return 0
 

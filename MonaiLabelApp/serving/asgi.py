@@ -121,7 +121,7 @@ def _sweep(data: Path) -> None:
 
 
 def _realm(settings: Settings) -> Realm:
-    """The provider of tokens; what the command line does not say, MONAI Label's own settings do."""
+    """The provider of tokens; options that the command line leaves out come from MONAI Label's own settings."""
     names = {
         role: getattr(of_monai_label, f"MONAI_LABEL_AUTH_ROLE_{role.upper()}", f"monailabel-{role}") for role in ROLES
     }

@@ -1,4 +1,4 @@
-"""Progress of background work on the console of `serve`: now and then, and at the end the next step."""
+"""Progress of background work on the console of `serve`, with the next step at its end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SCORE = "Next: score the collection with POST /replica/jobs/score, or start_sco
 class ConsoleProgress:
     """Lines of progress: at each new stage of a job, every 30 s, and at its end.
 
-    No line names a file, for a console's output may be kept as a log.
+    No line names a file, because the output may be kept as a log.
     """
 
     def __init__(self, services: Services, say: Callable[[str], None], seconds: float = _SECONDS):
@@ -25,13 +25,13 @@ class ConsoleProgress:
         self._told: dict[str, tuple[str, str, float]] = {}
 
     def run(self, every: float = 1.0, stop: threading.Event | None = None) -> None:
-        """Looks again and again, until `stop` is set."""
+        """Prints progress until `stop` is set."""
         stop = stop or threading.Event()
         while not stop.wait(every):
             self.look()
 
     def look(self) -> None:
-        """Says what is new."""
+        """Prints what is new."""
         null = self.services.workers.null_job()
         jobs = {job.id: job for job in (*self.services.jobs.all(), *((null,) if null is not None else ()))}
         for job in jobs.values():

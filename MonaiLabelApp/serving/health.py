@@ -1,4 +1,4 @@
-"""/health and /ready: what a container or a load balancer may know without a key. No counts, no names, no paths."""
+"""/health and /ready for containers and load balancers, without a key. No counts, no names, no paths."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from replica_detection_server.util.json_replies import refuse
 HEALTH, READY = "/health", "/ready"
 # Beyond the time that a computation may take, for its end.
 STUCK_MARGIN_SECONDS = 60.0
-# The answer of /ready serves everyone who asks within this time: each look writes to the disk.
+# Seconds for which an answer of /ready is reused: each check writes to the disk.
 KEPT_SECONDS, PATIENCE_SECONDS = 2.0, 5.0
 ROOM_BYTES = 256 << 20
 WORDS = {
@@ -38,7 +38,7 @@ WORDS = {
 
 @dataclass
 class Health:
-    """Answers the two addresses before anyone is asked who they are; everything else goes on to `app`."""
+    """Answers the two addresses before authentication; passes everything else to `app`."""
 
     app: ASGIApp
     application: FastAPI

@@ -1,4 +1,4 @@
-"""The hardened launch: checks what it was told, prepares a private folder, and runs the server until it is stopped."""
+"""The hardened launch: checks its options, prepares a private folder, and runs the server until it is stopped."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ logger = logging.getLogger(__name__)
 # Variables that would undo what the launch sets: MONAI_LABEL_CORS_ORIGINS also stops MONAI Label from starting.
 NEVER = ("MONAI_LABEL_CORS_ORIGINS", "MONAI_LABEL_DATASTORE", "MONAI_LABEL_API_STR", "MONAI_LABEL_APP_CONF")
 SECONDS_TO_STOP = 10
-# MONAI Label loads an app by its file; tests put in one with tasks that misbehave.
+# MONAI Label loads an app by its file; tests replace it by one with faulty tasks.
 MAIN = Path(__file__).resolve().parents[1] / "main.py"
 
 
@@ -161,15 +161,15 @@ def _prepare_environment(settings: Settings) -> None:
 
 
 def _python_path() -> str:
-    """The user's own, still right after the working folder has changed."""
+    """The user's Python path, with absolute folders because the working folder changes."""
     return os.pathsep.join(str(Path(p).absolute()) for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p)
 
 
 def _made(given: Configuration, settings: Settings, port: int) -> ASGIApp:
-    """The application around the app object, so that what is wrong with it is said before anything listens."""
+    """The application around the app object, made first so that its faults are reported before anything listens."""
     folder = settings.data / "app"
     folder.mkdir(exist_ok=True)
-    # MONAI Label writes into the folder of its app, and an installed one is nobody's to write to.
+    # MONAI Label writes into the folder of its app, and an installed one is read-only.
     shutil.copyfile(MAIN, folder / "main.py")
     try:
         from monailabel.interfaces.utils.app import app_instance
@@ -182,7 +182,7 @@ def _made(given: Configuration, settings: Settings, port: int) -> ASGIApp:
     for key, value in json.loads(given.to_json()).items():
         if key != "studies" and value is not None:
             arguments += ["--conf", key, str(value)]
-    starter = Main.__new__(Main)  # its constructor sets up a log that names everything
+    starter = Main.__new__(Main)  # its constructor sets up a log with names of cases and folders
     starter.actions = {"start_server"}
     starter.start_server_init_settings(starter.args_parser().parse_args(arguments))
     from replica_detection_server.serving import asgi
@@ -259,7 +259,7 @@ def _serve(app: ASGIApp, settings: Settings, options: ServeOptions, listener: so
 
 @contextmanager
 def _socket(host: str, port: int) -> Iterator[socket.socket]:
-    """A bound socket: a port that is taken is known before anything else is done."""
+    """A bound socket, made first so that a port in use is reported before anything else is done."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
@@ -277,7 +277,7 @@ def _socket(host: str, port: int) -> Iterator[socket.socket]:
 
 
 def _in_a_thread(failed: threading.ExceptHookArgs) -> None:
-    """Python itself would print the message, which may name a patient."""
+    """Logs an error of a thread without its message, which may name a patient."""
     if failed.exc_value is not None:
         logger.error("failed in a thread: %s", where(failed.exc_value))
 
@@ -287,7 +287,7 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _leave_if_busy() -> None:
-    """Ends the process where a computation goes on that nobody waits for; what it writes is whole or not there."""
+    """Ends the process if a computation still runs without a caller; its results are on disk whole or not at all."""
     busy = [t for t in threading.enumerate() if t is not threading.main_thread() and not t.daemon]
     end = time.monotonic() + 2
     for thread in busy:

@@ -11,7 +11,7 @@ from replica_detection_server.access.oauth import is_secure
 
 
 def check_tokens(issuer: str, roles: Iterable[str], *others: str) -> None:
-    """Raises ConfigurationError for an issuer that cannot be one, a role that is none, or options without an issuer."""
+    """Raises ConfigurationError for an unusable issuer, an unknown role, or options without an issuer."""
     if issuer and not issuer.startswith(("http://", "https://")):
         raise ConfigurationError(f"the issuer {issuer} must begin with https://")
     if issuer and not is_secure(issuer):
@@ -36,7 +36,7 @@ def role_names(given: Iterable[str]) -> tuple[tuple[str, str], ...]:
 
 
 def check_proxies(addresses: Iterable[str]) -> None:
-    """Raises ConfigurationError for what is no IP address or network. A name is none: who answers for it may change."""
+    """Raises ConfigurationError for anything but an IP address or network: the address of a name may change."""
     for address in addresses:
         try:
             network = ipaddress.ip_network(address)
@@ -47,7 +47,7 @@ def check_proxies(addresses: Iterable[str]) -> None:
 
 
 def both_families(addresses: Iterable[str]) -> list[str]:
-    """The networks, those of IPv4 also as they look to a server that listens on IPv6."""
+    """The networks, those of IPv4 also in the form in which a server on IPv6 sees them."""
     found = [ipaddress.ip_network(address) for address in addresses]
     mapped = [f"::ffff:{n.network_address}/{96 + n.prefixlen}" for n in found if n.version == 4]
     return [*map(str, found), *mapped]

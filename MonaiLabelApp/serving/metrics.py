@@ -66,7 +66,7 @@ class Measured:
 
 
 class _State(Collector):
-    """Looked up when it is asked for."""
+    """State of the server, looked up for each request of /metrics."""
 
     def __init__(self, application: FastAPI):
         self.state = application.state
@@ -113,7 +113,7 @@ def metrics(request: Request) -> Response:
 
 
 def _template(scope: Scope) -> str:
-    """The route as it is declared; "-" where there is none, so that callers cannot make labels."""
+    """The route as it is declared; "-" for an unknown one, so that callers cannot create labels."""
     path: Any = getattr(scope.get("route"), "path", "-")
     if scope["path"] in ("/health", "/ready"):
         return str(scope["path"])

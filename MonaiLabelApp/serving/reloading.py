@@ -1,6 +1,6 @@
 """SIGHUP: keys, certificate and keys of the token provider are read again, and files that are added to opened again.
 
-What is faulty is not taken: the old stays, and the log says so. Windows has no such signal.
+A faulty file is not used: the old one stays, and the log says so. Windows has no such signal.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def reload_on_signal(config: uvicorn.Config) -> None:
 
 
 def reload(config: uvicorn.Config) -> None:
-    """Reads again what may have changed, each part for itself."""
+    """Reads all parts again, each independently of the others."""
     _tried("the log", _log)
     _tried("the key file", _keys)
     _tried("the certificate", lambda: _certificate(config))

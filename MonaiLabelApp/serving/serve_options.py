@@ -51,7 +51,7 @@ class ServeOptions:
     connections_per_address: int = PER_ADDRESS
 
     def __post_init__(self) -> None:
-        # The launch leaves the working folder. Links stay as they are: a renewed certificate is another target of one.
+        # The launch changes the working folder. Links are kept: a renewed certificate is a new target of its link.
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Path):
@@ -63,7 +63,7 @@ class ServeOptions:
         return self.oidc_issuer or self.realm_uri
 
     def check(self) -> list[str]:
-        """Raises ConfigurationError or InputError for what must not be; returns what is worth a warning."""
+        """Returns warnings. Raises ConfigurationError or InputError for options that cannot be used."""
         if bool(self.api_key_file) + bool(self.realm_uri) + bool(self.oidc_issuer) > 1:
             raise ConfigurationError("--api-key-file, --oidc-issuer and --realm-uri exclude each other")
         open_to_all = not self.api_key_file and not self.issuer

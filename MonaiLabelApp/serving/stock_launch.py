@@ -1,4 +1,4 @@
-"""A warning of what MONAI Label's own launch leaves open, for the app to print at its start."""
+"""A warning about the protections that MONAI Label's own launch lacks, printed by the app at its start."""
 
 from __future__ import annotations
 

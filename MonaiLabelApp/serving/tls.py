@@ -37,7 +37,7 @@ def renew(used: ssl.SSLContext, certificate: Path, key: Path) -> None:
 
 
 def checked(certificate: Path, key: Path) -> list[str]:
-    """Warnings of what clients will object to, or others could abuse. Raises as `context`."""
+    """Warnings about faults that clients reject or attackers could use. Raises as `context`."""
     context(certificate, key)
     leaf, now, said = _chain(certificate)[0], datetime.now(UTC), []
     until = f"{leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"

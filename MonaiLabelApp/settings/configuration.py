@@ -146,7 +146,7 @@ class Configuration:
         if self.embedding is not None or self.slice_embedding is not None:
             if self.training is None:
                 raise ConfigurationError("embedding and slice_embedding need training; an index alone has its own")
-            embeddings.make(self)  # an unknown name or a missing file is told now
+            embeddings.make(self)  # an unknown name or a missing file is reported now
         # Real scans are only ever read.
         for real in (self.training, self.validation):
             for key in ("data", "index", "studies"):
@@ -156,7 +156,7 @@ class Configuration:
 
 
 def _absolute(name: str) -> str:
-    """With the path after the colon, if there is one, as it is whatever the working folder."""
+    """The name, with the path after the colon made absolute."""
     kind, _, path = name.partition(":")
     return f"{kind}:{Path(path).expanduser().resolve()}" if path else name
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from replica_detection.embedding import Embedders
     from replica_detection.index.training_index import TrainingIndex
 
-# What the launch says for the encoder that the trainer `encoder` made.
+# Name of the encoder that the trainer `encoder` made, in the options of the launch.
 TRAINED = "trained"
 
 
@@ -61,12 +61,12 @@ def training_folder(options: EmbeddingOptions) -> Path:
 
 
 def trained_file(options: EmbeddingOptions) -> Path:
-    """The encoder of the last training that came to its end: what `trained` means while another one runs."""
+    """The encoder of the last finished training, which `trained` names even while another one runs."""
     return options.models / "encoder.safetensors"
 
 
 def publish(options: EmbeddingOptions) -> None:
-    """Makes the best encoder of a finished training the one that `trained` means."""
+    """Makes the best encoder of a finished training the one that `trained` names."""
     from replica_detection.networks.weights import WEIGHTS
 
     best = (training_folder(options) / WEIGHTS).read_bytes()

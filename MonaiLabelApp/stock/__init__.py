@@ -1,7 +1,7 @@
 """The routes that MONAI Label's clients use, written anew over its app object.
 
-MONAI Label's own are `async def` around blocking work, open what a request names, and answer 500 without a word.
-These are plain `def`: they run in worker threads, so that one request does not stop the others.
+MONAI Label's own are `async def` around blocking work, open any file that a request names, and answer 500 without a
+reason. These are plain `def`: they run in worker threads, so one request does not stop the others.
 """
 
 from fastapi import FastAPI

@@ -171,13 +171,13 @@ def _given(info: str | None) -> dict[str, Any]:
 
 
 def _name(who: Identity) -> str:
-    # MONAI Label's own word where nobody is known.
+    # MONAI Label's own word for an unknown client.
     return who.reader or "admin"
 
 
 @contextmanager
 def _kept(request: Request, upload: UploadFile) -> Iterator[Path]:
-    """The uploaded file on the disk under a name of our own, gone afterwards."""
+    """The uploaded file on the disk under a name of our own, deleted afterwards."""
     state, folder = request.app.state, Path(tempfile.gettempdir())
     limits = upload_limits(state)
     with received({"file": upload}, folder, state.max_upload_bytes, limits, services=state.replica) as paths:

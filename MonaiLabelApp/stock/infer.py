@@ -92,7 +92,7 @@ def _image(file: Path | None, image: str, session_id: str, asked: dict[str, Any]
 
 
 def _sent(upload: UploadFile | None) -> UploadFile | None:
-    """None for the empty field that some clients send in the place of no file."""
+    """The upload; None for the empty field that some clients send instead of no file."""
     return upload if upload is not None and upload.filename else None
 
 
@@ -137,7 +137,7 @@ def _multipart(text: str, path: Path) -> Response:
 
 
 def _remove_ours(path: Path | None) -> None:
-    """Removes a result after its reply. MONAI Label removes whatever a task named, a training image too."""
+    """Removes a result after its reply. MONAI Label removes any file that a task named, even a training image."""
     if path is not None and path.resolve().is_relative_to(Path(tempfile.gettempdir()).resolve()):
         with suppress(OSError):
             path.unlink()

@@ -1,6 +1,6 @@
-"""Of what MONAI Label's jobs print, the lines that are meant for people: see `lib/progress.py`.
+"""Lines for users in the output of MONAI Label's jobs: see `lib/progress.py`.
 
-MONAI Label itself keeps the last lines as they come, with tracebacks and the folders of modules. Those are in jobs.log.
+MONAI Label itself keeps the last lines unchanged, with tracebacks and paths of modules. Those are in jobs.log.
 """
 
 from __future__ import annotations

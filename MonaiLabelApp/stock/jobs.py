@@ -41,7 +41,7 @@ def train(
 ) -> Any:
     asked = options(params or {}, known_task("trainers", model))
     trainer = app()._trainers[model]
-    # Now, for a job would be accepted and fail.
+    # Checked now: a job would be accepted and fail.
     if isinstance(trainer, TrainSegmentation | TrainEncoder | BuildIndex):
         trainer.wanted(asked)
     if isinstance(trainer, TrainSegmentation | TrainEncoder):

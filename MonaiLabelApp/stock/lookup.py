@@ -20,7 +20,7 @@ from replica_detection_server.stock.task_options import translated
 
 USER, ANNOTATOR, TRAINER, ADMIN = (Depends(having(role)) for role in ("user", "annotator", "trainer", "admin"))
 
-# What clients send with every task beside what the task itself offers.
+# Options that clients send with every task, beside those of the task itself.
 COMMON = {"client_id", "device", "logging", "gpus", "multi_gpu"}
 _CHECKS: dict[str, Callable[[Any], bool]] = {
     "device": lambda v: isinstance(v, str) and bool(re.fullmatch(r"[\w .:()/+-]{1,80}", v)),
@@ -37,7 +37,7 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "max_batch_size": lambda v: _is_whole(v, 10**6),
     "k": lambda v: str(v).removeprefix("-").isdecimal(),
 }
-# What an option can be, where a caller may not know.
+# Possible values of options, for messages.
 _WORDS = {
     "max_workers": "a whole number from 0 to 8",
     "max_batch_size": "a whole number from 0 to 1000000",
@@ -52,7 +52,7 @@ def app() -> MONAILabelApp:
 
 
 def known_image(image: str) -> None:
-    """Raises HTTPException 404 for any name but that of a known image, whatever lies under it on the disk; 503 or 409
+    """Raises HTTPException 404 for any name but that of a known image, even if a file of that name exists; 503 or 409
     for a training case while there is no index."""
     require_index_for(image)
     store = app().datastore()
@@ -76,7 +76,7 @@ def image_file(image: str) -> Path:
 
 
 def require_index_for(case: str) -> None:
-    """Refuses (503, 409) a training case while there is no index: nobody knows then whether it exists."""
+    """Refuses (503, 409) a training case while there is no index: without one the training cases are unknown."""
     services: Services | None = getattr(app(), "services", None)
     if services is not None and case.startswith(TRAINING):
         services.engine.required_index()
@@ -114,7 +114,7 @@ def options(given: Mapping[str, Any], task: Mapping[str, Any], further: Collecti
         if check is not None and value is not None and not check(value):
             words = f": {key} must be {_WORDS[key]}" if key in _WORDS else ""
             raise HTTPException(422, f"Option '{key}' cannot have this value{words}.")
-    # The words of the log are not a caller's to choose, and null asks for nothing.
+    # A caller may not choose the words of the log, and null asks for nothing.
     return {k: v for k, v in given.items() if k != "logging" and v is not None}
 
 

@@ -49,7 +49,7 @@ def next_sample(
 ) -> dict[str, Any]:
     """`{}` when no image is left. `client_id` names the reader where there is no authentication.
 
-    What readers noted on the image stands under `notes`, so that no note passes for what the server says.
+    Notes of readers on the image are under `notes`, so that none can be mistaken for the server's own information.
     """
     asked = options(params or {}, known_task("strategies", strategy))
     if who.reader:

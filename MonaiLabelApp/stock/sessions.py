@@ -27,7 +27,7 @@ from replica_detection_server.uploads.sessions import UploadSessions
 router = APIRouter(prefix="/session", tags=["MONAI Label"])
 
 CHUNK = 1 << 20
-# All sessions together may take so many times the largest upload.
+# Limit of all sessions together, as a multiple of the largest upload.
 ROOM = 8
 
 
@@ -49,7 +49,7 @@ def create(
     try:
         image = _received(folder, files, uncompress, min(settings.max_upload_bytes, limits.max_bytes))
         examine(state.replica, image, limits)
-        # MONAI Label's own ids tell the time and the machine, so that the next can be guessed.
+        # MONAI Label's own ids contain time and machine, so the next one can be guessed.
         id, info = _sessions().add_session(str(image), expiry, session_id=str(uuid.uuid4()))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -99,7 +99,7 @@ def _received(folder: Path, files: list[UploadFile], uncompress: bool, max_bytes
 
 
 def _suffix(filename: str | None) -> str:
-    """Scanners name the files of a series by number or UID; these are DICOM."""
+    """The extension of a file. Names without one, or that end with a number as those of scanners do, are DICOM."""
     name = Path((filename or "").replace("\\", "/")).name
     return ".dcm" if re.fullmatch(r"[^.]*|.*\.(\d+|ima)", name, re.IGNORECASE) else extension(name, QUERIES)
 
@@ -117,7 +117,7 @@ def _known(session_id: str, update: bool) -> SessionInfo:
 
 
 def _shown(info: SessionInfo) -> dict[str, Any]:
-    """Without the folders of this machine."""
+    """The session without the folders of this machine."""
     return {**info.to_json(), "path": "", "image": Path(info.image).name}
 
 

@@ -1,4 +1,4 @@
-"""Options of MONAI Label's own tasks, as its clients and scripts send them: what they are here, or why not.
+"""Options of MONAI Label's own tasks, as its clients and scripts send them: their names here, or why they are refused.
 
 Its module for Slicer shows the reason to its user.
 """
@@ -14,7 +14,7 @@ from fastapi import HTTPException
 
 @dataclass(frozen=True)
 class TaskOption:
-    """`same`: values that ask for nothing else than what is done anyway; `reason`: why another one cannot be had."""
+    """`same`: values that change nothing; `reason`: why other values are refused."""
 
     same: tuple[Any, ...]
     reason: str

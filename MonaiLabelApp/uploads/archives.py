@@ -33,7 +33,7 @@ def unpack(archive: Path, folder: Path, max_bytes: int) -> int:
     """Unpacks a .zip, .tar or .tar.gz into an existing empty folder and returns the number of files.
 
     Args:
-        max_bytes: what all members together may take, counted as they are written, whatever their headers claim.
+        max_bytes: limit of all members together, counted as they are written, not taken from their headers.
 
     Raises:
         InputError: it is none of these, is damaged or encrypted, or holds a member that is a link or device, has a
@@ -54,7 +54,7 @@ def unpack(archive: Path, folder: Path, max_bytes: int) -> int:
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise InputError(archive.name, "holds a name twice", _ADVICE) from error
     except OSError as error:
-        # A damaged header points to a place that no file has; a full disk is another matter.
+        # A damaged header points beyond the file; a full disk is another error.
         if error.errno not in (None, errno.EINVAL, errno.ENAMETOOLONG):
             raise
         raise InputError(archive.name, "is damaged", _ADVICE) from error
@@ -82,7 +82,7 @@ def _members(archive: Path, max_bytes: int) -> Iterator[tuple[str, IO[bytes]]]:
 def _tar_members(archive: Path, file: Any) -> Iterator[tuple[str, IO[bytes]]]:
     with tarfile.open(fileobj=file, mode="r:") as tar:
         for number, member in enumerate(tar):
-            # tarfile keeps every header for a later look, which nobody takes.
+            # tarfile keeps every header, and nothing reads them again.
             tar.members = []  # type: ignore[attr-defined]
             _require_few(archive, number + 1)
             if member.isdir():
@@ -135,7 +135,7 @@ def _require_few(archive: Path, members: int) -> None:
 
 
 def _shown(name: str) -> str:
-    """The name of a member for people: what cannot be printed is a question mark."""
+    """The name of a member for messages: characters that cannot be printed become question marks."""
     return "".join(letter if letter.isprintable() else "?" for letter in name[:200])
 
 
@@ -162,7 +162,7 @@ def _too_large(archive: Path, max_bytes: int) -> InputError:
 
 
 class _Guarded(io.RawIOBase):
-    """A file for tarfile that gives no more than `limit` bytes in all and MAX_READ at once."""
+    """A file for tarfile that gives at most `limit` bytes in all and MAX_READ at once."""
 
     def __init__(self, archive: Path, file: Any, limit: int):
         self._archive, self._file, self._limit = archive, file, limit

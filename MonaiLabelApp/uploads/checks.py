@@ -1,7 +1,7 @@
 """Checks of an uploaded file: one image, all of it in this file, and no larger than the server takes.
 
-Decided from its own bytes before any reader of images sees it. The readers follow what a header says: to other files of
-the machine, and to as much memory as it names.
+The checks read only the bytes of the file, before any reader of images opens it. Readers trust a header: they open
+other files that it names, and take as much memory as it states.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ _NRRD_ENCODINGS = ("raw", "gzip", "gz", "txt", "text", "ascii")
 
 
 def check_upload(path: Path, limits: UploadLimits) -> None:
-    """Returns where `path` is one image in one file within the limits; its extension says which format it must have.
+    """Returns without an error if `path` is one image in one file within the limits, in the format of its extension.
 
-    Nothing else is opened, and no more than a few MiB are held in memory, except of a deflated DICOM file.
+    Opens nothing else, and holds no more than a few MiB in memory, except for a deflated DICOM file.
 
     Raises:
         InputError: it is no such file, names another one, holds less than its header promises, or could be read in
@@ -62,7 +62,7 @@ def check_upload(path: Path, limits: UploadLimits) -> None:
 def check_series(folder: Path, limits: UploadLimits) -> None:
     """As `check_upload` for all images of a folder and below, where the limits are those of all together.
 
-    What is no image (DICOMDIR, notes, programs that come on a CD) is removed from the folder: nothing may read it.
+    Other files (DICOMDIR, notes, programs of a CD) are removed from the folder, so that nothing reads them.
     """
     voxels = size = 0
     for path in sorted(folder.rglob("*")):
@@ -170,7 +170,7 @@ def _metaimage(path: Path, limits: UploadLimits) -> int:
         raise InputError(path, "does not say whether it is compressed", _AGAIN)
     left = path.stat().st_size - header.end
     stated = fields.get("compresseddatasize", str(left))
-    # ITK takes memory for as much as is stated here.
+    # ITK allocates the memory that is stated here.
     if not re.fullmatch(r"\d{1,15}", stated, re.ASCII) or int(stated) > left:
         raise InputError(path, "is truncated, or states more compressed bytes than it has", DAMAGED)
     if packed.lower() == "true" and "compresseddatasize" not in fields:  # ITK then gives zeros
@@ -260,11 +260,11 @@ def _whole_numbers(path: Path, text: str, count: str) -> list[int]:
 
 
 def _in_several_files(path: Path) -> InputError:
-    """The same words whatever is named, and whether it is there or not."""
+    """The message is the same for every named file, existing or not."""
     return InputError(path, "does not hold its voxels itself", _ONE_FILE)
 
 
-# By extension, as the readers choose; whatever has another one is DICOM to them.
+# By extension, as the readers choose; they read any other extension as DICOM.
 _FORMATS: tuple[tuple[tuple[str, ...], str, Callable[[Path, UploadLimits], int]], ...] = (
     ((".nii", ".nii.gz"), "NIfTI", _nifti),
     ((".nrrd",), "NRRD", _nrrd),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import struct
 
-# A progressive JPEG of a few kilobytes can ask a decoder to go over the whole image ten thousand times.
+# A progressive JPEG of a few kilobytes can make a decoder pass over the whole image ten thousand times.
 MAX_SCANS = 100
 # A JPEG 2000 decoder keeps some kilobytes for each tile, and some hundred bytes for each precinct.
 MAX_TILES = 4096
@@ -29,7 +29,7 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
         return None
     found, at = None, 2
     for _ in range(MAX_MARKERS):
-        filled = _FILLED.match(data, at)  # as many as the writer liked
+        filled = _FILLED.match(data, at)  # any number of fill bytes
         if filled is None or filled.end() + 3 > len(data):
             break
         at = filled.end() - 1
@@ -85,7 +85,7 @@ def _check_coding(data: bytes) -> None:
             return
         marker, length = struct.unpack(">HH", data[at : at + 4])
         if marker == 0xFF93:  # data follow; the next part begins where this one said it ends
-            if not in_part or 0 < part_end < at + 2:  # each begins anew, and none lies in what was read
+            if not in_part or 0 < part_end < at + 2:  # a part has its own header, and ends after it
                 raise UnfitStreamError("cannot be followed")
             if not part_end:
                 return

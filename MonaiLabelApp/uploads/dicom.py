@@ -1,7 +1,7 @@
-"""Content of an uploaded DICOM file, found without a DICOM library: those read as much as a file tells them to.
+"""Content of an uploaded DICOM file, read without a DICOM library: those read as much as a file states.
 
-The elements are walked over in the file, none of their values is taken into memory, and whatever two libraries could
-read in two ways is refused.
+The elements are scanned in the file without loading their values. Anything that two libraries could read differently is
+refused.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _PIXELS = 0x7FE00010
 # Or as float or double numbers.
 _ALL_PIXELS = (0x7FE00008, 0x7FE00009, _PIXELS)
 _URL = 0x00287FE0
-# Sequences that are opened; a file may call them unknown (UN), and they are read as what they are.
+# Sequences that are opened; they are read as sequences even where a file declares them unknown (UN).
 _OPENED = (0x52009229, 0x52009230, 0x00283000)
 _KEPT = (0x00020002, 0x00020010, 0x00080016, 0x00280002, 0x00280008, 0x00280010, 0x00280011, 0x00280100)
 _DIRECTORY = "1.2.840.10008.1.3.10"
@@ -53,7 +53,7 @@ _EXPORT = "Export the image again, as one DICOM file that holds its pixels"
 class Held:
     """Values that a file holds in all its frames and samples, and the bytes of each; none without an image.
 
-    `promised` are the bytes that its header promises, `held` those that are there; both 0 where they are compressed.
+    `promised` are the bytes that its header states, `held` those that exist; both 0 for compressed ones.
     """
 
     voxels: int
@@ -75,7 +75,7 @@ def examine(path: Path, most: int) -> Held:
     with _mapped(path) as data:
         meta, at = _file_meta(path, data)
         syntax = meta.text(0x00020010)
-        if syntax in ("", _IMPLICIT, _EXPLICIT):  # readers believe the first element more than the header
+        if syntax in ("", _IMPLICIT, _EXPLICIT):  # readers trust the first element more than the header
             syntax = _EXPLICIT if _is_kind(data[at + 4 : at + 6]) else _IMPLICIT
         if syntax not in (*_PLAIN, *_JPEG, *_JPEG_2000, _RLE):
             raise InputError(
@@ -143,7 +143,7 @@ def _inflated(path: Path, data: mmap.mmap, at: int, most: int) -> bytes:
 
 @dataclass
 class _Walk:
-    """Goes through the elements of a data set; what is refused is an InputError."""
+    """Scans the elements of a data set; refuses by an InputError."""
 
     path: Path
     data: bytes | mmap.mmap
@@ -284,7 +284,7 @@ def _implicit_kind(tag: int) -> bytes:
 
 
 def _check_frames(path: Path, walk: _Walk, syntax: str, size: tuple[int, int], frames: int) -> None:
-    """Each compressed frame says itself how large it is, and decoders believe it."""
+    """Checks the size that each compressed frame states itself, because decoders trust it."""
     pieces = [bytes(walk.data[at : at + length]) for at, length in walk.fragments[1:]]  # the first is a table
     if not pieces or (frames > 1 and len(pieces) != frames):
         raise InputError(path, f"holds {len(pieces)} pieces of compressed pixels for {frames} frames", _EXPORT)
@@ -292,7 +292,7 @@ def _check_frames(path: Path, walk: _Walk, syntax: str, size: tuple[int, int], f
         return
     measure = jpeg_size if syntax in _JPEG else jpeg2000_size
     try:
-        # A frame in several pieces is decoded as one, or each piece that could be one for itself.
+        # A frame in several pieces is decoded as a whole, or each piece that could be a frame by itself.
         begun = [found for piece in pieces if (found := measure(piece)) is not None]
         whole = measure(b"".join(pieces)) if frames == 1 else size
     except UnfitStreamError as error:

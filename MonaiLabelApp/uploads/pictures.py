@@ -18,7 +18,7 @@ _CHUNKS = b"IHDR PLTE IDAT IEND cHRM gAMA iCCP sBIT sRGB bKGD hIST tRNS pHYs sPL
 # First column and row of each pass of an interlaced picture, and how far they are apart.
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _PACKED = (b"iCCP", b"zTXt", b"iTXt")
-# All of them together; a picture has a profile and a few notes.
+# Limit for all of them together; a picture has a profile and a few notes.
 _MAX_PACKED_BYTES, _MAX_PACKED = 1 << 20, 100
 _MAX_CHUNKS = 100_000
 _AGAIN = "Save it again as a plain PNG or JPEG picture"
@@ -47,9 +47,9 @@ def size_of(path: Path) -> tuple[int, int]:
 
 
 def examine(path: Path) -> None:
-    """Looks through a PNG for what would unfold to more or less than its size says; a JPEG says all in its beginning.
+    """Checks that a PNG unpacks to exactly its stated size; a JPEG states all of it at its beginning.
 
-    Raises InputError: it does, is damaged, cut short, or holds several pictures.
+    Raises InputError: it does not, is damaged, cut short, or holds several pictures.
     """
     data = path.read_bytes()
     if not data.startswith(_PNG):

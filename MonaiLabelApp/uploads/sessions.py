@@ -1,4 +1,4 @@
-"""Uploaded images that are kept for an hour: MONAI Label's sessions without their traps."""
+"""Uploaded images that are kept for an hour: MONAI Label's sessions, hardened."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 class UploadSessions(Sessions):
     """Sessions in a folder of their own that only this user can enter.
 
-    Unlike MONAI Label's: an id is a UUID before it becomes part of a path; the image of a session lies inside its
-    folder, whatever its notes say; what an earlier process left is swept; folders that are no session are left alone.
+    Unlike MONAI Label's: an id is checked to be a UUID before it becomes part of a path; the image of a session must
+    lie inside its folder; sessions of earlier processes are removed; folders that are no session are left alone.
     """
 
     def __init__(self, folder: Path, expiry_seconds: int):
@@ -32,7 +32,7 @@ class UploadSessions(Sessions):
         super().__init__(str(folder), expiry_seconds)
 
     def __bool__(self) -> bool:
-        # MONAI Label sweeps only "if sessions", and an empty table of a fresh process is no reason not to.
+        # MONAI Label does this only "if sessions", so not in a new process with an empty table.
         return True
 
     def get_session(self, session_id: str, update_ts: bool = True, fetch_cache: bool = True) -> SessionInfo | None:
@@ -48,7 +48,7 @@ class UploadSessions(Sessions):
             return None
         if update_ts:
             info.last_access_ts = int(time.time())
-            with suppress(OSError):  # a full disk is no reason not to show it
+            with suppress(OSError):  # a full disk must not hide the session
                 self._write_meta_info(session_id, info)
         return info
 
@@ -69,7 +69,7 @@ class UploadSessions(Sessions):
         return removed
 
     def total_bytes(self) -> int:
-        # Others may end meanwhile: what is gone counts nothing.
+        # Other sessions may end meanwhile: a file that is gone counts nothing.
         found = 0
         for session in self._folders():
             for folder, _, names in os.walk(session):

@@ -1,4 +1,7 @@
-"""Network addresses of clients and hosts. uvicorn takes a client's from the header of a `--trusted-proxy` alone."""
+"""Network addresses of clients and hosts.
+
+uvicorn takes the address of a client only from the header of a trusted proxy.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ UNKNOWN = "-"
 
 
 def address_of(scope: Scope) -> str:
-    """The client's IP address in its usual form; UNKNOWN where there is none, as where a proxy passed on nonsense."""
+    """The client's IP address in its usual form; UNKNOWN without a valid one, which a proxy may pass on."""
     client = scope.get("client")
     try:
         found = ipaddress.ip_address((client or ("",))[0])

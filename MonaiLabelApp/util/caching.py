@@ -1,4 +1,4 @@
-"""Caches between requests: the content of files that others may write again, and recent results."""
+"""Caches between requests: the content of files that other processes replace, and recent results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ K = TypeVar("K")
 
 
 class FileCache(Generic[K]):
-    """The content of files that another process may write again, known by the file that is written last."""
+    """The content of files that another process may replace; the file that is written last shows the change."""
 
     def __init__(self, mark: Path, read: Callable[[], K]):
         self._mark, self._read = mark, read
@@ -23,7 +23,7 @@ class FileCache(Generic[K]):
         self._value: K | None = None
 
     def now(self) -> K | None:
-        """The present content; what was there before while a new one is being moved into place; None without any."""
+        """The present content; the previous one while a new one is being moved into place; None without any."""
         with self._lock:
             state = self._stat()
             while state is not None and state != self._state:
@@ -47,7 +47,7 @@ class FileCache(Generic[K]):
 
 
 class LruCache(Generic[K]):
-    """The results of the last few computations; the same one asked for twice at once is made once."""
+    """The results of the last few computations; two requests for the same one at once compute it once."""
 
     def __init__(self, size: int):
         self._size = size

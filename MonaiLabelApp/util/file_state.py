@@ -14,7 +14,7 @@ Entry = tuple[str, int, bool, bool]
 
 
 class FileStates:
-    """Files and folders as they were when they were looked at, to know whether to look again."""
+    """States of files and folders when they were read, to tell if they have changed since."""
 
     def __init__(self) -> None:
         self._states: dict[Path, State] = {}
@@ -22,11 +22,11 @@ class FileStates:
         self._unsettled: set[Path] = set()
 
     def note_file(self, path: Path, state: State | None = None) -> None:
-        """Keeps the state that a file had before it was looked into; without one, its state now."""
+        """Keeps the given state of a file from before it was read; without one, its state now."""
         self._states.setdefault(path, state or state_of_file(path))
 
     def note_folder(self, path: Path) -> None:
-        """Keeps what a folder holds, before it is looked into."""
+        """Keeps the entries of a folder, before they are read."""
         self._note(path, state_of_file(path))
         self._entries[path] = _entries(path)
 
@@ -45,7 +45,7 @@ class FileStates:
 
     def _note(self, path: Path, state: State) -> None:
         self._states[path] = state
-        # Two changes in one tick of the file system's clock have one time.
+        # Two changes within one tick of the file system's clock have the same time.
         (self._unsettled.add if time.time_ns() - state[1] < 10**9 else self._unsettled.discard)(path)
 
 

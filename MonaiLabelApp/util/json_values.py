@@ -30,7 +30,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return plain(dict(value))
     if isinstance(value, Mapping):
-        # Copied at once: another thread may go on with a job.
+        # Copied at once: another thread may change a job.
         return {k if isinstance(k, str) else json.dumps(plain(k)): plain(v) for k, v in list(value.items())}
     if isinstance(value, PurePath):
         return value.name

@@ -1,5 +1,5 @@
-"""Files that the administrator names, opened while the server runs: a pipe or device under such a name would hold up
-everybody, for opening it may wait for ever and reading it never end. Imports with the standard library alone.
+"""Files that the administrator names, opened while the server runs. A pipe or device of such a name would block the
+server: opening it may wait for ever, and reading it may never end. Imports with the standard library alone.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os,
 
 def open_regular(path: str | os.PathLike[str], flags: int, mode: int = 0o600) -> int:
     """As `os.open`, for a regular file alone. Raises OSError for anything else, and never waits."""
-    with suppress(FileNotFoundError):  # `flags` decide what becomes of it
+    with suppress(FileNotFoundError):  # `flags` decide about a missing file
         _require_regular(os.stat(path))  # noqa: PTH116 opening some devices already does something
     file = os.open(path, flags | _FLAGS, mode)
     try:
-        _require_regular(os.fstat(file))  # the name may have changed hands
+        _require_regular(os.fstat(file))  # the name may belong to another file now
     except BaseException:
         os.close(file)
         raise

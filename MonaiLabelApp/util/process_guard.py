@@ -1,10 +1,10 @@
 """Processes that the server starts end with it, also after `kill -9`, and so do those that they start.
 
-MONAI Label starts its jobs where nobody can add to their command, and a job starts further processes. So nothing is
-asked of a process: all of them inherit a mark in their environment, a random word. A guard, a small process beside the
-server, waits at a pipe for the server's end and then ends whatever carries the mark. A server that starts does the same
-with the mark of the one before it, should the guard have been killed too. No other process can carry the word by
-chance, and psutil signals none whose number was given to another meanwhile.
+MONAI Label starts its jobs by commands that cannot be changed, and a job starts further processes. All of them inherit
+a mark in their environment, a random word. A guard, a small process beside the server, waits at a pipe for the server's
+end and then ends all processes with the mark. A new server does the same with the mark of the previous one, in case its
+guard was killed too. No other process has the word by chance, and psutil does not signal a process whose number was
+reused.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SECONDS = 10
 
 @contextmanager
 def guarded(note: Path | None = None) -> Iterator[None]:
-    """Ends what an earlier server left; what is started from now on ends with this process, or with the block.
+    """Ends the processes of an earlier server; those started from now on end with this process, or with the block.
 
     Args:
         note: file that keeps the mark for the next server. None: only the guard knows it.
@@ -59,10 +59,10 @@ def guard_this_process() -> None:
 
 
 def end_marked(mark: str) -> int:
-    """Kills every process that carries the mark, waits until they are gone, and returns how many there were."""
+    """Kills every process with the mark, waits until they are gone, and returns their number."""
     ended: set[psutil.Process] = set()
     end = time.monotonic() + SECONDS
-    # One that is being started while another is killed is found by looking again.
+    # A process that starts while another is killed is found by a further search.
     while (found := _marked(mark)) and time.monotonic() < end:
         for process in found:
             with suppress(psutil.Error):

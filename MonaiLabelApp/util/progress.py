@@ -1,4 +1,4 @@
-"""Progress for people: said now and then, in words, with the time that is left."""
+"""Progress in words, with the time that is left, at intervals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from replica_detection.progress import Progress
 
 
 def throttled(tell: Progress, seconds: float) -> Progress:
-    """Passes on what comes `seconds` or more after the last word, and each new stage and its end."""
+    """Passes on progress that comes `seconds` or more after the last one, and each new stage and its end."""
     last_stage, last_time = "", 0.0
 
     def progress(stage: str, done: int, total: int) -> None:
@@ -22,7 +22,7 @@ def throttled(tell: Progress, seconds: float) -> Progress:
     return progress
 
 
-# The stages of a job as people call them; others are words already.
+# Words for the stages of a job; other stages are words already.
 _STAGES = {
     "preparing": "reading the training scans",
     "fitting": "fitting the embedding to the training scans",
@@ -30,14 +30,14 @@ _STAGES = {
     "comparing": "comparing the synthetic images",
     "drawing": "drawing the report",
 }
-# Before this nothing is said of the time that is left.
+# No remaining time is given before this.
 _SOON_SECONDS = 2.0
 
 
 class Pace:
-    """Progress of a job, and the time that its present stage will take by the pace that it has had.
+    """Progress of a job, and the remaining time of its present stage at its pace so far.
 
-    Counted from the first word of a stage, for a job that goes on with an earlier one begins far from zero.
+    Counted from the first report of a stage, because a continued job does not begin at zero.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
@@ -53,7 +53,7 @@ class Pace:
 
     @property
     def seconds_left(self) -> float | None:
-        """Of the present stage; None where it cannot be told yet."""
+        """Remaining seconds of the present stage; None while they cannot be estimated."""
         made, took = self.done - self._first, self._heard - self._began
         if made <= 0 or took < _SOON_SECONDS or self.done > self.total:
             return None
@@ -71,7 +71,7 @@ class Pace:
 
 
 def time_left(seconds: float) -> str:
-    """About how long something will take, as people say it."""
+    """A duration in words, rounded."""
     minutes = round(seconds / 60)
     if minutes < 1:
         return "less than a minute left"

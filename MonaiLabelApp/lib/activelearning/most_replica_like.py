@@ -1,4 +1,4 @@
-"""The strategy `most_replica_like`: what a reader should look at next."""
+"""The strategy `most_replica_like`: the case that a reader should look at next."""
 
 from __future__ import annotations
 

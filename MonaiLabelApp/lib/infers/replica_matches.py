@@ -22,8 +22,8 @@ K = 10
 class ReplicaMatches(InferTask):
     """The nearest training cases of an image under each measure, as JSON.
 
-    With it goes a file, for MONAI Label's client for Slicer cannot take a reply without one: the difference to the
-    nearest training case in mapped intensity.
+    The reply also has a file, because MONAI Label's client for Slicer needs one: the difference to the nearest training
+    case in mapped intensity.
     """
 
     def __init__(self, engine: Engine):
@@ -58,7 +58,7 @@ class ReplicaMatches(InferTask):
         return str(file), {**to_json(found), "file": words}
 
     def _study(self, path: Path) -> Case | None:
-        """The study that the datastore keeps at this place, as its own file or as the volume of a series."""
+        """The study that the datastore keeps at this path, as its own file or as the volume of a series."""
         if id := study_of_volume(path, self.engine.configuration.volumes):
             return self.engine.case(id)
         return next((c for c in self.engine.studies().cases if c.image.resolve() == path.resolve()), None)

@@ -42,7 +42,7 @@ class Segmentation(InferTask):
         """Value of each label by name; None where the segmenter cannot be made (yet)."""
         if self.needs is not None and not self.needs.is_file():
             return None
-        # Asked for with every page of the app: a network's file is only read again when it changed.
+        # Needed for every page of the app: a network's file is only read again when it has changed.
         return _labels_of(self.segmenter, state_of([self.needs] if self.needs else []))
 
     def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:

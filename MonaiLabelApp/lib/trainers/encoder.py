@@ -59,7 +59,7 @@ class TrainEncoder(TrainTask):
             return {"best_metric": 0.0}
 
     def require_material(self) -> None:
-        """Raises ConflictError where the server was started without what this learns from."""
+        """Raises ConflictError where the server was started without the images that this training needs."""
         if self.configuration.training is None:
             raise ConflictError("an encoder learns from the training scans: start the server with training")
 
@@ -80,7 +80,7 @@ class TrainEncoder(TrainTask):
         self.require_material()
         cohort = cohorts.training(self.configuration)
         assert cohort is not None
-        # Not validated on the server's validation scans: they are the null, and the encoder must not have met them.
+        # Not validated on the server's validation scans: they are the null, and the encoder must not see them.
         report = train_encoder(
             cohort,
             self.folder,
@@ -98,7 +98,7 @@ class TrainEncoder(TrainTask):
 
 
 def _quality(kind: str, loss: float) -> float:
-    """The validation loss as a share of what can be had, where 1 is the best.
+    """The validation loss on a scale from 0 to 1, where 1 is the best.
 
     `contrastive`: the probability that the encoder gives to an image's own altered view among all images of a batch,
     the geometric mean over the batch (NT-Xent is minus its logarithm). `deepssim`: 1 minus the root mean squared error

@@ -58,7 +58,7 @@ class TrainSegmentation(TrainTask):
             return {"best_metric": 0.0}
 
     def require_material(self) -> None:
-        """Raises ConflictError where the server was started without what this learns from."""
+        """Raises ConflictError where the server was started without the images that this training needs."""
         if self.configuration.training is None or self.configuration.training_masks is None:
             raise ConflictError("training needs masks: start the server with training and training_masks")
 

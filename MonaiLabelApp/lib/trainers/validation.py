@@ -13,8 +13,8 @@ LARGEST_EPOCHS = 10_000
 
 
 def choice(request: dict[str, Any], name: str, known: Sequence[str]) -> str:
-    """One of the words; the first where none is asked for, or by a client that shows no choice and sends the whole list
-    back. Raises InvalidRequestError for anything else.
+    """The chosen word: the first where none is given, or where a client that shows no choice sends the whole list back.
+    Raises InvalidRequestError for anything else.
     """
     value = request.get(name, known[0])
     value = value[0] if isinstance(value, list) and value else value
@@ -25,7 +25,7 @@ def choice(request: dict[str, Any], name: str, known: Sequence[str]) -> str:
 
 
 def flag(request: dict[str, Any], name: str) -> bool:
-    """False where it is not asked for. Raises InvalidRequestError for what is neither true nor false."""
+    """The value of a flag, False by default. Raises InvalidRequestError for anything but true or false."""
     value = request.get(name, False)
     if not isinstance(value, bool):
         raise InvalidRequestError(f"{name} must be true or false")
