@@ -99,7 +99,7 @@ def find_duplicates(
         other: a second cohort, such as the test split; None: duplicates inside `cohort`.
         patients: of images that are read from files, as `Cohort.of` takes them.
         options: how cases are compared; None: the defaults, for `measures`.
-        measures: names, where `options` are not given.
+        measures: names; give either these or `options`.
         index_options: how the index of `cohort` is built; None: the defaults.
         index_folder: where that index is kept and found again; None: a temporary folder, which goes with the answer.
         progress: called with (stage, done, total).
@@ -120,7 +120,7 @@ def find_duplicates(
         found.write("duplicates")
         ```
     """
-    options = options or DetectionOptions(measures)
+    options = DetectionOptions.of(options, measures)
     index = index_from(
         cohort,
         patients=patients,

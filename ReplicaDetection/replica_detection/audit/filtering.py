@@ -97,12 +97,13 @@ def filter_replicas(
         images: the synthetic images, where they are no longer where they were; as `Cohort.of` takes them.
         without_suspicious: leave out suspicious images too.
         keep_duplicates: do not look for near-duplicates.
-        copy: False: only the manifest is written. Images in memory have no files: take `kept_ids`.
+        copy: False: only the manifest is written. Images in memory have no files to copy: take `kept_ids`.
         device: `auto`, `cpu` or `cuda`, for the search of near-duplicates.
         progress: called with (stage, done, total).
 
     Raises:
-        InputError: the images or the index are no longer where they were, or `output` cannot be used.
+        InputError: the images or the index are no longer where they were, `output` cannot be used, or images in memory
+            were to be copied.
 
     Example:
         ```python
@@ -120,6 +121,8 @@ def filter_replicas(
     """
     read = as_result(result)
     cohort = synthetic_of(read, images)
+    if output is not None:
+        _require_place(cohort.cases, Path(cohort.source), Path(output), copy=copy)
     decisions = decide(read, cohort, without_suspicious=without_suspicious)
     if not keep_duplicates:
         stays = {d.synthetic_id for d in decisions if d.kept}
@@ -186,11 +189,7 @@ def write_filtered(decisions: Iterable[Decision], source: Path, output: Path, *,
         InputError: `output` cannot be used, two cases would need one file name, or a file cannot be copied.
     """
     decisions, output = list(decisions), Path(output)
-    root = (source if source.is_dir() else source.parent).resolve()
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(output, "exists already", "Name a new folder")
-    if copy and (output.resolve() == root or output.resolve().is_relative_to(root)):
-        raise InputError(output, f"lies inside the synthetic images ({root})", "Name a folder elsewhere")
+    root = _require_place((d.case for d in decisions if d.case), source, output, copy=copy)
     output.parent.mkdir(parents=True, exist_ok=True)
     work = output.with_name(f".{output.name[:40]}.{secrets.token_hex(4)}.tmp")
     work.mkdir()
@@ -210,6 +209,19 @@ def write_filtered(decisions: Iterable[Decision], source: Path, output: Path, *,
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
+
+
+def _require_place(cases: Iterable[Case], source: Path, output: Path, *, copy: bool) -> Path:
+    """The folder of the source. Raises InputError where nothing can be copied to `output`, or it holds something."""
+    root = (source if source.is_dir() else source.parent).resolve()
+    if copy and any(case.volume is not None for case in cases):
+        advice = "Write the manifest alone (copy=False), and take the images of `kept_ids`"
+        raise InputError(source, "are images in memory, which have no files to copy", advice)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(output, "exists already", "Name a new folder")
+    if copy and (output.resolve() == root or output.resolve().is_relative_to(root)):
+        raise InputError(output, f"lies inside the synthetic images ({root})", "Name a folder elsewhere")
+    return root
 
 
 def _rank(summary: CaseSummary) -> float:

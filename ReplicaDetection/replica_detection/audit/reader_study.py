@@ -178,7 +178,10 @@ def _of_ratings(
 
 def ratings_and_files(ratings: Ratings) -> tuple[list[Rating], list[str]]:
     """The ratings, and the files that they come from."""
-    several = [ratings] if isinstance(ratings, (str, os.PathLike)) else list(ratings)
+    several = [ratings] if isinstance(ratings, (str, os.PathLike, Rating)) else list(ratings)
+    for one in several:
+        if not isinstance(one, (str, os.PathLike, Rating)):
+            raise ConfigurationError(f"ratings holds a {type(one).__name__}: give objects of class Rating, or files")
     given = [r for r in several if isinstance(r, Rating)]
     files = [Path(r) for r in several if not isinstance(r, Rating)]
     return [*given, *(read_ratings(files) if files else ())], [str(f) for f in files]

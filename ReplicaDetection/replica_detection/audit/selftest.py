@@ -52,7 +52,7 @@ def selftest(
             there is built to its end.
         training_masks, validation_masks, patients: as `Cohort.of` takes them.
         options: of the detection; None: the defaults, for `measures`.
-        measures: names, where `options` are not given.
+        measures: names; give either these or `options`.
         index_options: how the index of training images is built; None: the defaults.
         copies: training images copied for each kind of change, drawn at random.
         seed: draws other copies and halves the validation images otherwise.
@@ -80,7 +80,7 @@ def selftest(
     # An index that an interrupted self-test left is built to its end; anything else is somebody's work.
     if output.exists() and not (output.is_dir() and all(p.name.startswith(INDEX_NAME) for p in output.iterdir())):
         raise InputError(output, "exists already", "Name a new folder")
-    options = options or DetectionOptions(measures)
+    options = DetectionOptions.of(options, measures)
     unseen = Cohort.of(validation, masks=validation_masks, patients=patients)
     output.mkdir(parents=True, exist_ok=True)
     index = index_from(

@@ -14,6 +14,7 @@ from replica_detection.audit.memorization_tables import AssessedSet, write_set_m
 from replica_detection.detection.detector import resolve_device
 from replica_detection.detection.run_inputs import as_result, index_of, synthetic_of, validation_of
 from replica_detection.errors import ConfigurationError
+from replica_detection.io.arrays import SOURCE
 from replica_detection.io.cohort import Cohort
 from replica_detection.progress import Progress, silent
 from replica_detection.results.result import DetectionResult
@@ -61,7 +62,8 @@ def assess_set(
     Args:
         results: a result or its folder, or several of them, one for each synthetic set (such as one per checkpoint).
         at: where the results stand on the axis (iterations, training cases); one number for each.
-        names: of the sets; None: the names of their folders, or of the folders of their images.
+        names: of the sets; None: the names of their folders, or of the folders of their images; `set 1`, `set 2` ...
+            for images in memory.
         validation: real images that the generator never saw, as `Cohort.of` takes them. None: those of the first
             result.
         validation_masks: their masks, for measures of masks.
@@ -101,7 +103,7 @@ def assess_set(
     holdout = _holdout(read[0], validation, validation_masks, patients)
     sets, warnings = [], []
     for number, (source, result) in enumerate(zip(several, read, strict=True)):
-        name = names[number] if names is not None else _name(source, result)
+        name = names[number] if names is not None else _name(source, result, number)
         index = index_of(result)
 
         def staged(stage: str, done: int, total: int, name: str = name) -> None:
@@ -130,5 +132,7 @@ def _holdout(first: DetectionResult, validation: Any, masks: Any, patients: Any)
     return validation_of(first, masks=masks, patients=patients)
 
 
-def _name(source: DetectionResult | str | os.PathLike[str], result: DetectionResult) -> str:
+def _name(source: DetectionResult | str | os.PathLike[str], result: DetectionResult, number: int) -> str:
+    if isinstance(source, DetectionResult) and result.run.synthetic.source == SOURCE:
+        return f"set {number + 1}"
     return Path(result.run.synthetic.source if isinstance(source, DetectionResult) else source).name

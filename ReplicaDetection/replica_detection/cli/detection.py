@@ -150,7 +150,7 @@ def detect(
             validation=validation,
             masks=masks,
             training_masks=training_masks,
-            validation_masks=validation_masks,
+            validation_masks=validation_masks if validation is not None else None,
             patients=patients,
             options=DetectionOptions(names(measures), k, alpha, device, null_size, strict, align, thresholds),
             index_options=IndexOptions(profile, names(measures), segment, embedding, slice_embedding, strict),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -64,10 +65,23 @@ class DetectionOptions:
             raise ConfigurationError(f"measures is '{self.measures}': it must be a list of names")
         if self.measures is not None:
             object.__setattr__(self, "measures", tuple(self.measures))
-        if not 0 < self.alpha < 1:
+        if not isinstance(self.alpha, numbers.Real) or not 0 < self.alpha < 1:
             raise ConfigurationError(f"alpha is {self.alpha}: it must lie between 0 and 1")
+        if not isinstance(self.k, numbers.Integral):
+            raise ConfigurationError(f"k is {self.k!r}: it must be a whole number")
         if self.k < 1:
             raise ConfigurationError(f"k is {self.k}: it must be at least 1")
+        if not isinstance(self.calibration, (Calibration, type(None))):
+            raise ConfigurationError(f"calibration is {self.calibration!r}: read the file first, with Calibration.read")
+
+    @classmethod
+    def of(cls, options: DetectionOptions | None, measures: Sequence[str] | None) -> DetectionOptions:
+        """The options, or the defaults for `measures`. Raises ConfigurationError where both are given."""
+        if options is None:
+            return cls(measures)
+        if measures is not None:
+            raise ConfigurationError("give either options or measures; DetectionOptions holds the measures too")
+        return options
 
 
 class Detector:
@@ -216,7 +230,7 @@ def detect(
 
     Args:
         images: the synthetic images, as `Cohort.of` takes them: a folder, a CSV, a `dataset.json`, a Cohort, or images
-            in memory, such as an array (N, X, Y, Z) or (N, X, Y).
+            in memory that state their geometry. Arrays state none: make a Cohort with `Cohort.from_arrays`.
         training: an index of the generator's training images (`build_index`), the path of one, or the images.
         validation: real images that the generator never saw: they tell how alike different patients are. None: the
             training images are compared among themselves.
@@ -251,8 +265,12 @@ def detect(
     if options is not None and single != DetectionOptions():
         raise ConfigurationError("give either options, or measures, k, alpha, device, align, calibration and strict")
     options = options or single
-    synthetic = images if isinstance(images, Cohort) else Cohort.of(images, masks=masks, strict=options.strict)
+    noted = Path(masks) if isinstance(masks, (str, os.PathLike)) else None
+    beside = isinstance(images, Cohort) and noted is not None  # the masks are the Cohort's own
+    synthetic = Cohort.of(images, masks=None if beside else masks, strict=options.strict)
     unseen = None
+    if validation is None and validation_masks is not None:
+        raise ConfigurationError("validation_masks are of validation images, and no validation was given")
     if validation is not None:
         unseen = Cohort.of(validation, masks=validation_masks, patients=patients, strict=options.strict)
     index = index_from(
@@ -264,7 +282,6 @@ def detect(
         progress=progress,
     )
     detector = Detector(index, validation=unseen, options=options, progress=progress)
-    noted = Path(masks) if isinstance(masks, (str, os.PathLike)) else None
     result = detector.detect(synthetic, masks=noted, progress=progress)
     return replace(result, inputs=RunInputs(index, synthetic, unseen))
 

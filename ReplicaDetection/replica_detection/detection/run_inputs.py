@@ -71,8 +71,26 @@ def index_from(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    weakref.finalize(index, shutil.rmtree, temporary, ignore_errors=True)
+    index.held = _TemporaryFolder(temporary)
     return index
+
+
+class _TemporaryFolder:
+    """A folder that goes when the last copy of the index in it goes, and with the process that made it."""
+
+    def __init__(self, folder: str):
+        weakref.finalize(self, _remove, folder, os.getpid())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _TemporaryFolder:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()  # a pickled index uses the folder but does not own it
+
+
+def _remove(folder: str, owner: int) -> None:
+    if os.getpid() == owner:  # a forked process shares the folder with the one that made it
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_index(training: Any) -> bool:
@@ -101,8 +119,10 @@ def synthetic_of(result: DetectionResult, source: Any = None) -> Cohort:
     held = result.inputs
     if source is None and isinstance(held, RunInputs):
         return held.synthetic
-    masks = result.run.options.get("masks")
-    return Cohort.of(Path(result.run.synthetic.source) if source is None else source, masks=masks)
+    source = Path(result.run.synthetic.source) if source is None else source
+    # The folder of masks that the run noted goes with files; what is in memory has its own.
+    noted = result.run.options.get("masks") if isinstance(source, (str, os.PathLike)) else None
+    return Cohort.of(source, masks=noted)
 
 
 def validation_of(result: DetectionResult, *, masks: Any = None, patients: Any = None) -> Cohort | None:

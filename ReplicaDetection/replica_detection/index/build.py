@@ -99,7 +99,7 @@ def open_or_build(
 
 
 def append_cases(
-    index: TrainingIndex,
+    index: TrainingIndex | str | os.PathLike[str],
     training: Any,
     *,
     patients: Any = None,
@@ -113,6 +113,7 @@ def append_cases(
     index as it was.
 
     Args:
+        index: the index, or its folder.
         training, patients, masks: the cohort, as `Cohort.of` takes it; cases that the index has already are left alone.
         strict: raise the InputError of the first case that cannot be used, instead of listing it.
 
@@ -135,6 +136,7 @@ def append_cases(
         assert len(index) == 14
         ```
     """
+    index = index if isinstance(index, TrainingIndex) else TrainingIndex.open(Path(index))
     cohort = Cohort.of(training, masks=masks, patients=patients, strict=strict)
     known = {e.id: e for e in index.entries}
     fresh = tuple(c for c in cohort.cases if c.id not in known)
@@ -177,7 +179,8 @@ def serves(index: TrainingIndex, cohort: Cohort, options: IndexOptions) -> bool:
 
 def _build(cohort: Cohort, folder: Path, options: IndexOptions, progress: Progress) -> TrainingIndex:
     work = folder.with_name(folder.name + ".partial")
-    if folder.exists() and not (folder / HEADER_FILE).is_file() and any(folder.iterdir()):
+    foreign = folder.exists() and not (folder / HEADER_FILE).is_file()
+    if foreign and not (folder.is_dir() and not any(folder.iterdir())):
         raise InputError(folder, "exists and is no index", "Choose another name for the index")
     folder.parent.mkdir(parents=True, exist_ok=True)
     work.mkdir(exist_ok=True)
@@ -231,7 +234,9 @@ def _planned(work: Path, cohort: Cohort, options: IndexOptions, masks: bool) -> 
         "encoders": settings_of(options.embedders),
     }
     preparation, done = resume_build(work, plan_of_work)
-    if preparation is None:
+    # The grid that was planned for other images is not that of these.
+    if preparation is None or not any(c.id in done and done[c.id].unchanged(c) for c in cohort.cases):
+        done = {}
         preparation = plan(profile_named(options.profile), sample_volumes(cohort, strict=options.strict))
         start_build(work, plan_of_work, preparation)
     return preparation, done

@@ -56,6 +56,7 @@ class TrainingIndex:
         self.problems = header.problems
         self.versions = header.versions
         self.in_memory: dict[str, Case] = {}
+        self.held: object = None  # what must live as long as the index, such as its temporary folder
         self._store: Any = zarr.open_group(folder / "features.zarr", mode="r")
 
     @classmethod
@@ -135,8 +136,8 @@ class TrainingIndex:
         contiguous = rows == list(range(rows[0], rows[0] + len(rows))) if rows else False
         block = {}
         for name in names:
-            array = self._store[name]
             try:
+                array = self._store[name]
                 if contiguous:
                     block[name] = np.asarray(array[rows[0] : rows[-1] + 1])
                 else:
@@ -235,7 +236,7 @@ class TrainingIndex:
             return Case(entry.id, tuple(Path(f) for f in entry.images), mask, entry.patient)
         if entry.id not in self.in_memory:
             found = f"holds '{entry.id}' as an image that was given in memory, which is gone"
-            raise InputError(self.folder, found, "Open it with open_or_build and the same images, or use files")
+            raise InputError(self.folder, found, "Give the same images again instead of the index, or use files")
         return self.in_memory[entry.id]
 
     def has_features_of(self, name: str) -> bool:

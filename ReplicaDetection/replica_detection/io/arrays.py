@@ -46,7 +46,9 @@ def cases_of_arrays(
             with NaN, with one value everywhere, or with a mask that cannot be used.
         ConfigurationError: arguments that do not go together, as lists of different lengths.
     """
-    if ids is None and isinstance(images, Mapping) and not has(images, "get_images_dict"):
+    if isinstance(images, Mapping) and not has(images, "get_images_dict"):
+        if ids is not None:
+            raise ConfigurationError("images by id have their ids already; give a list of images, or no ids")
         ids, images = images.keys(), images.values()
     items = _items(images)
     names = _ids(ids, len(items))
@@ -95,20 +97,24 @@ def _labels(name: str, mask: Any, volume: Volume, explicit: bool) -> np.ndarray:
     return checked_labels(name, decoded.array, stated, volume)
 
 
-def _items(images: Any) -> list[Any]:
-    """The images one by one: of a list or another iterable, of a batch along its first axis, or a single object."""
+def _items(images: Any, what: str = "") -> list[Any]:
+    """The images one by one: of a list or another iterable, of a batch along its first axis, or a single object.
+
+    `what` names them in errors: "" for the images themselves.
+    """
+    name = what or SOURCE
     if is_image_object(images):
         return [images]
     if has(images, "shape", "ndim"):
         if images.ndim not in (4, 5):
             found = f"is one array of shape {times(images.shape)}"
-            raise InputError(SOURCE, found, "Give a list of images, or a batch (N, 1, X, Y, Z) or (N, X, Y, Z)")
+            raise InputError(name, found, "Give a list of images, or a batch (N, 1, X, Y, Z) or (N, X, Y, Z)")
         return [images[n] for n in range(images.shape[0])]
     if isinstance(images, (str, bytes)) or not isinstance(images, Iterable):
-        raise InputError(SOURCE, f"is of type {type(images).__name__}, not a list of images", KINDS)
+        raise InputError(name, f"is of type {type(images).__name__}, not a list of images", KINDS)
     items = list(images)
     if any(isinstance(item, str) or hasattr(item, "__fspath__") for item in items):
-        raise InputError(SOURCE, "holds paths of files", "Give their folder, or a CSV with the columns id,image")
+        raise InputError(name, "holds paths of files", "Give their folder, or a CSV with the columns id,image")
     return items
 
 
@@ -136,17 +142,39 @@ def _patients(patients: Any, ids: Sequence[str]) -> list[str | None]:
         raise ConfigurationError(
             f"patients must be a list with one patient for each image, found the text {patients!r}"
         )
-    found = [patients.get(id) for id in ids] if isinstance(patients, Mapping) else list(patients)
+    found = _by_id("patients", patients, ids) if isinstance(patients, Mapping) else list(patients)
     _require_length("patients", found, len(ids))
-    return [None if patient in (None, "") else str(patient) for patient in found]
+    return [_patient(patient) for patient in found]
+
+
+def _patient(value: Any) -> str | None:
+    """The name of a patient as a table would give it; None for what tables of numbers hold where there is none."""
+    if value is None or (not isinstance(value, str) and str(value) == "<NA>"):  # pandas' own word for nothing
+        return None
+    if isinstance(value, (float, np.floating)):
+        if np.isnan(value):
+            return None
+        # A column of whole numbers with a gap holds floats: 12.0 is the patient 12.
+        value = int(value) if float(value).is_integer() else value
+    return str(value).strip() or None
+
+
+def _by_id(what: str, values: Mapping[Any, Any], ids: Sequence[str]) -> list[Any]:
+    """The value of each id, None where there is none. Raises ConfigurationError where no id has one."""
+    known = {composed(str(key)): value for key, value in values.items()}
+    if known and ids and not known.keys() & set(ids):
+        raise ConfigurationError(
+            f"{what} names no image of this cohort, e.g. {next(iter(known))!r}; its images are {ids[0]!r} ..."
+        )
+    return [known.get(id) for id in ids]
 
 
 def _masks(masks: Any, ids: Sequence[str]) -> list[Any]:
     if masks is None:
         return [None] * len(ids)
     if isinstance(masks, Mapping) and not is_image_object(masks):
-        return [masks.get(id) for id in ids]
-    found = _items(masks)
+        return _by_id("masks", masks, ids)
+    found = _items(masks, "masks")
     _require_length("masks", found, len(ids))
     return found
 
@@ -162,8 +190,8 @@ class _Geometry:
     def of(cls, spacing: Any, affines: Any, count: int) -> _Geometry:
         if spacing is not None and affines is not None:
             raise ConfigurationError("give either spacing or affines; an affine holds the spacing too")
-        if isinstance(spacing, (int, float)):
-            spacing = (spacing,) * 3
+        if isinstance(spacing, (int, float)) or getattr(spacing, "ndim", None) == 0:
+            spacing = (float(spacing),) * 3
         if affines is not None:
             return cls(None, _for_each("affines", affines, count, dimensions=2))
         return cls(None if spacing is None else _for_each("spacing", spacing, count, dimensions=1))
@@ -192,6 +220,8 @@ def _checked_affine(name: str, affine: np.ndarray) -> np.ndarray:
 
 def _for_each(what: str, values: Any, count: int, *, dimensions: int) -> list[Any]:
     """One value for each image, from one for all (an array of `dimensions` axes) or a list of them."""
+    if isinstance(values, Mapping):
+        raise ConfigurationError(f"{what} is by id; give one for all images, or a list with one for each")
     plain = values if hasattr(values, "ndim") else None
     if plain is None:
         values = list(values)

@@ -57,6 +57,8 @@ def decode(name: str, item: Any) -> DecodedArray:
 
 
 def _simpleitk(name: str, image: Any) -> DecodedArray:
+    if not has(image, "GetPixelIDTypeAsString"):  # of ITK itself, whose geometry has other types
+        raise InputError(name, f"is of type {type(image).__name__}, which is no SimpleITK image", KINDS)
     if image.GetNumberOfComponentsPerPixel() > 1:
         found = f"has {image.GetNumberOfComponentsPerPixel()} values in each voxel"
         raise InputError(name, found, "Give one grey value per voxel")
@@ -140,7 +142,9 @@ def _channel_first(name: str, array: np.ndarray) -> np.ndarray:
     shape = times(array.shape)
     if array.ndim == 4 and array.shape[0] == 1:
         return _trailing(name, array[0])
-    if array.ndim == 4 and array.shape[-1] != 1:
+    while array.ndim > 2 and array.shape[0] != 1 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim == 4:
         found = f"has {array.shape[0]} channels ({shape})"
         raise InputError(name, found, "Give one channel: compare the channels one by one, as image[:1]")
     if array.ndim == 3 and array.shape[0] == 1:
@@ -149,6 +153,10 @@ def _channel_first(name: str, array: np.ndarray) -> np.ndarray:
     if 1 < few <= _MOST_CHANNELS and min(others) >= _MUCH_LARGER * few:
         advice = "Give one channel (1, X, Y), or a volume as (1, X, Y, Z)"
         raise InputError(name, f"looks like a 2D image of {few} channels ({shape})", advice)
+    last = array.shape[-1] if array.ndim == 3 and array.dtype == np.uint8 else 0
+    if last in (3, 4) and min(array.shape[:2]) >= _MUCH_LARGER * last:
+        advice = "Give grey values (X, Y), or a volume as (1, X, Y, Z)"
+        raise InputError(name, f"looks like a color picture ({shape})", advice)
     return _trailing(name, array)
 
 

@@ -9,6 +9,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -193,7 +194,8 @@ class DetectionResult:
         neighbors: the k nearest training cases of each synthetic case.
         run: what was compared with what, and how.
         alignments: how candidates were moved onto synthetic cases.
-        inputs: the index and the cohorts, as long as the result has not left memory; None for one that was read.
+        inputs: the index and the cohorts, as long as the result has not left memory; None for one that was read, and
+            for one that comes from another process by pickle.
     """
 
     summary: tuple[CaseSummary, ...]
@@ -202,6 +204,16 @@ class DetectionResult:
     run: RunInfo
     alignments: tuple[AlignedPair, ...] = ()
     inputs: object = field(default=None, compare=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "inputs": None}  # a temporary index goes with the process that holds the inputs
+
+    def __copy__(self) -> DetectionResult:
+        return dataclasses.replace(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DetectionResult:
+        names = [f.name for f in dataclasses.fields(self) if f.name != "inputs"]
+        return DetectionResult(**{n: deepcopy(getattr(self, n), memo) for n in names}, inputs=self.inputs)
 
     def worklist(self) -> list[CaseSummary]:
         """Cases by descending score, undefined ones last; ties go by id."""
