@@ -71,6 +71,8 @@ class DetectionOptions:
             raise ConfigurationError(f"k is {self.k!r}: it must be a whole number")
         if self.k < 1:
             raise ConfigurationError(f"k is {self.k}: it must be at least 1")
+        if self.null_size < 1:
+            raise ConfigurationError(f"null_size is {self.null_size}: it must be at least 1")
         if not isinstance(self.calibration, (Calibration, type(None))):
             raise ConfigurationError(f"calibration is {self.calibration!r}: read the file first, with Calibration.read")
 

@@ -233,12 +233,10 @@ def _planned(work: Path, cohort: Cohort, options: IndexOptions, masks: bool) -> 
         "masks": masks,
         "encoders": settings_of(options.embedders),
     }
-    preparation, done = resume_build(work, plan_of_work)
-    # The grid that was planned for other images is not that of these.
-    if preparation is None or not any(c.id in done and done[c.id].unchanged(c) for c in cohort.cases):
-        done = {}
+    preparation, done = resume_build(work, plan_of_work, cohort)
+    if preparation is None:
         preparation = plan(profile_named(options.profile), sample_volumes(cohort, strict=options.strict))
-        start_build(work, plan_of_work, preparation)
+        start_build(work, plan_of_work, preparation, cohort)
     return preparation, done
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -22,16 +23,30 @@ from replica_detection.segmentation import Segmenter
 from replica_detection.util.files import atomic_write
 
 
-def start_build(work: Path, options: dict[str, Any], preparation: Preparation) -> None:
-    """Starts a fresh build in `work`: what an interrupted one with other options left there goes."""
+def start_build(work: Path, options: dict[str, Any], preparation: Preparation, cohort: Cohort) -> None:
+    """Starts a fresh build in `work`: what an interrupted one of other images or options left there goes."""
     shutil.rmtree(work / "features.zarr", ignore_errors=True)
-    (work / "entries.jsonl").unlink(missing_ok=True)
+    for stale in (work / "entries.jsonl", *work.glob("encoder_*.safetensors")):
+        stale.unlink(missing_ok=True)
+    plan = {"options": options, "preparation": preparation.to_json(), "cohort": _fingerprint(cohort)}
     with atomic_write(work / "plan.json") as f:
-        json.dump({"options": options, "preparation": preparation.to_json()}, f)
+        json.dump(plan, f)
 
 
-def resume_build(work: Path, options: dict[str, Any]) -> tuple[Preparation | None, dict[str, Entry]]:
-    """Preparation and finished cases of an interrupted build with the same options, else (None, {})."""
+def _fingerprint(cohort: Cohort) -> str:
+    """A hash that is equal for the same files, unchanged, and for the same images in memory."""
+    digest = hashlib.sha256()
+    for case in cohort.cases:
+        stats = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in case.input_files if f.exists()]
+        digest.update(repr((case.id, stats, "" if case.files else case.checksum())).encode())
+    return digest.hexdigest()
+
+
+def resume_build(work: Path, options: dict[str, Any], cohort: Cohort) -> tuple[Preparation | None, dict[str, Entry]]:
+    """Preparation and finished cases of an interrupted build with the same options, else (None, {}).
+
+    The cohort may have grown or shrunk since; but the grid, and what embedders learnt, are of no use to another one.
+    """
     try:
         stored = json.loads((work / "plan.json").read_text(encoding="utf-8"))
         if stored["options"] != options:
@@ -47,7 +62,11 @@ def resume_build(work: Path, options: dict[str, Any]) -> tuple[Preparation | Non
         except (ValueError, TypeError):  # the line that a kill cut short
             break
         done[entry.id] = entry
-    return preparation, done
+    if done:
+        same = any(c.id in done and done[c.id].unchanged(c) for c in cohort.cases)
+    else:
+        same = stored.get("cohort") == _fingerprint(cohort)
+    return (preparation, done) if same else (None, {})
 
 
 def write_rows(

@@ -122,6 +122,36 @@ def test_kill_cuts_the_journal_in_the_middle_of_a_line(small, tmp_path):
     assert len(index) == 6
 
 
+def test_an_interrupted_build_of_other_images_is_not_resumed(small, tmp_path):
+    """Neither the grid nor what an embedder learnt from other images is that of these."""
+
+    def stop(stage, done, total):
+        if stage == "preparing" and done == 3:
+            raise InterruptedError
+
+    folder = tmp_path / "x.rdindex"
+    for where in (folder, tmp_path / "none.rdindex"):
+        with pytest.raises(InterruptedError):
+            build(small, where, progress=stop)
+    stale = tmp_path / "x.rdindex.partial" / "encoder_images.safetensors"
+    stale.write_bytes(b"of other images")
+    (tmp_path / "none.rdindex.partial" / "entries.jsonl").unlink()
+    others = Cohort.from_arrays([volume(n)[4:, :, 4:] for n in range(6)], spacing=1, ids=small.ids)
+    fresh = build(others, tmp_path / "fresh.rdindex")
+    for where in (folder, tmp_path / "none.rdindex"):
+        index = build(others, where)
+        assert index.preparation == fresh.preparation and index.content_id == fresh.content_id
+        np.testing.assert_array_equal(rows(index), rows(fresh))
+    assert not (folder / stale.name).exists()
+
+
+def test_a_file_in_the_place_of_the_index_is_no_index(small, tmp_path):
+    (tmp_path / "x.rdindex").write_text("mine")
+    with pytest.raises(InputError, match="exists and is no index"):
+        build(small, tmp_path / "x.rdindex")
+    assert (tmp_path / "x.rdindex").read_text() == "mine" and not (tmp_path / "x.rdindex.partial").exists()
+
+
 def test_failed_rebuild_keeps_the_old_index(small, tmp_path):
     folder = tmp_path / "x.rdindex"
     before = build(small, folder).content_id

@@ -225,6 +225,8 @@ MM = {"spacing": (1, 1, 1)}
         ([np.stack([volume(0)] * 3)], MM, r"has 3 channels \(3 × 24 × 28 × 20\)"),
         ([volume(0)[None, None]], MM, "is 5D"),
         ([np.zeros((3, 64, 48))], MM, "looks like a 2D image of 3 channels"),
+        ([np.zeros((3, 64, 48, 1))], MM, "looks like a 2D image of 3 channels"),
+        ([np.zeros((64, 48, 3), np.uint8)], MM, "looks like a color picture"),
         ([np.zeros(9)], MM, "a line of values"),
         ([volume(0) * 1j], MM, "values of type complex"),
         ([None], MM, "is of type NoneType"),
@@ -239,6 +241,7 @@ MM = {"spacing": (1, 1, 1)}
         ([volume(0)], {"affines": [np.eye(3)[:2]]}, "has an affine that is none"),
         ([volume(0)], {**MM, "masks": [np.ones((3, 4, 5))]}, r"masks\[0\] \(case_0001\): has 3 × 4 × 5 voxels"),
         ([volume(0)], {**MM, "masks": [volume(1)]}, "values that are no labels"),
+        ([volume(0)], {**MM, "masks": "masks/"}, "^masks: is of type str"),
         ([SimpleITK.GetImageFromArray(np.zeros((4, 5, 6, 3)), isVector=True)], {}, "has 3 values in each voxel"),
     ],
 )
@@ -267,11 +270,48 @@ def test_a_mask_that_states_another_grid_is_refused(file):
         ({"masks": [None] * 3}, "masks has 3 entries for 2 images"),
         ({"spacing": [(1, 1, 1)] * 3}, "spacing has 3 entries for 2 images"),
         ({"affines": np.eye(4)}, "either spacing or affines"),
+        ({"spacing": {"case_0001": (1, 1, 1)}}, "spacing is by id"),
+        ({"patients": {"other": "p"}}, "patients names no image of this cohort, e.g. 'other'"),
+        ({"masks": {"other": volume(0) > 500}}, "masks names no image of this cohort, e.g. 'other'"),
     ],
 )
 def test_arguments_that_do_not_go_together(options, said):
     with pytest.raises(ConfigurationError, match=said):
         Cohort.from_arrays([volume(0), volume(1)], **{"spacing": (1, 1, 1), **options})
+
+
+def test_ids_are_given_once():
+    with pytest.raises(ConfigurationError, match="by id have their ids already"):
+        Cohort.from_arrays({"a": volume(0)}, ids=["b"], **MM)
+
+
+def test_patients_as_the_columns_of_a_table_hold_them():
+    """A column of numbers with a gap is of floats; the gap is no patient that its cases share."""
+    images = [volume(n) for n in range(6)]
+    given = [12.0, np.int64(12), " 12 ", np.nan, float("nan"), " "]
+    found = Cohort.from_arrays(images, patients=given, **MM)
+    assert [c.patient for c in found.cases] == ["12", "12", "12", None, None, None]
+    found = Cohort.from_arrays(images[:2], ids=[1, 2], patients={1: "p", 2: None}, masks={2: images[1] > 500}, **MM)
+    assert [c.patient for c in found.cases] == ["p", None] and [c.has_mask for c in found.cases] == [False, True]
+
+
+@pytest.mark.parametrize("spacing", [2, np.float32(2), np.int64(2), np.array(2.0), torch.tensor(2.0)])
+def test_one_number_is_the_voxel_size_along_every_axis(spacing):
+    np.testing.assert_array_equal(only([volume(0)], spacing=spacing).volume.affine, np.diag([2.0, 2.0, 2.0, 1.0]))
+
+
+def test_an_itk_image_is_no_array_with_its_axes_reversed():
+    class Image:  # what ITK's own images offer, as its documentation has it
+        def __array__(self, dtype=None, copy=None):
+            return volume(0).T
+
+        def GetNumberOfComponentsPerPixel(self):
+            return 1
+
+        GetDirection = GetSpacing = GetOrigin = GetNumberOfComponentsPerPixel
+
+    with pytest.raises(InputError, match="is of type Image, which is no SimpleITK image"):
+        Cohort.from_arrays([Image()], **MM)
 
 
 def test_without_strict_a_bad_image_is_listed_and_left_out():
