@@ -18,6 +18,7 @@ from replica_detection.index.training_index import TrainingIndex
 from replica_detection.io.cohort import Cohort
 from replica_detection.report import write_report
 from replica_detection.report.pair_loader import PairLoader, loader_of_result
+from replica_detection.results.result import DetectionResult
 
 MEASURES = ("mae", "ssim", "embedding_cosine", "dice")
 MM = (1.0, 1.0, 1.2)
@@ -98,19 +99,19 @@ def test_report_of_arrays_has_the_pictures_of_the_files(runs, tmp_path):
     for field in ("synthetic", "training", "synthetic_mask", "training_mask"):
         np.testing.assert_array_equal(getattr(a, field), getattr(b, field))
     assert page_a.count("data:image") == page_b.count("data:image") > 0
-    run = runs[1][2].run
-    assert loader_of_result(str(runs[1][1].folder), run.synthetic.source, None) is None
+    # Read back from its folder, a result of arrays has no images to draw.
+    assert loader_of_result(runs[1][2]) is not None
+    assert loader_of_result(DetectionResult.read(runs[1][0])) is None
 
 
 def test_selftest_on_arrays_equals_the_one_on_files(runs, tmp_path):
     rows = []
     for name, (folder, index, *_) in zip(("files", "arrays"), runs, strict=True):
         validation = Cohort.read(folder.parent / "validation", masks=folder.parent / "validation_masks")
-        (tmp_path / name).mkdir()
-        found = selftest(index, validation, tmp_path / name, copies=1)
+        found = selftest(index, validation, tmp_path / name, copies=1, keep_images=True)
         rows.append(found.rows)
     # Opened again without its arrays, an index has no image to make copies of.
-    write_selftest(found, index, tmp_path / "arrays", tmp_path)
+    write_selftest(found, index, tmp_path / "arrays" / "planted", tmp_path)
     assert repr(rows[0]) == repr(rows[1])
     with pytest.raises(InputError, match="given in memory, which is gone"):
         TrainingIndex.open(index.folder).case(0)
