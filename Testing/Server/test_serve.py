@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import os
 import re
 import shutil
@@ -24,8 +26,10 @@ import requests
 from Core.made_up import cohort, volume, write
 from replica_detection.cli import app
 from replica_detection.cli.console import run_guarded
+from replica_detection.cli.serve import FIELDS, serve
 from replica_detection.errors import ConfigurationError
 from replica_detection_server.serving.serve_options import ServeOptions
+from replica_detection_server.settings.configuration import Configuration
 from replica_detection_server.util.addresses import is_loopback
 from Server.conftest import until
 from Server.running import APP, running_server, stop
@@ -126,6 +130,17 @@ def test_what_is_worth_a_warning(keys):
     assert ServeOptions(host="0.0.0.0", api_key_file=keys, tls_certificate=keys, tls_key=keys).check() == []
     keys.chmod(0o644)
     assert any("chmod 600" in w for w in ServeOptions(api_key_file=keys).check())
+
+
+def test_every_setting_is_an_option_with_the_same_default():
+    options = {FIELDS.get(p.name, p.name): p.default for p in inspect.signature(serve).parameters.values()}
+    settings = [*dataclasses.fields(Configuration), *dataclasses.fields(ServeOptions)]
+    assert sorted(options) == sorted(f.name for f in settings)
+    required = {f.name for f in settings if f.default is dataclasses.MISSING}
+    assert required == {"studies", "data", "index"}
+    # A repeatable option that is not given is None.
+    defaults = {f.name: None if f.default == () else f.default for f in settings if f.name not in required}
+    assert {name: options[name] for name in defaults} == defaults
 
 
 def test_the_default_is_this_machine_alone_but_not_at_monai_label():

@@ -116,5 +116,5 @@ def _pairs(options: dict[str, Any]) -> dict[str, str]:
 
 def _fields(options: dict[str, Any]) -> dict[str, Any]:
     """The options by the names of the fields of ServeOptions, repeatable ones as tuples."""
-    several = {name: tuple(options[name] or ()) for name in REPEATABLE}
-    return {FIELDS.get(name, name): value for name, value in (options | several).items()}
+    given: dict[str, Any] = options | {name: tuple(options[name] or ()) for name in REPEATABLE}
+    return {FIELDS.get(name, name): value for name, value in given.items()}
