@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from starlette.types import ASGIApp
 
@@ -48,6 +48,9 @@ from replica_detection_server.settings.launch_settings import (
     Settings,
 )
 from replica_detection_server.util.addresses import is_address, is_loopback
+
+if TYPE_CHECKING:
+    import uvicorn
 
 logger = logging.getLogger(__name__)
 
@@ -199,9 +202,7 @@ def _found_at_the_start() -> list[str]:
 
 
 def _serve(app: ASGIApp, settings: Settings, options: ServeOptions, listener: socket.socket, said: list[str]) -> None:
-    import uvicorn
-
-    from replica_detection_server.incoming.protocol import BoundedHttp, BoundedServer
+    from replica_detection_server.incoming.protocol import BoundedServer
     from replica_detection_server.serving import asgi
 
     limits = Limits(open_files(options.max_connections), options.connections_per_address)
@@ -220,30 +221,7 @@ def _serve(app: ASGIApp, settings: Settings, options: ServeOptions, listener: so
             asgi.end_computations()  # else their callers would be waited for
             await super().shutdown(sockets)
 
-    server = Announcing(
-        uvicorn.Config(
-            app,
-            loop="asyncio",
-            http=BoundedHttp,
-            workers=1,  # jobs and sessions live in one process
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            ws="none",
-            timeout_graceful_shutdown=SECONDS_TO_STOP,
-            ssl_certfile=options.tls_certificate,
-            ssl_keyfile=options.tls_key,
-            # Only what a proxy of --trusted-proxy says of a client counts; uvicorn's default is this machine's.
-            proxy_headers=bool(options.trusted_proxies),
-            forwarded_allow_ips=both_families(options.trusted_proxies),
-        ),
-        asgi.application.state.connections,
-    )
-    if options.tls_certificate and options.tls_key:
-        server.config.load()
-        # Not uvicorn's own context, whose ciphers depend on its version.
-        server.config.ssl = tls.context(options.tls_certificate, options.tls_key)
+    server = Announcing(_uvicorn_config(app, options), asgi.application.state.connections)
     signal.signal(signal.SIGTERM, _terminated)
     try:
         server.run(sockets=[listener])
@@ -255,6 +233,35 @@ def _serve(app: ASGIApp, settings: Settings, options: ServeOptions, listener: so
     if not server.started:
         raise ReplicaDetectionError(f"the server did not start; {settings.logs / 'server.log'} says where it failed")
     console.print("Stopped.")
+
+
+def _uvicorn_config(app: ASGIApp, options: ServeOptions) -> uvicorn.Config:
+    import uvicorn
+
+    from replica_detection_server.incoming.protocol import BoundedHttp
+
+    config = uvicorn.Config(
+        app,
+        loop="asyncio",
+        http=BoundedHttp,
+        workers=1,  # jobs and sessions live in one process
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=SECONDS_TO_STOP,
+        ssl_certfile=options.tls_certificate,
+        ssl_keyfile=options.tls_key,
+        # Only the headers of a proxy of --trusted-proxy count; uvicorn's default trusts those of this machine.
+        proxy_headers=bool(options.trusted_proxies),
+        forwarded_allow_ips=both_families(options.trusted_proxies),
+    )
+    if options.tls_certificate and options.tls_key:
+        config.load()
+        # Not uvicorn's own context, whose ciphers depend on its version.
+        config.ssl = tls.context(options.tls_certificate, options.tls_key)
+    return config
 
 
 @contextmanager

@@ -11,32 +11,35 @@ from replica_detection.cli.application import app
 from replica_detection.cli.console import Bars, console, print_problems
 from replica_detection.cli.options import COHORT_HELP, Device, Patients, Profile, Strict
 
+OtherImages = Annotated[
+    Path | None, typer.Option(help="Other images for validation. Without: a fifth of the patients.")
+]
+Patience = Annotated[int, typer.Option(help="Validations without improvement after which the training ends.", min=1)]
+Rotation = Annotated[
+    float | None, typer.Option(help="Degrees about each axis, either way. Default: 5, for deepssim 10.", min=0)
+]
+AsPublished = Annotated[
+    bool, typer.Option("--as-published", help="Head and learning rate of the paper, for thousands of images.")
+]
+
 
 @app.command("train-encoder")
 def train_encoder(
     cohort: Annotated[Path, typer.Argument(help="The generator's training images. " + COHORT_HELP)],
     output: Annotated[Path, typer.Option(help="Folder for the encoder, its history and its curve.")],
     kind: Annotated[str, typer.Option(help="contrastive (Dar et al.) or deepssim (Scardace et al.).")] = "contrastive",
-    validation: Annotated[
-        Path | None, typer.Option(help="Other images for validation. Without: a fifth of the patients.")
-    ] = None,
+    validation: OtherImages = None,
     patients: Patients = None,
     profile: Profile = "generic",
     network: Annotated[str, typer.Option(help="dar, resnet18 or resnet50.")] = "dar",
     epochs: Annotated[int, typer.Option(help="Passes over the images, at most.", min=1)] = 200,
     batch: Annotated[int, typer.Option(help="Images compared with each other in a step.", min=2)] = 10,
-    patience: Annotated[
-        int, typer.Option(help="Validations without improvement after which the training ends.", min=1)
-    ] = 30,
-    rotation: Annotated[
-        float | None, typer.Option(help="Degrees about each axis, either way. Default: 5, for deepssim 10.", min=0)
-    ] = None,
+    patience: Patience = 30,
+    rotation: Rotation = None,
     flips: Annotated[str, typer.Option(help="Axes to mirror: 0 (left-right), 1, 2; empty for none.")] = "0,1,2",
     contrast: Annotated[float, typer.Option(help="Size of the change of contrast; 0 for none.", min=0)] = 0.5,
     size: Annotated[int, typer.Option(help="Voxels along an axis, at most.", min=8)] = 64,
-    as_published: Annotated[
-        bool, typer.Option("--as-published", help="Head and learning rate of the paper, for thousands of images.")
-    ] = False,
+    as_published: AsPublished = False,
     seed: Annotated[int, typer.Option(help="Same seed, same encoder (on the CPU).", min=0)] = 0,
     device: Device = "auto",
     strict: Strict = False,

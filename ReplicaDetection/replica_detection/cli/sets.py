@@ -30,6 +30,22 @@ if TYPE_CHECKING:
     from replica_detection.audit.memorization_tables import AssessedSet
     from replica_detection.audit.planted_verdicts import SelfTest
 
+OtherReal = Annotated[
+    Path, typer.Option(help="Real images that are not among the training images; 20 or more, better 100.")
+]
+TrainingIndexFolder = Annotated[
+    Path | None, typer.Option(help="Instead of --training: an index made by `replica-detection index`.")
+]
+CalibrationFile = Annotated[
+    Path | None, typer.Option(help="Verdicts by readers' thresholds: a file of `replica-detection calibrate`.")
+]
+SelftestSeed = Annotated[
+    int, typer.Option(help="Another seed draws other copies and other halves of the validation images.")
+]
+KeepImages = Annotated[
+    bool, typer.Option("--keep-images", help="Keep the planted copies. They are images of your patients.")
+]
+
 
 @app.command()
 def memorization(
@@ -182,14 +198,10 @@ def filter_set(
 
 @app.command()
 def selftest(
-    validation: Annotated[
-        Path, typer.Option(help="Real images that are not among the training images; 20 or more, better 100.")
-    ],
+    validation: OtherReal,
     output: Annotated[Path, typer.Option(help="New folder for tables and pictures.")],
     training: Annotated[Path | None, typer.Option(help="The training images. " + COHORT_HELP)] = None,
-    index: Annotated[
-        Path | None, typer.Option(help="Instead of --training: an index made by `replica-detection index`.")
-    ] = None,
+    index: TrainingIndexFolder = None,
     copies: Annotated[int, typer.Option(help="Training images copied for each kind of change.", min=1)] = 10,
     measures: Measures = None,
     k: K = 50,
@@ -203,15 +215,9 @@ def selftest(
     patients: Patients = None,
     device: Device = "auto",
     align: Align = True,
-    calibration: Annotated[
-        Path | None, typer.Option(help="Verdicts by readers' thresholds: a file of `replica-detection calibrate`.")
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(help="Another seed draws other copies and other halves of the validation images.")
-    ] = 0,
-    keep_images: Annotated[
-        bool, typer.Option("--keep-images", help="Keep the planted copies. They are images of your patients.")
-    ] = False,
+    calibration: CalibrationFile = None,
+    seed: SelftestSeed = 0,
+    keep_images: KeepImages = False,
 ) -> None:
     """Measure on your own images what would be found, before you trust a result.
 
