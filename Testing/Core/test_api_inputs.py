@@ -5,6 +5,7 @@ import gc
 import pickle
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -92,6 +93,29 @@ def test_nothing_is_ignored_in_silence(made, tmp_path):
         with pytest.raises(rd.ConfigurationError, match="either options or measures"):
             run(images, options=rd.DetectionOptions(), measures=["mae"])
     assert not (tmp_path / "new").exists()
+
+
+def test_a_list_of_patients_is_of_one_cohort(made, tmp_path):
+    """Of two cohorts of one size it would give the patients of one to the other."""
+    scans = [nib.Nifti1Image(c.volume.array, np.eye(4)) for c in made.inputs.synthetic.cases]
+    people = ["a", "b", "c", "d"]
+    runs = (
+        lambda: rd.detect(scans, scans, validation=scans, patients=people, measures=["mae"]),
+        lambda: rd.find_duplicates(scans, scans, patients=people, measures=["mae"]),
+        lambda: rd.selftest(scans, scans, tmp_path / "new", patients=people, measures=["mae"]),
+    )
+    for run in runs:
+        with pytest.raises(rd.ConfigurationError, match="patients is a list, and there are two cohorts"):
+            run()
+    index = rd.build_index(scans, tmp_path / "x.rdindex", patients=people, measures=["mae"])
+    assert [e.patient for e in index.entries] == people
+
+
+@pytest.mark.parametrize("given", [{"patients": {"a": "p"}}, {"patients": ["p"]}, {"masks": np.ones((4, 4, 4))}])
+def test_patients_and_masks_of_files_are_files(tmp_path, given):
+    (tmp_path / "a.nii.gz").write_bytes(b"")
+    with pytest.raises(rd.ConfigurationError, match="of images in files is of type"):
+        rd.Cohort.of(tmp_path, **given)
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,10 @@ FLAGS = {
     "validation_masks": "--validation-masks",
     "slice_embedding": "--slice-embedding",
     "as validation": "with --validation",
+    "segmenter and training_masks": "--segment and --training-masks",
+    "embedding and slice_embedding": "--embedding and --slice-embedding",
+    "give masks or a segmenter": "give --masks or --segment",
+    "at has": "--at has",
     "this folder as output": "this folder as --output",
     "with measures that include it": "with --measures that include it",
 }

@@ -18,7 +18,7 @@ from replica_detection.detection.comparison import compare
 from replica_detection.detection.distances import Distances
 from replica_detection.detection.null_distances import cross_fitted_distances, holdout_distances
 from replica_detection.detection.queries import CohortQueries
-from replica_detection.detection.run_inputs import RunInputs, index_from
+from replica_detection.detection.run_inputs import RunInputs, index_from, require_ids
 from replica_detection.detection.verdicts import assign_verdicts
 from replica_detection.errors import ConfigurationError
 from replica_detection.index.options import IndexOptions
@@ -274,6 +274,7 @@ def detect(
     if validation is None and validation_masks is not None:
         raise ConfigurationError("validation_masks are of validation images, and no validation was given")
     if validation is not None:
+        require_ids(patients)
         unseen = Cohort.of(validation, masks=validation_masks, patients=patients, strict=options.strict)
     index = index_from(
         training,

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,14 @@ def index_from(
         raise
     index.held = _TemporaryFolder(temporary)
     return index
+
+
+def require_ids(patients: Any) -> None:
+    """Raises ConfigurationError for a list of patients, where they are to be those of two cohorts."""
+    if patients is not None and not isinstance(patients, (str, os.PathLike, Mapping)):
+        raise ConfigurationError(
+            "patients is a list, and there are two cohorts: give it to Cohort.from_arrays for each, or name them by id"
+        )
 
 
 class _TemporaryFolder:

@@ -74,10 +74,15 @@ class Cohort:
         Raises:
             InputError: `source`, `masks` or `patients` cannot be used as a whole, no case is left, no mask matches
                 any case, or `strict` and a file has a problem.
+            ConfigurationError: `masks` or `patients` is no path.
         """
         source = Path(source)
         if str(source) == SOURCE:
             raise InputError(source, "were images in memory, which no file holds", "Give the images again")
+        for what, given, needed in (("masks", masks, "their folder"), ("patients", patients, "a CSV id,patient")):
+            if not isinstance(given, (str, os.PathLike, type(None))):
+                found = f"{what} of images in files is of type {type(given).__name__}"
+                raise ConfigurationError(f"{found}: give {needed}")
         log = ProblemLog(strict)
         mask_folder = require_folder(masks, "the masks") if masks is not None else None
         cases = unique_cases(find_cases(source, mask_folder, log), log)

@@ -14,6 +14,7 @@ import pytest
 
 from Core.bad_inputs import make_bad_folder
 from Core.made_up import cohort, volume, write
+from replica_detection.cli.console import with_flags
 
 # One test runs all measures; the others, which look at files and messages, need no embedding fitted in each process.
 FEW = ("--measures", "mae,ssim", "--no-align")
@@ -120,6 +121,20 @@ def test_wrong_arguments_give_a_message_and_the_right_code(data, tmp_path, words
     assert done.returncode == code, done.stderr
     assert message in re.sub(r"[\s│]+", " ", done.stderr)
     assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("segmenter and training_masks are for training images", "--segment and --training-masks are for training"),
+        ("embedding and slice_embedding are for training images", "--embedding and --slice-embedding are for"),
+        ("the training cohort has no masks; give masks or a segmenter", "no masks; give --masks or --segment"),
+        ("at has 2 entries for 1 results", "--at has 2 entries for 1 results"),
+        ("give real images as validation", "give real images with --validation"),
+    ],
+)
+def test_messages_name_options_and_not_arguments(message, shown):
+    assert shown in with_flags(message)
 
 
 def test_help_teaches_without_loading_anything_heavy():
