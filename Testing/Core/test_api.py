@@ -172,6 +172,7 @@ def test_a_result_of_arrays_draws_its_report_and_reads_back(arrays, tmp_path):
     result.write(tmp_path / "result")
     again = rd.DetectionResult.read(tmp_path / "result")
     assert (again.summary, again.matches, again.inputs) == (result.summary, result.matches, None)
+    assert again.run == result.run
     index = Path(result.run.index)
     assert index.is_dir()
     del result

@@ -89,6 +89,9 @@ def test_nothing_is_ignored_in_silence(made, tmp_path):
         rd.detect(images, index, masks=masks)
     with pytest.raises(rd.ConfigurationError, match="no validation was given"):
         rd.detect(images, index, validation_masks=masks)
+    for run in (lambda **k: rd.detect(images, index, **k), lambda **k: rd.find_duplicates(index, **k)):
+        with pytest.raises(rd.ConfigurationError, match="an index has its own"):
+            run(patients="patients.csv")
     for run in (rd.find_duplicates, lambda c, **k: rd.selftest(c, images, tmp_path / "new", **k)):
         with pytest.raises(rd.ConfigurationError, match="either options or measures"):
             run(images, options=rd.DetectionOptions(), measures=["mae"])

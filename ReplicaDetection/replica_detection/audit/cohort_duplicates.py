@@ -14,7 +14,7 @@ from replica_detection.detection.detector import DetectionOptions, collected, re
 from replica_detection.detection.distances import Distances
 from replica_detection.detection.null_distances import cross_fitted_distances
 from replica_detection.detection.queries import CohortQueries, IndexQueries
-from replica_detection.detection.run_inputs import index_from, require_ids
+from replica_detection.detection.run_inputs import check_patients, index_from
 from replica_detection.detection.verdicts import assign_verdicts
 from replica_detection.index.options import IndexOptions
 from replica_detection.index.training_index import TrainingIndex
@@ -121,8 +121,7 @@ def find_duplicates(
         ```
     """
     options = DetectionOptions.of(options, measures)
-    if other is not None:
-        require_ids(patients)
+    check_patients(patients, cohort, other)
     index = index_from(
         cohort,
         patients=patients,

@@ -11,7 +11,7 @@ from typing import Any
 from replica_detection.audit.planted_verdicts import SelfTest, judge_planted
 from replica_detection.audit.selftest_tables import write_selftest
 from replica_detection.detection.detector import DetectionOptions
-from replica_detection.detection.run_inputs import index_from, require_ids
+from replica_detection.detection.run_inputs import check_patients, index_from
 from replica_detection.errors import InputError
 from replica_detection.index.options import IndexOptions
 from replica_detection.io.cohort import Cohort
@@ -81,7 +81,7 @@ def selftest(
     if output.exists() and not (output.is_dir() and all(p.name.startswith(INDEX_NAME) for p in output.iterdir())):
         raise InputError(output, "exists already", "Name a new folder")
     options = DetectionOptions.of(options, measures)
-    require_ids(patients)
+    check_patients(patients, training, validation)
     unseen = Cohort.of(validation, masks=validation_masks, patients=patients)
     output.mkdir(parents=True, exist_ok=True)
     index = index_from(

@@ -97,9 +97,9 @@ def assess_set(
     read = [as_result(one) for one in several]
     if not read:
         raise ConfigurationError("no result was given")
-    for what, given in (("at", at), ("names", names)):
+    for what, kind, given in (("at", "numbers", at), ("names", "entries", names)):
         if given is not None and len(given) != len(read):
-            raise ConfigurationError(f"{what} has {len(given)} entries for {len(read)} results")
+            raise ConfigurationError(f"{what} has {len(given)} {kind} for {len(read)} results")
     holdout = _holdout(read[0], validation, validation_masks, patients)
     sets, warnings = [], []
     for number, (source, result) in enumerate(zip(several, read, strict=True)):

@@ -151,7 +151,8 @@ def detect(
             masks=masks,
             training_masks=training_masks,
             validation_masks=validation_masks if validation is not None else None,
-            patients=patients,
+            # An index has its own patients, and without unseen images nothing else asks for them.
+            patients=patients if index is None or validation is not None else None,
             options=DetectionOptions(names(measures), k, alpha, device, null_size, strict, align, thresholds),
             index_options=IndexOptions(profile, names(measures), segment, embedding, slice_embedding, strict),
             index_folder=result_folder_index(output),

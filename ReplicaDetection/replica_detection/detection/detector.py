@@ -18,7 +18,7 @@ from replica_detection.detection.comparison import compare
 from replica_detection.detection.distances import Distances
 from replica_detection.detection.null_distances import cross_fitted_distances, holdout_distances
 from replica_detection.detection.queries import CohortQueries
-from replica_detection.detection.run_inputs import RunInputs, index_from, require_ids
+from replica_detection.detection.run_inputs import RunInputs, check_patients, index_from
 from replica_detection.detection.verdicts import assign_verdicts
 from replica_detection.errors import ConfigurationError
 from replica_detection.index.options import IndexOptions
@@ -30,6 +30,7 @@ from replica_detection.progress import Progress, silent
 from replica_detection.readers.calibration import Calibration, applied
 from replica_detection.registration.transforms import alignment_of
 from replica_detection.results.result import AlignedPair, CohortInfo, DetectionResult, RunInfo, Verdicts
+from replica_detection.results.schema import to_json
 from replica_detection.util.versions import package_versions
 
 
@@ -160,7 +161,7 @@ class Detector:
             alpha=options.alpha,
             k=min(options.k, len(index)),
             device=self.device,
-            profile={**index.preparation.to_json(), "description": index.preparation.describe()},
+            profile=to_json({**index.preparation.to_json(), "description": index.preparation.describe()}),
             synthetic=_cohort_info(synthetic, distances),
             training=CohortInfo(index.source, len(index), tuple((p.path, p.message) for p in index.problems)),
             validation=None if self.validation is None else _cohort_info(self.validation, null),
@@ -273,8 +274,8 @@ def detect(
     unseen = None
     if validation is None and validation_masks is not None:
         raise ConfigurationError("validation_masks are of validation images, and no validation was given")
+    check_patients(patients, training, validation)
     if validation is not None:
-        require_ids(patients)
         unseen = Cohort.of(validation, masks=validation_masks, patients=patients, strict=options.strict)
     index = index_from(
         training,

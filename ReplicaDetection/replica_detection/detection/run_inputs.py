@@ -76,9 +76,19 @@ def index_from(
     return index
 
 
-def require_ids(patients: Any) -> None:
-    """Raises ConfigurationError for a list of patients, where they are to be those of two cohorts."""
-    if patients is not None and not isinstance(patients, (str, os.PathLike, Mapping)):
+def check_patients(patients: Any, training: Any, other: Any) -> None:
+    """Raises ConfigurationError for patients that nothing would ask for, or that would be those of two cohorts.
+
+    Args:
+        patients: as the caller gives them, for the cases of `training` and of `other`.
+        training: as `index_from` takes it.
+        other: the images that are compared with it, None without any.
+    """
+    if patients is None:
+        return
+    if other is None and (isinstance(training, TrainingIndex) or _is_index(training)):
+        raise ConfigurationError("patients are of images that are read; an index has its own")
+    if other is not None and not isinstance(patients, (str, os.PathLike, Mapping)):
         raise ConfigurationError(
             "patients is a list, and there are two cohorts: give it to Cohort.from_arrays for each, or name them by id"
         )

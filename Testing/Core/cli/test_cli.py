@@ -129,7 +129,7 @@ def test_wrong_arguments_give_a_message_and_the_right_code(data, tmp_path, words
         ("segmenter and training_masks are for training images", "--segment and --training-masks are for training"),
         ("embedding and slice_embedding are for training images", "--embedding and --slice-embedding are for"),
         ("the training cohort has no masks; give masks or a segmenter", "no masks; give --masks or --segment"),
-        ("at has 2 entries for 1 results", "--at has 2 entries for 1 results"),
+        ("at has 2 numbers for 1 results", "--at has 2 numbers for 1 results"),
         ("give real images as validation", "give real images with --validation"),
     ],
 )
