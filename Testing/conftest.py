@@ -12,6 +12,8 @@ from replica_detection.embedding import invariants
 os.environ.pop("COLUMNS", None)
 
 PROJECT = Path(__file__).resolve().parent.parent
+# Holds sitecustomize.py, for the processes that tests start.
+CHILDREN = Path(__file__).resolve().parent / "children"
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +27,10 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def few_views() -> Iterator[None]:
-    """The default embedding is fitted in a second; how good a whole fit is, the benchmark says."""
+    """The default embedding is fitted in a second, in the processes that tests start as well; how good a whole fit is,
+    the benchmark says."""
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(invariants, "TOTAL_VIEWS", 100)
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(CHILDREN), *(str(Path(p).absolute()) for p in paths if p)]))
         yield

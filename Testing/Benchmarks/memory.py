@@ -49,7 +49,7 @@ def report() -> bool:
             cohort = Cohort(whole.source, whole.cases[:size], ())
             index = build_index(cohort, folder / f"{size}.rdindex")
             command = [sys.executable, "-c", DETECT, str(folder), str(index.folder)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
             peaks.append(int(done.stdout) * unit / 2**20)
             sizes.append(size * float(np.prod(index.preparation.grid)) * 4 / 2**20)
             print(f"  {size:4d} training volumes, {sizes[-1]:7.0f} MiB prepared: peak {peaks[-1]:6.0f} MiB")

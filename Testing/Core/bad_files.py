@@ -216,7 +216,7 @@ def _itk_writer(
 def _with_data(fields: str, data: bytes) -> Callable[[Path], None]:
     def write(path: Path) -> None:
         path.with_suffix(".raw").write_bytes(data)
-        path.write_text(f"{fields}ElementDataFile = {path.stem}.raw\n")
+        path.write_text(f"{fields}ElementDataFile = {path.stem}.raw\n", encoding="utf-8")
 
     return write
 

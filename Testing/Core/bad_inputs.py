@@ -185,7 +185,7 @@ def _lists(folder: Path, rng: np.random.Generator) -> Iterator[BadInput]:
         ("conflict.csv", "second patient", "id,patient\ngood,p1\ngood,p2\n"),
         ("strangers.csv", "no case of this cohort", "id,patient\nother,p1\n"),
     ):
-        (place / f"patients_{name}").write_text(text)
+        (place / f"patients_{name}").write_text(text, encoding="utf-8")
         yield BadInput(
             f"patients_{name}", place, expect, patients=place / f"patients_{name}", culprit=f"patients_{name}"
         )

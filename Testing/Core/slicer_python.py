@@ -48,7 +48,7 @@ def run(code: str, *packages: str, timeout: float = 120) -> str:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))}
     start = f"from Core.slicer_python import leave_only\nleave_only(*{packages!r})\ndel leave_only\n"
     done = subprocess.run(
-        [sys.executable, "-c", start + code], capture_output=True, text=True, timeout=timeout, env=environment
+        [sys.executable, "-c", start + code], capture_output=True, encoding="utf-8", timeout=timeout, env=environment
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

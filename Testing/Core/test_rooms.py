@@ -153,9 +153,9 @@ def test_an_upward_import_and_a_circle_are_found(tmp_path):
     root = tmp_path / "Folder"
     for room in ("low", "high"):
         (root / room).mkdir(parents=True)
-        (root / room / "__init__.py").write_text("")
-    (root / "low" / "a.py").write_text("def f():\n    from named.high.b import g\n")
-    (root / "high" / "b.py").write_text("from named.low import a\n")
+        (root / room / "__init__.py").write_text("", encoding="utf-8")
+    (root / "low" / "a.py").write_text("def f():\n    from named.high.b import g\n", encoding="utf-8")
+    (root / "high" / "b.py").write_text("from named.low import a\n", encoding="utf-8")
     house = House(root, "named", tmp_path / "table.md", frozenset(), frozenset())
     assert house.upward(["low", "high"]) == ["low/a:2 -> named.high.b"]
     assert house.circles() == [["named.high.b", "named.low.a"]]

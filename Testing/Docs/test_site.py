@@ -29,7 +29,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cwd=PROJECT,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     assert ran.returncode == 0, ran.stderr
     return folder

@@ -428,7 +428,9 @@ def main() -> None:
         folder = given.folder or Path(temporary)
         if given.without_server:
             # Sentinels were made by whoever watches what this process opens.
-            names = json.loads((folder / "names.json").read_text()) if given.folder else sentinels(folder)
+            names = (
+                json.loads((folder / "names.json").read_text(encoding="utf-8")) if given.folder else sentinels(folder)
+            )
             result = read_all(given.files, given.seed, folder, names)
         else:
             result = through_a_server(given.files, given.seed, folder)
@@ -439,11 +441,11 @@ def main() -> None:
 def watched(count: int, seed: int, folder: Path) -> tuple[dict, list[str], int]:
     """`read_all` in a process of its own under strace: its result, what it must not have opened, and all it opened."""
     names = sentinels(folder)
-    (folder / "names.json").write_text(json.dumps(names))
+    (folder / "names.json").write_text(json.dumps(names), encoding="utf-8")
     log = folder / "strace.log"
     command = [*STRACE, str(log), sys.executable, __file__, "--without-server", "--files", str(count)]
     command += ["--seed", str(seed), "--folder", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=500, check=False)
     assert done.stdout.startswith("{"), done.stdout + done.stderr
     return json.loads(done.stdout), strange(opened(log)), len(opened(log))
 

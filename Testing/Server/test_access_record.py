@@ -357,7 +357,7 @@ def test_routes_note_themselves_what_they_serve(tmp_path, monkeypatch, asked, ca
 
 def _command(*paths) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "replica_detection", "check-access-record", *map(str, paths)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, check=False)
 
 
 def test_the_command_for_auditors(tmp_path):

@@ -208,7 +208,7 @@ def test_the_folder_of_the_app_stays_clean(served):
         ["git", "status", "--porcelain", "--ignored=no", "--", "model", "logs", "bin"],
         cwd=APP,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     if found.returncode:
         pytest.skip("no git checkout")

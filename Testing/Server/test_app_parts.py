@@ -233,13 +233,13 @@ def test_what_is_kept_is_read_again_only_after_a_change(tmp_path):
 
     kept = FileCache(mark, read)
     assert kept.now() is None
-    mark.write_text("one")
+    mark.write_text("one", encoding="utf-8")
     assert kept.now() == kept.now() == "one" and len(reads) == 1
     _written(tmp_path / "new", "two").replace(mark)
     assert kept.now() == "two"
     mark.unlink()
     assert kept.now() == "two", "a writer is about to move a new one into place"
-    mark.write_text("broken")
+    mark.write_text("broken", encoding="utf-8")
     with pytest.raises(InputError):
         kept.now()
 
@@ -282,7 +282,7 @@ def test_recent_results_are_made_once_for_all_who_ask_at_once():
 
 
 def _written(path: Path, text: str) -> Path:
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -396,7 +396,7 @@ def test_an_index_that_is_missing_damaged_or_of_another_version_is_made_at_the_s
     index = tmp_path / "data" / "training.rdindex"
     index.mkdir(parents=True)
     if content is not None:
-        (index / "index.json").write_text(content)
+        (index / "index.json").write_text(content, encoding="utf-8")
     monkeypatch.setattr(Jobs, "_process", lambda self, job: _sleeper())
     services = Services(Configuration.of(tmp_path / "studies", folders))
     services.start()
@@ -408,14 +408,14 @@ def test_an_index_that_is_missing_damaged_or_of_another_version_is_made_at_the_s
 def test_damaged_scores_are_no_scores(folders, tmp_path):
     scored = tmp_path / "data" / "scored"
     scored.mkdir(parents=True)
-    (scored / "detection.json").write_text("{}")
+    (scored / "detection.json").write_text("{}", encoding="utf-8")
     services = Services(Configuration.of(tmp_path / "studies", folders))
     assert services.engine.scored() is None and services.worklist() == []
 
 
 def test_a_damaged_list_of_jobs_keeps_no_server_from_starting(folders, tmp_path):
     (tmp_path / "data" / "jobs").mkdir(parents=True)
-    (tmp_path / "data" / "jobs" / "jobs.json").write_text('[{"id": 3}')
+    (tmp_path / "data" / "jobs" / "jobs.json").write_text('[{"id": 3}', encoding="utf-8")
     assert Jobs(Configuration.of(tmp_path / "studies", folders)).all() == []
 
 

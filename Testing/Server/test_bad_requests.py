@@ -77,7 +77,7 @@ def tree(tmp_path_factory) -> Path:
     inner.mkdir(parents=True)
     for folder in (outer, outer / "one", inner):
         (folder / "canary.nii.gz").write_bytes(folder.name.encode())
-        (folder / "passwd").write_text("secret")
+        (folder / "passwd").write_text("secret", encoding="utf-8")
     cohort(inner / "training", 6, prefix="trn")
     cohort(inner / "studies", 4, 200, "syn")
     (inner / "home").mkdir()

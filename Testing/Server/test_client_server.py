@@ -171,7 +171,7 @@ def test_refusals_say_what_is_wrong(anna, server, tmp_path):
     with pytest.raises(ServerError, match="rating has the value 5"):
         anna.rate(COPY, COPIED, 5)
     text = tmp_path / "text.nii.gz"
-    text.write_text("no image")
+    text.write_text("no image", encoding="utf-8")
     with pytest.raises(ServerError) as error:
         anna.compare_file(text)
     assert error.value.status == 422 and str(tmp_path) not in error.value.detail

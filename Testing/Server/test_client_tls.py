@@ -50,7 +50,7 @@ def test_http_and_https_mixed_up_is_said(tmp_path):
 
 
 def test_authorities_that_cannot_be_read(tmp_path):
-    (tmp_path / "empty.pem").write_text("nothing")
+    (tmp_path / "empty.pem").write_text("nothing", encoding="utf-8")
     for name in ("empty.pem", "missing.pem"):
         with pytest.raises(InputError, match=name):
             ReplicaClient("https://127.0.0.1", ca_file=tmp_path / name)

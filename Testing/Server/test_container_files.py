@@ -39,10 +39,10 @@ def test_linters_have_nothing_to_say():
     hadolint = shutil.which("hadolint", path=str(Path(sys.executable).parent))
     if hadolint is None:
         pytest.skip("hadolint has no wheel for this platform: requirements-test.txt")
-    docker = subprocess.run([hadolint, str(PROJECT / "Dockerfile")], capture_output=True, text=True)
+    docker = subprocess.run([hadolint, str(PROJECT / "Dockerfile")], capture_output=True, encoding="utf-8")
     assert docker.returncode == 0 and not docker.stdout, docker.stdout
     command = [sys.executable, "-m", "yamllint", "--strict", "-d", YAML_RULES, str(PROJECT / "compose.yaml")]
-    found = subprocess.run(command, capture_output=True, text=True)
+    found = subprocess.run(command, capture_output=True, encoding="utf-8")
     assert found.returncode == 0, found.stdout
 
 

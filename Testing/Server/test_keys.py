@@ -84,7 +84,7 @@ def test_a_pipe_as_key_file_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "keys")
     program = "import sys; from pathlib import Path; from replica_detection_server.access.keys import ApiKeys; "
     command = [sys.executable, "-c", program + "ApiKeys.read(Path(sys.argv[1]))", str(tmp_path / "keys")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60, check=False)
     assert done.returncode == 1 and "is not a regular file" in done.stderr
 
 
@@ -158,7 +158,7 @@ def test_names_and_keys_that_come_twice(tmp_path, cheap):
 
 def _command(*arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "replica_detection", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, check=False)
 
 
 def test_the_command_makes_a_line_that_its_key_opens(tmp_path):

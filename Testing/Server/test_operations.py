@@ -46,7 +46,7 @@ def _commands(title: str) -> str:
 
 def _run(title: str, places: dict[str, str]) -> str:
     command = ["bash", "-c", _commands(title)]
-    run = subprocess.run(command, env=os.environ | places, capture_output=True, text=True, timeout=120)
+    run = subprocess.run(command, env=os.environ | places, capture_output=True, encoding="utf-8", timeout=120)
     assert run.returncode == 0, run.stderr
     return run.stdout
 
@@ -66,14 +66,14 @@ def _rate(client: ReplicaClient, acknowledged: list[str], enough: threading.Even
 def test_backup_amid_work_and_restore_after_everything_is_lost(tmp_path):
     made_up.cohort(tmp_path / "training", 4, prefix="trn")
     made_up.cohort(tmp_path / "studies", 2, 200, "syn")
-    (tmp_path / "keys").write_text(f"anna:{KEY}\n")
+    (tmp_path / "keys").write_text(f"anna:{KEY}\n", encoding="utf-8")
     (tmp_path / "keys").chmod(0o600)
     conf = {"training": str(tmp_path / "training"), "data": str(tmp_path / "data"), "measures": "mae"}
     tasks.build_index(Configuration.of(tmp_path / "studies", conf))
     places = {"DATA": "data", "STUDIES": "studies", "KEYS": "keys", "LOGS": "logs", "BACKUP": "the backups/today"}
     places = {name: str(tmp_path / place) for name, place in places.items()} | {"OWNER": getpass.getuser()}
     (tmp_path / "logs").mkdir()
-    (tmp_path / "logs" / "access.jsonl").write_text("{}\n")
+    (tmp_path / "logs" / "access.jsonl").write_text("{}\n", encoding="utf-8")
     given = ["--studies", "studies", "--training", "training", "--data", "data", "--measures", "mae"]
     given += ["--api-key-file", "keys"]
     asked = {"headers": {"Authorization": f"Bearer {KEY}"}, "timeout": 60}
@@ -120,12 +120,12 @@ def test_backup_amid_work_and_restore_after_everything_is_lost(tmp_path):
         reply = requests.get(url + "/datastore/label?label=syn_001&tag=final", **asked)
         assert reply.status_code == 200 and reply.content == label
     assert (tmp_path / "data" / "models" / "trained.safetensors").read_bytes() == b"weights"
-    assert (tmp_path / "logs" / "access.jsonl").read_text() == "{}\n"
+    assert (tmp_path / "logs" / "access.jsonl").read_text(encoding="utf-8") == "{}\n"
     assert (tmp_path / "data" / "case-codes.secret").read_bytes() == secret
 
-    (tmp_path / "logs" / "access.jsonl").write_text("{}\nlater\n")
+    (tmp_path / "logs" / "access.jsonl").write_text("{}\nlater\n", encoding="utf-8")
     _run("Restore", places)
-    assert (tmp_path / "logs" / "access.jsonl").read_text() == "{}\nlater\n", "the record of now stays"
+    assert (tmp_path / "logs" / "access.jsonl").read_text(encoding="utf-8") == "{}\nlater\n", "the record of now stays"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="commands of a POSIX shell")
@@ -139,7 +139,9 @@ def test_a_version_is_changed_by_a_link(tmp_path):
         assert (tmp_path / "replica-detection").resolve() == new and not any(new.iterdir())
     assert "/opt/replica-detection/bin/replica-detection serve" in UNIT.read_text(encoding="utf-8")
     shown = re.search(r"^export NEW=(.*)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)[1]
-    run = subprocess.run(["bash", "-c", f"echo {shown}"], cwd=PROJECT, capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        ["bash", "-c", f"echo {shown}"], cwd=PROJECT, capture_output=True, encoding="utf-8", check=True
+    )
     from replica_detection.version import __version__
 
     assert run.stdout.strip() == f"/opt/replica-detection-{__version__}"
@@ -182,10 +184,10 @@ def test_systemd_has_nothing_to_say(tmp_path):
     text = UNIT.read_text(encoding="utf-8")
     # It looks whether the program is there.
     unit.write_text(text.replace("/opt/replica-detection/bin/replica-detection", sys.executable), encoding="utf-8")
-    run = subprocess.run([analyze, "verify", str(unit)], capture_output=True, text=True)
+    run = subprocess.run([analyze, "verify", str(unit)], capture_output=True, encoding="utf-8")
     assert run.returncode == 0 and not run.stderr, run.stderr
     command = [analyze, "security", "--offline=true", "--threshold=20", "--no-pager", str(unit)]
-    run = subprocess.run(command, capture_output=True, text=True)
+    run = subprocess.run(command, capture_output=True, encoding="utf-8")
     assert run.returncode == 0, run.stdout[-300:]
 
 
@@ -197,21 +199,21 @@ def test_the_access_record_is_moved_and_never_cut(tmp_path):
     assert "--access-record /var/log/replica-detection/access.jsonl" in PAGE.read_text(encoding="utf-8")
     record, config = tmp_path / "logs" / "access.jsonl", tmp_path / "config"
     record.parent.mkdir(mode=0o700)
-    record.write_text("line\n")
+    record.write_text("line\n", encoding="utf-8")
     beside = record.with_name("access.jsonl.end")
-    beside.write_text("1")
+    beside.write_text("1", encoding="utf-8")
     inode = record.stat().st_ino
     text = text.replace("/var/log/replica-detection", str(record.parent)).replace(
         "su replica-detection replica-detection", f"su {getpass.getuser()} {_group()}"
     )
     # Nothing is started here that systemd could reload.
-    config.write_text(text.replace("if systemctl", f"echo told > {tmp_path / 'told'}; if systemctl"))
+    config.write_text(text.replace("if systemctl", f"echo told > {tmp_path / 'told'}; if systemctl"), encoding="utf-8")
     config.chmod(0o644)
     command = [logrotate, "--force", "--state", str(tmp_path / "state"), str(config)]
-    run = subprocess.run(command, capture_output=True, text=True)
+    run = subprocess.run(command, capture_output=True, encoding="utf-8")
     assert run.returncode == 0, run.stderr
     (moved,) = record.parent.glob("access.jsonl-*")
-    assert moved.stat().st_ino == inode and moved.read_text() == "line\n"
+    assert moved.stat().st_ino == inode and moved.read_text(encoding="utf-8") == "line\n"
     assert not record.exists() and beside.exists() and (tmp_path / "told").exists()
 
 

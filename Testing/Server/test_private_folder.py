@@ -46,10 +46,10 @@ def data(tmp_path) -> Path:
 def test_only_the_owner_keeps_rights_and_links_are_not_followed(tmp_path, data):
     (data / "scored" / "report").mkdir(parents=True)
     outside = tmp_path / "outside"
-    outside.write_text("")
+    outside.write_text("", encoding="utf-8")
     outside.chmod(0o644)
     for name, mode in (("a", 0o644), ("b", 0o666), ("script", 0o755), ("read-only", 0o444), ("c", 0o600)):
-        (data / "scored" / name).write_text("")
+        (data / "scored" / name).write_text("", encoding="utf-8")
         (data / "scored" / name).chmod(mode)
     os.mkfifo(data / "pipe", 0o644)
     (data / "link").symlink_to(outside)
@@ -91,9 +91,11 @@ def test_files_of_another_user_in_it_are_told_of():
         folder = Path(name) / "data"
         folder.mkdir()
         os.chown(folder, NOBODY, NOBODY)
-        (folder / "ratings.sqlite").write_text("")
+        (folder / "ratings.sqlite").write_text("", encoding="utf-8")
         (folder / "ratings.sqlite").chmod(0o644)
-        run = subprocess.run([sys.executable, "-c", script, str(folder)], capture_output=True, text=True, check=True)
+        run = subprocess.run(
+            [sys.executable, "-c", script, str(folder)], capture_output=True, encoding="utf-8", check=True
+        )
         assert _mode(folder) == 0o700
     assert "rights of 1 files" in run.stdout and "such as ratings.sqlite" in run.stdout
 
@@ -119,11 +121,11 @@ def test_what_is_written_meanwhile_is_private_wherever_it_lies(tmp_path, monkeyp
     try:
         with private_folder(given) as said:
             assert said == []
-            (tmp_path / "index").write_text("")
+            (tmp_path / "index").write_text("", encoding="utf-8")
             subprocess.run([sys.executable, "-c", "open('of_a_job', 'w')"], check=True, cwd=tmp_path)
             with pytest.raises(ReplicaDetectionError, match="another server uses"), private_folder(given):
                 pass
-        (tmp_path / "after").write_text("")
+        (tmp_path / "after").write_text("", encoding="utf-8")
     finally:
         os.umask(before)
     assert [_mode(tmp_path / name) for name in ("index", "of_a_job", "new", "after")] == [0o600, 0o600, 0o700, 0o644]
@@ -134,7 +136,7 @@ def test_what_is_written_meanwhile_is_private_wherever_it_lies(tmp_path, monkeyp
 
 def _write(path: Path, hours: float = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("a patient's voxels")
+    path.write_text("a patient's voxels", encoding="utf-8")
     for made in (path, path.parent):
         os.utime(made, (time.time() - hours * 3600,) * 2)
     return path

@@ -172,7 +172,7 @@ def test_a_log_goes_on_in_its_file_where_another_thing_has_the_name(tmp_path, ca
     assert "reload: the log stays as it was: " in caplog.text
     _in_time(lambda: file.handle(logging.makeLogRecord({"msg": "heard"})))
     file.close()
-    assert (tmp_path / "moved").read_text() == "heard\n"
+    assert (tmp_path / "moved").read_text(encoding="utf-8") == "heard\n"
 
 
 def test_lines_of_reloads_are_never_counted_away():

@@ -89,7 +89,7 @@ def test_codes_of_cases_are_keyed_and_their_secret_private(tmp_path):
     assert len(codes.code("syn_001")) == 12 and codes.code("train:x") != codes.code("x")
     with pytest.raises(InputError):
         CaseCodes(tmp_path, make=False)
-    (tmp_path / "a" / SECRET).write_text("short")
+    (tmp_path / "a" / SECRET).write_text("short", encoding="utf-8")
     with pytest.raises(InputError):
         CaseCodes(tmp_path / "a")
 

@@ -213,7 +213,7 @@ def test_keys_give_their_reader(tmp_path):
 
 def test_keys_are_kept_nowhere(tmp_path):
     path = tmp_path / "keys"
-    path.write_text(f"r1:{KEY}\n")
+    path.write_text(f"r1:{KEY}\n", encoding="utf-8")
     keys = ApiKeys.read(path)
     assert KEY not in repr(keys) and KEY not in str(vars(keys))
 
@@ -249,7 +249,7 @@ def test_missing_or_binary_key_files(tmp_path):
 
 def test_a_key_file_that_others_can_read_is_known(tmp_path):
     path = tmp_path / "keys"
-    path.write_text("x")
+    path.write_text("x", encoding="utf-8")
     path.chmod(0o600)
     assert not readable_by_others(path)
     path.chmod(0o640)

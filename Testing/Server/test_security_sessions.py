@@ -33,7 +33,7 @@ def _age(sessions, id, seconds):
     folder = Path(sessions.store_path) / id
     notes = json.loads((folder / "meta.info").read_text(encoding="utf-8"))
     notes["last_access_ts"] -= seconds
-    (folder / "meta.info").write_text(json.dumps(notes))
+    (folder / "meta.info").write_text(json.dumps(notes), encoding="utf-8")
     os.utime(folder, (time.time() - seconds,) * 2)
 
 
@@ -53,7 +53,7 @@ def test_expired_sessions_of_an_earlier_process_are_swept(sessions, tmp_path):
 def test_stray_folders_do_no_harm_and_stay(sessions, tmp_path):
     stray = tmp_path / "sessions" / "stray"
     stray.mkdir()
-    (tmp_path / "sessions" / "file").write_text("x")
+    (tmp_path / "sessions" / "file").write_text("x", encoding="utf-8")
     with pytest.raises(AttributeError):  # what the sweep of MONAI Label does
         Sessions(str(tmp_path / "sessions"), 3600).remove_expired()
     assert sessions.remove_expired() == 0
@@ -72,7 +72,7 @@ def test_an_expired_session_is_gone_before_it_is_swept(sessions, tmp_path):
 )
 def test_damaged_notes_and_notes_that_point_elsewhere_give_no_session(sessions, tmp_path, notes):
     id = _add(sessions, tmp_path)
-    (tmp_path / "sessions" / id / "meta.info").write_text(notes)
+    (tmp_path / "sessions" / id / "meta.info").write_text(notes, encoding="utf-8")
     later = UploadSessions(tmp_path / "sessions", 3600)
     assert later.get_session(id) is None
     folder = tmp_path / "sessions" / id

@@ -79,7 +79,9 @@ def _launched(kind: str, cohorts: Path, folder: Path) -> Iterator[Launched]:
     (outside / "canary.nii.gz").write_bytes(b"alive")
     # MONAI Label reads settings from here, and this one keeps it from starting.
     if kind == "ours":
-        (work / ".env").write_text('MONAI_LABEL_CORS_ORIGINS=["http://evil.example"]\nMONAI_LABEL_SESSIONS=false\n')
+        (work / ".env").write_text(
+            'MONAI_LABEL_CORS_ORIGINS=["http://evil.example"]\nMONAI_LABEL_SESSIONS=false\n', encoding="utf-8"
+        )
     with running_server(
         studies,
         work=work,
@@ -260,7 +262,7 @@ def test_code_of_the_caller_in_a_job(at):
     code = at.outside.parent / "code"
     code.mkdir(exist_ok=True)
     mark = at.outside.parent / "was-run"
-    (code / "sitecustomize.py").write_text(f"open({str(mark)!r}, 'w').close()")
+    (code / "sitecustomize.py").write_text(f"open({str(mark)!r}, 'w').close()", encoding="utf-8")
     reply = at("POST", "/train/nothing", json={"bundle_path": str(code)})
     assert _eventually(mark.exists, 1 if at.ours else 15) != at.ours
     if at.ours:

@@ -54,7 +54,7 @@ def studies(tmp_path) -> Path:
 @pytest.fixture
 def keys(tmp_path) -> Path:
     path = tmp_path / "keys"
-    path.write_text(f"r1:{KEY}\n")
+    path.write_text(f"r1:{KEY}\n", encoding="utf-8")
     path.chmod(0o600)
     return path
 
@@ -265,7 +265,8 @@ def test_an_installed_wheel_serves(cohorts, studies, tmp_path):
     before = _listed(installed)
     work = tmp_path / "work"
     work.mkdir()
-    environment = {"PYTHONPATH": str(installed), "PYTHONDONTWRITEBYTECODE": "1"}
+    paths = os.pathsep.join([str(installed), os.environ["PYTHONPATH"]])
+    environment = {"PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
     with running_server(studies, work=work, training=cohorts / "training", hardened=True, env=environment) as server:
         assert requests.get(server.url + "/info/", timeout=20).json()["datastore"]["total"] == 2
         # The job process finds the package too.

@@ -48,7 +48,7 @@ def _ready(server: Server, headers: dict[str, str]) -> None:
 def keyed(folders, tmp_path_factory) -> Iterator[Server]:
     work = tmp_path_factory.mktemp("keyed")
     keys = work / "keys"
-    keys.write_text(f"anna:{ANNA}\nDr. Bernd:{BERND}\n")
+    keys.write_text(f"anna:{ANNA}\nDr. Bernd:{BERND}\n", encoding="utf-8")
     keys.chmod(0o644)
     with running_server(
         folders / "studies",
@@ -160,8 +160,8 @@ def test_what_a_client_says_of_its_address_is_not_believed(keyed):
     headers = {**_as(ANNA), "X-Forwarded-For": "203.0.113.5", "Forwarded": "for=203.0.113.5"}
     assert requests.get(keyed.url + "/replica/jobs", headers=headers, timeout=10).status_code == 200
     log = keyed.data / "logs" / "server.log"
-    until(lambda: "ms 127.0.0.1 'anna'" in log.read_text(), "no line for the request")
-    assert "203.0.113.5" not in log.read_text()
+    until(lambda: "ms 127.0.0.1 'anna'" in log.read_text(encoding="utf-8"), "no line for the request")
+    assert "203.0.113.5" not in log.read_text(encoding="utf-8")
 
 
 def test_keys_lie_nowhere(keyed):

@@ -121,7 +121,7 @@ def test_who_saw_which_scan_is_on_record(running):
     assert set(lines[5]["training"]) == shown | {found["nearest_training_id"]} and len(shown) >= 3
     assert (lines[6]["cases"], lines[6]["status"]) == (["none"], 404)
     assert check([running.record]).faults == ()
-    assert not {ANNA, running.trainer} & set(running.record.read_text().split('"'))
+    assert not {ANNA, running.trainer} & set(running.record.read_text(encoding="utf-8").split('"'))
 
 
 def test_a_comparison_of_an_upload_says_which_training_scans_it_showed(running):
@@ -208,24 +208,24 @@ def test_a_flood_of_wrong_keys_leaves_the_log_its_history_and_costs_time(running
 
 def test_keys_are_read_again_while_it_runs(running):
     """A new key opens, a removed one no longer, also on a connection that is open; a faulty file changes nothing."""
-    text = running.keys.read_text()
+    text = running.keys.read_text(encoding="utf-8")
     new = "key-of-nora-who-came-later"
     with requests.Session() as session:
         session.headers["Authorization"] = f"Bearer {ANNA}"
         assert session.get(running.server.url + "/info/", timeout=20).status_code == 200
-        running.keys.write_text(text.replace("anna:", "nora:").replace(ANNA, new))
+        running.keys.write_text(text.replace("anna:", "nora:").replace(ANNA, new), encoding="utf-8")
         running.reload("reload: the key file: 4 keys are in use")
         assert session.get(running.server.url + "/info/", timeout=20).status_code == 401
     assert running.ask(new, "/replica/status").json()["reader"] == "nora"
     assert running.ask(running.trainer, "/info/").status_code == 200
     for faulty in ("", "nobody\n", f"x:{new} role=boss\n", text + text):
-        running.keys.write_text(faulty)
+        running.keys.write_text(faulty, encoding="utf-8")
         running.reload("reload: the key file stays as it was: ")
         assert running.ask(new, "/info/").status_code == 200, faulty
     running.keys.unlink()
     running.reload(f"reload: the key file stays as it was: {running.keys.name}: cannot be read")
     assert running.ask(new, "/info/").status_code == 200
-    running.keys.write_text(text)
+    running.keys.write_text(text, encoding="utf-8")
     running.keys.chmod(0o600)
     running.reload("reload: the key file: 4 keys are in use")
     assert running.ask(ANNA, "/info/").status_code == 200

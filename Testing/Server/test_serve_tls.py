@@ -37,9 +37,11 @@ def folder(tmp_path_factory) -> Path:
     made = tmp_path_factory.mktemp("from here")
     made_up.cohort(made / "training", 6, prefix="trn")
     made_up.cohort(made / "studies", 2, 200, "syn")
-    (made / "patients.csv").write_text("id,patient\n" + "".join(f"trn_{n:03d},p{n}\n" for n in range(6)))
+    (made / "patients.csv").write_text(
+        "id,patient\n" + "".join(f"trn_{n:03d},p{n}\n" for n in range(6)), encoding="utf-8"
+    )
     certificate(made, "127.0.0.1")
-    (made / "keys").write_text(f"anna:{KEY} role=admin\n")
+    (made / "keys").write_text(f"anna:{KEY} role=admin\n", encoding="utf-8")
     (made / "keys").chmod(0o600)
     _used_before(made / "data", made / "elsewhere")
     return made
@@ -201,7 +203,7 @@ def test_pairs_that_cannot_be(tmp_path, pem):
     (tmp_path / "other").mkdir()
     other = certificate(tmp_path / "other", "127.0.0.1")
     text = tmp_path / "text.pem"
-    text.write_text("no certificate")
+    text.write_text("no certificate", encoding="utf-8")
     for given, words in (
         ((pem.server, other.key), "server.key: does not belong to server.pem"),
         ((text, pem.key), "text.pem: is no certificate"),
@@ -260,7 +262,7 @@ def test_every_path_of_the_launch_is_whole_before_the_working_folder_changes(tmp
     monkeypatch.chdir(tmp_path)
     target = tmp_path / "versions" / "keys"
     target.parent.mkdir()
-    target.write_text("")
+    target.write_text("", encoding="utf-8")
     Path("keys").symlink_to(target)
     listening = ServeOptions(api_key_file=Path("keys"), tls_certificate=Path("c.pem"), tls_key=Path("sub/../k.pem"))
     # A link stays one: the next key file or certificate is another target of it.

@@ -330,7 +330,7 @@ def test_an_upload_is_one_series_and_lists_of_other_files_in_it_are_not_followed
     secret = made_up.write(tmp_path / "elsewhere" / "secret.nii.gz", made_up.volume(0))
     folder = tmp_path / "upload"
     (folder / "imagesTr").mkdir(parents=True)
-    (folder / "dataset.json").write_text(json.dumps({"training": [{"image": str(secret)}]}))
+    (folder / "dataset.json").write_text(json.dumps({"training": [{"image": str(secret)}]}), encoding="utf-8")
     with pytest.raises(InputError, match="no image"):
         one_case(folder, "x")
     series(folder / "imagesTr" / "s")
@@ -379,7 +379,7 @@ def test_a_damaged_file_of_notes_keeps_nothing_from_starting(tmp_path, kind):
     (aside,) = folder.glob(f"{NOTES}.damaged-*")
     assert aside.is_dir() if content is None else aside.read_bytes() == content
     assert len(store.notices) == 1 and aside.name in store.notices[0]
-    assert set(json.loads((folder / NOTES).read_text())["objects"]) == {"s", "t"}
+    assert set(json.loads((folder / NOTES).read_text(encoding="utf-8"))["objects"]) == {"s", "t"}
     again = ours(folder)
     assert (
         again.notices == []
@@ -405,7 +405,7 @@ def test_notes_that_are_damaged_while_the_server_runs_are_kept(tmp_path):
     store.update_image_info("s", {"note": "first"})
     damage(folder / NOTES, b'{"name')
     store.update_image_info("s", {"more": "second"})
-    kept = json.loads((folder / NOTES).read_text())["objects"]["s"]["image"]["info"]
+    kept = json.loads((folder / NOTES).read_text(encoding="utf-8"))["objects"]["s"]["image"]["info"]
     assert (kept["note"], kept["more"]) == ("first", "second") and len(list(folder.glob("*.damaged-*"))) == 1
 
 
@@ -415,7 +415,7 @@ def test_notes_do_not_decide_which_file_is_opened(tmp_path):
     evil = {"image": {"ext": "/../../elsewhere/secret.nii.gz"}, "labels": {"../../elsewhere": {"ext": ".nii.gz"}}}
     objects = {"s": evil, "../elsewhere/secret": {"image": {"ext": ".nii.gz"}, "labels": {}}}
     given = {"name": "n", "description": "", "images_dir": "/", "labels_dir": "/etc", "objects": objects}
-    (folder / NOTES).write_text(json.dumps(given))
+    (folder / NOTES).write_text(json.dumps(given), encoding="utf-8")
     store = ours(folder)
     assert store.list_images() == ["s"] and store.get_image_uri("s") == str(folder / "s.nii.gz")
     assert store.get_image_uri("../elsewhere/secret") == "" and store.status()["label_tags"] == {}

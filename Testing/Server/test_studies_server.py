@@ -70,7 +70,7 @@ def a_folder_of_studies(folder: Path, training: Path) -> None:
     write_as_dicom(training / "trn_003.nii.gz", folder / "copied", SeriesInstanceUID="1.1")
     secret = folder.parent / "elsewhere" / "secret.nii.gz"
     secret.parent.mkdir()
-    secret.write_text(SECRET)
+    secret.write_text(SECRET, encoding="utf-8")
     (folder / "link.nii.gz").symlink_to(secret)
     (folder / "linked.nii.gz").symlink_to(
         made_up.write(folder.parent / "shared" / f"{PATIENT}.nii.gz", made_up.volume(400))
@@ -92,7 +92,7 @@ def odd(tmp_path_factory):
     made_up.cohort(folder / "unseen", 8, 100, prefix="new")
     a_folder_of_studies(folder / "studies", folder / "training")
     keys = folder / "keys"
-    keys.write_text(f"anna:{KEY} role=admin\n")
+    keys.write_text(f"anna:{KEY} role=admin\n", encoding="utf-8")
     keys.chmod(0o600)
     before = checksums(folder / "elsewhere")
     with running_server(
@@ -116,7 +116,7 @@ def test_the_start_says_what_is_served_and_what_is_not(odd):
     for words in ("link that leads out of the folder: 'link.nii.gz'", "empty file: 'empty.nii.gz'", "--allow-links-to"):
         assert words in said, said
     assert "'pipe.nii.gz'" in said and r"bytes\udcff" in said and "datastore_v2.json.damaged-" in said
-    log = (odd.server.data / "logs" / "server.log").read_text()
+    log = (odd.server.data / "logs" / "server.log").read_text(encoding="utf-8")
     assert "link.nii.gz" not in log and "1 x link that leads out of the folder" in log and "damaged-" in log
     assert len(list(odd.studies.glob("datastore_v2.json.damaged-*"))) == 1
 
@@ -259,7 +259,7 @@ def test_the_collection_is_scored_with_its_series(odd):
 def test_an_uploaded_series_is_compared(odd, kind, tmp_path):
     folder = tmp_path / PATIENT
     write_as_dicom(odd.folder / "training" / "trn_001.nii.gz", folder)
-    (folder / "notes.txt").write_text(PATIENT)
+    (folder / "notes.txt").write_text(PATIENT, encoding="utf-8")
     packed = tmp_path / "series.ZIP"
     with zipfile.ZipFile(packed, "w") as archive:
         for path in folder.iterdir():
@@ -289,7 +289,7 @@ def test_uploads_that_are_not_one_series_are_refused_in_words(odd, tmp_path):
     for n in (1, 2):
         write_as_dicom(odd.folder / "training" / f"trn_00{n}.nii.gz", tmp_path / f"s{n}", SeriesInstanceUID=f"1.{n}")
         (tmp_path / f"s{n}" / "000.dcm").rename(tmp_path / f"{n}.dcm")
-    (tmp_path / "x.txt").write_text("text")
+    (tmp_path / "x.txt").write_text("text", encoding="utf-8")
     for content, words in (
         (packed("x.txt"), "holds no image"),
         (packed("1.dcm", "2.dcm"), "2 images or DICOM series instead of one"),

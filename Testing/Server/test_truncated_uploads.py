@@ -166,7 +166,7 @@ def server(tmp_path_factory) -> Iterator[Server]:
     stack = np.random.default_rng(0).integers(0, 99, (6, 12, 10)).astype(np.int16)
     write_series(folder / "studies" / "series", stack, [(0.0, 0.0, 2.0 * z) for z in range(6)])
     keys = folder / "keys"
-    keys.write_text(f"anna:{ANNA}\n")
+    keys.write_text(f"anna:{ANNA}\n", encoding="utf-8")
     keys.chmod(0o600)
     conf = {"measures": "mae", "api_key_file": keys}
     with running_server(folder / "studies", work=folder, training=folder / "training", conf=conf, hardened=True) as one:

@@ -61,7 +61,7 @@ def test_a_series_counts_as_one_image(tmp_path):
 
 def test_a_list_of_training_images(tmp_path):
     made_up.write(tmp_path / "scans" / "a.nii.gz", made_up.volume(0, (9, 8, 7)))
-    (tmp_path / "training.csv").write_text("id,image\na,scans/a.nii.gz\nb,scans/gone.nii.gz\n")
+    (tmp_path / "training.csv").write_text("id,image\na,scans/a.nii.gz\nb,scans/gone.nii.gz\n", encoding="utf-8")
     assert upload_limits(state_for(tmp_path, training=str(tmp_path / "training.csv"))).max_voxels == FACTOR * 504
 
 

@@ -176,13 +176,13 @@ def test_good_files_are_kept(server, name):
 
 
 def _status(pid: int, field: str) -> int:
-    text = Path(f"/proc/{pid}/status").read_text()
+    text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     return int(text.split(f"{field}:")[1].split()[0]) << 10
 
 
 def _reset_peak(pid: int) -> int:
     """Resident memory now, from which on the peak is counted."""
-    Path(f"/proc/{pid}/clear_refs").write_text("5")
+    Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="utf-8")
     return _status(pid, "VmRSS")
 
 

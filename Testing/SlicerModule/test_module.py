@@ -55,7 +55,10 @@ from qtbench.standalone import running
 with running(Path({str(folder)!r}), views=False):
 """
     done = subprocess.run(
-        [sys.executable, "-c", start + textwrap.indent(code, "    ")], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", start + textwrap.indent(code, "    ")],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

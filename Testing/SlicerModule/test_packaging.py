@@ -52,9 +52,10 @@ function(slicer_add_python_unittest)
 endfunction()
 set(BUILD_TESTING ON)
 add_subdirectory({MODULE} {work}/module)
-"""
+""",
+        encoding="utf-8",
     )
-    done = subprocess.run(["cmake", "-S", work, "-B", work / "build"], capture_output=True, text=True)
+    done = subprocess.run(["cmake", "-S", work, "-B", work / "build"], capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     name, scripts, resources = (work / "found.txt").read_text(encoding="utf-8").split("\n")
     return {
@@ -83,7 +84,9 @@ def test_no_other_file_beside_the_module_is_taken_for_a_module():
 
 def test_no_folder_is_named_as_slicer_s_own_package():
     """`import slicer` of the MRML library imports every module of every such folder on Python's path."""
-    tracked = subprocess.run(["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True).stdout.splitlines()
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=PROJECT, capture_output=True, encoding="utf-8"
+    ).stdout.splitlines()
     assert tracked
     assert not [p for p in tracked if any(part.lower() == "slicer" for part in Path(p).parts[:-1])]
 

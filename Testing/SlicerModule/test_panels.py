@@ -974,7 +974,7 @@ def test_one_click_writes_the_report(reading, tmp_path, monkeypatch):
 
 def test_a_report_that_cannot_be_written_says_why(reading, tmp_path):
     blocked = tmp_path / "file"
-    blocked.write_text("in the way")
+    blocked.write_text("in the way", encoding="utf-8")
     reading.report.ui.reportFolderEdit.currentPath = str(blocked / "folder")
     reading.report.ui.reportButton.click()
     assert message(reading)

@@ -59,7 +59,7 @@ def test_nothing_on_screen_gives_no_report(logic, tmp_path):
 
 def test_where_nothing_can_be_written_the_error_names_the_place(logic, tmp_path):
     logic.showPair(made_pairs.pair())
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(InputError, match="file"):
         logic.writeReport(tmp_path / "file", {})
 

@@ -37,7 +37,7 @@ def server(collection, tmp_path_factory):
 
     work = tmp_path_factory.mktemp("server")
     keys = work / "keys"
-    keys.write_text("".join(f"{name}:{key} role={ROLES[name]}\n" for name, key in KEYS.items()))
+    keys.write_text("".join(f"{name}:{key} role={ROLES[name]}\n" for name, key in KEYS.items()), encoding="utf-8")
     keys.chmod(0o600)
     folders = {name: collection.folder(name) for name in ("validation", "training_masks", "validation_masks")}
     with running_server(

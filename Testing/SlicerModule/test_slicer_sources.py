@@ -270,7 +270,7 @@ def test_what_has_moved_is_named_and_the_list_works_all_the_same(collection, tmp
     path = tmp_path / "result" / "detection.json"
     data = json.loads(path.read_text(encoding="utf-8"))
     data["synthetic"]["source"] = str(tmp_path / "gone")
-    path.write_text(json.dumps(data))
+    path.write_text(json.dumps(data), encoding="utf-8")
     source = FolderSource(tmp_path / "result")
     assert "gone: does not exist any more" in source.status().problem
     assert source.worklist().total == 5
@@ -288,7 +288,7 @@ def test_a_result_that_was_made_with_relative_paths_is_found_from_its_own_place(
         "synthetic_masks",
         "training.rdindex",
     )
-    path.write_text(json.dumps(data))
+    path.write_text(json.dumps(data), encoding="utf-8")
     monkeypatch.chdir("/")
     source = FolderSource(root / "result")
     assert source.status().problem == ""
@@ -306,7 +306,7 @@ def test_a_damaged_image_is_named(collection, tmp_path):
     path = root / "result" / "detection.json"
     data = json.loads(path.read_text(encoding="utf-8"))
     data["synthetic"]["source"], data["options"]["masks"] = str(root / "synthetic"), None
-    path.write_text(json.dumps(data))
+    path.write_text(json.dumps(data), encoding="utf-8")
     (root / "synthetic" / "synthetic_0.nii.gz").write_bytes(b"\x1f\x8bnonsense")
     source = FolderSource(root / "result")
     with pytest.raises(InputError, match=r"synthetic_0\.nii\.gz"):

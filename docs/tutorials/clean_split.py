@@ -70,7 +70,7 @@ groups = sorted(set(group.values()))
 random.Random(0).shuffle(groups)
 test_groups = set(groups[: len(groups) // 4])
 side = {name: "test" if its in test_groups else "train" for name, its in group.items()}
-with Path("split.csv").open("w", newline="") as file:
+with Path("split.csv").open("w", encoding="utf-8", newline="") as file:
     csv.writer(file).writerows([("id", "group", "side"), *((name, group[name], side[name]) for name in images)])
 train, test = ([name for name in images if side[name] == which] for which in ("train", "test"))
 print(f"{len(groups)} groups: {len(train)} scans to train, {len(test)} to test")

@@ -188,7 +188,7 @@ def test_places_that_cannot_be_written_to_are_refused(run, tmp_path):
         with pytest.raises(InputError, match=says):
             write_filtered(decisions, folder / "synthetic", output)
     (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "mine.txt").write_text("mine")
+    (tmp_path / "full" / "mine.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(InputError, match="exists already"):
         write_filtered(decisions, folder / "synthetic", tmp_path / "full")
     assert (
@@ -247,7 +247,7 @@ def test_a_list_of_images_anywhere_and_links(tmp_path):
     write(tmp_path / "lists" / "below" / "b.nii.gz", volume(2))
     (tmp_path / "lists" / "link.nii.gz").symlink_to(tmp_path / "else" / "image.nii.gz")
     table = tmp_path / "lists" / "cases.csv"
-    table.write_text("id,image\nfar,../else/image.nii.gz\nnear,below/b.nii.gz\nlinked,link.nii.gz\n")
+    table.write_text("id,image\nfar,../else/image.nii.gz\nnear,below/b.nii.gz\nlinked,link.nii.gz\n", encoding="utf-8")
     cohort = Cohort.read(table)
     result = make_result(cases=3, copies=0)
     ids = ("far", "near", "linked")

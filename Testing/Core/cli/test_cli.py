@@ -146,7 +146,7 @@ def test_help_teaches_without_loading_anything_heavy():
         "import sys, replica_detection.cli, replica_detection.io.cohort, replica_detection.results.result; "
         "print([m for m in ('torch','monai','numba','zarr','SimpleITK','matplotlib','scipy') if m in sys.modules])"
     )
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert loaded.stdout.strip() == "[]"
 
 
@@ -161,7 +161,7 @@ def test_terminal_without_unicode_is_no_reason_to_fail(data, tmp_path):
 
 
 def test_unwritable_output_is_one_message(data, tmp_path):
-    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
     done = run("detect", data / "synthetic", "--training", data / "training", "--output", tmp_path / "file")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

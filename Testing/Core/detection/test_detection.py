@@ -111,10 +111,10 @@ def test_damaged_or_missing_results_are_refused(planted, tmp_path):
     with pytest.raises(InputError, match=r"neighbors\.npz"):
         DetectionResult.read(tmp_path)
     data = json.loads((tmp_path / "detection.json").read_text(encoding="utf-8"))
-    (tmp_path / "detection.json").write_text(json.dumps({**data, "schema_version": 0}))
+    (tmp_path / "detection.json").write_text(json.dumps({**data, "schema_version": 0}), encoding="utf-8")
     with pytest.raises(InputError, match="schema version 0"):
         DetectionResult.read(tmp_path)
-    (tmp_path / "detection.json").write_text(json.dumps({**data, "colour": "red"}))
+    (tmp_path / "detection.json").write_text(json.dumps({**data, "colour": "red"}), encoding="utf-8")
     with pytest.raises(InputError, match="unknown field 'colour'"):
         DetectionResult.read(tmp_path)
 
@@ -159,7 +159,7 @@ def test_validation_scans_of_training_patients_do_not_meet_them(tmp_path):
     cohort(tmp_path / "validation", 12, 500, "unseen")
     write(tmp_path / "validation" / "unseen_000.nii.gz", volume(0) + 1)
     lines = ["id,patient", "case_000,anna", "unseen_000,anna"]
-    (tmp_path / "patients.csv").write_text("\n".join(lines))
+    (tmp_path / "patients.csv").write_text("\n".join(lines), encoding="utf-8")
     patients = tmp_path / "patients.csv"
     index = build_index(Cohort.read(tmp_path / "training", patients=patients), tmp_path / "x.rdindex")
     cohort(tmp_path / "synthetic", 3, 900, "new")
@@ -224,7 +224,7 @@ def test_duplicates_inside_a_cohort(tmp_path):
     pairs = find_duplicates(index).pairs
     named = {(p.first_id, p.second_id): p.verdict for p in pairs if p.verdict != "suspicious"}
     assert named == {("again", "case_004"): "identical", ("case_009", "rescan"): "near-duplicate"}
-    (tmp_path / "patients.csv").write_text("id,patient\nagain,p\ncase_004,p\ncase_009,q\nrescan,q\n")
+    (tmp_path / "patients.csv").write_text("id,patient\nagain,p\ncase_004,p\ncase_009,q\nrescan,q\n", encoding="utf-8")
     grouped = Cohort.read(tmp_path / "scans", patients=tmp_path / "patients.csv")
     pairs = find_duplicates(build_index(grouped, tmp_path / "y.rdindex")).pairs
     assert not [p for p in pairs if p.verdict != "suspicious"]

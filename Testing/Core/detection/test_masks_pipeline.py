@@ -159,7 +159,7 @@ def test_index_of_another_segmenter_version_is_refused(cohorts, tmp_path):
     cohort = read(cohorts, "training", masks=False)
     index = build_index(cohort, tmp_path / "x.rdindex", segmenter=make_segmenter("bright"))
     path = index.folder / "index.json"
-    path.write_text(path.read_text(encoding="utf-8").replace('"version": 1', '"version": 0', 1))
+    path.write_text(path.read_text(encoding="utf-8").replace('"version": 1', '"version": 0', 1), encoding="utf-8")
     with pytest.raises(IndexFormatError, match="another version of segmenter 'bright'"):
         detect(read(cohorts, "synthetic", masks=False), TrainingIndex.open(index.folder))
 

@@ -158,7 +158,7 @@ class Maps(torch.nn.Module):
 
 def torchscript(path: Path, module: torch.nn.Module, **described: object) -> Path:
     torch.jit.save(torch.jit.script(module), str(path))
-    path.with_suffix(".json").write_text(json.dumps(described))
+    path.with_suffix(".json").write_text(json.dumps(described), encoding="utf-8")
     return path
 
 

@@ -110,7 +110,7 @@ def test_a_deepssim_encoder_learns_the_ssim(tmp_path: Path) -> None:
     report = train(training, tmp_path / "encoder", kind="deepssim", epochs=20, batch=8, flips=(), contrast=0.3)
     validation = [v for _, _, v in report.history]
     assert min(validation) < 0.5 * validation[0]
-    described = json.loads((tmp_path / "encoder" / "network.json").read_text())
+    described = json.loads((tmp_path / "encoder" / "network.json").read_text(encoding="utf-8"))
     assert described["training"] == "deepssim"
     assert described["architecture"]["arguments"]["dimensions"] == 256
     assert not described["architecture"]["arguments"]["normalized"]
@@ -156,7 +156,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(
         "train(Cohort(read.source, cases), Path(sys.argv[3]), progress=killed)\n"
     )
     words = [sys.executable, "-c", code, str(Path(__file__).parents[2]), str(images.source), str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(words, capture_output=True, encoding="utf-8", timeout=300)
     assert done.returncode == -signal.SIGKILL, done.stderr
     report = train(images, tmp_path)
     assert report.resumed_from == 2

@@ -69,7 +69,7 @@ def test_killed_build_leaves_no_index_and_is_resumed(tmp_path):
     training = cohort(tmp_path / "training", 14)
     folder = tmp_path / "x.rdindex"
     process = subprocess.Popen(
-        [sys.executable, "-c", BUILD, str(training), str(folder)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", BUILD, str(training), str(folder)], stdout=subprocess.PIPE, encoding="utf-8"
     )
     assert process.stdout is not None
     while int(process.stdout.readline() or 0) < 5:
@@ -146,10 +146,12 @@ def test_an_interrupted_build_of_other_images_is_not_resumed(small, tmp_path):
 
 
 def test_a_file_in_the_place_of_the_index_is_no_index(small, tmp_path):
-    (tmp_path / "x.rdindex").write_text("mine")
+    (tmp_path / "x.rdindex").write_text("mine", encoding="utf-8")
     with pytest.raises(InputError, match="exists and is no index"):
         build(small, tmp_path / "x.rdindex")
-    assert (tmp_path / "x.rdindex").read_text() == "mine" and not (tmp_path / "x.rdindex.partial").exists()
+    assert (tmp_path / "x.rdindex").read_text(encoding="utf-8") == "mine" and not (
+        tmp_path / "x.rdindex.partial"
+    ).exists()
 
 
 def test_failed_rebuild_keeps_the_old_index(small, tmp_path):
@@ -220,13 +222,13 @@ def test_other_schema_version_and_garbage_are_refused(small, tmp_path):
     index = build(small, tmp_path / "x.rdindex")
     path = index.folder / "index.json"
     data = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**data, "schema_version": 99}))
+    path.write_text(json.dumps({**data, "schema_version": 99}), encoding="utf-8")
     with pytest.raises(IndexFormatError, match="schema version 99"):
         TrainingIndex.open(index.folder)
-    path.write_text("{")
+    path.write_text("{", encoding="utf-8")
     with pytest.raises(IndexFormatError, match="cannot be read"):
         TrainingIndex.open(index.folder)
-    path.write_text(json.dumps({**data, "entries": [{**data["entries"][0], "row": 600}]}))
+    path.write_text(json.dumps({**data, "entries": [{**data["entries"][0], "row": 600}]}), encoding="utf-8")
     with pytest.raises(IndexFormatError, match="rows"):
         TrainingIndex.open(index.folder)
     with pytest.raises(IndexFormatError, match="no finished index"):
@@ -244,7 +246,9 @@ from replica_detection.index.entries import read_header
 header = read_header(Path(sys.argv[1]))
 print([e.id for e in header.entries], header.measures, header.preparation.grid, len(header.entries[0].affine))
 """
-    said = subprocess.run([sys.executable, "-c", code, str(index.folder)], capture_output=True, text=True, check=True)
+    said = subprocess.run(
+        [sys.executable, "-c", code, str(index.folder)], capture_output=True, encoding="utf-8", check=True
+    )
     assert said.stdout.strip() == f"{list(index.ids)} ('mae', 'ssim') (24, 28, 20) 16"
     header = read_header(index.folder)
     assert header.entries == index.entries and header.source == str(tmp_path / "training")
@@ -269,7 +273,7 @@ def test_options_check_themselves():
 
 def test_folder_of_something_else_is_never_overwritten(small, tmp_path):
     (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "thesis.txt").write_text("years of work")
+    (tmp_path / "notes" / "thesis.txt").write_text("years of work", encoding="utf-8")
     with pytest.raises(InputError, match="is no index"):
         build(small, tmp_path / "notes")
     assert (tmp_path / "notes" / "thesis.txt").exists()
@@ -288,7 +292,7 @@ def test_bad_files_are_listed_and_strict_stops(small, tmp_path):
 def test_two_builds_of_one_index_do_not_mix(tmp_path):
     training = cohort(tmp_path / "training", 8)
     command = [sys.executable, "-c", BUILD, str(training), str(tmp_path / "x.rdindex")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8")
     assert process.stdout is not None
     process.stdout.readline()
     with pytest.raises(InputError, match="another process"):
@@ -346,9 +350,9 @@ def test_the_mask_is_no_file_of_the_image_whether_used_or_not(tmp_path, measures
     assert serves(index, masked, IndexOptions(measures=measures))
 
     # As versions wrote it that did not say how many files are the image.
-    stored = json.loads((index.folder / "index.json").read_text())
+    stored = json.loads((index.folder / "index.json").read_text(encoding="utf-8"))
     assert stored["entries"][0].pop("image_count") == 1
-    (index.folder / "index.json").write_text(json.dumps(stored))
+    (index.folder / "index.json").write_text(json.dumps(stored), encoding="utf-8")
     old = TrainingIndex.open(index.folder)
     assert old.entries[0].images == entry.images
     assert serves(old, masked, IndexOptions(measures=measures)) and old.verify() == []

@@ -182,7 +182,7 @@ def test_geometry_for_all_and_for_each():
 
 def test_ids_patients_and_masks_go_with_their_images(tmp_path):
     arrays, marked = [volume(n) for n in range(3)], (volume(1) > 600)
-    (tmp_path / "p.csv").write_text("id,patient\nb,p7\n")
+    (tmp_path / "p.csv").write_text("id,patient\nb,p7\n", encoding="utf-8")
     for patients in (["x", None, 5], {"a": "x", "c": "5"}):
         found = Cohort.from_arrays(arrays, spacing=(1, 1, 1), ids=["a", "b", "c"], patients=patients)
         assert [c.patient for c in found.cases] == ["x", None, "5"]
@@ -334,7 +334,7 @@ import numpy as np
 from replica_detection.io.cohort import Cohort
 print(Cohort.from_arrays(np.random.default_rng(0).random((2, 1, 5, 6, 7)), spacing=(1, 1, 2)).ids)
 """
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert said.stdout.strip() == "('case_0001', 'case_0002')"
 
 

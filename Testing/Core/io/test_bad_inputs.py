@@ -86,5 +86,5 @@ files = sorted(Path(sys.argv[1]).iterdir()) * 60
 with ThreadPoolExecutor(8) as pool:
     print(sum(pool.map(read, files)))
 """
-    run = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, encoding="utf-8")
     assert (run.returncode, run.stdout.strip()) == (0, str(40 * 60)), run.stderr[-500:]

@@ -93,7 +93,7 @@ def test_a_table_gives_ids_masks_and_patients(tmp_path: Path, separator: str, co
 
 def test_a_missing_mask_of_a_table_is_told_and_the_case_stays(tmp_path: Path):
     touch(tmp_path / "x.nii.gz")
-    (tmp_path / "list.csv").write_text("id,image,mask\na,x.nii.gz,nowhere.nii\n")
+    (tmp_path / "list.csv").write_text("id,image,mask\na,x.nii.gz,nowhere.nii\n", encoding="utf-8")
     cohort = Cohort.read(tmp_path / "list.csv")
     assert cohort.cases == (Case("a", (tmp_path / "x.nii.gz",)),)
     assert "the mask of case 'a' does not exist" in cohort.problems[0].message
@@ -103,11 +103,11 @@ def test_a_decathlon_folder_is_read_by_its_list(tmp_path: Path):
     touch(*(tmp_path / folder / f"h_{i}.nii.gz" for folder in ("imagesTr", "labelsTr", "imagesTs") for i in (1, 2)))
     training = [{"image": f"./imagesTr/h_{i}.nii.gz", "label": f"./labelsTr/h_{i}.nii.gz"} for i in (2, 1)]
     listing = tmp_path / "dataset.json"
-    listing.write_text(json.dumps({"training": training, "test": ["./imagesTs/h_1.nii.gz"]}))
+    listing.write_text(json.dumps({"training": training, "test": ["./imagesTs/h_1.nii.gz"]}), encoding="utf-8")
     cohort = Cohort.read(tmp_path, strict=True)
     assert cohort.ids == ("h_2", "h_1") == Cohort.read(listing).ids
     assert cohort.cases[0].mask == tmp_path / "labelsTr" / "h_2.nii.gz"
-    listing.write_text(json.dumps({"training": [], "test": ["./imagesTs/h_1.nii.gz"]}))
+    listing.write_text(json.dumps({"training": [], "test": ["./imagesTs/h_1.nii.gz"]}), encoding="utf-8")
     assert Cohort.read(listing).cases == (Case("h_1", (tmp_path / "imagesTs" / "h_1.nii.gz",)),)
 
 
@@ -130,16 +130,16 @@ def test_masks_with_other_names_are_an_error_that_shows_one_of_each(tmp_path: Pa
 def test_patients_come_from_their_own_table(tmp_path: Path):
     touch(tmp_path / "c" / "a.nii", tmp_path / "c" / "b.nii")
     table = tmp_path / "patients.csv"
-    table.write_text("id,patient\na,p1\nother,p2\n")
+    table.write_text("id,patient\na,p1\nother,p2\n", encoding="utf-8")
     assert [case.patient for case in Cohort.read(tmp_path / "c", patients=table, strict=True).cases] == ["p1", None]
-    table.write_text("id,patient\nother,p2\n")
+    table.write_text("id,patient\nother,p2\n", encoding="utf-8")
     assert "lists no case of this cohort" in Cohort.read(tmp_path / "c", patients=table).problems[0].message
 
 
 def test_a_patient_table_goes_before_the_patient_of_dicom(tmp_path: Path):
     for name in ("a", "b"):
         write_series(tmp_path / "c" / name, PIXELS, [(0, 0, i) for i in range(3)], PatientID="P")
-    (tmp_path / "p.csv").write_text("id,patient\na,mine\n")
+    (tmp_path / "p.csv").write_text("id,patient\na,mine\n", encoding="utf-8")
     plain = Cohort.read(tmp_path / "c").cases
     a, b = Cohort.read(tmp_path / "c", patients=tmp_path / "p.csv").cases
     assert (a.patient, b.patient) == ("mine", plain[1].patient) and plain[0].patient == plain[1].patient is not None
@@ -177,7 +177,7 @@ def test_the_light_part_imports_with_numpy_alone():
     heavy = ["pydicom", "nibabel", "SimpleITK", "PIL", "torch", "monai", "scipy", "numba", "zarr", "matplotlib"]
     modules = "sys, replica_detection.io.cohort, replica_detection.io.volume"
     code = f"import {modules}; print([m for m in {heavy} if m in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert result.stdout.strip() == "[]"
 
 
@@ -207,7 +207,7 @@ def test_masks_that_monai_label_keeps_beside_its_images_are_no_images(tmp_path):
     shutil.copy(tmp_path / "syn_1.nii.gz", tmp_path / "labels" / "final" / "syn_1.nii.gz")
     # A cohort of anyone else may well have a folder of that name.
     assert [p.message[:9] for p in Cohort.read(tmp_path).problems] == ["two files"]
-    (tmp_path / "datastore_v2.json").write_text("{}")
+    (tmp_path / "datastore_v2.json").write_text("{}", encoding="utf-8")
     served = Cohort.read(tmp_path)
     assert [c.image.parent for c in served.cases] == [tmp_path] and not served.problems
 

@@ -151,5 +151,5 @@ def test_nrrd_headers_that_itk_reads_differently_are_refused(folder: Path, secre
 def test_a_header_without_an_end_is_refused(folder: Path):
     for name, start in (("a.mha", META), ("a.nrrd", NRRD)):
         further = "".join(f"Key{n} = {'v' * 90}\n" if name == "a.mha" else f"key{n}:={'v' * 90}\n" for n in range(4000))
-        (folder / name).write_text(start + further + "ElementDataFile = LOCAL\n")
+        (folder / name).write_text(start + further + "ElementDataFile = LOCAL\n", encoding="utf-8")
         assert "no end within" in refusal(folder / name)

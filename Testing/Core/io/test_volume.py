@@ -300,7 +300,7 @@ def test_a_folder_and_a_missing_file_are_explained(tmp_path: Path):
     with pytest.raises(InputError, match="does not exist"):
         read_volume(str(tmp_path / "nowhere.nii.gz"))
     with pytest.raises(InputError, match="no format that can be read, it looks like text"):
-        (tmp_path / "a.txt").write_text("hello")
+        (tmp_path / "a.txt").write_text("hello", encoding="utf-8")
         read_volume(tmp_path / "a.txt")
 
 

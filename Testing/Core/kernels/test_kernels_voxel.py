@@ -263,7 +263,9 @@ print([hashlib.sha256(f.tobytes()).hexdigest() for f in found])
 """
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     runs = [
-        subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+        subprocess.run(
+            [sys.executable, "-c", script], env=environment, capture_output=True, encoding="utf-8", check=True
+        )
         for _ in range(2)
     ]
     assert list(tmp_path.rglob("*.nbc")), "nothing was kept for the second run"

@@ -167,7 +167,7 @@ def test_a_case_that_the_first_measure_cannot_judge_is_judged_by_the_next():
     ],
 )
 def test_a_file_that_is_no_calibration_is_named(tmp_path, text, says):
-    (tmp_path / "c.json").write_text(text)
+    (tmp_path / "c.json").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=says):
         Calibration.read(tmp_path / "c.json")
     with pytest.raises(InputError, match="cannot be read"):
@@ -183,7 +183,7 @@ def test_a_damaged_calibration_is_named(calibration, tmp_path, damage):
         content[damage] = {"wrong": 1}
     else:
         content["thresholds"][0][damage] = "wrong"
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(InputError, match="is damaged"):
         Calibration.read(path)
 
@@ -229,7 +229,9 @@ def test_neighbours_that_are_too_few_for_k_are_not_made_up(run, tmp_path):
     # Two scans of each patient: twelve neighbours hold at most twelve patients, and at least six.
     pairs = np.repeat(np.arange(12), 2)
     table = tmp_path / "patients.csv"
-    table.write_text("id,patient\n" + "".join(f"{id},{p}\n" for id, p in zip(index.ids, pairs, strict=True)))
+    table.write_text(
+        "id,patient\n" + "".join(f"{id},{p}\n" for id, p in zip(index.ids, pairs, strict=True)), encoding="utf-8"
+    )
     training = Cohort.read(folder / "training", patients=table)
     grouped = build_index(training, tmp_path / "grouped.rdindex", measures=VOXELS)
     result = detect(Cohort.read(folder / "synthetic"), grouped, options=DetectionOptions(k=12))
@@ -262,7 +264,7 @@ def test_calibrate_and_detect_on_the_command_line(run, tmp_path, monkeypatch, ca
     folder, result = run
     for reader in ("anna", "ben"):
         rows = "".join(f"{c.synthetic_id};{4 if c.synthetic_id.startswith('copy') else 2}\n" for c in result.summary)
-        (tmp_path / f"{reader}.csv").write_text("synthetic_id;rating\n" + rows + "else;4\n")
+        (tmp_path / f"{reader}.csv").write_text("synthetic_id;rating\n" + rows + "else;4\n", encoding="utf-8")
     out = tmp_path / "calibration.json"
     arguments = ("--ratings", tmp_path / "anna.csv", "--ratings", tmp_path / "ben.csv", "--output", out)
     assert invoke(monkeypatch, "calibrate", folder / "result", *arguments, "--tables", tmp_path / "tables") == 0

@@ -226,7 +226,7 @@ def test_nothing_can_be_changed_or_deleted_not_even_by_another_program(tmp_path)
 
 def test_files_that_are_no_store_are_left_as_they_are(tmp_path):
     text = tmp_path / "notes.txt"
-    text.write_text("not a database, but long enough to be looked at as one " * 40)
+    text.write_text("not a database, but long enough to be looked at as one " * 40, encoding="utf-8")
     with pytest.raises(InputError, match="is no store of ratings"):
         RatingStore(text)
     other = tmp_path / "other.sqlite"
@@ -302,7 +302,7 @@ def test_every_acknowledged_rating_survives_a_killed_process(tmp_path):
     for attempt in range(3):
         name = f"reader{attempt}"
         writer = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(path), name, "100000"], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", WRITER, str(path), name, "100000"], stdout=subprocess.PIPE, encoding="utf-8"
         )
         acknowledged = [next(writer.stdout) for _ in range(20 + 7 * attempt)]
         os.kill(writer.pid, signal.SIGKILL)
@@ -325,7 +325,9 @@ def test_csv_reads_back_as_it_was_written(tmp_path):
 
 def test_a_table_made_by_hand_needs_two_columns(tmp_path):
     (tmp_path / "anna.csv").write_text("\ufeffSynthetic_ID;Rating\ncase 1;3\ncase 2;\n\ncase 3;4.0\n", encoding="utf-8")
-    (tmp_path / "others.csv").write_text("rating,synthetic_id,reader,age\n1,case 1,ben,40\n2,case 1,ben,40\n")
+    (tmp_path / "others.csv").write_text(
+        "rating,synthetic_id,reader,age\n1,case 1,ben,40\n2,case 1,ben,40\n", encoding="utf-8"
+    )
     found = read_ratings([tmp_path / "anna.csv", tmp_path / "others.csv"])
     assert [(r.reader, r.synthetic_id, r.training_id, r.rating) for r in found] == [
         ("anna", "case 1", "", 3),
@@ -357,7 +359,7 @@ def test_a_table_made_by_hand_needs_two_columns(tmp_path):
 )
 def test_a_faulty_table_names_its_line(tmp_path, text, says):
     path = tmp_path / "ratings.csv"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(InputError) as error:
         read_ratings(path)
     assert says in str(error.value) and str(path) in str(error.value)
@@ -376,5 +378,5 @@ def test_ratings_of_stores_and_tables_come_together(tmp_path):
 def test_ratings_need_the_standard_library_alone():
     heavy = ("numpy", "scipy")
     code = f"import sys, replica_detection.readers.rating_tables; print([m for m in {heavy} if m in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert result.stdout.strip() == "[]"

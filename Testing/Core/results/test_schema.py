@@ -86,7 +86,7 @@ def test_what_does_not_fit_is_refused(data):
 def test_light_part_needs_no_third_party_package():
     heavy = ("numpy", "scipy", "torch")
     code = f"import sys, replica_detection.results.schema; print([m for m in sys.modules if m in {heavy}])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.strip() == "[]"
 
 

@@ -211,7 +211,7 @@ def test_a_description_may_lie_beside_the_weights(tmp_path: Path) -> None:
     path = weights(tmp_path / "a.safetensors", None, header=False)
     with pytest.raises(InputError, match=r"network.json"):
         make_segmenter(f"network:{path}")
-    (tmp_path / "network.json").write_text(json.dumps({"architecture": UNET, "labels": {"4": "x"}}))
+    (tmp_path / "network.json").write_text(json.dumps({"architecture": UNET, "labels": {"4": "x"}}), encoding="utf-8")
     assert make_segmenter(f"network:{path}").labels == {4: "x"}
 
 
@@ -277,7 +277,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, kind: str, share: float) ->
 
 def test_missing_empty_and_foreign_files(tmp_path: Path) -> None:
     (tmp_path / "empty.ts").touch()
-    (tmp_path / "text.ts").write_text("hello, I am no network")
+    (tmp_path / "text.ts").write_text("hello, I am no network", encoding="utf-8")
     (tmp_path / "folder").mkdir()
     for name in ("absent.ts", "empty.ts", "text.ts", "folder"):
         with pytest.raises(InputError, match=name):
@@ -348,9 +348,11 @@ def bundle(folder: Path, module: torch.nn.Module | None, **image: object) -> Pat
     inputs = {"type": "image", "num_channels": 1, "spatial_shape": [16, 16, 16], **image}
     outputs = {"type": "image", "num_channels": 3, "channel_def": {"0": "background", "1": "low", "2": "high"}}
     metadata = {"network_data_format": {"inputs": {"image": inputs}, "outputs": {"pred": outputs}}}
-    (folder / "configs" / "metadata.json").write_text(json.dumps(metadata))
+    (folder / "configs" / "metadata.json").write_text(json.dumps(metadata), encoding="utf-8")
     code = f"$__import__('os').mkdir({str(folder / 'made')!r})"
-    (folder / "configs" / "inference.json").write_text(json.dumps({"network_def": code, "imports": [code]}))
+    (folder / "configs" / "inference.json").write_text(
+        json.dumps({"network_def": code, "imports": [code]}), encoding="utf-8"
+    )
     if module is not None:
         script(folder / "models" / "model.ts", module)
     return folder
@@ -369,7 +371,7 @@ def test_bundles_that_need_more(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="from 0 to 1"):
         make_segmenter(f"network:{bundle(tmp_path / 'scaled', Levels(), value_range=[0, 1])}")
     assert isinstance(make_segmenter(f"network:{tmp_path / 'scaled'}", window=(0, 200)), Segmenter)
-    (tmp_path / "scaled" / "network.json").write_text(json.dumps({"window": [0, 200]}))
+    (tmp_path / "scaled" / "network.json").write_text(json.dumps({"window": [0, 200]}), encoding="utf-8")
     assert make_segmenter(f"network:{tmp_path / 'scaled'}").settings()["window"] == (0.0, 200.0)
     with pytest.raises(InputError, match="4 channels"):
         make_segmenter(f"network:{bundle(tmp_path / 'four', Levels(), num_channels=4)}")

@@ -122,7 +122,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(
         "train(Cohort(Path(sys.argv[2]), cases), Path(sys.argv[3]), progress=stop)\n"
     )
     command = [sys.executable, "-c", code, str(Path(__file__).parent), str(small.source), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr
     report = train(small, tmp_path)
     assert report.resumed_from == 2

@@ -380,5 +380,5 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path):
 def test_imports_with_numpy_alone():
     heavy = ("scipy", "vtk", "skimage", "numba", "torch", "monai", "matplotlib", "SimpleITK", "nibabel")
     code = f"import sys, replica_detection.surfaces.distances; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.strip() == "[]"
