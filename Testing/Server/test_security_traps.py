@@ -82,6 +82,9 @@ def _launched(kind: str, cohorts: Path, folder: Path) -> Iterator[Launched]:
         (work / ".env").write_text(
             'MONAI_LABEL_CORS_ORIGINS=["http://evil.example"]\nMONAI_LABEL_SESSIONS=false\n', encoding="utf-8"
         )
+    allowed = {"MONAI_LABEL_CORS_ORIGINS": '["http://evil.example"]'} if kind == "ours" else {}
+    # Python runs one sitecustomize: here it must be the caller's, not that of the tests, which stands first.
+    paths = os.environ["PYTHONPATH"].partition(os.pathsep)[2]
     with running_server(
         studies,
         work=work,
@@ -89,7 +92,7 @@ def _launched(kind: str, cohorts: Path, folder: Path) -> Iterator[Launched]:
         data=folder / "data",
         hardened=kind == "ours",
         app=ODD if kind == "ours" else _writable(ODD, folder / "app"),
-        env={"ODD_BASE": kind, **({"MONAI_LABEL_CORS_ORIGINS": '["http://evil.example"]'} if kind == "ours" else {})},
+        env={"ODD_BASE": kind, "PYTHONPATH": paths, **allowed},
         args=("--max-upload-mb", str(UPLOAD_MB), "--queue", "1") if kind == "ours" else (),
     ) as server:
         temporary = folder / "data" / "tmp" if kind == "ours" else work / "tmp"
