@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -25,7 +24,6 @@ def started(arguments: Sequence[str], folder: Path, log: Path) -> Iterator[subpr
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": _python_path()},
             start_new_session=True,
         )
     try:
@@ -43,8 +41,3 @@ def url_of(process: subprocess.Popen, log: Path) -> str:
             return found[1]
         time.sleep(0.1)
     raise AssertionError(log.read_text(encoding="utf-8"))
-
-
-def _python_path() -> str:
-    given = os.environ.get("PYTHONPATH", "")
-    return os.pathsep.join(str(Path(path).absolute()) for path in given.split(os.pathsep) if path)

@@ -225,7 +225,7 @@ def test_silence_ends_after_the_timeout():
         start = time.monotonic()
         with pytest.raises(UnreachableError, match=r"did not answer within 0\.3 seconds"):
             client(server, timeout=0.3).status()
-        assert time.monotonic() - start < 15
+        assert time.monotonic() - start < 2
         released.set()
     assert len(server.asked) == 1
 
@@ -250,7 +250,7 @@ def test_no_server_is_said_at_once():
     start = time.monotonic()
     with pytest.raises(UnreachableError, match=r"cannot be reached: Connection refused\. Check that the server runs"):
         ReplicaClient(url).status()
-    assert time.monotonic() - start < 15
+    assert time.monotonic() - start < 1
 
 
 @pytest.mark.parametrize(
@@ -463,7 +463,7 @@ def test_waiting_for_an_answer_can_be_cancelled():
         start = time.monotonic()
         with pytest.raises(CancelledError):
             client(server).comparison("s", cancel=cancelled.is_set)
-        assert time.monotonic() - start < 15
+        assert time.monotonic() - start < 2
         released.set()
 
 
@@ -474,7 +474,7 @@ def test_waiting_to_try_again_can_be_cancelled():
         start = time.monotonic()
         with pytest.raises(CancelledError):
             client(server).comparison("s", cancel=cancelled.is_set)
-        assert time.monotonic() - start < 15
+        assert time.monotonic() - start < 2
 
 
 def test_transfers_can_be_cancelled(tmp_path):

@@ -57,7 +57,7 @@ def test_a_server_that_takes_the_call_and_never_answers(panels):
             slicer.app.processEvents()
             slowest = max(slowest, time.perf_counter() - before)
             time.sleep(0.002)
-        assert slowest < 3
+        assert slowest < 0.3
         assert not panels.ui.activityFrame.isHidden()
         panels.ui.cancelButton.click()
         assert panels.ui.activityFrame.isHidden()
