@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ import psutil
 from fastapi import APIRouter, HTTPException
 from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 from monailabel.utils.async_tasks.task import AsyncTask
-from monailabel.utils.async_tasks.utils import background_executors, tasks
+from monailabel.utils.async_tasks.utils import background_executors, processes, tasks
 
 from replica_detection_server.access.identity import Identity
 from replica_detection_server.collection.task_files import result_suffix
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 router = APIRouter(tags=["MONAI Label"])
 
 MAX_QUEUED = 8
+# A job that was accepted gets its process at once; on a busy machine that has taken a second.
+LONGEST_START = 10.0
 BATCH = ("save_label", "label_tag", "max_workers", "max_batch_size", "images")
 Params = dict[str, Any] | None
 
@@ -113,7 +116,15 @@ def batch_stop(who: Annotated[Identity, TRAINER]) -> Any:
 
 
 def stop(kind: str) -> Any:
-    """Ends the running process of a kind; the job, or None where none runs."""
+    """Ends the running process of a kind; the job, or None where none runs.
+
+    A job whose process is still being started is waited for: MONAI Label would let it run on.
+    """
+    end = time.monotonic() + LONGEST_START
+    while not processes(kind) and any(task["status"] == "SUBMITTED" for task in tasks(kind)):
+        if time.monotonic() > end:
+            break
+        time.sleep(0.02)
     try:
         stopped = AsyncTask.stop(kind)
     except (psutil.NoSuchProcess, StopIteration):

@@ -22,6 +22,7 @@ import monailabel.client.client
 import requests
 
 from Core.made_up import cohort, volume, write
+from Server.conftest import until
 from Server.running import Server, running_server
 
 pytestmark = pytest.mark.slow
@@ -208,6 +209,16 @@ def test_every_call_of_the_client(request, expected, tmp_path, kind, of):
         assert comparable(name, said) == comparable(name, expected.said[name]), name
     slowest = max(found.seconds, key=found.seconds.__getitem__)
     assert found.seconds[slowest] < 45, f"{slowest} took {found.seconds[slowest]:.0f} s: a body was waited for"
+
+
+def test_a_job_that_was_just_accepted_is_stopped(ours):
+    """MONAI Label knows no process of it yet, and would let it run and refuse the next."""
+    until(lambda: requests.get(ours.url + "/train/?check_if_running=true", timeout=30).status_code == 404, "a job runs")
+    for _ in range(5):
+        begun = requests.post(ours.url + "/train/build_index", json={}, timeout=30)
+        stopped = requests.delete(ours.url + "/train/", timeout=30)
+        assert begun.status_code == stopped.status_code == 200
+        assert (stopped.json()["id"], stopped.json()["status"]) == (begun.json()["id"], "STOPPED")
 
 
 # -------------------------------------------------------------------------------------------------- logging in, options
