@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +25,7 @@ import monailabel.client.client
 import requests
 
 from Core.made_up import cohort, volume, write
+from replica_detection.client import ReplicaClient
 from Server.conftest import until
 from Server.running import Server, running_server
 
@@ -60,6 +64,9 @@ def _served(folder: Path, training: Path, hardened: bool, keys: str = "") -> Ite
         (folder / "keys").chmod(0o600)
         conf["api_key_file"] = folder / "keys"
     with running_server(studies, work=folder, training=training, hardened=hardened, conf=conf) as server:
+        client = ReplicaClient(server.url, BERND if keys else None)
+        # The answers differ before and after the index is made, which begins with the server.
+        until(lambda: client.status().index is not None, "no index was made", 60)
         yield server
 
 
@@ -92,8 +99,6 @@ def _modules() -> dict[str, ModuleType]:
 
 
 def _prefix() -> Path:
-    import sys
-
     return Path(sys.prefix)
 
 
@@ -213,12 +218,40 @@ def test_every_call_of_the_client(request, expected, tmp_path, kind, of):
 
 def test_a_job_that_was_just_accepted_is_stopped(ours):
     """MONAI Label knows no process of it yet, and would let it run and refuse the next."""
-    until(lambda: requests.get(ours.url + "/train/?check_if_running=true", timeout=30).status_code == 404, "a job runs")
+    running = ours.url + "/train/?check_if_running=true"
+    until(lambda: requests.get(running, timeout=30).status_code == 404, "a job runs", 60)
     for _ in range(5):
         begun = requests.post(ours.url + "/train/build_index", json={}, timeout=30)
         stopped = requests.delete(ours.url + "/train/", timeout=30)
         assert begun.status_code == stopped.status_code == 200
         assert (stopped.json()["id"], stopped.json()["status"]) == (begun.json()["id"], "STOPPED")
+
+
+def test_a_job_whose_process_starts_late_is_stopped(monkeypatch):
+    """As on a busy machine, where starting a process takes a second."""
+    from monailabel.utils.async_tasks import utils
+
+    from replica_detection_server.stock import jobs
+
+    task, processes, begun = {"id": "late", "status": "SUBMITTED"}, {}, []
+    monkeypatch.setitem(utils.background_tasks, "train", [task])
+    monkeypatch.setitem(utils.background_processes, "train", processes)
+
+    def begin() -> None:
+        begun.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]))
+        processes["late"] = begun[0]
+        task["status"] = "RUNNING"
+
+    late = threading.Timer(0.5, begin)
+    late.start()
+    stopped = jobs.stop("train")
+    late.join()
+    try:
+        assert stopped is not None and stopped["id"] == "late" and task["status"] == "STOPPED"
+        assert begun[0].wait(10) != 0
+    finally:
+        begun[0].kill()
+    assert jobs.stop("train") is None
 
 
 # -------------------------------------------------------------------------------------------------- logging in, options

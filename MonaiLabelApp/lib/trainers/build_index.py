@@ -27,7 +27,7 @@ class BuildIndex(TrainTask):
         """`best_metric`, which MONAI Label's client shows as a bar, is the share of training files in the index."""
         index = self.engine.training()
         if index is None:
-            return {"best_metric": 0.0, "cases": 0}
+            return {"best_metric": 0.0, "cases": 0, "left_out": 0}
         cases, left_out = len(index), len(index.problems)
         return {"best_metric": cases / (cases + left_out), "cases": cases, "left_out": left_out}
 
