@@ -121,15 +121,17 @@ def stop(kind: str) -> Any:
     A job whose process is still being started is waited for: MONAI Label would let it run on.
     """
     end = time.monotonic() + LONGEST_START
-    while not processes(kind) and any(task["status"] == "SUBMITTED" for task in tasks(kind)):
-        if time.monotonic() > end:
-            break
+    while _is_starting(kind) and time.monotonic() < end:
         time.sleep(0.02)
     try:
         stopped = AsyncTask.stop(kind)
     except (psutil.NoSuchProcess, StopIteration):
         return None
     return None if stopped is None else plain(for_people(stopped))
+
+
+def _is_starting(kind: str) -> bool:
+    return not processes(kind) and any(task["status"] == "SUBMITTED" for task in tasks(kind))
 
 
 def _stopped(kind: str, who: Identity) -> Any:
