@@ -28,17 +28,26 @@ if TYPE_CHECKING:
     import pandas
 
 SCHEMA_VERSION = 1
-VERDICTS = ("replica", "suspicious", "novel", "undefined")
+VERDICTS = ("replica", "suspicious", "undecided", "novel", "undefined")
 FLAGGED = ("replica", "suspicious")
+# The reasons that a verdict rests on something else than a p value. `results.wording.REASONS` puts them into words.
+IDENTICAL = "identical"
+SMALL_NULL = "null too small"
+NO_MASK = "no mask"
+SAME_PATIENT = "same patient"
+REPEATED_TRAINING = "identical training cases"
+NO_MEASURE = "no null under any measure"
 
 
 @dataclass(frozen=True)
 class CaseSummary:
     """One row of `summary.csv`: the overall verdict on a synthetic case.
 
-    `score` lies in [0, 1], larger = more replica-like; NaN where no measure gave a p value (verdict `undefined`).
-    `nearest_training_id` is empty where no measure has a finite distance. `levels_differ` holds "level case" for each
-    flagged level where these levels name different training cases, and is empty where they agree.
+    `score` lies in [0, 1], larger = more replica-like; NaN where no measure gave a p value. `nearest_training_id` is
+    empty where no measure has a finite distance. `levels_differ` holds "level case" for each flagged level where these
+    levels name different training cases, and is empty where they agree. `reason` is "" where the verdict rests on the
+    p value; else IDENTICAL (a `replica` whatever the null), SMALL_NULL (`undecided`), or the reason that nothing could
+    be compared (`undefined`): NO_MASK, SAME_PATIENT, REPEATED_TRAINING or NO_MEASURE.
     """
 
     synthetic_id: str
@@ -48,6 +57,7 @@ class CaseSummary:
     levels_flagged: tuple[str, ...]
     measures_agreeing: int
     levels_differ: tuple[str, ...] = ()
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,9 +112,12 @@ class MeasureInfo:
 class NullInfo:
     """The real cases that the p values rest on.
 
-    `kind` is `validation` or `cross-fitted`; `ratios[measure]` and `evidence` are their statistics, one for each of
-    `case_ids`; `removed` are cases left out as near-duplicates of a training case; `tail_fitted` is True if p values
-    below 1 / (size + 1) come from a fitted generalized Pareto tail.
+    `kind` is `validation`, `cross-fitted` or `pooled` (both); `ratios[measure]` and `evidence` are their statistics,
+    one for each of `case_ids`, those of validation first; `removed` are cases left out as copies or near-duplicates of
+    a training case; `tail_fitted` is True if p values below 1 / (size + 1) come from a fitted generalized Pareto tail.
+    `validation` and `cross_fitted` count the cases of each origin. `agreement` is the p value of the test that the two
+    agree, NaN where there was nothing to test. `missing`: how many more validation scans would make every `undecided`
+    case `suspicious` or `novel`; 0 where none are needed.
     """
 
     kind: str
@@ -114,6 +127,10 @@ class NullInfo:
     evidence: tuple[float, ...]
     removed: tuple[str, ...]
     tail_fitted: bool
+    validation: int = 0
+    cross_fitted: int = 0
+    agreement: float = math.nan
+    missing: int = 0
 
 
 @dataclass(frozen=True)
@@ -358,6 +375,7 @@ def _write_table(path: Path, row_type: type, rows: Iterable[Any]) -> None:
 
 def _read_table(path: Path, row_type: type) -> Iterator[Any]:
     fields = {f.name: f.type for f in dataclasses.fields(row_type)}
+    added = {f.name for f in dataclasses.fields(row_type) if f.default is not dataclasses.MISSING}  # by later versions
     parse: dict[str, Callable[[str], Any]] = {
         "float": lambda text: float(text) if text else math.nan,
         "int": int,
@@ -366,11 +384,12 @@ def _read_table(path: Path, row_type: type) -> Iterator[Any]:
     }
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as f:
         reader = csv.DictReader(f)
-        missing = set(fields) - set(reader.fieldnames or ())
+        missing = set(fields) - added - set(reader.fieldnames or ())
         if missing:
             raise InputError(path, f"lacks the columns {sorted(missing)}", "Run `replica-detection detect` again")
         for row in reader:
-            yield row_type(**{name: parse[str(kind)](original(row[name])) for name, kind in fields.items()})
+            known = {name: kind for name, kind in fields.items() if name in row}
+            yield row_type(**{name: parse[str(kind)](original(row[name])) for name, kind in known.items()})
 
 
 def _run_from(data: dict[str, Any], path: Path) -> RunInfo:
