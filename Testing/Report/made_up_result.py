@@ -1,5 +1,6 @@
 """Results and pictures for tests of the report, from a seeded generator, with statistics as a run makes them."""
 
+import itertools
 import math
 import zlib
 from collections.abc import Callable
@@ -10,6 +11,12 @@ from scipy.ndimage import gaussian_filter
 
 from replica_detection.report import Pair
 from replica_detection.results.result import (
+    IDENTICAL,
+    NO_MASK,
+    NO_MEASURE,
+    REPEATED_TRAINING,
+    SAME_PATIENT,
+    SMALL_NULL,
     CaseSummary,
     CohortInfo,
     DetectionResult,
@@ -110,6 +117,32 @@ def without_flags(result: DetectionResult) -> DetectionResult:
 
     summary = tuple(replace(calm(c), levels_flagged=()) for c in result.summary)
     return replace(result, summary=summary, matches=tuple(calm(m) for m in result.matches))
+
+
+def with_reasons(result: DetectionResult) -> DetectionResult:
+    """The same result under a small null: the first flagged case is identical to its training case, suspicious cases
+    and the two next ones are undecided, and the undefined cases have the other reasons in turn."""
+    reasons = itertools.cycle((NO_MASK, SAME_PATIENT, REPEATED_TRAINING, NO_MEASURE))
+    first, *rest = result.worklist()
+    novel = [c.synthetic_id for c in rest if c.verdict == "novel" and c.nearest_training_id]
+    undecided = {*novel[:2], *(c.synthetic_id for c in rest if c.verdict == "suspicious")}
+
+    def reasoned(case: CaseSummary) -> CaseSummary:
+        if case is first:
+            return replace(case, verdict="replica", reason=IDENTICAL, score=math.nan)
+        if case.synthetic_id in undecided:
+            return replace(case, verdict="undecided", levels_flagged=(), reason=SMALL_NULL)
+        return replace(case, reason=next(reasons)) if case.verdict == "undefined" else case
+
+    matches = tuple(
+        replace(m, verdict="undecided") if m.synthetic_id in undecided and m.p_value < 0.2 else m
+        for m in result.matches
+    )
+    size = result.run.null.size
+    null = replace(result.run.null, kind="pooled", validation=8, cross_fitted=size - 8, agreement=0.41, missing=11)
+    return replace(
+        result, summary=tuple(map(reasoned, result.summary)), matches=matches, run=replace(result.run, null=null)
+    )
 
 
 def make_pairs(

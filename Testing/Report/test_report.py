@@ -5,12 +5,13 @@ import re
 from dataclasses import replace
 
 import pytest
-from made_up_result import make_pairs, make_result, without_flags
+from made_up_result import make_pairs, make_result, with_reasons, without_flags
 from pages import Page, render, stable
 
 from replica_detection.results import wording
-from replica_detection.results.result import FLAGGED, DetectionResult
+from replica_detection.results.result import FLAGGED, IDENTICAL, SMALL_NULL, VERDICTS, DetectionResult
 
+FEW = "undecided, since there are too few real cases to compare with"
 EVIL = "<script>alert('x')</script> & \"q\" 'r' </style>"
 
 
@@ -45,12 +46,18 @@ def test_headline_counts_the_verdicts(result, page):
         ("nn", "None of 2 synthetic images was found to be a replica of a training case, and none is suspicious."),
         ("uu", "None of 2 synthetic images could be judged."),
         ("rnu", "1 of 3 synthetic images is a replica of a training case; 1 could not be judged."),
+        ("in", "1 of 2 synthetic images is a replica of a training case (identical to it)."),
+        ("rrin", "3 of 4 synthetic images are replicas of a training case (1 identical to it)."),
+        ("rud", f"1 of 3 synthetic images is a replica of a training case; 1 is {FEW}; 1 could not be judged."),
+        ("ddn", f"None of 3 synthetic images was found to be a replica of a training case; 2 are {FEW}."),
+        ("rsd", f"1 of 3 synthetic images is a replica of a training case; 1 more is suspicious; 1 is {FEW}."),
     ],
 )
 def test_outcome(result, verdicts, sentence):
-    names = {"r": "replica", "s": "suspicious", "n": "novel", "u": "undefined"}
+    names = {"r": "replica", "i": "replica", "s": "suspicious", "d": "undecided", "n": "novel", "u": "undefined"}
     summary = tuple(
-        replace(c, verdict=names[v]) for c, v in zip(result.summary[: len(verdicts)], verdicts, strict=True)
+        replace(c, verdict=names[v], reason=IDENTICAL if v == "i" else "")
+        for c, v in zip(result.summary[: len(verdicts)], verdicts, strict=True)
     )
     assert wording.outcome(replace(result, summary=summary)) == sentence
 
@@ -166,6 +173,76 @@ def test_cross_fitted_null_is_not_called_unseen(result, tmp_path):
     text = Page(render(tmp_path, replace(result, run=run), max_pairs=0)).text
     assert "cross-fitted" in text and "never saw" not in text
     assert "training cases of different patients" in text
+
+
+def test_reasons_stand_beside_their_verdicts(tmp_path):
+    result = with_reasons(make_result(cases=40, copies=9, null=12))
+    assert {c.verdict for c in result.summary} == set(VERDICTS) - {"suspicious"}
+    page = Page(render(tmp_path, result))
+    for row, case in zip(page.rows, result.worklist(), strict=True):
+        assert case.verdict in row[2] and case.reason in row[2]
+        assert wording.reason(case) in row[2] and "{" not in row[2]
+        assert bool(wording.reason(case)) == bool(case.reason)
+    identical, *_ = result.worklist()
+    assert (
+        identical.reason == IDENTICAL
+        and f"The same voxels as training case {identical.nearest_training_id}," in page.text
+    )
+    assert "11 more validation scans would settle the undecided images." in page.text
+    for verdict in VERDICTS:  # a counter, a box to filter by, and a badge with a symbol of its own
+        assert re.search(rf"\b{result.count(verdict)} {wording.SYMBOLS[verdict]} {verdict}\b", page.text)
+        assert [a["value"] for t, a in page.tags if a.get("name") == "verdict"].count(verdict) == 1
+    assert len(set(wording.SYMBOLS.values())) == len(VERDICTS)
+
+
+def test_undecided_cases_are_shown_behind_the_flagged_ones(tmp_path):
+    result = with_reasons(make_result(cases=40, copies=9, null=12))
+    flagged, undecided = sum(c.verdict in FLAGGED for c in result.summary), result.count("undecided")
+    assert flagged and undecided
+    html = render(tmp_path, result)
+    verdicts = re.findall(r'<h3 id="case-\d+-title">.*?class="badge (\w+)"', html)
+    assert verdicts == ["replica"] * flagged + ["undecided"] * undecided
+    sections = html.split('<article id="')[1:]
+    assert sum("Null too small." in s for s in sections) == undecided
+    few = Page(render(tmp_path, result, max_pairs=flagged)).text
+    assert f"{undecided} further flagged or undecided case" in few
+
+
+@pytest.mark.parametrize(
+    ("null", "sentences"),
+    [
+        (
+            {"kind": "pooled", "size": 34, "validation": 8, "cross_fitted": 26, "agreement": 0.41},
+            (
+                "8 real validation cases",
+                "26 training cases, each compared with those of other patients",
+                "agree (p = 0.410)",
+            ),
+        ),
+        ({"kind": "pooled", "size": 27, "validation": 1, "cross_fitted": 26}, ("1 real validation case that",)),
+        (
+            {"kind": "validation", "size": 30, "agreement": 1e-9},
+            ("30 real", "disagree with them (p < 10⁻⁶)", "not used"),
+        ),
+        ({"kind": "validation", "size": 30}, ("30 real validation cases that the generator never saw.",)),
+        ({"kind": "cross-fitted", "size": 26}, ("26 training cases", "cross-fitted")),
+    ],
+)
+def test_the_null_in_words(result, null, sentences):
+    said = wording.null_sentence(replace(result.run.null, **null))
+    assert all(s in said for s in sentences), said
+    assert ("agree" in said) == ("agreement" in null)
+    assert "more validation" not in wording.resolution_sentence(replace(result.run.null, **null))
+    assert "1 more validation scan would" in wording.resolution_sentence(replace(result.run.null, **null, missing=1))
+
+
+def test_each_reason_has_a_sentence_that_claims_nothing(result):
+    case = replace(result.summary[0], nearest_training_id="train_{1}", reason=SMALL_NULL)
+    assert "train_{1}" in wording.reason(case)
+    assert wording.reason(replace(case, reason="")) == ""
+    assert wording.reason(replace(case, reason="of a later version")) == "of a later version"
+    for sentence in wording.REASONS.values():
+        assert not re.search(r"\b(private|anonymous|anonymi[sz]ed|safe)\b", sentence, re.IGNORECASE)
 
 
 def test_two_dimensional_pairs(result, tmp_path):

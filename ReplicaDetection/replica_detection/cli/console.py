@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import sys
@@ -19,12 +20,28 @@ from rich.table import Table
 
 from replica_detection.errors import ConfigurationError, ReplicaDetectionError
 from replica_detection.io.cohort import Problem
-from replica_detection.results.result import DetectionResult
+from replica_detection.results import wording
+from replica_detection.results.result import (
+    FLAGGED,
+    IDENTICAL,
+    TO_REVIEW,
+    VERDICTS,
+    CaseSummary,
+    DetectionResult,
+    NullInfo,
+)
 
 console = Console(soft_wrap=True)
 errors = Console(stderr=True, soft_wrap=True)
-STYLES = {"replica": "bold red", "suspicious": "yellow", "novel": "green", "undefined": "dim"}
+STYLES = {
+    "replica": "bold red",
+    "suspicious": "yellow",
+    "undecided": "magenta",
+    "novel": "green",
+    "undefined": "dim",
+}
 SHOWN_PROBLEMS = 10
+SHOWN_CASES = 5
 # Names of arguments in the library's messages, as options of the command line.
 FLAGS = {
     "training_masks": "--training-masks",
@@ -96,38 +113,76 @@ def print_result(result: DetectionResult, page: Path) -> None:
     cohorts = (run.training, run.validation, run.synthetic)
     print_problems(Problem(path, message) for c in cohorts if c for path, message in c.skipped)
     print_warnings(run.warnings)
-    flagged = [c for c in result.worklist() if c.verdict in ("replica", "suspicious")]
-    if flagged:
-        table = Table(title=f"Most replica-like of {len(flagged)} flagged images")
-        for column in ("synthetic", "verdict", "score", "nearest training case", "levels"):
-            table.add_column(column)
-        for case in flagged[:15]:
-            verdict = f"[{STYLES[case.verdict]}]{case.verdict}[/]"
-            table.add_row(
-                escape(case.synthetic_id),
-                verdict,
-                f"{case.score:.4f}",
-                escape(case.nearest_training_id),
-                " ".join(case.levels_flagged) + (" ≠" if case.levels_differ else ""),
-            )
-        console.print(table)
-        differing = sum(bool(c.levels_differ) for c in flagged)
-        if differing:
-            console.print(f"≠ levels name different training cases ({differing} images; see the report)")
+    _print_most_replica_like(result)
     total = len(result.summary)
-    console.print(
-        f"{total} synthetic images against {run.training.cases} training images: "
-        f"[bold red]{result.count('replica')} replicas[/], [yellow]{result.count('suspicious')} suspicious[/], "
-        f"[green]{result.count('novel')} novel[/]"
-        + (f", {result.count('undefined')} undefined" if result.count("undefined") else "")
-    )
-    console.print(
-        f"Null: {run.null.size} {run.null.kind} cases; alpha {run.alpha:g}. Verdicts speak of resemblance only."
-    )
+    shown = {"replica": "replicas"}
+    counts = [
+        f"[{STYLES[v]}]{result.count(v)} {shown.get(v, v)}[/]"
+        for v in VERDICTS
+        if result.count(v) or v not in ("undecided", "undefined")
+    ]
+    console.print(f"{total} synthetic images against {run.training.cases} training images: {', '.join(counts)}")
+    _print_reasons(result)
+    console.print(f"Null: {_null_words(run.null)}; alpha {run.alpha:g}. Verdicts speak of resemblance only.")
     if "align" in run.timings:
         each = run.timings["align"] / max(1, total)
         console.print(f"Aligned with up to ten candidates each, {each:.2f} s a case (--no-align leaves it out)")
     console.print(f"Report: {page}")
+
+
+def _print_most_replica_like(result: DetectionResult) -> None:
+    """The flagged and undecided cases with the highest scores, as a table."""
+    listed = [c for c in result.worklist() if c.verdict in TO_REVIEW]
+    if not listed:
+        return
+    flagged, undecided = sum(c.verdict in FLAGGED for c in listed), result.count("undecided")
+    kinds = [f"{flagged} flagged"] * bool(flagged) + [f"{undecided} undecided"] * bool(undecided)
+    table = Table(title=f"Most replica-like of {' and '.join(kinds)} images")
+    for column in ("synthetic", "verdict", "score", "nearest training case", "levels"):
+        table.add_column(column)
+    for case in listed[:15]:
+        table.add_row(
+            escape(case.synthetic_id),
+            f"[{STYLES[case.verdict]}]{case.verdict}[/]" + (", identical" if case.reason == IDENTICAL else ""),
+            wording.score(case.score) if math.isnan(case.score) else f"{case.score:.4f}",
+            escape(case.nearest_training_id),
+            " ".join(case.levels_flagged) + (" ≠" if case.levels_differ else ""),
+        )
+    console.print(table)
+    differing = sum(bool(c.levels_differ) for c in listed)
+    if differing:
+        console.print(f"≠ levels name different training cases ({differing} images; see the report)")
+
+
+def _print_reasons(result: DetectionResult) -> None:
+    """Identical and undecided images by name, with what would settle the latter; undefined ones by their reason."""
+    cases = result.worklist()
+    identical = [c for c in cases if c.reason == IDENTICAL]
+    if identical:
+        pairs = [f"{c.synthetic_id} = {c.nearest_training_id}" for c in identical]
+        console.print(escape(f"Identical to a training image, or a mirrored or resampled copy: {_first(pairs)}"))
+    undecided = [c.synthetic_id for c in cases if c.verdict == "undecided"]
+    if undecided:
+        why = "closer to a training image than every real image of the null, which is too small to say more."
+        console.print(escape(f"Undecided: {_first(undecided)}; {why} {wording.missing_sentence(result.run.null)}"))
+    undefined: dict[str, list[CaseSummary]] = {}
+    for case in cases:
+        if case.verdict == "undefined" and case.reason:
+            undefined.setdefault(wording.reason(case), []).append(case)
+    for sentence, group in undefined.items():
+        console.print(escape(f"{_first([c.synthetic_id for c in group])}: {sentence}"))
+
+
+def _first(names: list[str]) -> str:
+    """The first few names, and the number of the others."""
+    more = len(names) - SHOWN_CASES
+    return ", ".join(names[:SHOWN_CASES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _null_words(null: NullInfo) -> str:
+    if null.kind == "pooled":
+        return f"{null.validation} validation and {null.cross_fitted} cross-fitted training cases"
+    return f"{null.size} {null.kind} cases"
 
 
 def run_guarded(app: typer.Typer) -> int:

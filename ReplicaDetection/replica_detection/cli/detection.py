@@ -129,7 +129,13 @@ def detect(
 
     `suspicious`: the same for this image alone (p <= alpha); about a share alpha of new images is, by chance.
 
+    An image that is identical to a training image is a `replica` whatever the null.
+
+    `undecided`: closer than all of them, but there are too few of them to call it more than chance. Look at it.
+
     `novel`: no closer than unseen real images are.
+
+    `undefined`: nothing to compare; the report gives the reason.
 
     Example: replica-detection detect synthetic/ --training training/ --validation unseen/ --output result
     """

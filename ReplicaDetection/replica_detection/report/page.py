@@ -16,6 +16,7 @@ from replica_detection.results import wording
 from replica_detection.results.pair import Pair
 from replica_detection.results.result import (
     FLAGGED,
+    TO_REVIEW,
     VERDICTS,
     CaseSummary,
     CohortInfo,
@@ -39,7 +40,7 @@ MAX_PAIRS = 50
 
 @dataclass(frozen=True)
 class Section:
-    """A flagged case with its nearest training case; `picture` is None where an image is missing.
+    """A flagged or undecided case with its nearest training case; `picture` is None where an image is missing.
 
     `transform` describes in words how the training image was aligned to the synthetic one, "" where it was not;
     `aligned` is the picture after alignment, None where the transform is the identity. `surfaces` is None where a mask
@@ -117,7 +118,7 @@ def write_report(
 
         pair = loader_of_result(result) or no_pictures
     sections = _sections(result, pictured(result, max_pairs), pair, progress)
-    html = _render(result, sections, sum(c.verdict in FLAGGED for c in result.summary))
+    html = _render(result, sections, sum(c.verdict in TO_REVIEW for c in result.summary))
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "index.html"
@@ -131,8 +132,9 @@ def no_pictures(*_: object) -> None:
 
 
 def pictured(result: DetectionResult, max_pairs: int = MAX_PAIRS) -> list[CaseSummary]:
-    """The cases whose pictures a page shows, highest score first."""
-    return [c for c in result.worklist() if c.verdict in FLAGGED][: max(0, max_pairs)]
+    """The cases whose pictures a page shows: flagged ones first, then undecided ones, each by falling score."""
+    cases = [c for c in result.worklist() if c.verdict in TO_REVIEW]
+    return sorted(cases, key=lambda c: c.verdict not in FLAGGED)[: max(0, max_pairs)]
 
 
 def _sections(
@@ -176,7 +178,7 @@ def _share(total: int, cases: list[CaseSummary]) -> int:
     return min(_PICTURE_BYTES, total // max(1, len(cases)))
 
 
-def _render(result: DetectionResult, sections: list[Section], flagged: int) -> str:
+def _render(result: DetectionResult, sections: list[Section], to_review: int) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -197,7 +199,7 @@ def _render(result: DetectionResult, sections: list[Section], flagged: int) -> s
         outcome=wording.outcome(result),
         rows=tables.worklist(result, {s.case.synthetic_id: s.anchor for s in sections}),
         sections=sections,
-        flagged=flagged,
+        to_review=to_review,
         copied=tables.most_copied(result),
         skipped=_skipped(result),
         evidence=figures.evidence_plot(result),

@@ -154,7 +154,7 @@ def levels(case: CaseSummary) -> str:
 def flagged_by(case: CaseSummary, matches: Iterable[Match]) -> str:
     """A sentence on the levels that flagged the case, and their measures."""
     if not case.levels_flagged:
-        return "No level flagged it by itself; the measures did together."
+        return "No level flagged it by itself; the measures did together." if case.verdict in FLAGGED else ""
     matches = list(matches)
     parts = []
     for level in levels(case).split(", "):

@@ -111,7 +111,10 @@ class Status:
 
 @dataclass(frozen=True)
 class WorklistItem:
-    """A synthetic case. Before scoring `verdict` is "" and `score` None; `rating` is the asking reader's latest."""
+    """A synthetic case. Before scoring `verdict` is "" and `score` None; `rating` is the asking reader's latest.
+
+    `reason` is that of `CaseSummary`: "" where the verdict rests on the p value.
+    """
 
     synthetic_id: str
     verdict: str = ""
@@ -122,6 +125,7 @@ class WorklistItem:
     levels_differ: tuple[str, ...] = ()
     rating: int | None = None
     readers: int = 0
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,8 @@ class MeasureResult:
 class Comparison:
     """One image against the training cohort.
 
-    The q values of a case of the worklist are those of the whole set; an uploaded image is a set of one.
+    The q values of a case of the worklist are those of the whole set; an uploaded image is a set of one. `reason` is
+    that of `CaseSummary`: "" where the verdict rests on the p value.
     """
 
     synthetic_id: str
@@ -187,6 +192,7 @@ class Comparison:
     warnings: tuple[str, ...] = ()
     alignment: Alignment | None = None
     alignment_words: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ def worklist_item(row: CaseSummary) -> WorklistItem:
         row.levels_flagged,
         row.measures_agreeing,
         row.levels_differ,
+        reason=row.reason,
     )
 
 
@@ -54,6 +55,7 @@ def comparison_of(result: DetectionResult, synthetic_id: str, k: int, index_vers
         result.run.warnings,
         alignment,
         "" if alignment is None else alignment.words,
+        row.reason,
     )
 
 

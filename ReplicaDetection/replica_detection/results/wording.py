@@ -8,15 +8,45 @@ from datetime import datetime
 from typing import Any
 
 from replica_detection.results.pair import Pair
-from replica_detection.results.result import DetectionResult, NullInfo
-from replica_detection.results.schema import Detail
+from replica_detection.results.result import (
+    IDENTICAL,
+    NO_MASK,
+    NO_MEASURE,
+    REPEATED_TRAINING,
+    SAME_PATIENT,
+    SMALL_NULL,
+    CaseSummary,
+    DetectionResult,
+    NullInfo,
+)
+from replica_detection.results.schema import Comparison, Detail, WorklistItem
 
 MISSING = "–"
-SYMBOLS = {"replica": "■", "suspicious": "▲", "novel": "○", "undefined": "–"}
+SYMBOLS = {"replica": "■", "suspicious": "▲", "undecided": "◆", "novel": "○", "undefined": "–"}
 LEVELS = {
     "voxel": "grey values, point by point",
     "feature": "vectors that describe the image's structure, by an embedding",
     "segmentation": "shape of a segmented structure",
+}
+# One sentence for each reason of a verdict that rests on something else than a p value.
+REASONS = {
+    IDENTICAL: (
+        "The same voxels as training case {training}, or a mirrored or resampled copy of it; this needs no statistics."
+    ),
+    SMALL_NULL: (
+        "Closer to training case {training} than every real case of the null is to its nearest one, but the null is "
+        "too small to call this more than chance. Not cleared: a person should look."
+    ),
+    NO_MASK: "Not judged: only masks were compared, and the image has no mask, or an empty one.",
+    SAME_PATIENT: (
+        "Not judged: all cases that it could be compared with carry one and the same patient id, as exports with "
+        "replaced ids sometimes do. Give a table of patients."
+    ),
+    REPEATED_TRAINING: (
+        "Not judged: its nearest training cases are identical to each other, so that no ratio of distances exists. "
+        "Remove duplicates from the training cohort."
+    ),
+    NO_MEASURE: "Not judged: under no measure are there enough real cases to compare with. Give more validation scans.",
 }
 READERS_FLAG = (
     "Readers rated images of a run beside their nearest training cases; a synthetic image is flagged when it lies "
@@ -28,6 +58,7 @@ READERS_VERDICTS = {
         "Above that threshold, but inside its 95 % interval: other rated images might have given a "
         "threshold that calls it a replica. A person should look."
     ),
+    "undecided": "Not used here: readers' thresholds need no null.",
     "novel": "Above the interval. “Novel” does not mean that nothing about a patient can be learned from the image.",
     "undefined": "No measure with a readers' threshold could be computed. Not judged.",
 }
@@ -132,33 +163,56 @@ def outcome(result: DetectionResult) -> str:
     total = len(result.summary)
     if not total:
         return "No synthetic image was compared."
-    replicas, suspicious, undefined = (result.count(v) for v in ("replica", "suspicious", "undefined"))
+    replicas, suspicious, undecided, undefined = (
+        result.count(v) for v in ("replica", "suspicious", "undecided", "undefined")
+    )
     if undefined == total:
         return f"None of {count(total, 'synthetic image')} could be judged."
+    identical = sum(c.reason == IDENTICAL for c in result.summary)
     if replicas:
         text = f"{replicas} of {count(total, 'synthetic image')} "
         text += "is a replica of a training case" if replicas == 1 else "are replicas of a training case"
+        if identical:
+            text += " (identical to it)" if identical == replicas else f" ({identical} identical to it)"
     else:
         text = f"None of {count(total, 'synthetic image')} was found to be a replica of a training case"
     if suspicious:
-        text += f"; {suspicious}{' more' if replicas else ''} {'is' if suspicious == 1 else 'are'} suspicious"
-    elif not replicas:
+        text += f"; {suspicious}{' more' if replicas else ''} {_is(suspicious)} suspicious"
+    elif not replicas and not undecided:
         text += ", and none is suspicious"
+    if undecided:
+        text += f"; {undecided} {_is(undecided)} undecided, since there are too few real cases to compare with"
     if undefined:
         text += f"; {undefined} could not be judged"
     return text + "."
 
 
+def reason(case: CaseSummary | Comparison | WorklistItem) -> str:
+    """The sentence on why the verdict rests on something else than a p value; "" where it does not."""
+    text = REASONS.get(case.reason, case.reason)
+    return text.replace("{training}", case.nearest_training_id or "(none named)")
+
+
 def null_sentence(null: NullInfo) -> str:
-    """The null that the p values rest on, in one sentence."""
+    """The null that the p values rest on, in one sentence or two."""
     if not null.size:
         return "No real cases were left to compare with, so that no p value could be given."
+    p = probability(null.agreement)
+    if null.kind == "pooled":
+        text = (
+            f"{count(null.validation, 'real validation case')} that the generator never saw, and "
+            f"{count(null.cross_fitted, 'training case')}, each compared with those of other patients."
+        )
+        return text if math.isnan(null.agreement) else f"{text} The two agree ({_equals(p)})."
     if null.kind == "validation":
-        return f"{count(null.size, 'real validation case')} that the generator never saw."
+        text = f"{count(null.size, 'real validation case')} that the generator never saw."
+        if math.isnan(null.agreement):
+            return text
+        return f"{text} Training cases compared across patients disagree with them ({_equals(p)}) and were not used."
     if null.kind == "cross-fitted":
         return (
             f"{count(null.size, 'training case')}, each compared with parts of the training cohort that hold neither "
-            "the case itself nor its patient (cross-fitted), because no validation cohort was given."
+            "the case itself nor its patient (cross-fitted), because no validation cohort was used."
         )
     return f"{count(null.size, 'case')} ({null.kind})."
 
@@ -168,18 +222,28 @@ def flag_sentence(null: NullInfo) -> str:
     others = {
         "validation": "real images that the generator never saw lie to theirs",
         "cross-fitted": "training cases of different patients lie to each other",
+        "pooled": "real images that the generator never saw, and training cases of different patients, lie to theirs",
     }.get(null.kind, "real cases do that were compared in the same way")
     return f"A synthetic image is flagged when it lies closer to one training case than {others}."
 
 
 def resolution_sentence(null: NullInfo) -> str:
-    """The smallest p value that a null of this size can give, in one sentence."""
+    """The smallest p value that a null of this size can give, and what the undecided images lack."""
     if not null.size:
         return "None: there is no null."
     smallest = probability(1 / (null.size + 1))
     if null.tail_fitted:
-        return f"{smallest} by counting; smaller ones come from a generalized Pareto tail fitted to the null."
-    return f"{smallest}, by counting; no tail was fitted."
+        text = f"{smallest} by counting; smaller ones come from a generalized Pareto tail fitted to the null."
+    else:
+        text = f"{smallest}, by counting; no tail was fitted."
+    return f"{text} {missing_sentence(null)}".strip()
+
+
+def missing_sentence(null: NullInfo) -> str:
+    """The number of validation scans that would settle the undecided images, in one sentence; "" where none lack."""
+    if not null.missing:
+        return ""
+    return f"{count(null.missing, 'more validation scan')} would settle the undecided images."
 
 
 def millimetres(value: float) -> str:
@@ -196,6 +260,14 @@ def no_surfaces(pair: Pair) -> str:
     if len(empty) == 2:
         return "No surfaces: both masks are empty."
     return f"No surfaces: the {empty[0]} is empty." if empty else ""
+
+
+def _is(number_of_images: int) -> str:
+    return "is" if number_of_images == 1 else "are"
+
+
+def _equals(p: str) -> str:
+    return f"p {p}" if p.startswith("<") else f"p = {p}"
 
 
 def _scientific(value: float) -> str:
