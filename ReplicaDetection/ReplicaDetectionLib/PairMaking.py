@@ -154,5 +154,5 @@ def _onGrid(labels: np.ndarray, own: np.ndarray, affine: np.ndarray, grid: Commo
     at = np.rint(matrix[:3, :3] @ index + matrix[:3, 3:]).astype(int)
     inside = ((at >= 0) & (at < np.array(labels.shape)[:, None])).all(axis=0)
     found = np.zeros(index.shape[1], np.uint8)
-    found[inside] = labels[tuple(at[:, inside])] != 0
+    found[inside] = labels[tuple(at[:, inside])] > 0
     return found.reshape(grid.shape)

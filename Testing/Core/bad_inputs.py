@@ -204,7 +204,7 @@ def _masks(folder: Path, rng: np.random.Generator) -> Iterator[BadInput]:
         ("flipped", "another grid", labels, np.diag([-1.0, 1, 1, 1])),
         ("half", "no labels, e.g. 0.5", labels * 0.5, np.eye(4)),
         ("nan", "3 of 504 voxels", with_value(labels, np.nan), np.eye(4)),
-        ("large", "has labels from 0 to 1e+06", labels.astype(np.int32) * 10**6, np.eye(4)),
+        ("large", "has labels from 0 to 1e+10", labels.astype(np.float64) * 10**10, np.eye(4)),
         ("2d", "has 9 × 8 voxels", labels[:, :, 0], np.eye(4)),
         ("empty", "", labels * 0, np.eye(4)),
         ("negative", "", labels.astype(np.int16) - 1, np.eye(4)),

@@ -28,7 +28,7 @@ class Case:
         patient: whose image it is. None: the case is its own patient. From DICOM it is the start of the SHA-256 of
             PatientID, so that the number itself lands in no output; short numbers can still be found by trying all.
         volume: the image itself, where it is in memory and not in files.
-        labels: its mask (the shape of the volume's array, uint8 or int16), where that is in memory.
+        labels: its mask (the shape of the volume's array, whole numbers), where that is in memory.
     """
 
     id: str

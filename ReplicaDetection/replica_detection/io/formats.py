@@ -1,4 +1,4 @@
-"""Decoders of single image files: NIfTI, NRRD, MetaImage, PNG and JPEG, each to an array with its geometry."""
+"""Decoders of single image files: NIfTI, NRRD and MetaImage, each to an array with its geometry."""
 
 from __future__ import annotations
 
@@ -65,8 +65,7 @@ def read_nifti(path: Path) -> Decoded:
     stored = np.frombuffer(data, header.dtype, math.prod(shape), header.offset)
     slope, intercept = header.scaling
     values = stored if (slope, intercept) == (1, 0) else stored.astype(np.float64) * slope + intercept
-    array = values.astype(np.float32).reshape(shape, order="F")
-    return Decoded(array, np.diag([unit, unit, unit, 1.0]) @ affine, trusted, notes)
+    return Decoded(values.reshape(shape, order="F"), np.diag([unit, unit, unit, 1.0]) @ affine, trusted, notes)
 
 
 def read_itk(path: Path, *, layers: bool = False) -> Decoded:
@@ -110,25 +109,6 @@ def voxel_files(path: Path) -> tuple[Path, ...]:
         return (path,)
     payload, _ = _payload(path, _text_header(path))
     return tuple(dict.fromkeys((path, payload)))
-
-
-def read_picture(path: Path) -> Decoded:
-    """Read PNG or JPEG with 8 or 16 bit grey values, as (X, Y): X along the row, Y downwards, like a DICOM image.
-
-    These files state no geometry: the affine is 1 mm with the axes of an axial DICOM slice, and is not trusted.
-    """
-    from PIL import Image
-
-    with path.open("rb") as file:
-        start = file.read(540)
-    if not start.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
-        raise InputError(path, f"is neither PNG nor JPEG{looks_like(start)}", _RENAME)
-    with Image.open(path, formats=("PNG", "JPEG")) as image:
-        squeezed_shape(path, image.size)
-        image.load()
-        is_grey = image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16")
-        pixels, notes = (np.asarray(image), ()) if is_grey else _grey(path, image)
-    return Decoded(pixels.T, LPS_TO_RAS.copy(), False, notes)
 
 
 def quiet_itk() -> Any:
@@ -356,17 +336,3 @@ def _inflated(path: Path, stream: Any, block: bytes) -> int:
         return held
     except zlib.error as error:
         raise InputError(path, f"holds a damaged compressed stream ({error})", DAMAGED) from error
-
-
-def _grey(path: Path, image: Any) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Grey values of a colour picture whose channels are identical.
-
-    Raises:
-        InputError: it has real colour, or an alpha channel that hides something.
-    """
-    pixels = np.asarray(image.convert("RGBA") if image.mode != "CMYK" else image.convert("RGB"))
-    if not (pixels[..., :3] == pixels[..., :1]).all():
-        raise InputError(path, f"is a colour picture ({image.mode})", "Save it as 8 or 16 bit grey values")
-    if pixels.shape[2] == 4 and (pixels[..., 3] != 255).any():
-        raise InputError(path, "has transparent pixels", "Save it without an alpha channel")
-    return pixels[..., 0], (f"a {image.mode} picture with identical channels was read as grey values",)

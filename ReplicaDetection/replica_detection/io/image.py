@@ -15,6 +15,10 @@ from replica_detection.io.formats import LPS_TO_RAS, require_spacing
 GRID_TOLERANCE = 1e-2
 # What an error names: a file, or an image in memory by its number and id.
 Name = str | os.PathLike[str]
+# Labels may differ from whole numbers by this, which arithmetic in float32 leaves; real fractions differ by more.
+ROUNDING = 1e-4
+# Whole numbers up to this one are exact in float32.
+_EXACT = 2**24
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +66,8 @@ def checked_volume(
     """
     affine = np.asarray(affine, np.float64)
     require_affine(name, affine)
+    if array.dtype.kind in "iu" and array.dtype.itemsize > 2 and max(abs(int(array.min())), int(array.max())) > _EXACT:
+        warnings += (f"its whole numbers above {_EXACT} were rounded to 32-bit floating point",)
     array = np.ascontiguousarray(array, np.float32)
     _require_finite(name, array)
     if array.min() == array.max():
@@ -75,12 +81,12 @@ def checked_labels(name: Name, array: np.ndarray, affine: np.ndarray | None, lik
     """The labels of a decoded mask.
 
     Args:
-        array: (X, Y[, Z]) whole numbers of any real dtype; 0 is background.
+        array: (X, Y[, Z]) whole numbers of any real dtype, but for noise of rounding; 0 is background.
         affine: of the mask, (4, 4) to RAS+ mm; None where nothing states it.
         like: the volume whose grid it must have. Geometries are compared where both are stated.
 
     Returns:
-        Labels with the shape of `like.array`, uint8, or int16 when a label lies outside 0 ... 255.
+        Labels with the shape of `like.array`, of the first of uint8, int16 and int32 that holds them all.
 
     Raises:
         InputError: another grid, or values that are no labels.
@@ -91,15 +97,16 @@ def checked_labels(name: Name, array: np.ndarray, affine: np.ndarray | None, lik
     if affine is not None and like.trusted:
         _require_same_grid(name, affine, like)
     _require_finite(name, array)
-    if not (array == np.rint(array)).all():
-        value = float(array[array != np.rint(array)].flat[0])
-        raise InputError(
-            name, f"has values that are no labels, e.g. {value:g}", "Round or threshold the mask to whole numbers"
-        )
-    low, high = float(array.min()), float(array.max())
-    if low < -(2**15) or high >= 2**15:
-        raise InputError(name, f"has labels from {low:g} to {high:g}", "Number the labels between 0 and 255")
-    return np.ascontiguousarray(array, np.uint8 if low >= 0 and high <= 255 else np.int16)
+    labels = np.rint(array)
+    fractions = np.abs(array - labels) > ROUNDING
+    if fractions.any():
+        found = f"has values that are no labels, e.g. {float(array[fractions][0]):.6g}"
+        raise InputError(name, found, "Round or threshold the mask to whole numbers")
+    low, high = float(labels.min()), float(labels.max())
+    for dtype in (np.uint8, np.int16, np.int32):
+        if low >= np.iinfo(dtype).min and high <= np.iinfo(dtype).max:
+            return np.ascontiguousarray(labels, dtype)
+    raise InputError(name, f"has labels from {low:g} to {high:g}", "Number the labels from 0 on")
 
 
 def require_affine(name: Name, affine: np.ndarray) -> None:

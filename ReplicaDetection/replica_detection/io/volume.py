@@ -22,10 +22,10 @@ from replica_detection.io.formats import (
     quiet_itk,
     read_itk,
     read_nifti,
-    read_picture,
 )
 from replica_detection.io.image import Volume, checked_labels, checked_volume, require_affine, shear_degrees
 from replica_detection.io.paths import is_dicom_name, require_file
+from replica_detection.io.pictures import read_picture
 
 __all__ = ["WRITABLE", "Volume", "read_mask", "read_volume", "write_volume"]
 
@@ -68,7 +68,7 @@ def read_mask(source: Case | str | os.PathLike[str], like: Volume, *, layers: bo
         layers: an NRRD file may hold several layers of segments that overlap; the largest label counts.
 
     Returns:
-        Labels with the shape of `like.array`, uint8, or int16 when a label lies outside 0 ... 255.
+        Labels with the shape of `like.array`, of the first of uint8, int16 and int32 that holds them all.
 
     Raises:
         InputError: as `read_volume` (one value everywhere is allowed), or values that are not whole, or another grid.
@@ -81,7 +81,7 @@ def read_mask(source: Case | str | os.PathLike[str], like: Volume, *, layers: bo
         source = source.mask
     path = Path(source)
     require_file(path)
-    decoded = _decode((path,), path, layers=layers)
+    decoded = _decode((path,), path, labels=True, layers=layers)
     return checked_labels(path, decoded.array, decoded.affine if decoded.trusted else None, like)
 
 
@@ -126,7 +126,7 @@ def _paths(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) ->
     return tuple(Path(file) for file in source)
 
 
-def _decode(files: tuple[Path, ...], path: Path, *, layers: bool = False) -> Decoded:
+def _decode(files: tuple[Path, ...], path: Path, *, labels: bool = False, layers: bool = False) -> Decoded:
     name = files[0].name.lower()
     if len(files) == 1 and name.endswith((".nii", ".nii.gz")):
         with input_errors(path, "NIfTI"):
@@ -136,7 +136,7 @@ def _decode(files: tuple[Path, ...], path: Path, *, layers: bool = False) -> Dec
             return read_itk(path, layers=layers)
     if len(files) == 1 and name.endswith((".png", ".jpg", ".jpeg")):
         with input_errors(path, "a picture"):
-            return read_picture(path)
+            return read_picture(path, labels=labels)
     with input_errors(path, "DICOM"):
         from replica_detection.io.dicom import read_dicom
 

@@ -21,6 +21,12 @@ IMPLAUSIBLE_EXTENT = 2.0
 SMALLEST_CONTRAST = 0.02
 # Voxels of a file in one of the grid, along an axis, beyond which they are averaged in blocks before the Gaussian.
 WIDE = 32
+# Air is -1000 HU. What lies below is padding: scanners and converters write -2000, -3024 or -32768 outside the field.
+LOWEST_HU = -1024.0
+# An image's smallest value is its background where at least this share of the voxels has exactly that value.
+BACKGROUND_SHARE = 0.05
+# Labels of a prepared mask are uint8; 255 stands for every label above.
+HIGHEST_LABEL = 255
 PERCENTILES = (0.0, 0.1, 1.0, 5.0, 99.0, 99.5, 99.9, 100.0)
 
 
@@ -50,17 +56,27 @@ class _Summary:
     spacing: np.ndarray
     trusted: bool
     levels: dict[float, float]
+    padded: bool
 
     @classmethod
     def of(cls, volume: Volume) -> _Summary:
         values = np.percentile(volume.array, PERCENTILES)
+        below = volume.array[volume.array < LOWEST_HU]
+        # A few values again and again are padding; values that spread out are those of another modality.
+        padded = below.size > 0 and np.sort(np.unique(below, return_counts=True)[1])[-3:].sum() > below.size / 2
         return cls(
             np.array(volume.array.shape),
             volume.affine,
             np.array(volume.spacing),
             volume.trusted,
             dict(zip(PERCENTILES, values.tolist(), strict=True)),
+            bool(padded),
         )
+
+    @property
+    def floor(self) -> float:
+        """The 5th percentile; of CT with padding not below -1024 HU."""
+        return max(self.levels[5.0], LOWEST_HU) if self.padded else self.levels[5.0]
 
 
 def plan(profile: Profile, volumes: Iterable[Volume]) -> Preparation:
@@ -81,7 +97,7 @@ def plan(profile: Profile, volumes: Iterable[Volume]) -> Preparation:
     extent = np.array(native.extent)
     while math.prod(_grid(extent, spacing)) > profile.max_voxels:
         spacing = tuple(s * 1.02 for s in spacing)
-    intensity = profile.intensity or _intensity([v.levels for v in summaries])
+    intensity = profile.intensity or _intensity(summaries)
     rounded = tuple(round(float(s), 6) for s in spacing)
     return Preparation(profile.name, dimensions, rounded, _grid(extent, rounded), intensity, native)
 
@@ -94,11 +110,12 @@ def prepare(
     The array is reoriented to RAS, resampled only where its spacing differs by more than 2 %, and cropped or padded
     about its centre with its own border values. Where voxels grow, a Gaussian against aliasing comes first, and means
     over blocks where they grow very much. An image whose geometry is missing or impossible is taken to show the
-    training cohort's typical field of view. The same file always gives bit-identical arrays.
+    training cohort's typical field of view. In a fixed window (HU), values below -1024 count as -1024, and a constant
+    background counts as the window's lower end. The same file always gives bit-identical arrays.
 
     Args:
         volume: (X, Y) or (X, Y, Z).
-        mask: labels on the volume's grid.
+        mask: labels on the volume's grid, of any integer type. Negative ones become 0, those above 255 become 255.
         mask_origin: stored in the result.
 
     Raises:
@@ -108,10 +125,15 @@ def prepare(
         raise ConfigurationError(f"a {volume.array.ndim}D image where the training cohort is {preparation.dimensions}D")
     affine, note = believable_affine(volume, preparation.native)
     low, high = intensity_limits(volume.array, preparation.intensity)
-    image, grid_affine = _on_grid(volume.array, affine, preparation, labels=False)
+    array, of_values = _in_window(volume.array, low) if preparation.intensity.window else (volume.array, ())
+    image, grid_affine = _on_grid(array, affine, preparation, labels=False)
     scaled = np.clip((image - np.float32(low)) / np.float32(high - low), 0, 1)
-    on_grid = None if mask is None else _on_grid(mask, affine, preparation, labels=True)[0].astype(np.uint8)
-    notes = (*volume.warnings, *note)
+    notes = (*volume.warnings, *note, *of_values)
+    on_grid = None
+    if mask is not None:
+        byte_labels, of_labels = labels_in_a_byte(mask)
+        on_grid = _on_grid(byte_labels, affine, preparation, labels=True)[0].astype(np.uint8)
+        notes += of_labels
     stated = volume.affine @ np.linalg.inv(affine) @ grid_affine
     return PreparedImage(np.ascontiguousarray(scaled, np.float32), on_grid, notes, mask_origin, stated)
 
@@ -127,6 +149,41 @@ def intensity_limits(array: np.ndarray, intensity: Intensity) -> tuple[float, fl
     if high <= low:
         low, high = float(array.min()), float(array.max())
     return low, high if high > low else low + 1.0
+
+
+def labels_in_a_byte(mask: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The labels as uint8, and notes on what that changed: below 0 is background, above 255 counts as 255.
+
+    Ranking compares the foreground, any label above 0, which stays the same.
+    """
+    notes: tuple[str, ...] = ()
+    if mask.dtype in (np.uint8, np.bool_) or mask.size == 0:
+        return mask.astype(np.uint8, copy=False), notes
+    if mask.min() < 0:
+        notes += ("its mask has negative labels, which count as background",)
+    if mask.max() > HIGHEST_LABEL:
+        notes += (f"its mask has labels above {HIGHEST_LABEL}, which count as foreground with one label",)
+    return np.clip(mask, 0, HIGHEST_LABEL).astype(np.uint8), notes
+
+
+def _in_window(array: np.ndarray, low: float) -> tuple[np.ndarray, tuple[str, ...]]:
+    """CT values without padding and with its background at the window's lower end, and notes on what that changed.
+
+    Generators and scanners write different constants around the patient: differences between these are none of the
+    patient's.
+    """
+    notes: tuple[str, ...] = ()
+    lowest = float(array.min())
+    # A window that begins below is not one of HU.
+    if lowest < LOWEST_HU <= low:
+        array, lowest = np.maximum(array, np.float32(LOWEST_HU)), LOWEST_HU
+        notes += (f"it has values below {LOWEST_HU:g} HU, which are padding and count as {LOWEST_HU:g}",)
+    if lowest > low:
+        background = array == lowest
+        if np.count_nonzero(background) >= BACKGROUND_SHARE * array.size:
+            array = np.where(background, np.float32(low), array)
+            notes += ("its constant background is above the window and counts as the window's lower end",)
+    return array, notes
 
 
 def _dimensions(profile: Profile, volumes: Sequence[_Summary]) -> int:
@@ -180,11 +237,12 @@ def _grid(extent: np.ndarray, spacing: tuple[float, ...]) -> tuple[int, ...]:
     return tuple(max(1, int(n)) for n in np.ceil(extent / np.array(spacing) - 1e-3))
 
 
-def _intensity(levels: Sequence[dict[float, float]]) -> Intensity:
+def _intensity(volumes: Sequence[_Summary]) -> Intensity:
     """A fixed window for CT in HU; else the narrowest percentiles that keep enough contrast in every image."""
+    levels = [v.levels for v in volumes]
     low, high = PERCENTILES[0], PERCENTILES[-1]
     if np.median([v[low] for v in levels]) <= -900 and np.median([v[high] for v in levels]) >= 300:
-        floor, ceiling = min(v[5.0] for v in levels), float(np.median([v[99.5] for v in levels]))
+        floor, ceiling = min(v.floor for v in volumes), float(np.median([v[99.5] for v in levels]))
         return Intensity(window=(math.floor(floor), math.ceil(ceiling)))
     for pair in ((1.0, 99.0), (0.1, 99.9)):
         contrast = [(v[pair[1]] - v[pair[0]]) / max(v[high] - v[low], 1e-12) for v in levels]

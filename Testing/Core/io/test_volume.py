@@ -313,3 +313,46 @@ def test_memory_errors_pass(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("replica_detection.io.formats.read_header", exhausted)
     with pytest.raises(MemoryError):
         read_volume(tmp_path / "a.nii")
+
+
+def label_file(folder: Path, labels: np.ndarray, dtype: type, slope: float = 0) -> Path:
+    image = nib.Nifti1Image(labels.astype(dtype), np.eye(4), dtype=dtype)
+    if slope:
+        image.header.set_slope_inter(slope, 0)
+    nib.save(image, folder / "m.nii")
+    return folder / "m.nii"
+
+
+@pytest.mark.parametrize("highest", [1, 255, 256, 14175, 2**24 + 1, 2**31 - 1])
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.int64, np.float64])
+def test_labels_of_any_size_are_those_of_the_file(tmp_path: Path, highest: int, dtype: type):
+    labels = np.random.default_rng(0).integers(-2 if dtype not in (np.uint32,) else 0, 3, (7, 6, 5)).astype(np.int64)
+    labels[labels == 2] = highest
+    mask = read_mask(label_file(tmp_path, labels, dtype), Volume(image_of(), np.eye(4), True))
+    assert np.array_equal(mask, labels)
+
+
+@pytest.mark.parametrize("noise", [1e-7, -1e-7, 3e-5, -3e-5])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_labels_with_noise_of_rounding_are_read(tmp_path: Path, noise: float, dtype: type):
+    labels = np.arange(210).reshape(7, 6, 5) % 4
+    like = Volume(image_of(), np.eye(4), True)
+    assert np.array_equal(read_mask(label_file(tmp_path, labels + noise, dtype), like), labels)
+    assert np.array_equal(read_mask(label_file(tmp_path, labels * (1 + noise), dtype), like), labels)
+
+
+@pytest.mark.parametrize("fraction", [0.5, 0.99, 1.001, 0.002, -0.3])
+def test_real_fractions_are_no_labels(tmp_path: Path, fraction: float):
+    labels = (np.arange(210).reshape(7, 6, 5) % 2).astype(float)
+    labels[3, 3, 3] = fraction
+    with pytest.raises(InputError, match=f"no labels, e.g. {fraction:g}"):
+        read_mask(label_file(tmp_path, labels, np.float64), Volume(image_of(), np.eye(4), True))
+
+
+def test_whole_numbers_that_float32_cannot_hold_are_told(tmp_path: Path):
+    array = np.arange(210).reshape(7, 6, 5) + 2**24 - 100
+    image = nib.Nifti1Image(array.astype(np.int32), np.eye(4), dtype=np.int32)
+    nib.save(image, tmp_path / "a.nii")
+    assert any("rounded" in note for note in read_volume(tmp_path / "a.nii").warnings)
+    nib.save(nib.Nifti1Image((array - 200).astype(np.int32), np.eye(4)), tmp_path / "b.nii")
+    assert read_volume(tmp_path / "b.nii").warnings == ()
