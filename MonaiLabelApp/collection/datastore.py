@@ -128,7 +128,8 @@ class StudiesAndTraining(LocalDatastore):
             path = self._label(composed(label_id), label_tag)
             return "" if path is None else str(path.resolve())
         entry = self._entry(label_id)
-        return "" if entry is None or entry.mask != "file" else entry.files[-1]
+        mask = None if entry is None else entry.mask_file
+        return "" if mask is None else str(mask)
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
         if is_training(label_id):
@@ -189,9 +190,10 @@ class StudiesAndTraining(LocalDatastore):
         if entry.in_memory:
             found = "was given to the index in memory, not as a file"
             raise InputError(entry.id, found, "Build the index from files to have training images sent")
-        if len(entry.images) == 1 and suffix_of(entry.images[0]):
-            return Path(entry.images[0])
-        return self._volumes.make_training(entry.sha256, entry.images)
+        images = entry.images
+        if len(images) == 1 and suffix_of(images[0].name):
+            return images[0]
+        return self._volumes.make_training(entry.sha256, images)
 
     # ------------------------------------------------------------------------------------------------------ writing
 

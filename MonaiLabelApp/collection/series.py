@@ -50,12 +50,12 @@ class Volumes:
                     self._convert(path, case.files)
         return path
 
-    def make_training(self, sha256: str, files: Sequence[str]) -> Path:
+    def make_training(self, sha256: str, files: Sequence[Path]) -> Path:
         """The same for a training case, by the checksum of its files."""
         path = self._folder / f"{sha256}.nii.gz"
         with self._making:
             if not path.is_file():
-                self._convert(path, [Path(file) for file in files])
+                self._convert(path, files)
         return path
 
     def forget(self, study_id: str) -> None:

@@ -60,7 +60,7 @@ def training_files(services: Services) -> Iterator[Sequence[Path]]:
     index, source = services.engine.training(), services.configuration.training
     if index is not None:
         for entry in (e for e in index.entries if not e.in_memory):
-            yield [Path(file) for file in entry.images]
+            yield entry.images
     elif source is not None and source.is_file():
         try:
             rows = (read_decathlon if source.suffix.lower() == ".json" else read_table)(source, lambda error: None)

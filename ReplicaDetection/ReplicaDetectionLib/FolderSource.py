@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from replica_detection.errors import ConfigurationError, InputError, ReplicaDetectionError
-from replica_detection.index.entries import Entry, IndexHeader, read_header
+from replica_detection.index.entries import Entry, IndexHeader, header_of_result
 from replica_detection.io.case import Case
-from replica_detection.io.cohort import Cohort
 from replica_detection.preparation.profiles import Preparation
 from replica_detection.progress import Progress, silent
 from replica_detection.readers.ratings import Rating
 from replica_detection.readers.worklist import Filter, filtered, next_unrated, ordered, with_ratings
+from replica_detection.results.finding import synthetic_of_result
+from replica_detection.results.places import MOVED
 from replica_detection.results.result import DetectionResult
 from replica_detection.results.schema import (
     API_VERSION,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from ReplicaDetectionLib.PairMaking import CommonGrid, ReadImage
 
 RATINGS = "ratings.sqlite"
-_MOVED = "Put it back, or run `replica-detection detect` again where the images are now"
 
 
 class FolderSource(Source):
@@ -186,7 +186,7 @@ class FolderSource(Source):
 
     def _case(self, cases: dict[str, Case], caseId: str) -> Case:
         if caseId not in cases:
-            raise InputError(self.folder, f"names the case '{caseId}', whose file is gone", _MOVED)
+            raise InputError(self.folder, f"names the case '{caseId}', whose file is gone", MOVED)
         return cases[caseId]
 
     def _read(self, case: Case) -> tuple[ReadImage, str]:
@@ -217,7 +217,7 @@ class FolderSource(Source):
     @cached_property
     def _index(self) -> IndexHeader:
         """The training cases with their files, and the grid."""
-        return read_header(self._found(self.result.run.index, "index"))
+        return header_of_result(self.result)[1]
 
     @property
     def _preparation(self) -> Preparation:
@@ -239,22 +239,8 @@ class FolderSource(Source):
 
     @cached_property
     def _synthetic(self) -> dict[str, Case]:
-        run = self.result.run
-        masks = run.options.get("masks")
-        folder = None if masks is None else self._found(masks, "masks")
-        cohort = Cohort.read(self._found(run.synthetic.source, "synthetic images"), masks=folder)
-        return {case.id: case for case in cohort.cases}
-
-    def _found(self, stated: str, what: str) -> Path:
-        """A path of the result: as stored, else relative to the result's folder or a folder above it."""
-        path = Path(stated)
-        places = [path, self.folder / path.name, *(base / path for base in self.folder.resolve().parents)]
-        for place in places:
-            if place.exists():
-                return place
-        raise InputError(path, f"does not exist any more; it is where the {what} of this result were", _MOVED)
+        return {case.id: case for case in synthetic_of_result(self.result).cases}
 
 
 def _trainingCase(entry: Entry) -> Case:
-    mask = Path(entry.files[-1]) if entry.mask == "file" else None
-    return Case(entry.id, tuple(map(Path, entry.images)), mask)
+    return Case(entry.id, entry.images, entry.mask_file)

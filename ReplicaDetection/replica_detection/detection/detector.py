@@ -29,8 +29,10 @@ from replica_detection.preparation.loading import nothing_usable
 from replica_detection.progress import Progress, silent
 from replica_detection.readers.calibration import Calibration, applied
 from replica_detection.registration.transforms import alignment_of
+from replica_detection.results.places import Places, states_of
 from replica_detection.results.result import AlignedPair, CohortInfo, DetectionResult, RunInfo, Verdicts
 from replica_detection.results.schema import to_json
+from replica_detection.util.places import absolute
 from replica_detection.util.versions import package_versions
 
 
@@ -145,7 +147,16 @@ class Detector:
                 verdicts = applied(verdicts, options.calibration, min(options.k, len(index)))
         run = self._run_info(synthetic, distances, verdicts, masks, clock.seconds)
         alignments = tuple(_alignments(distances, index))
-        return DetectionResult(verdicts.summary, verdicts.matches, verdicts.neighbors, run, alignments)
+        places = self._places(synthetic, distances)
+        return DetectionResult(verdicts.summary, verdicts.matches, verdicts.neighbors, run, alignments, places=places)
+
+    def _places(self, synthetic: Cohort, distances: Distances) -> Places:
+        compared = set(distances.ids)
+        return Places(
+            synthetic=states_of(c for c in synthetic.cases if c.id in compared),
+            validation={} if self.validation is None else states_of(self.validation.cases),
+            index_id=self.index.content_id,
+        )
 
     def _run_info(
         self,
@@ -165,7 +176,7 @@ class Detector:
             synthetic=_cohort_info(synthetic, distances),
             training=CohortInfo(index.source, len(index), tuple((p.path, p.message) for p in index.problems)),
             validation=None if self.validation is None else _cohort_info(self.validation, null),
-            index=str(index.folder),
+            index=absolute(index.folder),
             measures=verdicts.measures,
             null=verdicts.null,
             evidence=verdicts.evidence,
@@ -184,7 +195,7 @@ class Detector:
                 "null_size": options.null_size,
                 "strict": options.strict,
                 "align": any(m.stage == "aligned" for m in self.measures),
-                "masks": None if masks is None else str(masks),
+                "masks": None if masks is None else absolute(masks),
                 "segmenter": index.segmenter_settings,
                 "calibration": None if options.calibration is None else options.calibration.describe(),
             },
@@ -318,7 +329,7 @@ def resolve_device(device: str) -> str:
 
 def _cohort_info(cohort: Cohort, distances: Distances) -> CohortInfo:
     problems = (*cohort.problems, *distances.problems)
-    return CohortInfo(str(cohort.source), len(distances.ids), tuple((p.path, p.message) for p in problems))
+    return CohortInfo(cohort.place, len(distances.ids), tuple((p.path, p.message) for p in problems))
 
 
 def collected(warnings: Sequence[tuple[str, str]], noun: str) -> Iterator[str]:

@@ -13,11 +13,12 @@ from typing import Any
 
 from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.index.build import open_or_build
-from replica_detection.index.entries import HEADER_FILE
+from replica_detection.index.entries import HEADER_FILE, header_of_result
 from replica_detection.index.options import IndexOptions
 from replica_detection.index.training_index import TrainingIndex
 from replica_detection.io.cohort import Cohort
 from replica_detection.progress import Progress, silent
+from replica_detection.results.finding import masks_of_result, synthetic_of_result, validation_of_result
 from replica_detection.results.result import DetectionResult
 
 INDEX_SUFFIX = ".rdindex"
@@ -121,40 +122,43 @@ def _is_index(training: Any) -> bool:
 
 
 def index_of(result: DetectionResult) -> TrainingIndex:
-    """The index that a run used. Raises IndexFormatError where it is no longer where it was."""
+    """The index that a run used: where it was, else where it moved together with the result.
+
+    Raises:
+        InputError: it is in neither place. IndexFormatError: what lies there is no index, or one of other images.
+    """
     held = result.inputs
-    return held.index if isinstance(held, RunInputs) else TrainingIndex.open(Path(result.run.index))
+    return held.index if isinstance(held, RunInputs) else TrainingIndex.open(header_of_result(result)[0])
 
 
 def synthetic_of(result: DetectionResult, source: Any = None) -> Cohort:
-    """The synthetic cohort of a run, with the masks that the run read.
+    """The synthetic cohort of a run, with the masks that the run read: where it was, else where it moved together with
+    the result. What changed since the run is left out and listed as a problem.
 
     Args:
         source: the images, where they are no longer where they were; as `Cohort.of` takes them.
 
     Raises:
-        InputError: the images are no longer where they were.
+        InputError: the images are in neither place, or all of them are others now.
     """
     held = result.inputs
-    if source is None and isinstance(held, RunInputs):
-        return held.synthetic
-    source = Path(result.run.synthetic.source) if source is None else source
+    if source is None:
+        return held.synthetic if isinstance(held, RunInputs) else synthetic_of_result(result)
     # The folder of masks that the run noted goes with files; what is in memory has its own.
-    noted = result.run.options.get("masks") if isinstance(source, (str, os.PathLike)) else None
-    return Cohort.of(source, masks=noted)
+    in_files = isinstance(source, (str, os.PathLike))
+    return Cohort.of(source, masks=masks_of_result(result) if in_files else None)
 
 
 def validation_of(result: DetectionResult, *, masks: Any = None, patients: Any = None) -> Cohort | None:
-    """The unseen real images of a run; None where it had none.
+    """The unseen real images of a run, found as the synthetic ones are; None where it had none.
 
     Raises:
-        InputError: the images are no longer where they were.
+        InputError: the images are in neither place, or all of them are others now.
     """
     held = result.inputs
     if masks is None and patients is None and isinstance(held, RunInputs):
         return held.validation
-    known = result.run.validation
-    return None if known is None else Cohort.of(Path(known.source), masks=masks, patients=patients)
+    return validation_of_result(result, masks=masks, patients=patients)
 
 
 def as_result(result: DetectionResult | str | os.PathLike[str]) -> DetectionResult:

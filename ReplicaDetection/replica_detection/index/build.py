@@ -211,7 +211,7 @@ def _build(cohort: Cohort, folder: Path, options: IndexOptions, progress: Progre
             None if options.measures is None else tuple(options.measures),
             settings_of_segmenter(options.mask_maker),
             settings_of(embedders),
-            str(cohort.source),
+            cohort.place,
             tuple(entries),
             (*cohort.problems, *problems),
         )

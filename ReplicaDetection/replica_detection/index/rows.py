@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def resume_build(work: Path, options: dict[str, Any], cohort: Cohort) -> tuple[P
     journal = work / "entries.jsonl"
     for line in journal.read_text(encoding="utf-8").splitlines() if journal.is_file() else ():
         try:
-            entry = entry_from_json(json.loads(line))
+            entry = entry_from_json(json.loads(line), work)
         except (ValueError, TypeError):  # the line that a kill cut short
             break
         done[entry.id] = entry
@@ -96,7 +96,7 @@ def write_rows(
 
     store = zarr.open_group(folder / "features.zarr", mode="a")
     kept = {c.id: done[c.id] for c in cohort.cases if c.id in done and done[c.id].unchanged(c)}
-    kept = {c.id: Entry(**{**asdict(kept[c.id]), "patient": c.patient}) for c in cohort.cases if c.id in kept}
+    kept = {c.id: replace(kept[c.id], patient=c.patient) for c in cohort.cases if c.id in kept}
     todo = [c for c in cohort.cases if c.id not in kept]
     row = max([first_row - 1, *(e.row for e in done.values())]) + 1
     entries, problems = dict(kept), []
@@ -112,8 +112,8 @@ def write_rows(
                 continue
             for name, array in {"image": prepared.image, **features_of(prepared, measures)}.items():
                 _row_array(store, name, array, row + 1)[row] = array
-            entry = Entry.of(case, row, prepared)
-            journal.write(json.dumps(asdict(entry)) + "\n")
+            entry = Entry.of(case, row, prepared, folder)
+            journal.write(json.dumps(entry.to_json()) + "\n")
             journal.flush()
             os.fsync(journal.fileno())
             entries[case.id] = entry

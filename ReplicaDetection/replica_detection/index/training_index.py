@@ -46,6 +46,7 @@ class TrainingIndex:
         import zarr
 
         self.folder = folder
+        self._header = header
         self.preparation = header.preparation
         self.measure_names = header.measures
         self.requested = header.requested
@@ -122,13 +123,7 @@ class TrainingIndex:
     @property
     def content_id(self) -> str:
         """SHA-256 over preparation, measures and the checksums of all cases: changes when a distance could."""
-        parts: list[Any] = [
-            self.preparation.to_json(),
-            self.measure_names,
-            [(e.id, e.patient, e.sha256) for e in self.entries],
-        ]
-        parts += [self.segmenter_settings, self.embedder_settings]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return self._header.content_id
 
     def features(self, positions: Sequence[int], names: Iterable[str]) -> Block:
         """Stacked features of the cases at these positions in `entries`."""
@@ -183,7 +178,7 @@ class TrainingIndex:
                         faults.append(f"{entry.id}: feature '{name}' holds NaN or infinity")
             except IndexFormatError as error:
                 faults.append(f"{entry.id}: {error}")
-            files = [Path(f) for f in entry.files]
+            files = entry.located
             if entry.in_memory:
                 if entry.id in self.in_memory and not entry.unchanged(self.in_memory[entry.id]):
                     faults.append(f"{entry.id}: the image in memory changed since it was indexed")
@@ -232,8 +227,7 @@ class TrainingIndex:
         """
         entry = self.entries[position]
         if not entry.in_memory:
-            mask = Path(entry.files[-1]) if entry.mask == "file" else None
-            return Case(entry.id, tuple(Path(f) for f in entry.images), mask, entry.patient)
+            return Case(entry.id, entry.images, entry.mask_file, entry.patient)
         if entry.id not in self.in_memory:
             found = f"holds '{entry.id}' as an image that was given in memory, which is gone"
             raise InputError(self.folder, found, "Give the same images again instead of the index, or use files")

@@ -21,6 +21,7 @@ from replica_detection.io.case_finding import (
     with_masks,
     with_patients,
 )
+from replica_detection.util.places import absolute
 
 if TYPE_CHECKING:
     from replica_detection.io.dicom import Header
@@ -45,6 +46,11 @@ class Cohort:
     def ids(self) -> tuple[str, ...]:
         """The ids of the cases, in their order."""
         return tuple(case.id for case in self.cases)
+
+    @property
+    def place(self) -> str:
+        """The absolute path of `source`, for what is stored; of images in memory the name that stands for them."""
+        return str(self.source) if str(self.source) == SOURCE else absolute(self.source)
 
     def __len__(self) -> int:
         return len(self.cases)

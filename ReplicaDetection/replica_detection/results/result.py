@@ -20,6 +20,7 @@ import numpy as np
 from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.progress import Progress, silent
 from replica_detection.registration.alignment import Alignment
+from replica_detection.results.places import PLACES_FILE, Places, read_places, write_places
 from replica_detection.results.schema import from_json, to_json
 from replica_detection.util.csv_tables import original, write_csv
 from replica_detection.util.files import atomic_write
@@ -214,6 +215,7 @@ class DetectionResult:
         alignments: how candidates were moved onto synthetic cases.
         inputs: the index and the cohorts, as long as the result has not left memory; None for one that was read, and
             for one that comes from another process by pickle.
+        places: where the inputs lie, beside the paths in `run`.
     """
 
     summary: tuple[CaseSummary, ...]
@@ -222,6 +224,7 @@ class DetectionResult:
     run: RunInfo
     alignments: tuple[AlignedPair, ...] = ()
     inputs: object = field(default=None, compare=False, repr=False)
+    places: Places | None = field(default=None, compare=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "inputs": None}  # a temporary index goes with the process that holds the inputs
@@ -323,6 +326,7 @@ class DetectionResult:
             np.savez_compressed(f, allow_pickle=False, **arrays)
         with atomic_write(folder / "alignments.json", "w") as f:
             json.dump(to_json(self.alignments), f, ensure_ascii=False, allow_nan=False)
+        write_places(self.places or Places(), self.run, folder)
         with atomic_write(folder / "detection.json", "w") as f:
             json.dump(to_json(self.run), f, indent=1, ensure_ascii=False, allow_nan=False)
 
@@ -349,11 +353,13 @@ class DetectionResult:
                 )
             path = folder / "alignments.json"
             alignments = tuple(from_json(AlignedPair, a) for a in json.loads(path.read_text(encoding="utf-8")))
+            path = folder / PLACES_FILE
+            places = read_places(folder)
         except InputError:
             raise
         except Exception as error:  # many kinds of damage, one message
             raise InputError(path, f"cannot be read ({error})", "Run `replica-detection detect` again") from error
-        return cls(summary, matches, neighbors, run, alignments)
+        return cls(summary, matches, neighbors, run, alignments, places=places)
 
 
 def nearest_by_level(matches: Iterable[Match]) -> dict[str, str]:

@@ -360,4 +360,4 @@ def test_the_mask_is_no_file_of_the_image_whether_used_or_not(tmp_path, measures
     (series,) = [c for c in read.cases if len(c.files) > 1]
     names = tuple(map(str, series.files))
     listed = Entry("two", None, 0, (*names, str(mask_file)), (), (), "", mask)
-    assert listed.images == names
+    assert listed.images == series.files
