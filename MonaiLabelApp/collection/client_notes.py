@@ -23,7 +23,15 @@ _OF_MONAI_LABEL = (
     "strategy",
     "tag",
 )
-_OF_THE_SCORES = ("index_version", "levels_flagged", "nearest_training_id", "replica_score", "replica_verdict", "score")
+_OF_THE_SCORES = (
+    "index_version",
+    "levels_flagged",
+    "nearest_training_id",
+    "replica_reason",
+    "replica_score",
+    "replica_verdict",
+    "score",
+)
 RESERVED = frozenset((*_OF_MONAI_LABEL, *_OF_THE_SCORES, "notes", "replica_note", "training", "ts", "user", "verdict"))
 LARGEST_BYTES, MOST, LONGEST_NAME, DEEPEST = 32 * 1024, 1000, 100, 8
 

@@ -27,6 +27,7 @@ from replica_detection_server.routes.callers import Reader, Shared
 from replica_detection_server.routes.error_route import REFUSALS, ErrorRoute
 from replica_detection_server.routes.received_files import MAX_UPLOAD_BYTES
 
+Verdict = Literal["replica", "suspicious", "undecided", "novel", "undefined", ""]
 router = APIRouter(tags=["Replica"], route_class=ErrorRoute, responses=REFUSALS)
 
 
@@ -74,7 +75,7 @@ def get_worklist(
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
     sort: Sort = "score",
     descending: bool = True,
-    verdict: Annotated[list[Literal["replica", "suspicious", "novel", "undefined", ""]], Query()] = [],  # noqa: B006
+    verdict: Annotated[list[Verdict], Query()] = [],  # noqa: B006
     rated: Rated = "any",
     search: Annotated[str, Query(max_length=200)] = "",
 ) -> Worklist:

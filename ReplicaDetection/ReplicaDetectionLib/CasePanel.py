@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from replica_detection.results.schema import Comparison, MeasureResult
+from replica_detection.results.wording import reason
 from ReplicaDetectionLib.Panel import VERDICT_COLOURS, Panel, dressTable, fillTable, number, selectRow
 from ReplicaDetectionLib.Translation import _
 
@@ -87,6 +88,7 @@ class CasePanel(Panel):
 
     def _details(self, comparison: Comparison) -> list[str]:
         pair = self.session.pair
+        why = [f"<b>{_escaped(reason(comparison))}</b>"] if comparison.reason else []
         lines = [_("Compared with: {training}").format(training=_escaped(pair.training.id))]
         if pair.training.id == comparison.nearest_training_id:
             lines[0] += " " + _("(the nearest match)")
@@ -95,7 +97,7 @@ class CasePanel(Panel):
         if comparison.levels_differ:
             differ = _escaped("; ".join(comparison.levels_differ))
             lines.append(_("The levels name different training images: {differ}").format(differ=differ))
-        return [*lines, *(_escaped(w) for w in comparison.warnings)]
+        return [*why, *lines, *(_escaped(w) for w in comparison.warnings)]
 
     def _result(self) -> MeasureResult | None:
         comparison = self._comparison

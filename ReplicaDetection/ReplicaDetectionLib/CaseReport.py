@@ -18,7 +18,7 @@ import numpy as np
 from replica_detection.errors import InputError
 from replica_detection.readers.ratings import SCALE, Rating
 from replica_detection.results.schema import Comparison
-from replica_detection.results.wording import MISSING, SYMBOLS, number, probability, score
+from replica_detection.results.wording import MISSING, SYMBOLS, number, probability, reason, score
 from replica_detection.util.files import atomic_write
 from replica_detection.version import __version__
 from ReplicaDetectionLib.PlacedSurfaces import SurfaceRow
@@ -162,6 +162,8 @@ def _head(content: ReportContent) -> str:
         if found.levels_flagged:
             said.append(f"{_('flagged at')} {', '.join(found.levels_flagged)}")
         lines.append(f'<p class="verdict {html.escape(found.verdict)}">{html.escape("; ".join(said))}</p>')
+        if found.reason:
+            lines.append(f"<p>{html.escape(reason(found))}</p>")
     shown = f"{content.names[0]} | {content.names[1]}"
     if content.placement:
         shown += f" | {content.placement}"
@@ -243,7 +245,7 @@ body {{ font: 13px/1.35 system-ui, sans-serif; color: #17202c; margin: 1.5em aut
 h1 {{ font-size: 1.35em; margin: 0 0 .2em }}
 p {{ margin: .3em 0 }}
 .verdict {{ font-weight: 600 }}
-.replica {{ color: #a3122f }} .suspicious {{ color: #8a5200 }}
+.replica {{ color: #a3122f }} .suspicious {{ color: #8a5200 }} .undecided {{ color: #55328f }}
 .pictures {{ display: grid; gap: 4px; margin: .6em 0 }}
 figure {{ margin: 0 }} figure img {{ width: 100%; display: block }}
 figcaption {{ font-size: .85em; color: #55606f }}

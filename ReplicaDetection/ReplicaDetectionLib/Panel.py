@@ -14,7 +14,7 @@ import slicer
 RESOURCES = Path(__file__).resolve().parent.parent / "Resources"
 ROW_HEIGHT = 22
 # Dark enough on white and light enough on black; the word always stands beside the colour.
-VERDICT_COLOURS = {"replica": "#c62828", "suspicious": "#b26a00", "novel": "#2e7d32"}
+VERDICT_COLOURS = {"replica": "#c62828", "suspicious": "#b26a00", "undecided": "#7e57c2", "novel": "#2e7d32"}
 
 
 class Panel:
@@ -67,7 +67,7 @@ def fillTable(table: Any, rows: Sequence[Sequence[str]], numbers: Sequence[int] 
                 item.setToolTip(text)
                 if c in numbers:
                     item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
-                colour = VERDICT_COLOURS.get(text)
+                colour = VERDICT_COLOURS.get(text.partition(":")[0])  # a reason may follow
                 if colour:
                     item.setForeground(qt.QBrush(qt.QColor(colour)))
                 table.setItem(r, c, item)

@@ -6,6 +6,7 @@ from typing import Any
 
 import qt
 
+from replica_detection.results.result import TO_REVIEW
 from ReplicaDetectionLib.CaseList import PAGE
 from ReplicaDetectionLib.Panel import Panel, dressTable, fillTable, number, quietly, selectRow
 from ReplicaDetectionLib.Translation import _
@@ -22,9 +23,11 @@ class WorklistPanel(Panel):
         ui = self.ui
         for text, verdicts in (
             (_("All verdicts"), ""),
+            (_("To be looked at"), " ".join(TO_REVIEW)),
             (_("Replica or suspicious"), "replica suspicious"),
             (_("Replica"), "replica"),
             (_("Suspicious"), "suspicious"),
+            (_("Undecided"), "undecided"),
             (_("Novel"), "novel"),
             (_("Undefined"), "undefined"),
         ):
@@ -107,7 +110,8 @@ class WorklistPanel(Panel):
         levels = ", ".join(item.levels_flagged)
         if item.levels_differ:
             levels += _(" (other match)")
-        return [item.synthetic_id, rating, number(item.score), item.verdict, item.nearest_training_id, levels]
+        verdict = f"{item.verdict}: {item.reason}" if item.reason else item.verdict
+        return [item.synthetic_id, rating, number(item.score), verdict, item.nearest_training_id, levels]
 
     def _rating(self, item: Any) -> str:
         """The rating of a case, in brackets if it is not saved yet."""

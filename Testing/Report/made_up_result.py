@@ -129,7 +129,7 @@ def with_reasons(result: DetectionResult) -> DetectionResult:
 
     def reasoned(case: CaseSummary) -> CaseSummary:
         if case is first:
-            return replace(case, verdict="replica", reason=IDENTICAL, score=math.nan)
+            return replace(case, verdict="replica", reason=IDENTICAL, score=1.0)
         if case.synthetic_id in undecided:
             return replace(case, verdict="undecided", levels_flagged=(), reason=SMALL_NULL)
         return replace(case, reason=next(reasons)) if case.verdict == "undefined" else case

@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_up_result import make_result
+from made_up_result import make_result, with_reasons
 
+from replica_detection.readers.worklist import Filter, filtered, next_unrated, ordered
 from replica_detection.results import wording
-from replica_detection.results.schema import Comparison, from_json, to_json
+from replica_detection.results.result import IDENTICAL, NO_MASK, SMALL_NULL, TO_REVIEW
+from replica_detection.results.schema import Comparison, WorklistItem, from_json, to_json
 from replica_detection.results.views import comparison_of, histograms_of, worklist_item
 
 
@@ -28,6 +30,18 @@ def test_a_comparison_says_what_the_tables_say(result):
             for name in ("value", "distance", "ratio", "p_value", "q_value"):
                 stated, kept = getattr(measure, name), getattr(match, name)
                 assert stated == kept if math.isfinite(kept) else stated is None
+
+
+def test_reasons_travel_with_their_verdicts(result):
+    reasoned = with_reasons(result)
+    assert {c.reason for c in reasoned.summary} >= {IDENTICAL, SMALL_NULL}
+    for row in reasoned.summary:
+        found = comparison_of(reasoned, row.synthetic_id, 3, "")
+        assert (found.verdict, found.reason, worklist_item(row).reason) == (row.verdict, row.reason, row.reason)
+        assert wording.reason(found) == wording.reason(row) == wording.reason(worklist_item(row))
+    older = to_json(comparison_of(reasoned, reasoned.summary[0].synthetic_id, 3, ""))
+    del older["reason"]
+    assert from_json(Comparison, older).reason == "", "a server before this version sends none"
 
 
 def test_neighbours_carry_the_value_that_their_field_reports(result):
@@ -83,3 +97,17 @@ def test_rows_of_the_list_are_rows_of_the_summary(result):
             row.levels_flagged,
         )
         assert item.rating is None and item.readers == 0
+
+
+def test_undecided_images_are_listed_by_their_score_like_all_others():
+    items = [
+        WorklistItem("a", "undefined", None, reason=NO_MASK),
+        WorklistItem("b", "novel", 0.4),
+        WorklistItem("c", "undecided", 0.97, reason=SMALL_NULL),
+        WorklistItem("d", "replica", 0.999),
+        WorklistItem("e", "replica", 1.0, reason=IDENTICAL),
+    ]
+    assert [i.synthetic_id for i in ordered(items)] == list("edcba")
+    assert [i.synthetic_id for i in ordered(items, "verdict")] == list("decba")
+    assert filtered(items, Filter(TO_REVIEW)) == items[2:]
+    assert next_unrated([replace(i, readers=i.synthetic_id > "c") for i in items]) == items[2]

@@ -99,7 +99,9 @@ scores = st.lists(st.one_of(st.none(), st.floats(0, 1)), max_size=12)
 
 def made_items(values) -> list[WorklistItem]:
     return [
-        WorklistItem(f"c{n:02d}", "" if v is None else VERDICTS[n % 4], v, rating=None if n % 3 else 1 + n % 4)
+        WorklistItem(
+            f"c{n:02d}", "" if v is None else VERDICTS[n % len(VERDICTS)], v, rating=None if n % 3 else 1 + n % 4
+        )
         for n, v in enumerate(values)
     ]
 

@@ -13,6 +13,7 @@ from replica_detection.errors import AccessDeniedError, ReplicaDetectionError
 from replica_detection.readers.ratings import Rating
 from replica_detection.readers.worklist import Filter, filtered, next_unrated, ordered, with_ratings
 from replica_detection.registration.alignment import Alignment
+from replica_detection.results.result import IDENTICAL, SMALL_NULL
 from replica_detection.results.schema import (
     AgreementReport,
     Comparison,
@@ -103,14 +104,15 @@ class MadeSource(Source):
 
     def _item(self, i: int, cases: int) -> WorklistItem:
         score = 1 - i / max(cases, 1)
-        verdict = "replica" if score > 0.8 else "suspicious" if score > 0.6 else "novel"
+        limits = {"replica": 0.8, "suspicious": 0.6, "undecided": 0.55, "novel": -1.0}
+        verdict = next(v for v, limit in limits.items() if score > limit)
+        reason = SMALL_NULL if verdict == "undecided" else IDENTICAL if i == 2 else ""
         levels = (
             ("voxel", "segmentation") if verdict == "replica" else ("segmentation",) if verdict == "suspicious" else ()
         )
         differ = ("voxel train_001", "segmentation train_002") if i == 1 else ()
-        return WorklistItem(
-            f"{self.prefix}syn_{i:04d}", verdict, score, f"{self.prefix}train_{i:03d}", levels, len(levels), differ
-        )
+        named = f"{self.prefix}syn_{i:04d}", verdict, score, f"{self.prefix}train_{i:03d}"
+        return WorklistItem(*named, levels, len(levels), differ, reason=reason)
 
     def _answer(self) -> None:
         if self.problem:
@@ -153,7 +155,7 @@ class MadeSource(Source):
             measures.append(MeasureResult(name, level, *found))
         return Comparison(
             syntheticId, item.verdict, item.score, item.nearest_training_id, item.levels_flagged, item.levels_differ,
-            tuple(measures), "v1",
+            tuple(measures), "v1", reason=item.reason,
         )  # fmt: skip
 
     def pair(self, syntheticId, trainingId="", *, progress=lambda *a: None, cancelled=lambda: False) -> CasePair:

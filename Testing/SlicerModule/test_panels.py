@@ -324,6 +324,13 @@ def test_filters(opened):
     ui.verdictBox.setCurrentIndex(ui.verdictBox.findData("suspicious"))
     wait(idle(opened))
     assert set(column(ui.caseTable, 3)) == {"suspicious"}
+    ui.verdictBox.setCurrentIndex(ui.verdictBox.findData("undecided"))
+    wait(idle(opened))
+    assert set(column(ui.caseTable, 3)) == {"undecided: null too small"}
+    ui.verdictBox.setCurrentIndex(1)  # all that a person should look at
+    wait(idle(opened))
+    shown = {text.partition(":")[0] for text in column(ui.caseTable, 3)}
+    assert shown == {"replica", "suspicious", "undecided"}
     ui.verdictBox.setCurrentIndex(ui.verdictBox.findData("undefined"))
     wait(idle(opened))
     assert ui.caseTable.rowCount == 0

@@ -8,6 +8,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
 from replica_detection.readers.worklist import next_unrated
+from replica_detection.results import wording
 from replica_detection_server.computing.services import Services
 
 
@@ -20,7 +21,8 @@ class MostReplicaLike(Strategy):
         super().__init__("The most replica-like case that you have not rated yet")
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
-        """The case's id, with score, verdict and nearest training case under names that MONAI Label leaves alone.
+        """The case's id, with score, verdict, its reason and nearest training case, under names that MONAI Label leaves
+        alone.
 
         `client_id` is the reader. None where no case is left.
         """
@@ -34,5 +36,6 @@ class MostReplicaLike(Strategy):
             "id": item.synthetic_id,
             "replica_score": item.score,
             "replica_verdict": item.verdict,
+            "replica_reason": wording.reason(item),
             "nearest_training_id": item.nearest_training_id,
         }

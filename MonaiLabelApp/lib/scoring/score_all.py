@@ -7,6 +7,7 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 
+from replica_detection.results.result import VERDICTS
 from replica_detection_server.comparison import tasks
 from replica_detection_server.lib.progress import logged
 from replica_detection_server.settings.configuration import Configuration
@@ -26,4 +27,4 @@ class ScoreAll(ScoringMethod):
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Number of images by verdict. Raises as `tasks.score`."""
         result = tasks.score(self.configuration, logged("score_all"))
-        return {"scored": len(result.summary), **{v: result.count(v) for v in ("replica", "suspicious", "novel")}}
+        return {"scored": len(result.summary), **{v: result.count(v) for v in VERDICTS}}

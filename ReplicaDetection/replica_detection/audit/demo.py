@@ -29,6 +29,7 @@ class OutcomeRow:
     replicas: int
     suspicious: int
     right: int
+    undecided: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Outcome:
                     sum(c.verdict == "replica" for c, _ in cases),
                     sum(c.verdict == "suspicious" for c, _ in cases),
                     sum(c.nearest_training_id == match for c, match in cases),
+                    sum(c.verdict == "undecided" for c, _ in cases),
                 )
             )
         return rows

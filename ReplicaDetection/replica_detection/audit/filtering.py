@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,11 +18,16 @@ from replica_detection.errors import InputError
 from replica_detection.io.cohort import Case, Cohort
 from replica_detection.io.formats import voxel_files
 from replica_detection.progress import Progress, silent
-from replica_detection.results.result import CaseSummary, DetectionResult
+from replica_detection.results import wording
+from replica_detection.results.result import IDENTICAL, TO_REVIEW, CaseSummary, DetectionResult, NullInfo
 from replica_detection.util.csv_tables import write_csv
 
 MANIFEST = "manifest.csv"
-_STAYS = {"undefined": "kept, but could not be judged", "suspicious": "kept, though suspicious"}
+_STAYS = {
+    "undefined": "kept, but could not be judged",
+    "undecided": "kept, but undecided",
+    "suspicious": "kept, though suspicious",
+}
 _COLUMNS = ("synthetic_id", "kept", "reason", "verdict", "score", "nearest_training_id", "kept_instead", "files")
 
 
@@ -44,10 +50,17 @@ class Decision:
 
 @dataclass(frozen=True)
 class FilteredSet:
-    """Decisions on every image of a synthetic set, in the order of the set; `source` is where the set lies."""
+    """Decisions on every image of a synthetic set, in the order of the set.
+
+    Attributes:
+        decisions: of every image.
+        source: where the set lies.
+        warnings: what limits the decisions, and how many images stay that were not cleared.
+    """
 
     decisions: tuple[Decision, ...]
     source: Path
+    warnings: tuple[str, ...] = ()
 
     @property
     def kept_ids(self) -> tuple[str, ...]:
@@ -89,13 +102,14 @@ def filter_replicas(
     """The synthetic set without its replicas, and without near-duplicates among the synthetic images themselves.
 
     Of near-duplicates the image with the lowest score stays. What stays is not proved to be unlike the training images:
-    the run's error rates, and everything that it cannot see, apply to it.
+    the run's error rates, and everything that it cannot see, apply to it. Suspicious and undecided images stay unless
+    `without_suspicious` says otherwise, and so do those that could not be judged; reasons and `warnings` say so.
 
     Args:
         result: a finished run, or its folder.
         output: new folder for the files of the images that stay, and for `manifest.csv`. None: nothing is written.
         images: the synthetic images, where they are no longer where they were; as `Cohort.of` takes them.
-        without_suspicious: leave out suspicious images too.
+        without_suspicious: leave out suspicious and undecided images too.
         keep_duplicates: do not look for near-duplicates.
         copy: False: only the manifest is written. Images in memory have no files to copy: take `kept_ids`.
         device: `auto`, `cpu` or `cuda`, for the search of near-duplicates.
@@ -124,14 +138,16 @@ def filter_replicas(
     if output is not None:
         _require_place(cohort.cases, Path(cohort.source), Path(output), copy=copy)
     decisions = decide(read, cohort, without_suspicious=without_suspicious)
+    limits: tuple[str, ...] = ()
     if not keep_duplicates:
         stays = {d.synthetic_id for d in decisions if d.kept}
         rest = replace(cohort, cases=tuple(c for c in cohort.cases if c.id in stays))
         index = index_of(read)
         measures = index.measures([m.name for m in read.run.measures], resolve_device(device), aligning=False)
-        groups = near_duplicate_groups(rest, index, measures, alpha=read.run.alpha, progress=progress)
-        decisions = decide(read, cohort, groups, without_suspicious=without_suspicious)
-    filtered = FilteredSet(tuple(decisions), Path(cohort.source))
+        found = near_duplicate_groups(rest, index, measures, alpha=read.run.alpha, progress=progress)
+        decisions = decide(read, cohort, found.groups, without_suspicious=without_suspicious)
+        limits = found.warnings
+    filtered = FilteredSet(tuple(decisions), Path(cohort.source), (*_kept_uncleared(decisions, read.run.null), *limits))
     if output is not None:
         filtered.write(output, copy=copy)
     return filtered
@@ -147,14 +163,15 @@ def decide(
     """One decision for each case of the cohort and of the result, in the order of the cohort.
 
     Of each group of near-duplicates the case with the lowest score stays; cases that go as replicas do not count. Cases
-    that could not be judged stay, and the reason says so; cases that the run never saw do not.
+    that were not cleared (suspicious, undecided, not judged) stay, and the reason says so; cases that the run never saw
+    do not.
 
     Args:
         groups: near-duplicates among the cases that are not replicas (`near_duplicate_groups`).
-        without_suspicious: leave out suspicious cases too.
+        without_suspicious: leave out suspicious and undecided cases too.
     """
     summaries = {c.synthetic_id: c for c in result.summary}
-    gone = ("replica", "suspicious") if without_suspicious else ("replica",)
+    gone = TO_REVIEW if without_suspicious else ("replica",)
     stays = {c.synthetic_id for c in result.summary if c.verdict not in gone}
     instead: dict[str, tuple[str, bool]] = {}
     for group in groups:
@@ -224,6 +241,23 @@ def _require_place(cases: Iterable[Case], source: Path, output: Path, *, copy: b
     return root
 
 
+def _kept_uncleared(decisions: Iterable[Decision], null: NullInfo) -> list[str]:
+    """A warning for each kind of image that stays without having been cleared."""
+    kept = Counter(d.summary.verdict for d in decisions if d.kept and d.summary is not None)
+    advice = "look at them, or leave them out (without_suspicious)"
+    warnings = []
+    if kept["undecided"]:
+        why = "closer to a training image than every real image of the null, which is too small to say more"
+        images = wording.count(kept["undecided"], "undecided image")
+        warnings.append(f"{images} kept ({why}): {advice}. {wording.missing_sentence(null)}".strip())
+    if kept["suspicious"]:
+        warnings.append(f"{wording.count(kept['suspicious'], 'suspicious image')} kept: {advice}")
+    if kept["undefined"]:
+        images = wording.count(kept["undefined"], "image")
+        warnings.append(f"{images} kept that could not be judged; {MANIFEST} gives the reasons")
+    return warnings
+
+
 def _rank(summary: CaseSummary) -> float:
     return summary.score if summary.score == summary.score else 1.0
 
@@ -234,14 +268,21 @@ def _decision(
     if summary is None:
         return Decision(name, False, "was not in the run", case=case)
     if not stays:
-        reason = f"{summary.verdict}: resembles training case {summary.nearest_training_id}"
+        reason = f"{summary.verdict}: {_resembles(summary)}"
         return Decision(name, False, reason, summary, case=case)
     if name in instead:
         other, identical = instead[name]
         return Decision(
             name, False, f"{'identical to' if identical else 'near-duplicate of'} {other}", summary, other, case
         )
-    return Decision(name, True, _STAYS.get(summary.verdict, "kept"), summary, case=case)
+    reason, why = _STAYS.get(summary.verdict, "kept"), wording.reason(summary)
+    return Decision(name, True, f"{reason}: {why}" if why else reason, summary, case=case)
+
+
+def _resembles(summary: CaseSummary) -> str:
+    if summary.reason == IDENTICAL:
+        return f"identical to training case {summary.nearest_training_id}, or a mirrored or resampled copy of it"
+    return f"resembles training case {summary.nearest_training_id}"
 
 
 def _copy(case: Case, root: Path, work: Path, taken: dict[Path, str]) -> None:

@@ -84,7 +84,8 @@ class DegradedMasks:
 
     `dice_with_given` is the mean Dice of the degraded and the given mask, `nearest_kept` the share of cases that keep
     their nearest training case; `flagged_` are shares at or below the run's own threshold, among the replicas and
-    the other cases of the reference; `left_out` cases have no mask, or none that is left.
+    the other cases of the reference, NaN where the null is too small for a threshold; `left_out` cases have no mask,
+    or none that is left.
     """
 
     degradation: str
@@ -126,7 +127,7 @@ def mask_quality(
     Args:
         result: a finished run, or its folder; its index and images must be where they were.
         ratings: as `calibrate` takes them: the readers' replicas are what is to be found. None: the images that the run
-            itself flagged.
+            itself flagged, against those that it did not; undecided ones do not count.
         rule: how several readers become one label.
         seed: another seed makes other noise.
         progress: called with (stage, done, total).
@@ -178,7 +179,7 @@ def degraded_masks(
         index: the one that the run used.
         synthetic: its synthetic cohort, with masks if they came from files.
         replicas: which cases are replicas, by readers; cases that are missing do not count. None: the flagged cases of
-            the run itself.
+            the run itself; its undecided cases do not count.
 
     Raises:
         ConfigurationError: the run has no measure of the segmentation level.
@@ -187,7 +188,7 @@ def degraded_masks(
     if not measures:
         raise ConfigurationError("this run has no measure of masks; run detect with masks or a segmenter first")
     if replicas is None:
-        replicas = {c.synthetic_id: c.verdict in FLAGGED for c in result.summary}
+        replicas = {c.synthetic_id: c.verdict in FLAGGED for c in result.summary if c.verdict != "undecided"}
     masks = _given_masks(index, synthetic, progress)
     rows: list[DegradedMasks] = []
     given: dict[str, Nearest] = {}
@@ -291,6 +292,7 @@ def _row(
     counted = np.array([i in replicas for i in ids], bool)
     replica = np.array([replicas.get(i, False) for i in ids], bool)
     flagged = near.ratio <= threshold
+    judged = counted & ~np.isnan(threshold)  # without a threshold nothing is flagged, and nothing is cleared
 
     def share(of: np.ndarray, among: np.ndarray) -> float:
         return float(of[among].mean()) if among.any() else float("nan")
@@ -303,8 +305,8 @@ def _row(
         dice,
         share(near.index == given.index, given.index >= 0),
         float(np.median(near.ratio[known])) if known.any() else float("nan"),
-        share(flagged, counted & replica),
-        share(flagged, counted & ~replica),
+        share(flagged, judged & replica),
+        share(flagged, judged & ~replica),
         auroc(near.ratio[counted], replica[counted]),
     )
 

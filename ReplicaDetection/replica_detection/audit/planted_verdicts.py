@@ -15,16 +15,17 @@ import numpy as np
 
 from replica_detection.audit.planted_copies import changes, write_copy
 from replica_detection.detection.detector import DetectionOptions, Detector
-from replica_detection.errors import ConfigurationError
+from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.index.training_index import TrainingIndex
 from replica_detection.io.cohort import Case, Cohort
 from replica_detection.io.volume import read_mask, read_volume
 from replica_detection.progress import Progress, silent
-from replica_detection.results.result import FLAGGED, DetectionResult
+from replica_detection.results.result import FLAGGED, IDENTICAL, DetectionResult
 from replica_detection.statistics.intervals import Estimate, share
 from replica_detection.statistics.thresholds import auroc
 
 UNSEEN = "unseen, held out"
+SEEN = "Give scans that the generator never saw"
 SMALLEST_HALF = 5
 
 
@@ -34,6 +35,7 @@ class SelfTestRow:
 
     `flagged`: called replica or suspicious; for UNSEEN, the false-positive rate. `replica`: called replica; `right`:
     the copied training case named; `auroc`: of the score against the held-out cases. `by_measure`: flagged by each.
+    `undecided` counts images that are neither flagged nor cleared, since the null is too small.
     """
 
     kind: str
@@ -43,15 +45,20 @@ class SelfTestRow:
     right: Estimate
     auroc: float
     by_measure: dict[str, Estimate]
+    undecided: int = 0
 
 
 @dataclass(frozen=True)
 class SelfTest:
-    """Rows of the table, the held-out cases first, with the run that they come from and the truth about its copies."""
+    """Rows of the table, the held-out cases first, with the run that they come from and the truth about its copies.
+
+    `warnings`: those of the run, and what limits the table: held-out cases that are training cases, undecided images.
+    """
 
     rows: tuple[SelfTestRow, ...]
     result: DetectionResult
     truth: dict[str, tuple[str, str]]  # synthetic id -> (kind, training id)
+    warnings: tuple[str, ...] = ()
 
 
 def judge_planted(
@@ -66,8 +73,9 @@ def judge_planted(
 ) -> SelfTest:
     """Plants copies of training cases among real ones that neither generator nor null have seen, and judges them all.
 
-    Half of the validation patients are the null. The other half are held out and judged beside the copies, which
-    measures the false-positive rate.
+    Half of the validation patients are in the null. The other half are held out and judged beside the copies, which
+    measures the false-positive rate. Held-out cases that are identical to a training case were not unseen: they are in
+    no row, and a warning names them.
 
     Args:
         index: the training cohort; its images must be where they were, in files or in memory.
@@ -79,7 +87,8 @@ def judge_planted(
 
     Raises:
         ConfigurationError: too few validation patients to halve.
-        InputError: a training image is gone.
+        InputError: a training image is gone, or more than half of the validation cases of either half are training
+            cases, so that the table would say nothing.
     """
     null, held_out = halves(validation, seed)
     planted = list(_planted(index, folder, copies, seed, progress))
@@ -88,10 +97,17 @@ def judge_planted(
     if len(set(taken)) < len(taken):
         raise ConfigurationError("a validation case has the name of a planted copy (selftest_0000 ...); rename it")
     detector = Detector(index, validation=null, options=options, progress=progress)
+    if getattr(detector.null, "refused", False):
+        raise InputError(validation.source, str(detector.null.warnings[0]), SEEN)
     result = detector.detect(Cohort(folder, cases, held_out.problems), progress=progress)
-    truth = {case.id: (UNSEEN, "") for case in held_out.cases}
+    identical = {c.synthetic_id for c in result.summary if c.reason == IDENTICAL}
+    leaked = [case.id for case in held_out.cases if case.id in identical]
+    if len(leaked) > len(held_out) / 2:
+        raise InputError(validation.source, f"are training cases, most of them ({_few(leaked)})", SEEN)
+    truth = {case.id: (UNSEEN, "") for case in held_out.cases if case.id not in identical}
     truth |= {case.id: (kind, training_id) for case, kind, training_id in planted}
-    return SelfTest(tuple(_rows(result, truth)), result, truth)
+    rows = tuple(_rows(result, truth))
+    return SelfTest(rows, result, truth, (*_limits(rows, leaked), *result.run.warnings))
 
 
 def halves(validation: Cohort, seed: int = 0) -> tuple[Cohort, Cohort]:
@@ -154,7 +170,27 @@ def _rows(result: DetectionResult, truth: dict[str, tuple[str, str]]) -> Iterato
             Estimate() if kind == UNSEEN else _share(right),
             math.nan if kind == UNSEEN else auroc(-scores, np.arange(len(scores)) < len(cases)),
             {m.name: _share([flagged[m.name, i] for i in ids]) for m in result.run.measures},
+            sum(c.verdict == "undecided" for c in cases),
         )
+
+
+def _limits(rows: Sequence[SelfTestRow], leaked: Sequence[str]) -> Iterator[str]:
+    """Warnings of the table: held-out cases that it leaves out, and images that are neither flagged nor cleared."""
+    if leaked:
+        yield (
+            f"{len(leaked)} held-out validation cases are identical to a training case and are in no row of the table "
+            f"({_few(leaked)}); look at the others with `replica-detection duplicates`"
+        )
+    undecided = sum(row.undecided for row in rows)
+    if undecided:
+        yield (
+            f"{undecided} images are undecided and count as not flagged (column `undecided`): the null is too small; "
+            "with more validation images these shares rise"
+        )
+
+
+def _few(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:5]) + (" ..." if len(ids) > 5 else "")
 
 
 def _share(values: Sequence[bool]) -> Estimate:

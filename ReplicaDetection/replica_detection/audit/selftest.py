@@ -40,7 +40,7 @@ def selftest(
 
     Copies of training images are planted: exact, noisy, brighter or darker, compressed, cropped, rotated, flipped,
     blended with another image. They are judged together with half of the validation images, while the other half is
-    the null. A change that is not found here will not be found in synthetic images either.
+    in the null. A change that is not found here will not be found in synthetic images either.
 
     Args:
         training: the training images, as `Cohort.of` takes them, or an index of them whose image files are where they
@@ -61,7 +61,8 @@ def selftest(
 
     Raises:
         ConfigurationError: too few validation patients to halve, or options that do not fit.
-        InputError: `output` holds something else, or an image cannot be read.
+        InputError: `output` holds something else, an image cannot be read, or most validation images are training
+            images.
 
     Example:
         ```python

@@ -15,7 +15,7 @@ from replica_detection.io.volume import read_volume
 from replica_detection.util.csv_tables import estimate_columns, write_csv
 from replica_detection.util.files import atomic_write
 
-_COLUMNS = ("kind", "images", *estimate_columns("flagged", "replica", "right_case"), "auroc")
+_COLUMNS = ("kind", "images", *estimate_columns("flagged", "replica", "right_case"), "auroc", "undecided")
 
 
 def write_selftest(found: SelfTest, index: TrainingIndex, images: Path, folder: Path) -> None:
@@ -26,7 +26,7 @@ def write_selftest(found: SelfTest, index: TrainingIndex, images: Path, folder: 
     """
     rows = [
         {"kind": r.kind, "images": r.images, "flagged": r.flagged, "replica": r.replica, "right_case": r.right,
-         "auroc": r.auroc}
+         "auroc": r.auroc, "undecided": r.undecided}
         for r in found.rows
     ]  # fmt: skip
     write_csv(folder / "selftest.csv", _COLUMNS, rows)

@@ -32,6 +32,14 @@ class DuplicateGroup:
     identical: bool
 
 
+@dataclass(frozen=True)
+class NearDuplicates:
+    """The groups of a set, and what limits the search for them."""
+
+    groups: list[DuplicateGroup]
+    warnings: tuple[str, ...] = ()
+
+
 def near_duplicate_groups(
     synthetic: Cohort,
     index: TrainingIndex,
@@ -40,7 +48,7 @@ def near_duplicate_groups(
     alpha: float = 0.05,
     null_size: int = 500,
     progress: Progress = silent,
-) -> list[DuplicateGroup]:
+) -> NearDuplicates:
     """Groups of two or more near-duplicates; every other image stands alone.
 
     Two things must come together, each of which has its own way of misleading. The distance ratio is unusual: the same
@@ -52,7 +60,8 @@ def near_duplicate_groups(
     A set larger than the training cohort has more chances of a near neighbour by accident; its p values are raised to
     those of so many chances, 1 - (1 - p)^(set / cohort). An image that the generator repeats more often than the
     ratio's neighbourhood (a tenth of the smaller set) is large has an ordinary ratio; it is found by its distance
-    alone, below HALFWAY times the smallest real one. Images at distance 0 under every measure are identical.
+    alone, below HALFWAY times the smallest real one. Images at distance 0 under every measure are identical. Where
+    too few training cases can be compared for a p value of alpha, the ratio says nothing, and a warning says so.
 
     Args:
         measures: of the index; the same ones prepare and compare the synthetic images.
@@ -67,14 +76,18 @@ def near_duplicate_groups(
                 spool.add(block.ids, block.features)
             progress("reading", min(done, len(synthetic)), len(synthetic))
         if len(spool.ids) < 2:
-            return []
+            return NearDuplicates([])
         distances = _all_pairs(spool, measures, index.block_rows(names), progress)
         ids = spool.ids
         del spool  # its files must be closed before their folder can go
     null = cross_fitted_distances(index, measures, size=null_size, progress=progress)
-    partner, near = _near(distances, null.by_measure, index, measures, alpha)
+    partner, near, too_few = _near(distances, null.by_measure, index, measures, alpha)
     same = np.all([d == 0 for d in distances.values()], axis=0)
-    return _groups(ids, partner, near, same)
+    warning = (
+        f"only {too_few} training images of different patients could be compared with each other, too few to say which "
+        "distance ratio is unusual: among the synthetic images only copies and the very nearest are near-duplicates"
+    )
+    return NearDuplicates(_groups(ids, partner, near, same), () if too_few is None else (warning,))
 
 
 class _Spool:
@@ -123,8 +136,11 @@ def _near(
     index: TrainingIndex,
     measures: Sequence[Measure],
     alpha: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    """(Q,) position of each image's nearest other one, and (Q,) bool: whether the two are near-duplicates."""
+) -> tuple[np.ndarray, np.ndarray, int | None]:
+    """(Q,) position of each image's nearest other one, and (Q,) bool: whether the two are near-duplicates.
+
+    Third, the number of null cases where these are too few for a p value of alpha, else None.
+    """
     levels = tuple(m.level for m in measures)
     size = len(distances[measures[0].name])
     k = max(SMALLEST_NEIGHBOURHOOD, min(size, len(index)) // 10)
@@ -137,7 +153,8 @@ def _near(
     combination = Combination.fit(null_values, levels)
     null_evidence = combined(combination.null_by_group(null_values))
     with_tail = tail_needed(len(null_values), len(values), alpha)
-    p = Null.fit(null_evidence, with_tail=with_tail).p_values(combined(combination.by_group(values)))
+    fitted = Null.fit(null_evidence, with_tail=with_tail)
+    p = fitted.p_values(combined(combination.by_group(values)))
     chances = max(1.0, (size - 1) / max(len(index) - 1, 1))
     unusual = benjamini_hochberg(1 - (1 - p) ** chances) <= alpha
     real_distances = [_finite(n.distance[~leaked]) for n in real]
@@ -146,7 +163,9 @@ def _near(
     near = (unusual & _most_below(found, usual, levels)) | _most_below(found, halfway, levels)
     standard = np.nan_to_num(combination.standard(values), nan=-np.inf)
     choices = np.stack([n.index for n in found], 1)
-    return choices[np.arange(len(choices)), standard.argmax(1)], near
+    compared = int(np.isfinite(null_values).any(1).sum())
+    too_few = compared if fitted.tail is None and 1 / (compared + 1) > alpha else None
+    return choices[np.arange(len(choices)), standard.argmax(1)], near, too_few
 
 
 def _most_below(found: Sequence[Nearest], limits: Sequence[float], levels: tuple[str, ...]) -> np.ndarray:

@@ -53,6 +53,7 @@ FLAGS = {
     "give masks or a segmenter": "give --masks or --segment",
     "at has": "--at has",
     "this folder as output": "this folder as --output",
+    "without_suspicious": "--without-suspicious",
     "with measures that include it": "with --measures that include it",
 }
 INTERRUPTED = 130  # typer's exit code for Ctrl-C

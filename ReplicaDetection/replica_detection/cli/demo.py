@@ -39,15 +39,19 @@ def demo(
 def _print_outcome(outcome: Outcome) -> None:
     """A row for each kind of planted image: how many were flagged, and with the right training case."""
     table = Table(title=f"Demo: {outcome.title}")
-    for column in ("planted as", "images", "replica", "suspicious", "right patient's scan named"):
+    rows = outcome.rows()
+    some = any(row.undecided for row in rows)
+    columns = ("planted as", "images", "replica", "suspicious", *["undecided"] * some, "right patient's scan named")
+    for column in columns:
         table.add_column(column, justify="left" if column == "planted as" else "right")
-    for row in outcome.rows():
+    for row in rows:
         new = row.kind == "novel"
         table.add_row(
             "new patients (1 in 20 flagged by chance)" if new else f"replica: {row.kind}",
             str(row.images),
             str(row.replicas),
             str(row.suspicious),
+            *[str(row.undecided)] * some,
             "" if new else f"{row.right} of {row.images}",
         )
     console.print(table)

@@ -154,7 +154,8 @@ def filter_set(
     result: Annotated[Path, typer.Argument(help="The output folder of `replica-detection detect`.")],
     output: Annotated[Path, typer.Option(help="New folder for the images that stay, and manifest.csv.")],
     without_suspicious: Annotated[
-        bool, typer.Option("--without-suspicious", help="Leave out suspicious images too, not only replicas.")
+        bool,
+        typer.Option("--without-suspicious", help="Leave out suspicious and undecided images too, not only replicas."),
     ] = False,
     keep_duplicates: Annotated[
         bool, typer.Option("--keep-duplicates", help="Do not look for near-duplicates among the synthetic images.")
@@ -171,6 +172,10 @@ def filter_set(
     The source is only read. The manifest says of every image whether it stays,
     and if not, why: replica of which training case, near-duplicate of which
     image that stays. Of near-duplicates the one with the lowest score stays.
+
+    Suspicious and undecided images, and those that could not be judged, stay.
+    The manifest and a warning say so; --without-suspicious leaves the first two
+    out.
 
     What stays is not proved to be unlike the training images: the run's error
     rates, and everything that it cannot see, apply to it.
@@ -190,6 +195,7 @@ def filter_set(
             device=device,
             progress=progress,
         )
+    print_warnings(done.warnings)
     console.print(
         f"{len(done.kept_ids)} of {done.cases} images stay; {done.flagged} went by their verdict, {done.duplicates} as "
         f"near-duplicates of images that stay. {'Listed in' if only_list else 'Images and reasons:'} {output}"
@@ -224,7 +230,7 @@ def selftest(
     Copies of training images are planted: exact, noisy, brighter or darker,
     compressed, cropped, rotated by 3 and 5 degrees, flipped, blended with
     another image. They are judged together with half of the validation images,
-    while the other half is the null. The table says for each change how many
+    while the other half is in the null. The table says for each change how many
     were found, and for the held-out images how many were flagged by mistake.
 
     A change that is not found here will not be found in synthetic images
@@ -258,7 +264,7 @@ def selftest(
             progress=progress,
         )
     _print_selftest(tested)
-    print_warnings(tested.result.run.warnings)
+    print_warnings(tested.warnings)
     console.print(f"Tables, plot and examples: {output}")
 
 
@@ -266,9 +272,11 @@ def _print_selftest(found: SelfTest) -> None:
     from replica_detection.audit.planted_verdicts import UNSEEN
 
     unseen = next(r for r in found.rows if r.kind == UNSEEN)
+    some = any(row.undecided for row in found.rows)
     table = Table(
-        "planted", "images", "found (95 % interval)", "as replica", "right case named", "AUROC",
-        title=f"At a measured false-positive rate of {unseen.flagged:.2f} on {unseen.images} unseen images",
+        "planted", "images", "found (95 % interval)", "as replica", *["undecided"] * some, "right case named", "AUROC",
+        title=f"At a measured false-positive rate of {unseen.flagged:.2f} on {unseen.images} unseen images"
+        + f" ({unseen.undecided} undecided)" * bool(unseen.undecided),
     )  # fmt: skip
     for row in found.rows:
         if row.kind != UNSEEN:
@@ -277,6 +285,7 @@ def _print_selftest(found: SelfTest) -> None:
                 str(row.images),
                 f"{row.flagged:.2f}",
                 f"{row.replica.value:.2f}",
+                *[str(row.undecided)] * some,
                 f"{row.right.value:.2f}",
                 f"{row.auroc:.2f}",
             )

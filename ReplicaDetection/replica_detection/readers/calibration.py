@@ -23,6 +23,7 @@ from replica_detection.readers.consensus import (
 from replica_detection.readers.ratings import Rating
 from replica_detection.results.result import (
     FLAGGED,
+    IDENTICAL,
     CaseSummary,
     DetectionResult,
     Match,
@@ -228,7 +229,8 @@ def applied(by_null: Verdicts, calibration: Calibration, k: int) -> Verdicts:
     """The same comparison with verdicts by readers' thresholds; p, q and score stay those of the null.
 
     A measure flags by its own threshold. The overall verdict is that of the first entry of `Calibration.order` that is
-    defined for the case; `overall` itself counts only if this run combines the same measures as the calibration.
+    defined for the case; `overall` itself counts only if this run combines the same measures as the calibration. An
+    image that is identical to a training case stays a `replica` of it; nothing is `undecided`.
 
     Args:
         by_null: the verdicts by the null.
@@ -263,15 +265,18 @@ def applied(by_null: Verdicts, calibration: Calibration, k: int) -> Verdicts:
         summary=summary,
         matches=matches,
         measures=tuple(replace(m, threshold=limits.get(m.name, math.nan)) for m in by_null.measures),
+        null=replace(by_null.null, missing=0),
         evidence_threshold=-limits[OVERALL] if combined else math.nan,
-        warnings=(*_notes(by_null, calibration, order, k), *by_null.warnings),
+        # What the null leaves undecided, the readers' thresholds decide.
+        warnings=(*_notes(by_null, calibration, order, k), *(w for w in by_null.warnings if "undecided" not in w)),
     )
 
 
 def _summary(case: CaseSummary, matches: list[Match], combined: str, order: list[str]) -> CaseSummary:
     own = {m.measure: m for m in matches}
-    verdict, nearest = "undefined", case.nearest_training_id
-    for name in order:
+    identical = case.reason == IDENTICAL
+    verdict, nearest = "replica" if identical else "undefined", case.nearest_training_id
+    for name in () if identical else order:
         verdict = combined if name == OVERALL else own[name].verdict
         if verdict != "undefined":
             nearest = case.nearest_training_id if name == OVERALL else own[name].nearest_training_id
@@ -284,6 +289,8 @@ def _summary(case: CaseSummary, matches: list[Match], combined: str, order: list
         levels_flagged=flagged,
         measures_agreeing=sum(m.nearest_training_id == nearest for m in matches) if nearest else 0,
         levels_differ=levels_differ(flagged, matches),
+        # An image that the readers' thresholds cannot judge keeps the reason why nothing could be compared.
+        reason=case.reason if identical or (verdict, case.verdict) == ("undefined", "undefined") else "",
     )
 
 

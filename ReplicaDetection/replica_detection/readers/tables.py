@@ -129,7 +129,8 @@ def transfer(
     """Accuracy of every threshold of a calibration on the cases of a result that was not used for it.
 
     Args:
-        labels: consensus of readers on this result; None: the verdicts of this run are the reference, for all cases.
+        labels: consensus of readers on this result; None: the verdicts of this run are the reference, for all cases
+            but undecided ones.
 
     Raises:
         ConfigurationError: no measure in common.
@@ -137,15 +138,18 @@ def transfer(
     values = replica_likeness(result)
     if set(values) != {t.measure for t in calibration.thresholds}:
         values.pop(OVERALL)  # combined from other measures, so not comparable
-    flags = {(m.measure, m.synthetic_id): m.verdict in FLAGGED for m in result.matches}
-    flags |= {(OVERALL, c.synthetic_id): c.verdict in FLAGGED for c in result.summary}
+    verdicts = {(m.measure, m.synthetic_id): m.verdict for m in result.matches}
+    verdicts |= {(OVERALL, c.synthetic_id): c.verdict for c in result.summary}
+    flags = {of: verdict in FLAGGED for of, verdict in verdicts.items() if verdict != "undecided"}
     rows = []
     for t in calibration.thresholds:
         of_case = values.get(t.measure)
         if of_case is None or math.isnan(t.reader_threshold.threshold):
             continue
         reference = (
-            labels if labels is not None else {c: Consensus(c, flags[t.measure, c], math.nan, (), 0) for c in of_case}
+            labels
+            if labels is not None
+            else {c: Consensus(c, flags[t.measure, c], math.nan, (), 0) for c in of_case if (t.measure, c) in flags}
         )
         number, replica = labelled(of_case, reference)
         own = reader_threshold(number, replica, t.reader_threshold.method, seed=seed) if labels is not None else None
@@ -183,12 +187,13 @@ def write_agreement(path: Path, pairs: Iterable[PairAgreement]) -> None:
 
 def write_consensus(path: Path, labels: dict[str, Consensus], result: DetectionResult) -> None:
     """The readers' consensus on each rated image beside the run's verdict."""
-    columns = ("synthetic_id", "replica", "mean", "readers", "training_ids", "verdict", "score", "nearest_training_id")
+    of_the_run = ("verdict", "score", "nearest_training_id", "reason")
+    columns = ("synthetic_id", "replica", "mean", "readers", "training_ids", *of_the_run)
     by_case = {c.synthetic_id: c for c in result.summary}
     rows = (
         {
             **_fields(label),
-            **{name: getattr(by_case[case], name) for name in ("verdict", "score", "nearest_training_id")},
+            **{name: getattr(by_case[case], name) for name in of_the_run},
         }
         for case, label in labels.items()
     )

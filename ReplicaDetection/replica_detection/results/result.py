@@ -237,14 +237,8 @@ class DetectionResult:
         return DetectionResult(**{n: deepcopy(getattr(self, n), memo) for n in names}, inputs=self.inputs)
 
     def worklist(self) -> list[CaseSummary]:
-        """Cases by descending score, identical ones first and those without a score last; ties go by id."""
-
-        def place(c: CaseSummary) -> tuple[object, ...]:
-            known = math.isfinite(c.score)
-            rest = -c.score if known else VERDICTS.index(c.verdict)
-            return c.reason != IDENTICAL, not known, rest, c.synthetic_id
-
-        return sorted(self.summary, key=place)
+        """Cases by descending score, undefined ones last; ties go by id."""
+        return sorted(self.summary, key=lambda c: (-c.score if math.isfinite(c.score) else math.inf, c.synthetic_id))
 
     def matches_of(self, synthetic_id: str) -> list[Match]:
         return [m for m in self.matches if m.synthetic_id == synthetic_id]

@@ -39,8 +39,8 @@ REASONS = {
     ),
     NO_MASK: "Not judged: only masks were compared, and the image has no mask, or an empty one.",
     SAME_PATIENT: (
-        "Not judged: all cases that it could be compared with carry one and the same patient id, as exports with "
-        "replaced ids sometimes do. Give a table of patients."
+        "Not judged: every case that it could be compared with carries its own patient id, as exports with replaced "
+        "ids sometimes do. Give a table of patients."
     ),
     REPEATED_TRAINING: (
         "Not judged: its nearest training cases are identical to each other, so that no ratio of distances exists. "

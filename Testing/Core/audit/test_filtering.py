@@ -12,12 +12,14 @@ import SimpleITK
 from Core.made_runs import COPIES, NEW, VOXELS, planted_folders, planted_run
 from Core.made_up import volume, write
 from replica_detection import cli
-from replica_detection.audit.filtering import MANIFEST, decide, write_filtered
+from replica_detection.audit.filtering import MANIFEST, decide, filter_replicas, write_filtered
 from replica_detection.audit.synthetic_duplicates import DuplicateGroup, _near, near_duplicate_groups
 from replica_detection.errors import InputError
+from replica_detection.index.build import build_index
 from replica_detection.index.training_index import TrainingIndex
 from replica_detection.io.cohort import Case, Cohort
 from replica_detection.io.formats import voxel_files
+from replica_detection.results.result import IDENTICAL, NO_MASK, SMALL_NULL, CaseSummary, CohortInfo
 from Report.made_up_result import make_result
 
 
@@ -103,6 +105,50 @@ def test_the_least_replica_like_of_near_duplicates_stays():
     assert found[replica.synthetic_id].reason.startswith("replica")
 
 
+def test_no_image_stays_in_silence_that_was_not_cleared(tmp_path, monkeypatch, capsys):
+    """A finished run of a small null on disk: identical, undecided, suspicious, unjudged and new images."""
+    made = [("a", "replica", IDENTICAL), ("b", "undecided", SMALL_NULL), ("c", "suspicious", ""), ("d", "novel", ""),
+            ("e", "undefined", NO_MASK), ("f", "undecided", SMALL_NULL)]  # fmt: skip
+    for name, *_ in made:
+        write(tmp_path / "synthetic" / f"{name}.nii.gz", volume(5))
+    result = make_result(cases=6, copies=0)
+    run = replace(
+        result.run,
+        null=replace(result.run.null, missing=7),
+        synthetic=CohortInfo(str(tmp_path / "synthetic"), len(made)),
+    )
+    summary = tuple(CaseSummary(id, verdict, 0.9, "train_7", (), 0, (), reason) for id, verdict, reason in made)
+    replace(result, summary=summary, run=run).write(tmp_path / "result")
+    assert invoke(monkeypatch, tmp_path / "result", "--output", tmp_path / "kept", "--keep-duplicates") == 0
+    shown = capsys.readouterr()
+    assert "5 of 6 images stay; 1 went by their verdict" in shown.out
+    assert "2 undecided images kept" in shown.err and "7 more validation scans would settle" in shown.err
+    assert "leave them out (--without-suspicious)" in shown.err
+    assert "1 suspicious image kept" in shown.err and "1 image kept that could not be judged" in shown.err
+    rows = manifest(tmp_path / "kept")
+    assert {i: r["kept"] for i, r in rows.items()} == dict(zip("abcdef", "011111", strict=True))
+    assert rows["a"]["reason"].startswith("replica: identical to training case train_7")
+    assert rows["b"]["reason"].startswith("kept, but undecided: Closer to training case train_7 than every real case")
+    assert "has no mask" in rows["e"]["reason"] and rows["d"]["reason"] == "kept"
+    filtered = filter_replicas(tmp_path / "result", keep_duplicates=True, without_suspicious=True)
+    assert filtered.kept_ids == ("d", "e") and filtered.flagged == 4
+    assert [w[:7] for w in filtered.warnings] == ["1 image"]
+
+
+@pytest.mark.parametrize("training", [1, 2, 4, 8, 12])
+def test_copies_among_synthetic_images_are_found_in_the_smallest_cohorts(tmp_path, training):
+    """Below ten training images no tail can be fitted: nothing but copies can be found, and a warning says so."""
+    arrays = np.stack([volume(n) for n in range(training)])
+    index = build_index(Cohort.from_arrays(arrays, spacing=1), tmp_path / "x.rdindex", measures=VOXELS)
+    made = np.stack([volume(100 + n) for n in (0, 1, 0, 2)])
+    found = near_duplicate_groups(Cohort.from_arrays(made, spacing=1), index, index.measures(VOXELS))
+    assert [(len(g.ids), g.identical) for g in found.groups] == [(2, True)]
+    assert len(found.warnings) == (training < 10)
+    if training < 10:
+        compared = training if training > 1 else 0
+        assert f"only {compared} training images" in found.warnings[0]
+
+
 def test_near_duplicates_and_repeated_images_are_grouped_and_fresh_ones_are_not(run, tmp_path):
     """One image in two versions, one repeated more often than the neighbourhood is large, one stored twice."""
     folder, _ = run
@@ -115,7 +161,7 @@ def test_near_duplicates_and_repeated_images_are_grouped_and_fresh_ones_are_not(
             image = volume(80_000 + seed)
             write(tmp_path / f"{name}_{n:02d}.nii.gz", image + rng.normal(0, 15, image.shape).astype("f4"))
     shutil.copy(tmp_path / "fresh_00.nii.gz", tmp_path / "same.nii.gz")
-    groups = near_duplicate_groups(Cohort.read(tmp_path), index, index.measures(VOXELS))
+    groups = near_duplicate_groups(Cohort.read(tmp_path), index, index.measures(VOXELS)).groups
     by_size = sorted(groups, key=lambda g: len(g.ids))
     named = [{i.split("_")[0] for i in g.ids} for g in by_size]
     assert {"pair"} in named and {"collapsed"} in named and {"fresh", "same"} in named
@@ -135,7 +181,7 @@ def test_blends_of_one_image_stand_out_by_their_ratio(run, tmp_path):
             write(tmp_path / f"pair{pair}_{n}.nii.gz", image)
     for n in range(30):
         write(tmp_path / f"fresh_{n:02d}.nii.gz", volume(85_000 + n))
-    groups = near_duplicate_groups(Cohort.read(tmp_path), index, index.measures(VOXELS))
+    groups = near_duplicate_groups(Cohort.read(tmp_path), index, index.measures(VOXELS)).groups
     assert {g.ids for g in groups} == {(f"pair{pair}_0", f"pair{pair}_1") for pair in range(10)}
 
 
@@ -145,7 +191,7 @@ def test_fresh_images_are_rarely_called_near_duplicates_even_in_large_sets(run, 
     index = TrainingIndex.open(folder / "result" / "index.rdindex")
     for n in range(150):
         write(tmp_path / f"{n:03d}.nii.gz", volume(70_000 + n))
-    groups = near_duplicate_groups(Cohort.read(tmp_path), index, index.measures(VOXELS))
+    groups = near_duplicate_groups(Cohort.read(tmp_path), index, index.measures(VOXELS)).groups
     assert sum(len(g.ids) - 1 for g in groups) <= 3
 
 
@@ -167,7 +213,7 @@ def test_images_of_one_kind_are_no_near_duplicates(run):
     assert not _near(distances, null, index, measures, 0.05)[1].any()
     for table in distances.values():
         table[5, 9] = table[9, 5] = 0.7  # nearer than any two training images
-    partner, near = _near(distances, null, index, measures, 0.05)
+    partner, near, _ = _near(distances, null, index, measures, 0.05)
     assert np.flatnonzero(near).tolist() == [5, 9] and partner[[5, 9]].tolist() == [9, 5]
 
 
@@ -175,8 +221,8 @@ def test_one_image_or_none_has_no_near_duplicate(run, tmp_path):
     folder, _ = run
     index = TrainingIndex.open(folder / "result" / "index.rdindex")
     one = Cohort(folder, Cohort.read(folder / "synthetic").cases[:1])
-    assert near_duplicate_groups(one, index, index.measures(VOXELS)) == []
-    assert near_duplicate_groups(Cohort(folder, ()), index, index.measures(VOXELS)) == []
+    assert near_duplicate_groups(one, index, index.measures(VOXELS)).groups == []
+    assert near_duplicate_groups(Cohort(folder, ()), index, index.measures(VOXELS)).groups == []
 
 
 def test_places_that_cannot_be_written_to_are_refused(run, tmp_path):

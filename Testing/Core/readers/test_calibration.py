@@ -20,9 +20,9 @@ from replica_detection.readers.consensus import OVERALL, consensus, resolved
 from replica_detection.readers.ratings import Rating
 from replica_detection.readers.tables import sensitivity_to_k, transfer
 from replica_detection.report import write_report
-from replica_detection.results.result import DetectionResult
+from replica_detection.results.result import IDENTICAL, DetectionResult
 from replica_detection.statistics.distance_ratio import nearest
-from Report.made_up_result import make_result
+from Report.made_up_result import make_result, with_reasons
 
 
 def ratings_of(result, replicas, readers=("anna", "ben")):
@@ -142,19 +142,67 @@ def test_a_case_that_the_first_measure_cannot_judge_is_judged_by_the_next():
     likeness = {m.synthetic_id: m.ratio for m in result.matches if m.measure == "dice"}
     by_dice = calibrate(result, ratings_of(result, lambda c: likeness[c] < 0.5))
     from replica_detection.readers.calibration import applied
-    from replica_detection.results.result import Verdicts
 
-    run = result.run
-    judged = Verdicts(
-        result.summary, result.matches, result.neighbors, run.measures, run.null, run.evidence, 0.0, run.warnings
-    )
     without = replace(by_dice, thresholds=tuple(t for t in by_dice.thresholds if t.measure != OVERALL))
     assert without.order[0] == "dice"
-    found = applied(judged, without, run.k)
+    found = applied(judged_by_null(result), without, result.run.k)
     no_mask = [c.synthetic_id for c in found.summary if math.isnan(likeness[c.synthetic_id])]
     verdicts = {c.synthetic_id: c.verdict for c in found.summary}
     assert len(no_mask) == 4 and verdicts[no_mask[0]] != "undefined"
     assert verdicts[result.summary[-1].synthetic_id] == "undefined"
+
+
+def judged_by_null(result):
+    from replica_detection.results.result import Verdicts
+
+    run = result.run
+    tables = result.summary, result.matches, result.neighbors, run.measures, run.null
+    return Verdicts(*tables, run.evidence, 0.0, (*run.warnings, "11 scans would settle what is undecided"))
+
+
+def test_an_identical_image_stays_a_replica_and_nothing_stays_undecided():
+    """Readers called the images with the smallest Dice ratios replicas; the identical image is not among them."""
+    from replica_detection.readers.calibration import applied
+
+    result = with_reasons(make_result(null=12))
+    identical = next(c for c in result.summary if c.reason == IDENTICAL)
+    mine = {identical.synthetic_id: 0.99}  # another mask on the same image
+    matches = tuple(replace(m, ratio=mine.get(m.synthetic_id, m.ratio)) for m in result.matches)
+    result = replace(result, matches=matches)
+    likeness = {m.synthetic_id: m.ratio for m in result.matches if m.measure == "dice"}
+    undecided = [c for c in result.summary if c.verdict == "undecided"]
+    assert undecided and result.run.null.missing
+    by_dice = calibrate(result, ratings_of(result, lambda c: likeness[c] < 0.5))
+    by_dice = replace(by_dice, thresholds=tuple(t for t in by_dice.thresholds if t.measure == "dice"))
+    assert by_dice.measures["dice"].verdict(likeness[identical.synthetic_id]) == "novel"
+    found = applied(judged_by_null(result), by_dice, result.run.k)
+    of = {c.synthetic_id: c for c in found.summary}
+    mine = of[identical.synthetic_id]
+    assert (mine.verdict, mine.reason, mine.nearest_training_id) == (
+        "replica", IDENTICAL, identical.nearest_training_id,
+    )  # fmt: skip
+    for case in undecided:
+        expected = by_dice.measures["dice"].verdict(likeness[case.synthetic_id])
+        assert (of[case.synthetic_id].verdict, of[case.synthetic_id].reason) == (expected, "")
+    verdicts = {v.verdict for v in (*found.summary, *found.matches)}
+    assert "undecided" not in verdicts and found.null.missing == 0
+    assert not any("undecided" in w for w in found.warnings) and set(result.run.warnings) < set(found.warnings)
+    reasons = {c.synthetic_id: c.reason for c in result.summary}
+    for case in found.summary:
+        if case.verdict == "undefined":
+            assert case.reason in ("", reasons[case.synthetic_id])
+        elif case is not mine:
+            assert case.reason == ""
+
+
+def test_undecided_images_are_no_reference_for_a_threshold(run, calibration):
+    _, result = run
+    whole = {(r.measure, r.method): r for r in transfer(calibration, result, None)}
+    replicas = [c.synthetic_id for c in result.summary if c.synthetic_id.startswith("copy")][:3]
+    summary = tuple(replace(c, verdict="undecided") if c.synthetic_id in replicas else c for c in result.summary)
+    rows = {(r.measure, r.method): r for r in transfer(calibration, replace(result, summary=summary), None)}
+    assert rows[OVERALL, "youden"].cases == whole[OVERALL, "youden"].cases - 3
+    assert rows["mae", "youden"] == whole["mae", "youden"]
 
 
 @pytest.mark.parametrize(
