@@ -8,6 +8,8 @@ import pytest
 from made_up_result import make_pairs, make_result, with_reasons, without_flags
 from pages import Page, render, stable
 
+from replica_detection.errors import InputError
+from replica_detection.report.page import no_pictures, pictured
 from replica_detection.results import wording
 from replica_detection.results.result import FLAGGED, IDENTICAL, SMALL_NULL, VERDICTS, DetectionResult
 
@@ -300,3 +302,23 @@ def test_probabilities(value, text):
 )
 def test_numbers(value, text):
     assert wording.number(value) == text
+
+
+def test_a_page_is_not_replaced_by_one_of_the_same_run_without_its_pictures(tmp_path):
+    result = make_result(cases=12, copies=3)
+    kept = render(tmp_path, result)
+    assert kept.count("<img") > 0
+    some = make_pairs((32, 32, 16))
+    first = pictured(result)[0].synthetic_id
+    for lacking in (no_pictures, lambda *pair: some(*pair) if pair[0] != first else None):
+        with pytest.raises(
+            InputError, match=r"html: was kept: it has \d+ pictures, a new page \d+, .* delete the page"
+        ):
+            render(tmp_path, result, lacking)
+        assert (tmp_path / "report" / "index.html").read_text(encoding="utf-8") == kept
+    # Fewer because fewer were asked for, or a page of another run: replaced.
+    fewer = render(tmp_path, result, max_pairs=1)
+    assert 0 < fewer.count("<img") < kept.count("<img")
+    again = replace(result, run=replace(result.run, created="2031-02-03T04:05:06+00:00"))
+    assert render(tmp_path, again, no_pictures).count("<img") == 0
+    assert render(tmp_path, again, no_pictures).count("<img") == 0

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from replica_detection.cli.application import app
 from replica_detection.cli.console import Bars, console, print_problems, print_result, print_warnings
@@ -176,19 +177,20 @@ def report(
 ) -> None:
     """Write RESULT/report/index.html again, from the tables of a finished run.
 
-    Pictures need the index and the synthetic images where they were during the run; without them the page says so.
+    Pictures need the index and the synthetic images where they were during the run, or beside the result if they moved
+    together with it. Without them the page says so; a page that has pictures already is kept.
     """
     from replica_detection.report import write_report
     from replica_detection.report.page import no_pictures
-    from replica_detection.report.pair_loader import loader_of_result
+    from replica_detection.report.pair_loader import loader_or_reason
     from replica_detection.results.result import DetectionResult
 
     read = DetectionResult.read(result)
-    loader = loader_of_result(read)
+    loader, reason = loader_or_reason(read)
+    if loader is None:
+        console.print(f"There are no pictures to draw: {escape(reason)}")
     with Bars() as progress:
         page = write_report(read, result / "report", loader or no_pictures, max_pairs=max_pairs, progress=progress)
-    if loader is None:
-        console.print("The index or the synthetic images are no longer where they were: the report has no pictures.")
     console.print(f"Report: {page}")
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from replica_detection.errors import InputError
 from replica_detection.progress import Progress, silent
 from replica_detection.report import tables
 from replica_detection.results import wording
@@ -35,6 +36,7 @@ _HERE = Path(__file__).parent
 # Limits for all pictures of slices, the same again for aligned pairs, and for all surfaces; base64 adds a third.
 _PICTURES_BYTES, _SURFACES_BYTES = 7_000_000, 6_000_000
 _PICTURE_BYTES = 400_000
+_PICTURE = '<img src="data:image/'
 MAX_PAIRS = 50
 
 
@@ -85,7 +87,8 @@ def write_report(
 
     Args:
         result: a finished run, or the folder that it was written to.
-        folder: for the page; it is created where it is missing, and an older page is replaced atomically.
+        folder: for the page; it is created where it is missing, and an older page is replaced atomically. A page of the
+            same run with pictures that can no longer be drawn is kept.
         pair: returns the two images of (synthetic id, training id); a third argument is the alignment by which the
             training image is to be resampled. It returns None where there is no picture, and the page says so. None:
             images come from the index and the synthetic cohort of the result; where these are missing, the page has no
@@ -94,7 +97,7 @@ def write_report(
         progress: called with ("drawing", sections done, sections in all).
 
     Raises:
-        InputError: `result` is a folder without a complete result.
+        InputError: `result` is a folder without a complete result, or an older page was kept.
 
     Example:
         ```python
@@ -122,9 +125,24 @@ def write_report(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "index.html"
+    if any(s.picture is None and s.case.nearest_training_id for s in sections):
+        _require_no_worse(path, html, result)
     with atomic_write(path) as f:
         f.write(html)
     return path
+
+
+def _require_no_worse(path: Path, html: str, result: DetectionResult) -> None:
+    """Raises InputError where the page at `path` is of the same run and has more pictures than the new one."""
+    try:
+        old = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeError):
+        return
+    kept, drawn = (page.count(_PICTURE) for page in (old, html))
+    if kept > drawn and wording.date(result.run.created) in old:
+        found = f"was kept: it has {kept} pictures, a new page {drawn}, for images of this run are not found any more"
+        advice = "Put the images and the index back, or delete the page to have one without these pictures"
+        raise InputError(path, found, advice)
 
 
 def no_pictures(*_: object) -> None:

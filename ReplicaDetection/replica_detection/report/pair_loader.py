@@ -78,7 +78,12 @@ class PairLoader:
 
 def loader_of_result(result: DetectionResult) -> PairLoader | None:
     """The loader of a result's pairs; None where its index or its synthetic images cannot be read."""
+    return loader_or_reason(result)[0]
+
+
+def loader_or_reason(result: DetectionResult) -> tuple[PairLoader | None, str]:
+    """The loader of a result's pairs and ""; or None and the reason, in the words of the error."""
     try:
-        return PairLoader(index_of(result), synthetic_of(result))
-    except ReplicaDetectionError:
-        return None
+        return PairLoader(index_of(result), synthetic_of(result)), ""
+    except ReplicaDetectionError as error:
+        return None, str(error)
