@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,8 +20,8 @@ from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.progress import Progress, silent
 from replica_detection.registration.alignment import Alignment
 from replica_detection.results.places import PLACES_FILE, Places, read_places, write_places
+from replica_detection.results.row_tables import read_table, write_table
 from replica_detection.results.schema import from_json, to_json
-from replica_detection.util.csv_tables import original, write_csv
 from replica_detection.util.files import atomic_write
 
 if TYPE_CHECKING:
@@ -307,8 +306,8 @@ class DetectionResult:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "detection.json").unlink(missing_ok=True)
-        _write_table(folder / "summary.csv", CaseSummary, self.summary)
-        _write_table(folder / "matches.csv", Match, self.matches)
+        write_table(folder / "summary.csv", CaseSummary, self.summary)
+        write_table(folder / "matches.csv", Match, self.matches)
         arrays: dict[str, np.ndarray] = {
             "synthetic_id": np.array(self.neighbors.synthetic_ids, dtype=np.str_),
             "training_id": np.array(self.neighbors.training_ids, dtype=np.str_),
@@ -334,8 +333,8 @@ class DetectionResult:
             raise InputError(folder, fault, "Give the output folder of a finished `replica-detection detect`")
         try:
             run = _run_from(json.loads(path.read_text(encoding="utf-8", errors="surrogateescape")), path)
-            summary = tuple(_read_table(folder / "summary.csv", CaseSummary))
-            matches = tuple(_read_table(folder / "matches.csv", Match))
+            summary = tuple(read_table(folder / "summary.csv", CaseSummary))
+            matches = tuple(read_table(folder / "matches.csv", Match))
             path = folder / "neighbors.npz"
             with np.load(path, allow_pickle=False) as stored:
                 names = [key.removesuffix("/training") for key in stored.files if key.endswith("/training")]
@@ -374,29 +373,6 @@ def levels_differ(levels_flagged: Iterable[str], matches: Iterable[Match]) -> tu
     wanted = set(levels_flagged)
     flagged = {level: id for level, id in nearest_by_level(matches).items() if level in wanted}
     return tuple(f"{level} {id}" for level, id in flagged.items()) if len(set(flagged.values())) > 1 else ()
-
-
-def _write_table(path: Path, row_type: type, rows: Iterable[Any]) -> None:
-    write_csv(path, [f.name for f in dataclasses.fields(row_type)], map(vars, rows), exact=True)
-
-
-def _read_table(path: Path, row_type: type) -> Iterator[Any]:
-    fields = {f.name: f.type for f in dataclasses.fields(row_type)}
-    added = {f.name for f in dataclasses.fields(row_type) if f.default is not dataclasses.MISSING}  # by later versions
-    parse: dict[str, Callable[[str], Any]] = {
-        "float": lambda text: float(text) if text else math.nan,
-        "int": int,
-        "tuple[str, ...]": lambda text: tuple(text.split(";")) if text else (),
-        "str": str,
-    }
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as f:
-        reader = csv.DictReader(f)
-        missing = set(fields) - added - set(reader.fieldnames or ())
-        if missing:
-            raise InputError(path, f"lacks the columns {sorted(missing)}", "Run `replica-detection detect` again")
-        for row in reader:
-            known = {name: kind for name, kind in fields.items() if name in row}
-            yield row_type(**{name: parse[str(kind)](original(row[name])) for name, kind in known.items()})
 
 
 def _run_from(data: dict[str, Any], path: Path) -> RunInfo:

@@ -15,7 +15,8 @@ from Core.readers.test_ratings import rating
 from replica_detection.audit.cohort_duplicates import DuplicatePair, write_duplicates
 from replica_detection.io.cohort_tables import read_cells
 from replica_detection.readers.rating_tables import read_ratings, write_ratings
-from replica_detection.results.result import CaseSummary, _read_table, _write_table
+from replica_detection.results.result import CaseSummary
+from replica_detection.results.row_tables import read_table, write_table
 from replica_detection.util.csv_tables import defused, original, write_csv, write_rows
 
 FORMULAS = [
@@ -126,8 +127,8 @@ def test_no_table_holds_a_formula_made_of_a_file_name(tmp_path):
     """Every writer of ids: results, tables of figures, duplicates; and what reads them finds the ids again."""
     id, other = "=HYPERLINK(1,2)", "-x+1"
     cases = [CaseSummary(id, "replica", -0.5, other, ("voxel",), 3), CaseSummary("b", "novel", math.nan, "", (), 0)]
-    _write_table(tmp_path / "summary.csv", CaseSummary, cases)
-    again = list(_read_table(tmp_path / "summary.csv", CaseSummary))
+    write_table(tmp_path / "summary.csv", CaseSummary, cases)
+    again = list(read_table(tmp_path / "summary.csv", CaseSummary))
     assert (again[0], again[1].synthetic_id) == (cases[0], "b")
     write_csv(tmp_path / "figures.csv", ("id", "kappa", "others"), [{"id": id, "kappa": -0.25, "others": (other, id)}])
     assert read_cells(tmp_path / "figures.csv", ("id",))[0][1] == {
