@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from replica_detection.errors import InputError
 from replica_detection.io.cohort import Case, Cohort, Problem
-from replica_detection.io.paths import DICOM_SUFFIXES, composed, is_dicom_name, is_image_name
+from replica_detection.io.paths import DICOM_SUFFIXES, IMAGE_SUFFIXES, composed, is_dicom_name, is_image_name
 from replica_detection_server.settings.case_ids import TRAINING, suffix_of
 from replica_detection_server.settings.configuration import Configuration
 from replica_detection_server.util.file_state import NOTES, FileStates, State, state_of_file
@@ -49,6 +49,7 @@ SPACE = "name that begins or ends with a space"
 LONG = "name that is too long"
 RESERVED = f"name that begins with {TRAINING}"
 BELOW = "image in a subfolder, where only DICOM series are taken"
+OTHER = "image in a format that the server does not serve (convert it to .nii.gz)"
 IN_TWO = "header whose voxels lie in another file"
 TAKEN = "id that another study has"
 AGAIN = "folder that is in the list already"
@@ -262,7 +263,7 @@ class Studies:
         if path.parent != self.folder:
             return BELOW
         if not suffix_of(path.name):
-            return IN_TWO
+            return IN_TWO if path.name.lower().endswith(IMAGE_SUFFIXES) else OTHER
         return "study" if os.access(path, os.R_OK) else FORBIDDEN
 
     def _is_mask(self, path: Path) -> bool:

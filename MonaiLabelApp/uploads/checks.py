@@ -17,7 +17,7 @@ from pathlib import Path
 from replica_detection.errors import InputError
 from replica_detection.io.formats import DAMAGED, input_errors, looks_like
 from replica_detection.io.nifti import read_header
-from replica_detection.io.paths import is_dicom_name, is_image_name, require_file
+from replica_detection.io.paths import IMAGE_SUFFIXES, is_dicom_name, require_file
 from replica_detection.io.text_headers import TextHeader, read_metaimage_header, read_nrrd_header
 from replica_detection_server.errors import UploadTooLargeError
 from replica_detection_server.uploads import dicom, pictures
@@ -70,7 +70,7 @@ def check_series(folder: Path, limits: UploadLimits) -> None:
             continue
         if path.is_symlink() or not path.is_file():
             raise InputError(path, "is a link or a device", "Send the image files themselves")
-        if path.name.upper() == "DICOMDIR" or not (is_image_name(path) or is_dicom_name(path)):
+        if path.name.upper() == "DICOMDIR" or not (path.name.lower().endswith(IMAGE_SUFFIXES) or is_dicom_name(path)):
             path.unlink()
             continue
         voxels += _examine(path, limits)

@@ -89,12 +89,12 @@ class Bars:
 
 
 def print_problems(problems: Iterable[Problem]) -> None:
-    """Files that were left out, the first few in full."""
+    """Files that were left out and what else was told of them, the first few in full."""
     listed = list(dict.fromkeys(problems))
     for problem in listed[:SHOWN_PROBLEMS]:
-        errors.print(f"[yellow]left out[/yellow] {escape(problem.path)}: {escape(problem.message)}")
+        errors.print(f"[yellow]problem[/yellow] {escape(problem.path)}: {escape(problem.message)}")
     if len(listed) > SHOWN_PROBLEMS:
-        errors.print(f"[yellow]left out[/yellow] {len(listed) - SHOWN_PROBLEMS} more files; all are in the result")
+        errors.print(f"[yellow]problem[/yellow] {len(listed) - SHOWN_PROBLEMS} more; all are in the result")
 
 
 def print_warnings(warnings: Iterable[str]) -> None:

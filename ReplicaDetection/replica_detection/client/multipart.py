@@ -10,7 +10,7 @@ from pathlib import Path
 from replica_detection.client.cancelling import Cancel, check
 from replica_detection.client.series import ARCHIVE
 from replica_detection.errors import InputError
-from replica_detection.io.paths import DICOM_SUFFIXES, IMAGE_SUFFIXES, is_dicom_name
+from replica_detection.io.paths import ARRAY_SUFFIXES, DICOM_SUFFIXES, IMAGE_SUFFIXES, is_dicom_name
 from replica_detection.progress import Progress, silent
 
 BLOCK = 2**18
@@ -31,7 +31,7 @@ class Multipart:
         self._progress, self._boundary = progress, secrets.token_hex(16)
         self._parts = []
         for field, path in files.items():
-            if path.is_dir() or ending(path) in (".nhdr", ".mhd"):
+            if path.is_dir() or path.name.lower().endswith((".nhdr", ".mhd", *ARRAY_SUFFIXES)):
                 advice = "Save the image as .nii.gz, .nrrd or .mha"
                 raise InputError(path, "is no image in a single file, which is what can be sent", advice)
             with _readable(path):

@@ -11,15 +11,20 @@ from typing import TYPE_CHECKING
 
 from replica_detection.errors import InputError
 from replica_detection.io.case import Case, Problem, id_fault
-from replica_detection.io.cohort_tables import Row, read_decathlon, read_patients, read_table
+from replica_detection.io.cohort_tables import Row, read_decathlon, read_table
+from replica_detection.io.layouts import laid_out
+from replica_detection.io.mask_matching import with_masks
+from replica_detection.io.passed_over import plainly_no_image, tell_passed_over
 from replica_detection.io.paths import (
     DICOM_SUFFIXES,
+    PAIRED,
     composed,
     file_stem,
     is_dicom_name,
     is_folder,
     is_image_name,
     is_regular,
+    paired,
     require_exists,
     require_file,
     walk,
@@ -30,22 +35,30 @@ if TYPE_CHECKING:
 
 RENAME = "Rename one of them, or list the cohort in a CSV with the columns id,image"
 EMPTY_ADVICE = (
-    "Give a folder with .nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd, .png, .jpg or DICOM files, a CSV with the columns "
-    "id,image, or a dataset.json"
+    "Give a folder with .nii, .nii.gz, .nrrd, .mha, .mhd, .mgz, .hdr with .img, .npy, .npz, .png, .jpg, .tif or DICOM "
+    "files, a CSV with the columns id,image, or a dataset.json"
 )
 
 
 @dataclass
 class ProblemLog:
-    """Collects problems and ignored DICOM objects; `strict`: the first problem is raised instead."""
+    """Collects problems and ignored DICOM objects; `strict`: the first problem is raised instead.
+
+    `passed_over` are files of no format that is known, some of them perhaps images.
+    """
 
     strict: bool
     problems: list[Problem] = field(default_factory=list)
     ignored: list[Problem] = field(default_factory=list)
+    passed_over: list[Path] = field(default_factory=list)
 
     def add(self, error: InputError) -> None:
         if self.strict:
             raise error
+        self.problems.append(Problem.of(error))
+
+    def note(self, error: InputError) -> None:
+        """Lists what the user should know and what costs no case, so that `strict` does not stop for it."""
         self.problems.append(Problem.of(error))
 
     def summary(self) -> str:
@@ -71,43 +84,105 @@ def require_folder(path: str | os.PathLike[str], what: str) -> Path:
 
 
 def find_cases(source: Path, mask_folder: Path | None, log: ProblemLog) -> list[Case]:
-    """Cases of any kind of source, ids not yet unique."""
+    """Cases of any kind of source, each id once, with the masks of `mask_folder` or of the source's own layout."""
     require_exists(source)
+    beside = None
     if is_folder(source):
-        listing = source / "dataset.json"
-        if listing.is_file() and (source / "imagesTr").is_dir():
-            return _listed(read_decathlon(listing, log.add), log)
-        # Binary images may be their own masks; a folder of masks inside the images' folder holds no images.
-        own = mask_folder is not None and mask_folder.resolve() == source.resolve()
-        return cases_of_files(walk(source, log.add, None if own else mask_folder), source, log)
-    if source.suffix.lower() in (".csv", ".tsv"):
-        return _listed(read_table(source, log.add), log)
-    if source.suffix.lower() == ".json":
-        return _listed(read_decathlon(source, log.add), log)
-    return cases_of_files([source], source.parent, log)
+        rows = _list_of(source, log)
+        if rows is None:
+            cases, beside = _cases_of_folder(source, mask_folder, log)
+            cases = unique_cases(cases, log, nearest=True)
+        else:
+            cases = unique_cases(_listed(rows, log), log)
+    elif source.suffix.lower() in (".csv", ".tsv"):
+        cases = unique_cases(_listed(read_table(source, log.add), log), log)
+    elif source.suffix.lower() == ".json":
+        cases = unique_cases(_listed(read_decathlon(source, log.add), log), log)
+    else:
+        cases = cases_of_files([source], source.parent, log)
+    images = [case.files[0] for case in cases]
+    tell_passed_over(log.passed_over, images, log.add if cases else log.note)
+    if not cases:
+        raise InputError(source, f"holds no usable image{log.summary()}", EMPTY_ADVICE)
+    if mask_folder is None:
+        return cases
+    return with_masks(cases, source, mask_folder, log.add, log.note, beside)
+
+
+def _list_of(folder: Path, log: ProblemLog) -> list[Row] | None:
+    """Rows of a Decathlon's list in its folder; None where there is no list, or one of nnU-Net, which names no files.
+
+    The first format of nnU-Net names the cases of imagesTr without the numbers of their channels.
+    """
+    listing = folder / "dataset.json"
+    if not (listing.is_file() and (folder / "imagesTr").is_dir()):
+        return None
+    try:
+        rows = read_decathlon(listing, log.add)
+    except InputError as error:
+        if not error.found.startswith("has no list"):
+            log.add(error)
+        return None
+    if not rows or rows[0].image.is_file():
+        return rows
+    image = rows[0].image
+    ending = image.name[len(file_stem(image)) :]
+    return None if image.with_name(f"{file_stem(image)}_0000{ending}").is_file() else rows
+
+
+def _cases_of_folder(folder: Path, mask_folder: Path | None, log: ProblemLog) -> tuple[list[Case], list[Path] | None]:
+    """Cases of the files below a folder; masks among the images, where `mask_folder` is the folder itself."""
+    # Binary images may be their own masks; a folder of masks inside the images' folder holds no images.
+    own = mask_folder is not None and mask_folder.resolve() == folder.resolve()
+    images, dicom = _by_kind(walk(folder, log.add, None if own else mask_folder), log)
+    layout = laid_out(images, folder, log.add, log.note, tell_masks=not own)
+    cases = [
+        Case(
+            layout.ids.get(path, file_stem(path)),
+            (path,),
+            None if mask_folder is not None else layout.masks.get(path),
+            layout.patients.get(path),
+        )
+        for path in layout.images
+    ]
+    return _in_order(cases + _series_of(dicom, folder, log)), (layout.beside or None) if own else None
 
 
 def cases_of_files(
     paths: Iterable[Path], root: Path, log: ProblemLog, header_of: Callable[[Path], Header] | None = None
 ) -> list[Case]:
-    """Cases of image files; files of one DICOM series in one folder make one case."""
-    cases, dicom = [], []
+    """Cases of given image files, each id once; files of one DICOM series in one folder make one case."""
+    images, dicom = _by_kind(paths, log)
+    cases = [Case(file_stem(path), (path,)) for path in images]
+    return unique_cases(_in_order(cases + _series_of(dicom, root, log, header_of)), log)
+
+
+def _in_order(cases: list[Case]) -> list[Case]:
+    return sorted(cases, key=lambda case: str(case.files[0]))
+
+
+def _by_kind(paths: Iterable[Path], log: ProblemLog) -> tuple[list[Path], list[Path]]:
+    """Image files of formats other than DICOM, and DICOM files; `log` keeps the others."""
+    images, dicom = [], []
     for path in paths:
         try:
             if is_image_name(path):
                 require_file(path)
-                cases.append(Case(file_stem(path), (path,)))
+                if path.suffix.lower() == ".hdr" and paired(path) is None:
+                    found = f"has no voxels {path.stem}{PAIRED} beside it"
+                    raise InputError(path, found, "Put both files into one folder")
+                images.append(path)
             elif path.suffix.lower() in DICOM_SUFFIXES:
                 require_file(path)
                 dicom.append(path)
-            elif is_regular(path) and is_dicom_name(path):
-                dicom.append(path)
+            elif is_regular(path) and not plainly_no_image(path):
+                (dicom if is_dicom_name(path) else log.passed_over).append(path)
         except InputError as error:
             log.add(error)
         except OSError as error:
             found = f"cannot be opened ({error.strerror or error})"
             log.add(InputError(path, found, "Give yourself the right to read it"))
-    return sorted(cases + _series_of(dicom, root, log, header_of), key=lambda case: str(case.files[0]))
+    return images, dicom
 
 
 def _series_of(
@@ -193,9 +268,10 @@ def _listed_case(row: Row) -> Case:
         raise InputError(row.image, f"the case id {name!r} {fault}", "Give it an id that can be a file name")
     if not is_folder(row.image):
         require_file(row.image)
-        if not (is_image_name(row.image) or is_dicom_name(row.image)):
+        image = paired(row.image) or row.image if row.image.suffix.lower() == PAIRED else row.image
+        if not (is_image_name(image) or is_dicom_name(image)):
             raise InputError(row.image, "is in no format that can be read", EMPTY_ADVICE)
-        return Case(name, (row.image,), patient=row.patient)
+        return Case(name, (image,), patient=row.patient)
     inner = ProblemLog(strict=True)
     paths = [path for path in walk(row.image, inner.add) if is_regular(path) and is_dicom_name(path)]
     series = _series_of(paths, row.image, inner)
@@ -205,10 +281,11 @@ def _listed_case(row: Row) -> Case:
     return replace(series[0], id=name, patient=row.patient or series[0].patient)
 
 
-def unique_cases(cases: list[Case], log: ProblemLog) -> list[Case]:
-    """Cases with a usable id, the first of each id."""
+def unique_cases(cases: list[Case], log: ProblemLog, *, nearest: bool = False) -> list[Case]:
+    """Cases with a usable id, the first of each id; with `nearest` that of a folder before that of its subfolders."""
     first: dict[str, Case] = {}
-    for case in cases:
+    order = sorted(cases, key=lambda case: len(case.files[0].parts)) if nearest else cases
+    for case in order:
         fault = id_fault(case.id)
         if fault:
             log.add(InputError(case.image, f"the case id {case.id!r} {fault}", RENAME))
@@ -217,51 +294,4 @@ def unique_cases(cases: list[Case], log: ProblemLog) -> list[Case]:
             log.add(InputError(case.image, f"two files give the case id {case.id!r}, the other is {other}", RENAME))
         else:
             first[case.id] = case
-    return list(first.values())
-
-
-def with_masks(cases: list[Case], source: Path, folder: Path, log: ProblemLog) -> list[Case]:
-    by_name: dict[str, Path] = {}
-    by_stem: dict[str, list[Path]] = {}
-    for path in walk(folder, log.add):
-        if is_image_name(path) and is_regular(path):
-            by_name.setdefault(composed(path.name), path)
-            by_stem.setdefault(file_stem(path), []).append(path)
-    if not by_stem:
-        raise InputError(
-            folder, "holds no mask", "Give the folder that holds the masks, as .nii.gz, .nrrd, .mha or .png"
-        )
-    matched = [c if c.mask is not None else replace(c, mask=_mask_of(c, by_name, by_stem, log.add)) for c in cases]
-    if all(case.mask is None for case in matched):
-        found = (
-            f"no mask has the name of a case, e.g. mask {next(iter(by_stem))!r} and case {cases[0].id!r} of {source}"
-        )
-        raise InputError(
-            folder, found, "Name each mask like its image, or list both in a CSV with the columns id,image,mask"
-        )
-    return matched
-
-
-def _mask_of(
-    case: Case, by_name: dict[str, Path], by_stem: dict[str, list[Path]], report: Callable[[InputError], None]
-) -> Path | None:
-    if len(case.files) == 1:
-        same = by_name.get(composed(case.files[0].name))
-        if same is not None:
-            return same
-    for name in dict.fromkeys((case.id, file_stem(case.files[0]))):
-        found = by_stem.get(name, [])
-        if len(found) > 1:
-            names = ", ".join(path.name for path in found)
-            report(InputError(found[0], f"several masks fit case {case.id!r}: {names}", "Keep one of them"))
-        if found:
-            return found[0] if len(found) == 1 else None
-    return None
-
-
-def with_patients(cases: list[Case], path: Path, log: ProblemLog) -> list[Case]:
-    patients = read_patients(path)
-    if not patients.keys() & {case.id for case in cases}:
-        found = f"lists no case of this cohort, e.g. id {next(iter(patients), '')!r} and case {cases[0].id!r}"
-        log.add(InputError(path, found, "Use the ids of the cohort, file names without extension"))
-    return [replace(case, patient=patients.get(case.id) or case.patient) for case in cases]
+    return [case for case in cases if first.get(case.id) is case]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,21 +12,19 @@ from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.io.arrays import SOURCE, cases_of_arrays
 from replica_detection.io.case import Case, Problem
 from replica_detection.io.case_finding import (
-    EMPTY_ADVICE,
     ProblemLog,
     cases_of_files,
     find_cases,
     require_folder,
-    unique_cases,
-    with_masks,
-    with_patients,
 )
+from replica_detection.io.mask_matching import with_masks
+from replica_detection.io.patients import compiled_pattern, with_pattern, with_table
 from replica_detection.util.places import absolute
 
 if TYPE_CHECKING:
     from replica_detection.io.dicom import Header
 
-__all__ = ["Case", "Cohort", "Problem"]
+__all__ = ["Case", "Cohort", "Problem", "read_together"]
 
 
 @dataclass(frozen=True)
@@ -62,25 +60,35 @@ class Cohort:
         *,
         masks: str | os.PathLike[str] | None = None,
         patients: str | os.PathLike[str] | None = None,
+        patient_pattern: str | None = None,
         strict: bool = False,
     ) -> Cohort:
-        """Finds the cases of a cohort; only DICOM headers are opened, no voxels are read.
+        """Finds the cases of a cohort.
+
+        No voxels are read, but those of a few files that have the name of another one, which may be its mask.
 
         Args:
             source: a folder, searched recursively (hidden files are skipped; files of a DICOM series in one folder are
-                one case; a Decathlon folder with `dataset.json` and `imagesTr` is read by that list); a CSV
+                one case; masks beside their images are no images; a Decathlon folder with `dataset.json` and
+                `imagesTr` is read by that list; the folders of nnU-Net and BIDS are understood); a CSV
                 `id,image[,mask][,patient]` with paths relative to it, separated by comma, semicolon or tab; a
                 Decathlon `dataset.json` (its training part; its test part only where there is no training part);
                 or one image file.
-            masks: folder of masks. A case's mask has the same file name, or the same name with another extension.
-                Cases without one keep `mask=None`. Inside `source`, the folder is not searched for images.
-            patients: CSV `id,patient`. Ids that are not in the cohort are ignored; it goes before other sources.
-            strict: raise on the first problem instead of listing it.
+            masks: folder of masks. A case's mask is named by the case id, or else by the image file; `_seg`, `-label`,
+                `.seg` and alike may follow. Cases without one keep `mask=None`, and so do those that several fit.
+                Inside `source`, the folder is not searched for images.
+            patients: CSV `id,patient`; it goes before other sources. Cases without a row are a problem; ids that are
+                no case are told.
+            patient_pattern: instead, a regular expression that is searched for in the case id, then in the path below
+                `source`; its group `patient`, or its first group, is the patient.
+            strict: raise on the first problem instead of listing it. What costs no case, such as a mask among the
+                images, is listed all the same.
 
         Raises:
             InputError: `source`, `masks` or `patients` cannot be used as a whole, no case is left, no mask matches
-                any case, or `strict` and a file has a problem.
-            ConfigurationError: `masks` or `patients` is no path.
+                any case, no case matches `patient_pattern`, or `strict` and a file has a problem.
+            ConfigurationError: `masks` or `patients` is no path, `patient_pattern` is no expression with a group, or
+                both are given.
         """
         source = Path(source)
         if str(source) == SOURCE:
@@ -91,14 +99,41 @@ class Cohort:
                 raise ConfigurationError(f"{found}: give {needed}")
         log = ProblemLog(strict)
         mask_folder = require_folder(masks, "the masks") if masks is not None else None
-        cases = unique_cases(find_cases(source, mask_folder, log), log)
-        if not cases:
-            raise InputError(source, f"holds no usable image{log.summary()}", EMPTY_ADVICE)
-        if mask_folder is not None:
-            cases = with_masks(cases, source, mask_folder, log)
-        if patients is not None:
-            cases = with_patients(cases, Path(patients), log)
-        return cls(source, tuple(cases), tuple(log.problems), tuple(log.ignored))
+        _require_one(patients, patient_pattern)
+        cases = find_cases(source, mask_folder, log)
+        found = cls(source, tuple(cases), tuple(log.problems), tuple(log.ignored))
+        return found.with_patients(patients, patient_pattern, strict=strict)
+
+    def with_patients(
+        self,
+        patients: str | os.PathLike[str] | None = None,
+        patient_pattern: str | None = None,
+        *,
+        beside: Collection[str] = (),
+        required: bool = True,
+        rows: bool = True,
+        strict: bool = False,
+    ) -> Cohort:
+        """The cohort with the patients of a table, or with those that a pattern finds; itself without either.
+
+        Args:
+            patients, patient_pattern, strict: as `read` takes them.
+            beside: ids of the other cohort of a run, which the table may list too.
+            required: False where the table or the pattern need not fit any case, as for the unseen images of a run.
+            rows: tell the ids of the table that are no case, neither here nor in `beside`.
+
+        Raises:
+            InputError, ConfigurationError: as `read`.
+        """
+        _require_one(patients, patient_pattern)
+        log, cases = ProblemLog(strict), list(self.cases)
+        if patients is not None and cases:
+            path = Path(patients)
+            cases = with_table(cases, path, self.source, log.add, log.note, beside, required=required, rows=rows)
+        elif patient_pattern is not None and cases:
+            report = log.add if required else log.note
+            cases = with_pattern(cases, patient_pattern, self.source, report, required=required)
+        return replace(self, cases=tuple(cases), problems=(*self.problems, *log.problems))
 
     @classmethod
     def from_arrays(
@@ -109,6 +144,7 @@ class Cohort:
         affines: Any = None,
         ids: Iterable[str] | None = None,
         patients: Any = None,
+        patient_pattern: str | None = None,
         masks: Any = None,
         strict: bool = True,
     ) -> Cohort:
@@ -128,6 +164,8 @@ class Cohort:
             ids: one for each image. None: `case_0001`, `case_0002` ...
             patients: one for each image, None among them for an image that is a patient of its own; by id; or a CSV
                 `id,patient`.
+            patient_pattern: instead, a regular expression that is searched for in the ids; its group `patient`, or its
+                first group, is the patient.
             masks: one for each image, or by id, of the same kinds as the images; None among them for no mask.
             strict: raise for an image with NaN, with one value everywhere, or with a mask that cannot be used, instead
                 of listing it in `problems`.
@@ -142,6 +180,7 @@ class Cohort:
             >>> Cohort.from_arrays(noise, spacing=(1.0, 1.0, 2.5)).ids
             ('case_0001', 'case_0002', 'case_0003')
         """
+        _require_one(patients, patient_pattern)
         listed = Path(patients) if isinstance(patients, (str, os.PathLike)) else None
         cases, problems = cases_of_arrays(
             images,
@@ -155,9 +194,8 @@ class Cohort:
         log = ProblemLog(strict, problems)
         if not cases:
             raise InputError(SOURCE, f"holds no usable image{log.summary()}", "Give a list of images")
-        if listed:
-            cases = with_patients(cases, listed, log)
-        return cls(Path(SOURCE), tuple(cases), tuple(log.problems))
+        made = cls(Path(SOURCE), tuple(cases), tuple(log.problems))
+        return made.with_patients(listed, patient_pattern, strict=strict)
 
     @classmethod
     def of(
@@ -169,6 +207,7 @@ class Cohort:
         ids: Iterable[str] | None = None,
         masks: Any = None,
         patients: Any = None,
+        patient_pattern: str | None = None,
         strict: bool = False,
     ) -> Cohort:
         """The cohort of whatever names one: a Cohort as it is; a path as `read` takes it; images as `from_arrays` does.
@@ -176,7 +215,7 @@ class Cohort:
         Args:
             value: a Cohort, a folder, a CSV, a `dataset.json`, an image file, or images in memory.
             spacing, affines, ids: for images in memory alone.
-            masks, patients: as `read` or `from_arrays` takes them.
+            masks, patients, patient_pattern: as `read` or `from_arrays` takes them.
             strict: raise on the first image that cannot be used, instead of listing it in `problems`.
 
         Raises:
@@ -186,13 +225,20 @@ class Cohort:
         in_memory = not isinstance(value, (Cohort, str, os.PathLike))
         if in_memory:
             return cls.from_arrays(
-                value, spacing=spacing, affines=affines, ids=ids, patients=patients, masks=masks, strict=strict
+                value,
+                spacing=spacing,
+                affines=affines,
+                ids=ids,
+                patients=patients,
+                patient_pattern=patient_pattern,
+                masks=masks,
+                strict=strict,
             )
         if not (spacing is None and affines is None and ids is None):
             raise ConfigurationError("spacing, affines and ids are for images in memory; files state their own")
         if not isinstance(value, Cohort):
-            return cls.read(value, masks=masks, patients=patients, strict=strict)
-        if masks is not None or patients is not None:
+            return cls.read(value, masks=masks, patients=patients, patient_pattern=patient_pattern, strict=strict)
+        if masks is not None or patients is not None or patient_pattern is not None:
             raise ConfigurationError("a Cohort has its own masks and patients; name them where it is made")
         return value
 
@@ -212,7 +258,63 @@ class Cohort:
         arguments, ids and errors are those of `read`.
         """
         log = ProblemLog(strict)
-        cases = unique_cases(cases_of_files(files, source, log, header_of), log)
+        cases = cases_of_files(files, source, log, header_of)
         if masks is not None and cases:
-            cases = with_masks(cases, source, require_folder(masks, "the masks"), log)
+            cases = with_masks(cases, source, require_folder(masks, "the masks"), log.add, log.note)
         return cls(source, tuple(cases), tuple(log.problems), tuple(log.ignored))
+
+
+def read_together(
+    training: Any,
+    other: Any,
+    *,
+    masks: Any = None,
+    other_masks: Any = None,
+    patients: Any = None,
+    patient_pattern: str | None = None,
+    strict: bool = False,
+    known: Collection[str] = (),
+) -> tuple[Cohort | None, Cohort | None]:
+    """The two cohorts of a run with one table of patients, whose rows are checked against both.
+
+    The table must cover the training images; of the others it lists some, all or none. So it is with the pattern.
+
+    Args:
+        training: as `Cohort.of` takes it; None where an index stands for it.
+        other: the unseen or second cohort, None without one.
+        masks, other_masks: of the two.
+        patients, patient_pattern, strict: as `Cohort.of` takes them.
+        known: ids of the training cases that the index holds.
+
+    Raises:
+        InputError, ConfigurationError: as `Cohort.of`.
+    """
+    sources = ((training, masks), (other, other_masks))
+    _require_one(patients, patient_pattern)
+    by_id = patients is not None and not isinstance(patients, (str, os.PathLike))
+    if by_id or any(isinstance(source, Cohort) for source, _ in sources):
+        first, second = (
+            None
+            if source is None
+            else Cohort.of(source, masks=m, patients=patients, patient_pattern=patient_pattern, strict=strict)
+            for source, m in sources
+        )
+        return first, second
+    first, second = (None if source is None else Cohort.of(source, masks=m, strict=strict) for source, m in sources)
+    ids = second.ids if second is not None else ()
+    if first is not None:
+        known = first.ids
+        first = first.with_patients(patients, patient_pattern, beside=ids, strict=strict)
+    if second is not None:
+        alone = training is None
+        second = second.with_patients(
+            patients, patient_pattern, beside=known, required=alone and not known, rows=alone, strict=strict
+        )
+    return first, second
+
+
+def _require_one(patients: Any, patient_pattern: str | None) -> None:
+    if patients is not None and patient_pattern is not None:
+        raise ConfigurationError("give either patients or patient_pattern")
+    if patient_pattern is not None:
+        compiled_pattern(patient_pattern)

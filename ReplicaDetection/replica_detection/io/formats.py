@@ -20,7 +20,7 @@ import numpy as np
 
 from replica_detection.errors import InputError
 from replica_detection.io.nifti import COLOUR, NiftiHeader, read_header
-from replica_detection.io.paths import is_regular
+from replica_detection.io.paths import is_regular, paired
 from replica_detection.io.text_headers import TextHeader, read_metaimage_header, read_nrrd_header
 
 # A corrupt header can state any size; no scan has 2^31 voxels, and nothing is allocated before this check.
@@ -101,11 +101,15 @@ def read_itk(path: Path, *, layers: bool = False) -> Decoded:
 
 
 def voxel_files(path: Path) -> tuple[Path, ...]:
-    """All files needed to read an image file: itself, and the file with the voxels of a detached header.
+    """All files needed to read an image file: itself, the voxels of a header, and the sidecar of a numpy array.
 
     Raises InputError where the voxels lie in a list of files, outside the header's folder, or their file is missing.
     """
-    if path.suffix.lower() not in (".nhdr", ".mhd"):
+    suffix = path.suffix.lower()
+    if suffix in (".hdr", ".npy", ".npz"):
+        beside = paired(path) if suffix == ".hdr" else path.with_suffix(".json")
+        return (path, beside) if beside is not None and is_regular(beside) else (path,)
+    if suffix not in (".nhdr", ".mhd"):
         return (path,)
     payload, _ = _payload(path, _text_header(path))
     return tuple(dict.fromkeys((path, payload)))

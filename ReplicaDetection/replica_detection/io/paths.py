@@ -11,22 +11,28 @@ from pathlib import Path
 from replica_detection.errors import InputError
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".jpg", ".jpeg")
-DICOM_SUFFIXES = (".dcm", ".ima")
+# Read from files alone: the server and its clients neither send nor take them.
+ARRAY_SUFFIXES = (".mgz", ".mgh", ".hdr", ".npy", ".npz", ".tif", ".tiff")
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+# The voxels of a `.hdr`, which stands for both files.
+PAIRED = ".img"
 # MONAI Label keeps this file beside its images, and masks with the images' names in the folder `labels`.
 _MONAI_LABEL = "datastore_v2.json"
 
 
 def is_image_name(path: Path) -> bool:
     """True for the extension of an image format other than DICOM, in upper or lower case."""
-    return path.name.lower().endswith(IMAGE_SUFFIXES)
+    return path.name.lower().endswith((*IMAGE_SUFFIXES, *ARRAY_SUFFIXES))
 
 
 def is_dicom_name(path: Path) -> bool:
-    """True where the extension says DICOM or, without a known extension, the letters DICM follow the preamble."""
+    """True where the extension says DICOM or, without that of another image, the letters DICM follow the preamble.
+
+    Scanners name files by number, UID or modality (`.CT`, `.dcm.v2`), so that the bytes decide.
+    """
     if path.suffix.lower() in DICOM_SUFFIXES:
         return True
-    # Scanners name files by number or UID, so that the "extension" may be digits.
-    if path.suffix and not path.suffix[1:].isdigit():
+    if is_image_name(path):
         return False
     with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"
@@ -34,9 +40,15 @@ def is_dicom_name(path: Path) -> bool:
 
 def file_stem(path: Path) -> str:
     """File name without the extension of an image format (`.nii.gz` counts as one), in Unicode's composed form."""
-    name = path.name
-    suffix = next((s for s in (*IMAGE_SUFFIXES, *DICOM_SUFFIXES) if name.lower().endswith(s)), "")
+    name, suffixes = path.name, (*IMAGE_SUFFIXES, *ARRAY_SUFFIXES, *DICOM_SUFFIXES, PAIRED)
+    suffix = next((s for s in suffixes if name.lower().endswith(s)), "")
     return composed(name[: len(name) - len(suffix)])
+
+
+def paired(path: Path) -> Path | None:
+    """The other file of a `.hdr` or `.img`, extensions in upper or lower case; None where it is missing."""
+    other = {".hdr": PAIRED, PAIRED: ".hdr"}[path.suffix.lower()]
+    return next((p for p in map(path.with_suffix, (other, other.upper())) if is_regular(p)), None)
 
 
 def composed(name: str) -> str:

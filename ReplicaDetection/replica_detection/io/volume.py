@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from replica_detection.errors import InputError
+from replica_detection.io.array_files import reader_of
 from replica_detection.io.case import Case
 from replica_detection.io.formats import (
     LPS_TO_RAS,
@@ -137,13 +138,18 @@ def _decode(files: tuple[Path, ...], path: Path, *, labels: bool = False, layers
     if len(files) == 1 and name.endswith((".png", ".jpg", ".jpeg")):
         with input_errors(path, "a picture"):
             return read_picture(path, labels=labels)
+    if len(files) == 1 and (other := reader_of(name)) is not None:
+        with input_errors(path, other[0]):
+            return other[1](path)
     with input_errors(path, "DICOM"):
         from replica_detection.io.dicom import read_dicom
 
         if len(files) == 1 and not is_dicom_name(path):
             with path.open("rb") as file:
                 found = f"is in no format that can be read{looks_like(file.read(540))}"
-            raise InputError(path, found, "Give NIfTI, NRRD, MetaImage, DICOM, PNG or JPEG, with its usual extension")
+            raise InputError(
+                path, found, "Give NIfTI, NRRD, MetaImage, DICOM, PNG, JPEG or TIFF, with its usual extension"
+            )
         return read_dicom(files)
 
 

@@ -182,7 +182,7 @@ def test_geometry_for_all_and_for_each():
 
 def test_ids_patients_and_masks_go_with_their_images(tmp_path):
     arrays, marked = [volume(n) for n in range(3)], (volume(1) > 600)
-    (tmp_path / "p.csv").write_text("id,patient\nb,p7\n", encoding="utf-8")
+    (tmp_path / "p.csv").write_text("id,patient\na,p6\nb,p7\nc,p8\n", encoding="utf-8")
     for patients in (["x", None, 5], {"a": "x", "c": "5"}):
         found = Cohort.from_arrays(arrays, spacing=(1, 1, 1), ids=["a", "b", "c"], patients=patients)
         assert [c.patient for c in found.cases] == ["x", None, "5"]
@@ -193,7 +193,7 @@ def test_ids_patients_and_masks_go_with_their_images(tmp_path):
         patients=tmp_path / "p.csv",
         masks=[None, marked[None], None],
     )
-    assert [c.patient for c in found.cases] == [None, "p7", None]
+    assert [c.patient for c in found.cases] == ["p6", "p7", "p8"]
     assert [c.has_mask for c in found.cases] == [False, True, False]
     labels = read_mask(found.cases[1], read_volume(found.cases[1]))
     assert labels.dtype == np.uint8

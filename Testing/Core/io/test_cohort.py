@@ -115,10 +115,17 @@ def test_masks_are_found_by_name_or_stem_even_inside_the_cohort(tmp_path: Path):
     touch(
         *(tmp_path / name for name in ("a.nii.gz", "b.nrrd", "c.png", "masks/a.nii.gz", "masks/b.nii", "masks/x.nii"))
     )
-    cohort = Cohort.read(tmp_path, masks=tmp_path / "masks", strict=True)
+    cohort = Cohort.read(tmp_path, masks=tmp_path / "masks")
     assert cohort.ids == ("a", "b", "c")
     masks = tmp_path / "masks"
     assert [case.mask for case in cohort.cases] == [masks / "a.nii.gz", masks / "b.nii", None]
+    (problem,) = cohort.problems
+    assert problem.path == str(masks / "x.nii") and "1 of 3 cases" in problem.message and "(first c)" in problem.message
+    with pytest.raises(InputError, match="fits no case"):
+        Cohort.read(tmp_path, masks=masks, strict=True)
+    # With a mask for each case, one too many is told and costs nothing.
+    touch(masks / "c.nii")
+    assert len(Cohort.read(tmp_path, masks=masks, strict=True).problems) == 1
 
 
 def test_masks_with_other_names_are_an_error_that_shows_one_of_each(tmp_path: Path):
@@ -131,7 +138,12 @@ def test_patients_come_from_their_own_table(tmp_path: Path):
     touch(tmp_path / "c" / "a.nii", tmp_path / "c" / "b.nii")
     table = tmp_path / "patients.csv"
     table.write_text("id,patient\na,p1\nother,p2\n", encoding="utf-8")
-    assert [case.patient for case in Cohort.read(tmp_path / "c", patients=table, strict=True).cases] == ["p1", None]
+    cohort = Cohort.read(tmp_path / "c", patients=table)
+    assert [case.patient for case in cohort.cases] == ["p1", None]
+    (problem,) = cohort.problems
+    assert "1 of 2 cases" in problem.message and "(first b)" in problem.message and "(first other)" in problem.message
+    with pytest.raises(InputError, match="no patient for 1 of 2 cases"):
+        Cohort.read(tmp_path / "c", patients=table, strict=True)
     table.write_text("id,patient\nother,p2\n", encoding="utf-8")
     assert "lists no case of this cohort" in Cohort.read(tmp_path / "c", patients=table).problems[0].message
 
@@ -205,8 +217,8 @@ def test_masks_that_monai_label_keeps_beside_its_images_are_no_images(tmp_path):
     nib.save(nib.Nifti1Image(np.zeros((3, 3, 3)), np.eye(4)), tmp_path / "syn_1.nii.gz")
     (tmp_path / "labels" / "final").mkdir(parents=True)
     shutil.copy(tmp_path / "syn_1.nii.gz", tmp_path / "labels" / "final" / "syn_1.nii.gz")
-    # A cohort of anyone else may well have a folder of that name.
-    assert [p.message[:9] for p in Cohort.read(tmp_path).problems] == ["two files"]
+    # Anyone else's folder of that name holds masks of the images, too, and is told.
+    assert [p.message[:20] for p in Cohort.read(tmp_path).problems] == ["is taken for a mask,"]
     (tmp_path / "datastore_v2.json").write_text("{}", encoding="utf-8")
     served = Cohort.read(tmp_path)
     assert [c.image.parent for c in served.cases] == [tmp_path] and not served.problems
