@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from replica_detection.errors import InputError
 from replica_detection.io.formats import DAMAGED, LPS_TO_RAS, Decoded, looks_like, require_spacing, squeezed_shape
 from replica_detection.io.paths import PAIRED, paired
+from replica_detection.io.pictures import grey_values
 
 _ONE_PAGE = "Give one file for each page, or write the pages as one volume (.nii.gz)"
 _SIDECAR = 'Write {"spacing": [x, y, z]} in mm, or {"affine": [4 rows of 4 numbers]} to mm RAS+'
@@ -20,11 +22,14 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MM = {2: 25.4, 3: 10.0}  # of an inch, of a centimetre: TIFF 6.0, tag 296
 
 
-def reader_of(name: str) -> tuple[str, Callable[[Path], Decoded]] | None:
-    """The name of the format and its decoder, by a file name in lower case; None for a format of another module."""
+def reader_of(name: str, *, labels: bool = False) -> tuple[str, Callable[[Path], Decoded]] | None:
+    """The name of the format and its decoder, by a file name in lower case; None for a format of another module.
+
+    `labels`: for a mask.
+    """
     for suffixes, kind, reader in _READERS:
         if name.endswith(suffixes):
-            return kind, reader
+            return kind, partial(read_tiff, labels=True) if labels and reader is read_tiff else reader
     return None
 
 
@@ -110,11 +115,15 @@ def read_numpy(path: Path) -> Decoded:
     return Decoded(array, affine, True)
 
 
-def read_tiff(path: Path) -> Decoded:
+def read_tiff(path: Path, *, labels: bool = False) -> Decoded:
     """Reads a TIFF picture of one page as (X, Y): X along the row, Y downwards, like a DICOM image.
 
     Resolution tags in pixels per inch or centimetre give the pixel size; directions are not stated, so that it is not
-    trusted. Pictures with white as 0 are inverted within the range of their type.
+    trusted. Pictures with white as 0 are inverted within the range of their type. A colour picture that shows a grey
+    film is read by its luminance.
+
+    Args:
+        labels: it is a mask: of a palette the indices count, and colours are refused.
 
     Raises:
         InputError: several pages, colour, or impossible pixel sizes.
@@ -140,11 +149,11 @@ def read_tiff(path: Path) -> Decoded:
         unsigned = max(tags.get(339, (1,))) == 1
         unit, resolution = tags.get(296, 2), (tags.get(282), tags.get(283))
         image.load()
-        if mode in ("1", "L", "I", "F") or mode.startswith("I;16"):
+        if mode in ("1", "L", "I", "F", *(("P",) if labels else ())) or mode.startswith("I;16"):
             pixels: np.ndarray = np.asarray(image)
             notes: tuple[str, ...] = ()
         else:
-            pixels, notes = _grey(path, image, bits)
+            pixels, notes = _grey(path, image, bits, labels=labels)
     if mode == "I" and bits == 32 and unsigned:
         pixels = pixels.view(np.uint32)
     if white_is_zero and mode.startswith("I;16"):  # Pillow inverts fewer bits, not these
@@ -158,12 +167,11 @@ def read_tiff(path: Path) -> Decoded:
     return Decoded(pixels.T, affine, False, notes)
 
 
-def _grey(path: Path, image: Any, bits: int) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Grey values of a colour picture whose channels are identical. Raises InputError for others."""
-    colours = np.asarray(image.convert("RGB"))
-    if bits > 8 or image.mode not in ("RGB", "RGBA", "RGBX", "P") or not (colours == colours[..., :1]).all():
-        raise InputError(path, f"is a colour picture ({image.mode})", "Save it as 8 or 16 bit grey values")
-    return colours[..., 0], (f"a {image.mode} picture with identical channels was read as grey values",)
+def _grey(path: Path, image: Any, bits: int, *, labels: bool) -> tuple[np.ndarray, tuple[str, ...]]:
+    if bits > 8:  # of which Pillow keeps 8
+        raise InputError(path, f"is a colour picture with {bits} bits per channel", "Save it as 16 bit grey values")
+    channels = np.asarray(image.convert("RGBA" if image.mode in ("RGBA", "LA", "PA") else "RGB"))
+    return grey_values(path, channels, image.mode, labels=labels)
 
 
 def _values(image: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -239,7 +247,7 @@ def _sidecar(path: Path, axes: int) -> np.ndarray | None:
     return np.diag([*sizes[:2], sizes[2] if len(sizes) == 3 else 1.0, 1.0])
 
 
-_READERS: tuple[tuple[tuple[str, ...], str, Callable[[Path], Decoded]], ...] = (
+_READERS: tuple[tuple[tuple[str, ...], str, Callable[..., Decoded]], ...] = (
     ((".mgh", ".mgz"), "MGH", read_mgh),
     ((".hdr", ".img"), "NIfTI or Analyze in two files", read_pair),
     ((".npy", ".npz"), "a numpy array", read_numpy),

@@ -71,7 +71,7 @@ def read_picture(path: Path, *, labels: bool = False) -> Decoded:
         else:
             # Pillow keeps 8 bits of each channel.
             channels = _deep_channels(path) if deep else np.asarray(image.convert(_with_alpha(image.mode)))
-            pixels, notes = _grey(path, channels, image.mode, labels=labels)
+            pixels, notes = grey_values(path, channels, image.mode, labels=labels)
     if turned in _TURNED:
         pixels = _TURNED[turned](pixels)
         notes += ("it was turned as its orientation tag says",)
@@ -99,7 +99,7 @@ def _deep_channels(path: Path) -> np.ndarray:
     return values
 
 
-def _grey(path: Path, channels: np.ndarray, mode: str, *, labels: bool) -> tuple[np.ndarray, tuple[str, ...]]:
+def grey_values(path: Path, channels: np.ndarray, mode: str, *, labels: bool) -> tuple[np.ndarray, tuple[str, ...]]:
     """Grey values (rows, columns) of red, green, blue and perhaps alpha (rows, columns, 3 or 4), and how they came.
 
     Raises:

@@ -138,7 +138,7 @@ def _decode(files: tuple[Path, ...], path: Path, *, labels: bool = False, layers
     if len(files) == 1 and name.endswith((".png", ".jpg", ".jpeg")):
         with input_errors(path, "a picture"):
             return read_picture(path, labels=labels)
-    if len(files) == 1 and (other := reader_of(name)) is not None:
+    if len(files) == 1 and (other := reader_of(name, labels=labels)) is not None:
         with input_errors(path, other[0]):
             return other[1](path)
     with input_errors(path, "DICOM"):
