@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from replica_detection.errors import ConfigurationError, InputError, ReplicaDetectionError
+from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.io.cohort import Case, Cohort, Problem
 from replica_detection.io.volume import Volume, read_mask, read_volume
 from replica_detection.preparation.prepare import PreparedImage, prepare
@@ -29,6 +29,7 @@ class MaskMaker(Protocol):
 
 
 SAMPLE = 24
+NAMED = 3  # files, and reasons, that an error names
 WORKERS = 3
 
 
@@ -97,25 +98,47 @@ def or_problem(case: Case, work: Callable[[Case], T], advice: str, *, strict: bo
 
 
 def sample_volumes(cohort: Cohort, *, strict: bool = False, size: int = SAMPLE) -> Iterator[Volume]:
-    """Yields about `size` volumes spread evenly over the cohort; unreadable ones are skipped unless `strict`."""
+    """Yields about `size` volumes spread evenly over the cohort; unreadable ones are skipped.
+
+    Raises:
+        InputError: no image of the cohort can be read; with `strict`, the first that cannot be.
+    """
     step = max(1, len(cohort.cases) // size)
-    # A second pass, over all cases, only where none of the first could be read.
-    for cases in (cohort.cases[::step], cohort.cases):
-        any_readable = False
+    first, problems, any_readable = cohort.cases[::step], [], False
+    rest = (case for n, case in enumerate(cohort.cases) if n % step)
+    # The rest only where none of the first could be read.
+    for cases in (first, rest):
         for case in cases:
             try:
-                yield read_volume(case)
-                any_readable = True
-            except ReplicaDetectionError:
+                volume = read_volume(case)
+            except InputError as error:
                 if strict:
                     raise
+                problems.append(Problem.of(error))
+                continue
+            any_readable = True
+            yield volume
         if any_readable:
             return
+    raise nothing_usable(cohort.source, (*cohort.problems, *problems))
 
 
 def nothing_usable(source: Path, problems: Sequence[Problem]) -> InputError:
-    """The error for a cohort without any usable image; it names the first problem."""
-    first = (
-        f" ({len(problems)} files left out, the first: {problems[0].path}: {problems[0].message})" if problems else ""
-    )
-    return InputError(source, f"holds no image that can be used{first}", "Mend the files or name another folder")
+    """The error for a cohort without any usable image: the first files of each reason, for the first reasons."""
+    by_reason: dict[str, list[str]] = {}
+    for problem in dict.fromkeys(problems):
+        path = Path(problem.path)
+        name = path.relative_to(source) if path.is_relative_to(source) and path != source else path
+        by_reason.setdefault(problem.message.rstrip("."), []).append(str(name))
+    told = [f"{_first(names)}: {reason}" for reason, names in list(by_reason.items())[:NAMED]]
+    more = len(by_reason) - NAMED
+    told += [f"and {more} more reason{'s' if more > 1 else ''}"] if more > 0 else []
+    left_out = sum(map(len, by_reason.values()))
+    why = f" ({left_out} file{'s' if left_out > 1 else ''} left out. {'; '.join(told)})" if told else ""
+    return InputError(source, f"holds no image that can be used{why}", "Mend the files or name another folder")
+
+
+def _first(names: Sequence[str]) -> str:
+    """The first names, and the number of the others."""
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
