@@ -3,7 +3,7 @@
     from replica_detection.client import ReplicaClient
 
     server = ReplicaClient("http://127.0.0.1:8000")
-    for item in server.worklist(verdict=("replica", "suspicious")):
+    for item in server.worklist(verdict=("replica", "suspicious", "undecided")):
         print(item.synthetic_id, item.score, item.nearest_training_id)
 
 Every method raises `errors.ServerError` (what went wrong in words for the user; `status` and `detail` for programs) or
