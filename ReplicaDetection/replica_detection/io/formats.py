@@ -30,6 +30,10 @@ _TEEM = threading.Lock()
 # RAS+ of NIfTI and LPS+ of DICOM and ITK differ by the sign of the first two axes.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 DAMAGED = "The file is damaged: export, convert or copy it again"
+_UNSUPPORTED = (
+    "This program does not read this kind of it: convert it, e.g. to .nii.gz, or export it again uncompressed"
+)
+_UNKNOWN = "The file is damaged, or of a kind that this program does not read: export, convert or copy it again"
 # No deflate stream expands more than this (zlib's own figure), so a header that states more is corrupt.
 _DEFLATE_RATIO = 1032
 _RENAME = "Give it its true extension, or convert it"
@@ -194,7 +198,17 @@ def input_errors(path: Path, kind: str) -> Iterator[None]:
         chain = r"^.*(ITK ERROR: (\w+\(\w+\): )?|sitk::ERROR: |\[nrrd\] \w+: )"
         reason = re.sub(chain, "", " ".join(str(error).split()))
         reason = reason[-200:].rstrip(".") or type(error).__name__
-        raise InputError(path, f"cannot be read as {kind} ({reason})", DAMAGED) from error
+        raise InputError(path, f"cannot be read as {kind} ({reason})", _advice_on(error)) from error
+
+
+def _advice_on(error: Exception) -> str:
+    """Advice on the error of a library: only what is known to be damage is called so."""
+    if isinstance(error, (zlib.error, EOFError, gzip.BadGzipFile)):
+        return DAMAGED
+    if isinstance(error, OSError) and error.errno is not None:
+        return "Check that its drive is connected and works, then try again"
+    unsupported = isinstance(error, NotImplementedError) or re.search(r"support|not implemented", str(error), re.I)
+    return _UNSUPPORTED if unsupported else _UNKNOWN
 
 
 def looks_like(head: bytes) -> str:
@@ -254,7 +268,8 @@ def _nifti_dtype(path: Path, header: NiftiHeader) -> np.dtype:
     if header.datatype in COLOUR:
         raise InputError(path, "has colour voxels (RGB)", "Give one grey value per voxel")
     if header.dtype is None:
-        raise InputError(path, f"has voxels of an unknown type (datatype {header.datatype})", DAMAGED)
+        advice = "Write it again with whole numbers of up to 32 bits, float32 or float64"
+        raise InputError(path, f"has voxels of a type that is not read (datatype {header.datatype})", advice)
     if header.dtype.kind == "c":
         raise InputError(path, "has complex voxels", "Give the magnitude image")
     return header.dtype
