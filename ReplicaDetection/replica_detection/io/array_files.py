@@ -37,10 +37,11 @@ def read_mgh(path: Path) -> Decoded:
     """Reads FreeSurfer's .mgh and .mgz. It is not trusted where the file says that its geometry is not valid.
 
     Raises:
-        InputError: several frames. Errors of nibabel are those of a damaged file.
+        InputError: it is no such file, or has several frames. Errors of nibabel are those of a damaged file.
     """
     import nibabel as nib
 
+    _require_mark(path, "an MGH image", b"\x1f\x8b" if path.suffix.lower() == ".mgz" else b"\0\0\0\1")
     image = nib.MGHImage.from_filename(path)
     shape = squeezed_shape(path, image.shape)
     trusted = int(image.header["goodRASFlag"]) == 1
@@ -99,9 +100,11 @@ def read_numpy(path: Path) -> Decoded:
         InputError: an array of Python objects, several arrays, more or fewer axes, or a sidecar that cannot be used.
     """
     if path.suffix.lower() == ".npy":
+        _require_mark(path, "a numpy array", b"\x93NUMPY")
         with path.open("rb") as file:
             array = _read_array(path, file, path.stat().st_size)
     else:
+        _require_mark(path, "an archive of numpy arrays", b"PK")
         array = _from_archive(path)
     if array.dtype.kind not in "buif":
         raise InputError(path, f"holds values of the type {array.dtype}", "Save real numbers")
@@ -176,6 +179,14 @@ def _grey(path: Path, image: Any, bits: int, *, labels: bool) -> tuple[np.ndarra
 
 def _values(image: Any, shape: tuple[int, ...]) -> np.ndarray:
     return np.asarray(image.dataobj, order="F").reshape(shape, order="F")
+
+
+def _require_mark(path: Path, kind: str, mark: bytes) -> None:
+    """Raises InputError unless the file begins with the mark of its format."""
+    with path.open("rb") as file:
+        start = file.read(540)
+    if not start.startswith(mark):
+        raise InputError(path, f"is not {kind}{looks_like(start)}", "Give it its true extension, or convert it")
 
 
 def _pair_class(header_file: Path) -> Any:

@@ -30,9 +30,7 @@ _TEEM = threading.Lock()
 # RAS+ of NIfTI and LPS+ of DICOM and ITK differ by the sign of the first two axes.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 DAMAGED = "The file is damaged: export, convert or copy it again"
-_UNSUPPORTED = (
-    "This program does not read this kind of it: convert it, e.g. to .nii.gz, or export it again uncompressed"
-)
+_UNSUPPORTED = "This kind of it is not read: convert it, e.g. to .nii.gz, or export it again uncompressed"
 _UNKNOWN = "The file is damaged, or of a kind that this program does not read: export, convert or copy it again"
 # No deflate stream expands more than this (zlib's own figure), so a header that states more is corrupt.
 _DEFLATE_RATIO = 1032
