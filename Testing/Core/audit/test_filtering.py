@@ -84,7 +84,7 @@ def test_suspicious_cases_go_only_when_asked():
     moved = Cohort(Path("x"), (*cohort.cases[1:], Case("late", (Path("x/late.png"),))))
     reasons = {d.synthetic_id: (d.kept, d.reason) for d in decide(result, moved)}
     assert reasons["late"] == (False, "was not in the run")
-    assert reasons[cohort.cases[0].id] == (False, "its image is no longer there")
+    assert reasons[cohort.cases[0].id] == (False, "its image is no longer there as it was compared")
 
 
 def test_the_least_replica_like_of_near_duplicates_stays():
