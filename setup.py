@@ -40,6 +40,8 @@ setup(
         "numpy>=1.26,<3",
         "pillow>=10",
         "pydicom>=2.4.4",
+        # Headers of NRRD files: MIT, pure Python.
+        "pynrrd>=1.0",
         "rich>=13",
         "safetensors>=0.4",
         "scikit-image>=0.24",

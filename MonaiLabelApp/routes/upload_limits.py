@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from replica_detection.errors import InputError
 from replica_detection.io.cohort_tables import read_decathlon, read_table
 from replica_detection.io.formats import quiet_libraries
+from replica_detection.io.metaimage import read_metaimage_header
 from replica_detection.io.nifti import read_header
+from replica_detection.io.nrrd_files import read_nrrd_header
 from replica_detection.io.paths import is_dicom_name, is_image_name, walk
-from replica_detection.io.text_headers import read_metaimage_header, read_nrrd_header
 from replica_detection_server.records.redaction import where
 from replica_detection_server.uploads import pictures
 from replica_detection_server.uploads.limits import UploadLimits
@@ -84,10 +85,12 @@ def voxels_of(files: Sequence[Path]) -> int:
             with gzip.open(first) if name.endswith(".gz") else first.open("rb") as file:
                 header = read_header(file.read(540))
             return 0 if header is None else math.prod(header.shape)
-        if name.endswith((".nrrd", ".nhdr", ".mha", ".mhd")):
-            nrrd = name.endswith((".nrrd", ".nhdr"))
-            text = read_nrrd_header(first) if nrrd else read_metaimage_header(first)
-            return 0 if text is None else math.prod(map(int, text.fields["sizes" if nrrd else "dimsize"].split()))
+        if name.endswith((".nrrd", ".nhdr")):
+            nrrd = read_nrrd_header(first)
+            return 0 if nrrd is None else math.prod(nrrd.sizes)
+        if name.endswith((".mha", ".mhd")):
+            text = read_metaimage_header(first)
+            return 0 if text is None else math.prod(map(int, text.fields["dimsize"].split()))
         if name.endswith((".png", ".jpg", ".jpeg")):
             return math.prod(pictures.size_of(first))
         return len(files) * _dicom_voxels(first)

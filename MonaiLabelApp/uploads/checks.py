@@ -16,9 +16,10 @@ from pathlib import Path
 
 from replica_detection.errors import InputError
 from replica_detection.io.formats import DAMAGED, input_errors, looks_like
+from replica_detection.io.metaimage import read_metaimage_header
 from replica_detection.io.nifti import read_header
+from replica_detection.io.nrrd_files import read_nrrd_header
 from replica_detection.io.paths import IMAGE_SUFFIXES, is_dicom_name, require_file
-from replica_detection.io.text_headers import TextHeader, read_metaimage_header, read_nrrd_header
 from replica_detection_server.errors import UploadTooLargeError
 from replica_detection_server.uploads import dicom, pictures
 from replica_detection_server.uploads.limits import BESIDE, UploadLimits, require_whole
@@ -31,16 +32,6 @@ _META_BYTES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT":
 _META_BYTES |= {"LONG_LONG": 8, "ULONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
 # Fields that MetaImage does not define: tags of DICOM and notes of ITK, which common writers add.
 _META_FURTHER = re.compile(r"[0-9a-fA-F]{4}\|[0-9a-fA-F]{4}|ITK_\w{1,60}")
-_NRRD_BYTES = {
-    **dict.fromkeys(("signed char", "int8", "int8_t", "uchar", "unsigned char", "uint8", "uint8_t"), 1),
-    **dict.fromkeys(("short", "short int", "signed short", "signed short int", "int16", "int16_t"), 2),
-    **dict.fromkeys(("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"), 2),
-    **dict.fromkeys(("int", "signed int", "int32", "int32_t", "uint", "unsigned int", "uint32", "uint32_t"), 4),
-    **dict.fromkeys(("longlong", "long long", "long long int", "signed long long", "signed long long int"), 8),
-    **dict.fromkeys(("int64", "int64_t", "ulonglong", "unsigned long long", "unsigned long long int"), 8),
-    **dict.fromkeys(("uint64", "uint64_t", "double"), 8),
-    "float": 4,
-}
 # RGB and RGBA of NIfTI.
 _COLOUR_BYTES = {128: 3, 2304: 4}
 _NRRD_ENCODINGS = ("raw", "gzip", "gz", "txt", "text", "ascii")
@@ -126,24 +117,22 @@ def _nrrd(path: Path, limits: UploadLimits) -> int:
     header = read_nrrd_header(path)
     if header is None:
         raise InputError(path, "has no NRRD header", _AGAIN)
-    fields = header.fields
-    if "data file" in fields:
+    if header.data_file is not None:
         raise _in_several_files(path)
-    if fields.get("line skip", "0") != "0" or fields.get("byte skip", "0") not in ("0", "-1"):
+    if header.skips not in ((0, 0), (0, -1)):
         raise InputError(path, "leaves out a part of its file (line skip, byte skip)", _AGAIN)
-    encoding, kind = fields.get("encoding", "").lower(), fields.get("type", "").lower()
-    if encoding not in _NRRD_ENCODINGS or kind not in _NRRD_BYTES:
+    if header.encoding not in _NRRD_ENCODINGS or header.dtype.kind not in "iuf":
         raise InputError(path, "has an encoding or a type of voxels that is not read here", _AGAIN)
-    voxels = _product(path, _whole_numbers(path, fields.get("sizes", ""), fields.get("dimension", "")))
-    size = voxels * _NRRD_BYTES[kind]
+    voxels = _product(path, header.sizes)
+    size = voxels * header.dtype.itemsize
     _require_within(path, voxels, size, limits)
     left = path.stat().st_size - header.end
-    if encoding in ("gzip", "gz"):
-        require_whole(path, size, _unpacked(path, header, size, left))
-    elif encoding == "raw":
+    if header.encoding in ("gzip", "gz"):
+        require_whole(path, size, _unpacked(path, header.end, size, left))
+    elif header.encoding == "raw":
         require_whole(path, size, left)
     else:
-        require_whole(path, voxels, _words(path, header), of="numbers")
+        require_whole(path, voxels, _words(path, header.end), of="numbers")
     return voxels
 
 
@@ -175,7 +164,7 @@ def _metaimage(path: Path, limits: UploadLimits) -> int:
         raise InputError(path, "is truncated, or states more compressed bytes than it has", DAMAGED)
     if packed.lower() == "true" and "compresseddatasize" not in fields:  # ITK then gives zeros
         raise InputError(path, "does not say how many compressed bytes it has", _AGAIN)
-    held = _unpacked(path, header, size, int(stated)) if packed.lower() == "true" else left
+    held = _unpacked(path, header.end, size, int(stated)) if packed.lower() == "true" else left
     require_whole(path, size, held)
     return voxels
 
@@ -202,12 +191,12 @@ def _whole_streams(path: Path) -> Iterator[None]:
         raise InputError(path, "holds a compressed stream that is damaged or cut short", DAMAGED) from error
 
 
-def _unpacked(path: Path, header: TextHeader, size: int, left: int) -> int:
-    """Bytes in the zlib or gzip stream that fills `left` bytes behind the header; InputError where it goes on after its
+def _unpacked(path: Path, start: int, size: int, left: int) -> int:
+    """Bytes in the zlib or gzip stream that fills `left` bytes from `start` on; InputError where it goes on after its
     last voxel."""
     unpacked, stream = 0, zlib.decompressobj(wbits=47)
     with path.open("rb") as file, _whole_streams(path):
-        file.seek(header.end)
+        file.seek(start)
         while (block := file.read(min(_CHUNK, left))) and not stream.eof:
             left -= len(block)
             while block and not stream.eof:
@@ -217,11 +206,11 @@ def _unpacked(path: Path, header: TextHeader, size: int, left: int) -> int:
     return unpacked
 
 
-def _words(path: Path, header: TextHeader) -> int:
-    """Numbers behind the header of a file that holds its voxels as text; commas may stand between them."""
+def _words(path: Path, start: int) -> int:
+    """Numbers from `start` on, in a file that holds its voxels as text; commas may stand between them."""
     words, inside = 0, False
     with path.open("rb") as file:
-        file.seek(header.end)
+        file.seek(start)
         while block := file.read(_CHUNK):
             block = block.replace(b",", b" ")
             words += len(block.split()) - (inside and not block[:1].isspace())

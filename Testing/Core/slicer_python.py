@@ -14,7 +14,7 @@ MODULE = TESTING.parent / "ReplicaDetection"
 #: Slicer 5.10 brings these along, beside Python's standard library.
 BUNDLED = ("numpy", "scipy", "vtk", "vtkmodules", "SimpleITK", "requests", "pydicom")
 #: Packages of the whole tool that Slicer lacks.
-HEAVY = ("numba", "torch", "monai", "zarr", "faiss", "nibabel", "skimage", "matplotlib", "typer", "rich")
+HEAVY = ("numba", "torch", "monai", "zarr", "faiss", "nrrd", "nibabel", "skimage", "matplotlib", "typer", "rich")
 _OURS = ("replica_detection", "ReplicaDetection", "ReplicaDetectionLib")
 
 

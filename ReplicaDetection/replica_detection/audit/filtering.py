@@ -16,7 +16,7 @@ from replica_detection.detection.detector import resolve_device
 from replica_detection.detection.run_inputs import as_result, index_of, synthetic_of
 from replica_detection.errors import InputError
 from replica_detection.io.cohort import Case, Cohort
-from replica_detection.io.formats import voxel_files
+from replica_detection.io.volume import voxel_files
 from replica_detection.progress import Progress, silent
 from replica_detection.results import wording
 from replica_detection.results.result import IDENTICAL, TO_REVIEW, CaseSummary, DetectionResult, NullInfo

@@ -1,4 +1,4 @@
-"""Decoders of single image files: NIfTI, NRRD and MetaImage, each to an array with its geometry."""
+"""Decoder of NIfTI files, and what the decoders of all formats share."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import logging
 import math
 import os
 import re
-import threading
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,10 @@ import numpy as np
 
 from replica_detection.errors import InputError
 from replica_detection.io.nifti import COLOUR, NiftiHeader, read_header
-from replica_detection.io.paths import is_regular, paired
-from replica_detection.io.text_headers import TextHeader, read_metaimage_header, read_nrrd_header
+from replica_detection.io.paths import is_regular
 
 # A corrupt header can state any size; no scan has 2^31 voxels, and nothing is allocated before this check.
 VOXEL_LIMIT = 2**31
-# ITK's NRRD library keeps its messages in one place for all threads: two faulty files at once crash the process.
-_TEEM = threading.Lock()
 # RAS+ of NIfTI and LPS+ of DICOM and ITK differ by the sign of the first two axes.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 DAMAGED = "The file is damaged: export, convert or copy it again"
@@ -34,7 +30,7 @@ _UNSUPPORTED = "This kind of it is not read: convert it, e.g. to .nii.gz, or exp
 _UNKNOWN = "The file is damaged, or of a kind that this program does not read: export, convert or copy it again"
 # No deflate stream expands more than this (zlib's own figure), so a header that states more is corrupt.
 _DEFLATE_RATIO = 1032
-_RENAME = "Give it its true extension, or convert it"
+RENAME = "Give it its true extension, or convert it"
 
 
 @dataclass(frozen=True)
@@ -70,64 +66,12 @@ def read_nifti(path: Path) -> Decoded:
     return Decoded(values.reshape(shape, order="F"), np.diag([unit, unit, unit, 1.0]) @ affine, trusted, notes)
 
 
-def read_itk(path: Path, *, layers: bool = False) -> Decoded:
-    """Read NRRD or MetaImage, with the voxels in the same file or in another one in its folder.
-
-    Args:
-        layers: also read NRRD files of overlapping segments, as 3D Slicer writes them; the largest value counts.
-    """
-    sitk = quiet_itk()
-    header = _text_header(path)
-    payload, start = _payload(path, header)
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("NrrdImageIO" if is_nrrd(path) else "MetaImageIO")
-    reader.SetFileName(str(path))
-    with _TEEM if is_nrrd(path) else nullcontext():
-        reader.ReadImageInformation()
-        if reader.GetPixelID() in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64):
-            raise InputError(path, "has complex voxels", "Give the magnitude image")
-        components = reader.GetNumberOfComponents()
-        if components > 1 and not (layers and header.fields.get("kinds", "").lower().startswith("list ")):
-            reason = f"has {components} values in each voxel (colour, vectors or complex numbers)"
-            raise InputError(path, reason, "Give one grey value per voxel")
-        shape = squeezed_shape(path, reader.GetSize())
-        require_spacing(path, np.array(reader.GetSpacing()[:3]))
-        bytes_each = _BYTES.get(re.sub(r"\D", "", sitk.GetPixelIDValueAsString(reader.GetPixelID())), 1)
-        _check_payload(path, payload, start, header.fields, math.prod(shape) * components * bytes_each)
-        image = reader.Execute()
-    affine = itk_affine(image.GetDirection(), image.GetSpacing(), image.GetOrigin())
-    stated = {"space directions", "spacings", "elementspacing", "transformmatrix", "orientation", "rotation"}
-    array = sitk.GetArrayFromImage(image)
-    array = array.max(-1) if components > 1 else array
-    return Decoded(array.T.reshape(shape), affine, bool(stated & header.fields.keys()))
-
-
-def voxel_files(path: Path) -> tuple[Path, ...]:
-    """All files needed to read an image file: itself, the voxels of a header, and the sidecar of a numpy array.
-
-    Raises InputError where the voxels lie in a list of files, outside the header's folder, or their file is missing.
-    """
-    suffix = path.suffix.lower()
-    if suffix in (".hdr", ".npy", ".npz"):
-        beside = paired(path) if suffix == ".hdr" else path.with_suffix(".json")
-        return (path, beside) if beside is not None and is_regular(beside) else (path,)
-    if suffix not in (".nhdr", ".mhd"):
-        return (path,)
-    payload, _ = _payload(path, _text_header(path))
-    return tuple(dict.fromkeys((path, payload)))
-
-
 def quiet_itk() -> Any:
     """SimpleITK, with its warnings switched off."""
     import SimpleITK
 
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     return SimpleITK
-
-
-def is_nrrd(path: Path) -> bool:
-    """True for the extension of an NRRD file."""
-    return path.suffix.lower() in (".nrrd", ".nhdr")
 
 
 def squeezed_shape(path: Path, shape: Sequence[int]) -> tuple[int, ...]:
@@ -243,7 +187,7 @@ def _nifti_bytes(path: Path) -> tuple[bytes, NiftiHeader]:
         start = file.read(540)
         header = read_header(start)
         if header is None:
-            raise InputError(path, f"has no NIfTI header{looks_like(start)}", _RENAME)
+            raise InputError(path, f"has no NIfTI header{looks_like(start)}", RENAME)
         dtype = _nifti_dtype(path, header)
         if not header.shape or header.offset < 0:
             raise InputError(path, "states an impossible number of axes or place of its voxels", DAMAGED)
@@ -283,39 +227,20 @@ def itk_affine(direction: Sequence[float], spacing: Sequence[float], origin: Seq
     return LPS_TO_RAS @ affine
 
 
-_BYTES = {"8": 1, "16": 2, "32": 4, "64": 8}
-
-
-def _text_header(path: Path) -> TextHeader:
-    """Header of an NRRD or MetaImage file.
-
-    ITK prints to the terminal when a MetaImage header is faulty, so required fields are checked before.
-    """
-    header = read_nrrd_header(path) if is_nrrd(path) else read_metaimage_header(path)
-    kind, missing = "NRRD header", []
-    if header is not None and not is_nrrd(path):
-        needed = ("NDims", "DimSize", "ElementType", "ElementDataFile")
-        missing = [name for name in needed if name.lower() not in header.fields]
-    if header is None or missing:
-        with path.open("rb") as file:
-            looks = looks_like(file.read(540))
-        kind = "NRRD header" if is_nrrd(path) else "MetaImage header"
-        raise InputError(path, f"has no {kind}{f' with {chr(44).join(missing)}' if missing else ''}{looks}", _RENAME)
-    if not is_nrrd(path):
-        squeezed_shape(path, [int(size) for size in header.fields["dimsize"].split()])
-    return header
-
-
-def _payload(path: Path, header: TextHeader) -> tuple[Path, int]:
+def payload_file(path: Path, name: str | None, end: int) -> tuple[Path, int]:
     """The file with the voxels, and the offset of the first in bytes: the header's file, or one in the same folder.
+
+    Args:
+        path: the header's file.
+        name: of the file with the voxels, as the header states it; None for the header's own.
+        end: length of the header in bytes.
 
     Raises:
         InputError: they lie in a list of files, outside that folder once links are followed, or not in a file. The
             message never tells what exists there, nor the name, since the header may come from a stranger.
     """
-    name = header.fields.get("elementdatafile", header.fields.get("data file", "LOCAL"))
-    if name.upper() == "LOCAL":
-        return path, header.end
+    if name is None or name.upper() == "LOCAL":
+        return path, end
     if name.upper().startswith("LIST") or "%" in name:
         raise InputError(path, "keeps its voxels in a list of files", "Write it as .nrrd or .mha, one file")
     file, folders = path.parent / name, (path.parent.resolve(), path.resolve().parent)
@@ -323,33 +248,3 @@ def _payload(path: Path, header: TextHeader) -> tuple[Path, int]:
         reason = "keeps its voxels in another file, which is missing in its own folder"
         raise InputError(path, reason, "Put both files into one folder")
     return file, 0
-
-
-def _check_payload(path: Path, payload: Path, start: int, fields: dict[str, str], expected: int) -> None:
-    """Raises InputError when the voxels are cut short or damaged. ITK ignores damage inside a compressed stream."""
-    encoding = fields.get("encoding", "zlib" if fields.get("compresseddata", "").lower() == "true" else "raw").lower()
-    if encoding not in ("raw", "zlib", "gzip", "gz"):
-        return
-    held, stream = 0, zlib.decompressobj(wbits=47)  # 32 + 15: zlib or gzip, whichever its header says
-    with payload.open("rb") as file:
-        file.seek(start)
-        if encoding == "raw":
-            held = payload.stat().st_size - start
-        else:
-            while held < expected and (block := file.read(1 << 20)):
-                held += _inflated(path, stream, block)
-    if held < expected:
-        raise InputError(path, f"is truncated, {payload.name} holds {held} of {expected} bytes of voxels", DAMAGED)
-
-
-def _inflated(path: Path, stream: Any, block: bytes) -> int:
-    """Number of bytes that a compressed block holds. Raises InputError for a damaged stream."""
-    held = 0
-    try:
-        while block and not stream.eof:
-            # In small parts: a block may grow a thousandfold.
-            held += len(stream.decompress(block, 1 << 20))
-            block = stream.unconsumed_tail
-        return held
-    except zlib.error as error:
-        raise InputError(path, f"holds a damaged compressed stream ({error})", DAMAGED) from error

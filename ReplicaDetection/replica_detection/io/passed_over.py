@@ -8,8 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from replica_detection.errors import InputError
-from replica_detection.io.formats import looks_like, voxel_files
+from replica_detection.io.formats import looks_like
 from replica_detection.io.paths import PAIRED, is_regular, paired
+from replica_detection.io.volume import voxel_files
 
 # Documents, programs, meshes and what systems leave behind. Text of any name is no image either.
 _NO_IMAGE = frozenset({

@@ -12,23 +12,23 @@ from pathlib import Path
 import numpy as np
 
 from replica_detection.errors import InputError
+from replica_detection.io import metaimage, nrrd_files
 from replica_detection.io.array_files import reader_of
 from replica_detection.io.case import Case
 from replica_detection.io.formats import (
     LPS_TO_RAS,
     Decoded,
     input_errors,
-    is_nrrd,
     looks_like,
+    payload_file,
     quiet_itk,
-    read_itk,
     read_nifti,
 )
 from replica_detection.io.image import Volume, checked_labels, checked_volume, require_affine, shear_degrees
-from replica_detection.io.paths import is_dicom_name, require_file
+from replica_detection.io.paths import is_dicom_name, is_regular, paired, require_file
 from replica_detection.io.pictures import read_picture
 
-__all__ = ["WRITABLE", "Volume", "read_mask", "read_volume", "write_volume"]
+__all__ = ["WRITABLE", "Volume", "read_mask", "read_volume", "voxel_files", "write_volume"]
 
 WRITABLE = (".nii.gz", ".nii", ".nrrd", ".mha")
 _GIVE_AGAIN = "Give the images again in this run, or keep them in files"
@@ -86,6 +86,27 @@ def read_mask(source: Case | str | os.PathLike[str], like: Volume, *, layers: bo
     return checked_labels(path, decoded.array, decoded.affine if decoded.trusted else None, like)
 
 
+def voxel_files(path: Path) -> tuple[Path, ...]:
+    """All files needed to read an image file: itself, the voxels of a header, and the sidecar of a numpy array.
+
+    Raises InputError where the voxels lie in a list of files, outside the header's folder, or their file is missing.
+    """
+    suffix = path.suffix.lower()
+    name: str | None
+    if suffix in (".hdr", ".npy", ".npz"):
+        beside = paired(path) if suffix == ".hdr" else path.with_suffix(".json")
+        return (path, beside) if beside is not None and is_regular(beside) else (path,)
+    if suffix == ".nhdr":
+        header = nrrd_files.required_header(path)
+        name, end = header.data_file, header.end
+    elif suffix == ".mhd":
+        stated = metaimage.required_header(path)
+        name, end = stated.fields["elementdatafile"], stated.end
+    else:
+        return (path,)
+    return tuple(dict.fromkeys((path, payload_file(path, name, end)[0])))
+
+
 def write_volume(path: str | os.PathLike[str], array: np.ndarray, affine: np.ndarray) -> None:
     """Writes an image; the file is whole or not there.
 
@@ -132,9 +153,12 @@ def _decode(files: tuple[Path, ...], path: Path, *, labels: bool = False, layers
     if len(files) == 1 and name.endswith((".nii", ".nii.gz")):
         with input_errors(path, "NIfTI"):
             return read_nifti(path)
-    if len(files) == 1 and name.endswith((".nrrd", ".nhdr", ".mha", ".mhd")):
-        with input_errors(path, "NRRD" if is_nrrd(path) else "MetaImage"):
-            return read_itk(path, layers=layers)
+    if len(files) == 1 and name.endswith((".nrrd", ".nhdr")):
+        with input_errors(path, "NRRD"):
+            return nrrd_files.read_nrrd(path, layers=layers)
+    if len(files) == 1 and name.endswith((".mha", ".mhd")):
+        with input_errors(path, "MetaImage"):
+            return metaimage.read_metaimage(path)
     if len(files) == 1 and name.endswith((".png", ".jpg", ".jpeg")):
         with input_errors(path, "a picture"):
             return read_picture(path, labels=labels)

@@ -18,7 +18,7 @@ from replica_detection.errors import InputError
 from replica_detection.index.build import build_index
 from replica_detection.index.training_index import TrainingIndex
 from replica_detection.io.cohort import Case, Cohort
-from replica_detection.io.formats import voxel_files
+from replica_detection.io.volume import voxel_files
 from replica_detection.results.result import IDENTICAL, NO_MASK, SMALL_NULL, CaseSummary, CohortInfo
 from Report.made_up_result import make_result
 

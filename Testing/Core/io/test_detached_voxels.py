@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from replica_detection.errors import InputError
-from replica_detection.io.formats import voxel_files
-from replica_detection.io.volume import read_volume
+from replica_detection.io.volume import read_volume, voxel_files
 
 VOXELS = (np.arange(60) % 7).astype(np.uint8).tobytes()
 META = "ObjectType = Image\nNDims = 3\nDimSize = 5 4 3\nElementSpacing = 1 1 1\nElementType = MET_UCHAR\n"

@@ -138,7 +138,7 @@ def test_headers_are_read_as_by_nibabel(affine: np.ndarray, kind: type, order: s
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_no_library_is_needed_that_a_viewer_lacks(tmp_path: Path, suffix: str):
     write_volume(tmp_path / f"a{suffix}", image_of(), np.eye(4))
-    absent = ("nibabel", "torch", "monai", "numba", "zarr", "skimage", "matplotlib")
+    absent = ("nibabel", "nrrd", "torch", "monai", "numba", "zarr", "skimage", "matplotlib")
     code = "; ".join(
         [
             "import sys",

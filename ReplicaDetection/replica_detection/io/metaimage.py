@@ -1,4 +1,4 @@
-"""Headers of NRRD and MetaImage files, read so strictly that ITK's own parsers read the same from them.
+"""MetaImage files: voxels by ITK, behind headers read so strictly that ITK's own parser reads the same from them.
 
 ITK accepts field names in other spellings, other separators, values that continue on the next line, and lines that end
 in a carriage return alone. With any of these, ITK could open another file than the one checked here, so such a header
@@ -7,12 +7,28 @@ is refused.
 
 from __future__ import annotations
 
+import math
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from replica_detection.errors import InputError
+from replica_detection.io.formats import (
+    DAMAGED,
+    RENAME,
+    Decoded,
+    itk_affine,
+    looks_like,
+    payload_file,
+    quiet_itk,
+    require_spacing,
+    squeezed_shape,
+)
 
 # Names of MetaImage fields, as ITK compares them: letter by letter.
 META_TEXT = (
@@ -31,28 +47,17 @@ META_VECTOR = (
 )  # fmt: skip
 META_MATRIX = ("TransformMatrix", "Rotation", "Orientation")
 META_FIELDS = {name.lower(): name for name in (*META_TEXT, *META_NUMBER, *META_VECTOR, *META_MATRIX, "Color")}
-NRRD_FIELDS = {
-    name.replace(" ", ""): name
-    for name in (
-        "content", "number", "type", "block size", "dimension", "space", "space dimension", "sizes", "spacings",
-        "thicknesses", "axis mins", "axis maxs", "space directions", "centers", "centerings", "kinds", "labels",
-        "units", "min", "max", "old min", "old max", "endian", "encoding", "line skip", "byte skip", "sample units",
-        "space units", "space origin", "measurement frame", "data file",
-    )
-}  # fmt: skip
 _LIMIT = 1 << 18
 # ITK reads 500 letters of a MetaImage line, and takes the rest for the next one.
 _META_LINE = 480
-# Notes of programs on segments are some kilobytes long.
-_NRRD_LINE = 1 << 16
 # No text may be matched in two ways: the numbers of a matrix would then be tried in all combinations.
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _ADVICE = "Write the image again with a common program, as one file"
 
 
 @dataclass(frozen=True)
-class TextHeader:
-    """Fields by name in lower case (NRRD: with spaces as in its definition); `end` is the header's length in bytes.
+class MetaHeader:
+    """Fields by name in lower case; `end` is the header's length in bytes.
 
     `further` are the names of fields that the format does not define; a reader ignores them.
     """
@@ -62,46 +67,52 @@ class TextHeader:
     further: tuple[str, ...] = ()
 
 
-def read_nrrd_header(path: Path) -> TextHeader | None:
-    """The header of an NRRD file; None where it does not begin like one.
+def read_metaimage(path: Path) -> Decoded:
+    """Read MetaImage, with the voxels in the same file or in another one in its folder.
 
     Raises:
-        InputError: a line is none of the format, a field comes twice, or the header does not end.
+        InputError: a faulty header, voxels elsewhere, cut short or damaged, or several values in each voxel.
     """
-    start, complete = _start_of(path)
-    if not re.match(rb"NRRD000\d\r?\n", start):
-        return None
-    fields: dict[str, str] = {}
-    further = []
-    end = len(start)
-    for number, (line, after) in enumerate(_lines(path, start, complete)):
-        if not line and number:
-            end = after
-            break
-        if not number or line.startswith("#"):
-            continue
-        _require_short(path, line, _NRRD_LINE)
-        field = re.fullmatch(r"([A-Za-z][A-Za-z _-]*): (.*)", line)
-        name = _squeezed(field[1]) if field else ""
-        if field and name in NRRD_FIELDS:
-            # ITK keeps the blanks at the end of a file's name.
-            if name == "datafile" and field[2] != field[2].strip():
-                raise _unusual(path, "a file name with blanks around it")
-            _set(path, fields, NRRD_FIELDS[name], field[2].strip())
-            if name == "datafile" and field[2].startswith("LIST"):  # names of files follow, no fields
-                end = after
-                break
-            continue
-        key, colon, rest = line.partition(":")
-        if not key or not colon or not rest.startswith("=") or _squeezed(key) in NRRD_FIELDS:
-            raise _unusual(path, "a line that is no field")
-        further.append(key)
-    else:
-        _require_complete(path, complete)
-    return TextHeader(fields, end, tuple(further))
+    sitk = quiet_itk()
+    header = required_header(path)
+    payload, start = payload_file(path, header.fields["elementdatafile"], header.end)
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("MetaImageIO")
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    if reader.GetPixelID() in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64):
+        raise InputError(path, "has complex voxels", "Give the magnitude image")
+    components = reader.GetNumberOfComponents()
+    if components > 1:
+        reason = f"has {components} values in each voxel (colour, vectors or complex numbers)"
+        raise InputError(path, reason, "Give one grey value per voxel")
+    shape = squeezed_shape(path, reader.GetSize())
+    require_spacing(path, np.array(reader.GetSpacing()[:3]))
+    bytes_each = _BYTES.get(re.sub(r"\D", "", sitk.GetPixelIDValueAsString(reader.GetPixelID())), 1)
+    _check_payload(path, payload, start, header, math.prod(shape) * bytes_each)
+    image = reader.Execute()
+    affine = itk_affine(image.GetDirection(), image.GetSpacing(), image.GetOrigin())
+    stated = {"elementspacing", "transformmatrix", "orientation", "rotation"}
+    array = sitk.GetArrayFromImage(image)
+    return Decoded(array.T.reshape(shape), affine, bool(stated & header.fields.keys()))
 
 
-def read_metaimage_header(path: Path) -> TextHeader | None:
+def required_header(path: Path) -> MetaHeader:
+    """As `read_metaimage_header`; InputError where a field is missing, for which ITK prints to the terminal."""
+    header = read_metaimage_header(path)
+    needed = ("NDims", "DimSize", "ElementType", "ElementDataFile")
+    missing = [name for name in needed if header is not None and name.lower() not in header.fields]
+    if header is None or missing:
+        with path.open("rb") as file:
+            looks = looks_like(file.read(540))
+        raise InputError(
+            path, f"has no MetaImage header{f' with {chr(44).join(missing)}' if missing else ''}{looks}", RENAME
+        )
+    squeezed_shape(path, [int(size) for size in header.fields["dimsize"].split()])
+    return header
+
+
+def read_metaimage_header(path: Path) -> MetaHeader | None:
     """The header of a MetaImage file, up to its field ElementDataFile; None where it does not begin like one.
 
     Raises:
@@ -130,9 +141,9 @@ def read_metaimage_header(path: Path) -> TextHeader | None:
         _require_numbers(path, known, value, fields.get("ndims", ""))
         _set(path, fields, known.lower(), value)
         if known == "ElementDataFile":
-            return TextHeader(fields, after, tuple(further))
+            return MetaHeader(fields, after, tuple(further))
     _require_complete(path, complete)
-    return TextHeader(fields, len(start), tuple(further))
+    return MetaHeader(fields, len(start), tuple(further))
 
 
 def _start_of(path: Path) -> tuple[bytes, bool]:
@@ -197,3 +208,33 @@ def _require_complete(path: Path, complete: bool) -> None:
 
 def _unusual(path: Path, oddity: str) -> InputError:
     return InputError(path, f"has a header with {oddity}", _ADVICE)
+
+
+_BYTES = {"8": 1, "16": 2, "32": 4, "64": 8}
+
+
+def _check_payload(path: Path, payload: Path, start: int, header: MetaHeader, expected: int) -> None:
+    """Raises InputError when the voxels are cut short or damaged. ITK ignores damage inside a compressed stream."""
+    held, stream = 0, zlib.decompressobj(wbits=47)  # 32 + 15: zlib or gzip, whichever its header says
+    with payload.open("rb") as file:
+        file.seek(start)
+        if header.fields.get("compresseddata", "").lower() != "true":
+            held = payload.stat().st_size - start
+        else:
+            while held < expected and (block := file.read(1 << 20)):
+                held += _inflated(path, stream, block)
+    if held < expected:
+        raise InputError(path, f"is truncated, {payload.name} holds {held} of {expected} bytes of voxels", DAMAGED)
+
+
+def _inflated(path: Path, stream: Any, block: bytes) -> int:
+    """Number of bytes that a compressed block holds. Raises InputError for a damaged stream."""
+    held = 0
+    try:
+        while block and not stream.eof:
+            # In small parts: a block may grow a thousandfold.
+            held += len(stream.decompress(block, 1 << 20))
+            block = stream.unconsumed_tail
+        return held
+    except zlib.error as error:
+        raise InputError(path, f"holds a damaged compressed stream ({error})", DAMAGED) from error
