@@ -17,15 +17,26 @@ def studies(configuration: Configuration) -> Cohort:
 
 
 def training(configuration: Configuration) -> Cohort | None:
+    """The training images, with their patients; None where an index stands for them."""
     if configuration.training is None:
         return None
-    return Cohort.read(configuration.training, masks=configuration.training_masks, patients=configuration.patients)
+    cohort = Cohort.read(configuration.training, masks=configuration.training_masks)
+    others = () if configuration.validation is None or configuration.patients is None else _ids(configuration)
+    return cohort.with_patients(configuration.patients, configuration.patient_pattern, beside=others)
 
 
 def validation(configuration: Configuration) -> Cohort | None:
+    """The unseen real images, with their patients where the table or the pattern knows them; None without any."""
     if configuration.validation is None:
         return None
-    return Cohort.read(configuration.validation, masks=configuration.validation_masks, patients=configuration.patients)
+    cohort = Cohort.read(configuration.validation, masks=configuration.validation_masks)
+    return cohort.with_patients(configuration.patients, configuration.patient_pattern, required=False, rows=False)
+
+
+def _ids(configuration: Configuration) -> tuple[str, ...]:
+    """Ids of the unseen images, which the table of patients may list beside the training images."""
+    assert configuration.validation is not None
+    return Cohort.read(configuration.validation).ids
 
 
 Files = tuple[tuple[int, int], ...]

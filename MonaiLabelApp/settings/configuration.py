@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from replica_detection.errors import ConfigurationError, InputError
+from replica_detection.io.patients import compiled_pattern
 from replica_detection_server.settings import embeddings
 
 _PATHS = ("data", "index", "training", "training_masks", "validation", "validation_masks", "masks", "patients")
@@ -40,6 +41,7 @@ class Configuration:
     validation_masks: Path | None = None
     masks: Path | None = None
     patients: Path | None = None
+    patient_pattern: str | None = None
     profile: str = "generic"
     segment: str | None = None
     embedding: str | None = None
@@ -147,6 +149,10 @@ class Configuration:
             if self.training is None:
                 raise ConfigurationError("embedding and slice_embedding need training; an index alone has its own")
             embeddings.make(self)  # an unknown name or a missing file is reported now
+        if self.patient_pattern is not None:
+            compiled_pattern(self.patient_pattern)
+            if self.patients is not None:
+                raise ConfigurationError("give either patients or patient_pattern")
         # Real scans are only ever read.
         for real in (self.training, self.validation):
             for key in ("data", "index", "studies"):

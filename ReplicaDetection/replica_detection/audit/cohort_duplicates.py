@@ -14,7 +14,7 @@ from replica_detection.detection.detector import DetectionOptions, collected, re
 from replica_detection.detection.distances import Distances
 from replica_detection.detection.null_distances import cross_fitted_distances
 from replica_detection.detection.queries import CohortQueries, IndexQueries
-from replica_detection.detection.run_inputs import check_patients, index_from
+from replica_detection.detection.run_inputs import cohorts_of_run, index_from
 from replica_detection.detection.verdicts import assign_verdicts
 from replica_detection.index.options import IndexOptions
 from replica_detection.index.training_index import TrainingIndex
@@ -82,6 +82,7 @@ def find_duplicates(
     other: Any = None,
     *,
     patients: Any = None,
+    patient_pattern: str | None = None,
     options: DetectionOptions | None = None,
     measures: Sequence[str] | None = None,
     index_options: IndexOptions | None = None,
@@ -97,7 +98,7 @@ def find_duplicates(
     Args:
         cohort: real images, as `Cohort.of` takes them, or an index of them.
         other: a second cohort, such as the test split; None: duplicates inside `cohort`.
-        patients: of images that are read from files, as `Cohort.of` takes them.
+        patients, patient_pattern: of images that are read from files, as `Cohort.of` takes them.
         options: how cases are compared; None: the defaults, for `measures`.
         measures: names; give either these or `options`.
         index_options: how the index of `cohort` is built; None: the defaults.
@@ -121,15 +122,15 @@ def find_duplicates(
         ```
     """
     options = DetectionOptions.of(options, measures)
-    check_patients(patients, cohort, other)
+    source, second = cohorts_of_run(
+        cohort, other, patients=patients, patient_pattern=patient_pattern, strict=options.strict
+    )
     index = index_from(
-        cohort,
-        patients=patients,
+        source,
         options=index_options or IndexOptions(measures=options.measures, strict=options.strict),
         folder=index_folder,
         progress=progress,
     )
-    second = None if other is None else Cohort.of(other, patients=patients, strict=options.strict)
     chosen = index.measures(options.measures, resolve_device(options.device), aligning=options.align)
     if second is None:
         queries = IndexQueries(index, range(len(index)))

@@ -120,7 +120,7 @@ def run_demo(
 def _run(use_case: str, folder: Path, sizes: dict[str, int], progress: Progress) -> Outcome:
     from replica_detection.detection.detector import detect, result_folder_index
     from replica_detection.index.build import build_index
-    from replica_detection.io.cohort import Cohort
+    from replica_detection.io.cohort import read_together
     from replica_detection.phantom import make_demo_cohort
     from replica_detection.report import write_report
 
@@ -129,17 +129,15 @@ def _run(use_case: str, folder: Path, sizes: dict[str, int], progress: Progress)
 
     title, profile, segmenter = USE_CASES[use_case]
     data = make_demo_cohort(use_case, folder / "data", **sizes, progress=partial(staged, "data"))
-    patients = data / "patients.csv"
     # The true masks lie beside the images, but a generator's images come without: the program makes its own.
+    training, validation = read_together(data / "training", data / "validation", patients=data / "patients.csv")
     index = build_index(
-        data / "training",
+        training,
         result_folder_index(folder / "result"),
         profile=profile,
         segmenter=segmenter,
-        patients=patients,
         progress=staged,
     )
-    validation = Cohort.of(data / "validation", patients=patients)
     result = detect(data / "synthetic", index, validation=validation, progress=staged)
     result.write(folder / "result")
     page = write_report(result, folder / "result" / "report")

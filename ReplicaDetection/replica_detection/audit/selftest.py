@@ -11,10 +11,9 @@ from typing import Any
 from replica_detection.audit.planted_verdicts import SelfTest, judge_planted
 from replica_detection.audit.selftest_tables import write_selftest
 from replica_detection.detection.detector import DetectionOptions
-from replica_detection.detection.run_inputs import check_patients, index_from
+from replica_detection.detection.run_inputs import cohorts_of_run, index_from
 from replica_detection.errors import InputError
 from replica_detection.index.options import IndexOptions
-from replica_detection.io.cohort import Cohort
 from replica_detection.progress import Progress, silent
 
 INDEX_NAME = "index.rdindex"
@@ -28,6 +27,7 @@ def selftest(
     training_masks: Any = None,
     validation_masks: Any = None,
     patients: Any = None,
+    patient_pattern: str | None = None,
     options: DetectionOptions | None = None,
     measures: Sequence[str] | None = None,
     index_options: IndexOptions | None = None,
@@ -50,7 +50,7 @@ def selftest(
         output: new folder for `selftest.csv`, `selftest_by_measure.csv`, `selftest.png`, `examples.png`, the result in
             `result/`, and the index of training images in `index.rdindex`. The index that an interrupted self-test left
             there is built to its end.
-        training_masks, validation_masks, patients: as `Cohort.of` takes them.
+        training_masks, validation_masks, patients, patient_pattern: as `Cohort.of` takes them.
         options: of the detection; None: the defaults, for `measures`.
         measures: names; give either these or `options`.
         index_options: how the index of training images is built; None: the defaults.
@@ -82,13 +82,18 @@ def selftest(
     if output.exists() and not (output.is_dir() and all(p.name.startswith(INDEX_NAME) for p in output.iterdir())):
         raise InputError(output, "exists already", "Name a new folder")
     options = DetectionOptions.of(options, measures)
-    check_patients(patients, training, validation)
-    unseen = Cohort.of(validation, masks=validation_masks, patients=patients)
+    source, unseen = cohorts_of_run(
+        training,
+        validation,
+        masks=training_masks,
+        other_masks=validation_masks,
+        patients=patients,
+        patient_pattern=patient_pattern,
+    )
+    assert unseen is not None
     output.mkdir(parents=True, exist_ok=True)
     index = index_from(
-        training,
-        masks=training_masks,
-        patients=patients,
+        source,
         options=index_options or IndexOptions(measures=options.measures),
         folder=output / INDEX_NAME,
         progress=progress,

@@ -47,6 +47,7 @@ def assess_set(
     validation: Any = None,
     validation_masks: Any = None,
     patients: Any = None,
+    patient_pattern: str | None = None,
     measures: Sequence[str] | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -67,7 +68,7 @@ def assess_set(
         validation: real images that the generator never saw, as `Cohort.of` takes them. None: those of the first
             result.
         validation_masks: their masks, for measures of masks.
-        patients: of the unseen images, as `Cohort.of` takes them.
+        patients, patient_pattern: of the unseen images, as `Cohort.of` takes them.
         measures: names; None: all of the feature level, or of the voxel level without one.
         device: `auto`, `cpu` or `cuda`.
         seed: of bootstraps and random draws.
@@ -100,7 +101,7 @@ def assess_set(
     for what, kind, given in (("at", "numbers", at), ("names", "entries", names)):
         if given is not None and len(given) != len(read):
             raise ConfigurationError(f"{what} has {len(given)} {kind} for {len(read)} results")
-    holdout = _holdout(read[0], validation, validation_masks, patients)
+    holdout = _holdout(read[0], validation, masks=validation_masks, patients=patients, patient_pattern=patient_pattern)
     sets, warnings = [], []
     for number, (source, result) in enumerate(zip(several, read, strict=True)):
         name = names[number] if names is not None else _name(source, result, number)
@@ -126,10 +127,8 @@ def assess_set(
     return SetAssessment(tuple(sets), tuple(dict.fromkeys(warnings)))
 
 
-def _holdout(first: DetectionResult, validation: Any, masks: Any, patients: Any) -> Cohort | None:
-    if validation is not None:
-        return Cohort.of(validation, masks=masks, patients=patients)
-    return validation_of(first, masks=masks, patients=patients)
+def _holdout(first: DetectionResult, validation: Any, **reading: Any) -> Cohort | None:
+    return validation_of(first, **reading) if validation is None else Cohort.of(validation, **reading)
 
 
 def _name(source: DetectionResult | str | os.PathLike[str], result: DetectionResult, number: int) -> str:

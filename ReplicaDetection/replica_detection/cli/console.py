@@ -46,6 +46,8 @@ SHOWN_CASES = 5
 FLAGS = {
     "training_masks": "--training-masks",
     "validation_masks": "--validation-masks",
+    "patients or patient_pattern": "--patients or --patient-pattern",
+    "patient_pattern": "--patient-pattern",
     "slice_embedding": "--slice-embedding",
     "as validation": "with --validation",
     "segmenter and training_masks": "--segment and --training-masks",

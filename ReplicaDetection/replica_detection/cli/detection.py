@@ -19,6 +19,7 @@ from replica_detection.cli.options import (
     K,
     Masks,
     Measures,
+    PatientPattern,
     Patients,
     Profile,
     Segment,
@@ -54,6 +55,7 @@ def index(
     embedding: Embedding = None,
     slice_embedding: SliceEmbedding = None,
     patients: Patients = None,
+    patient_pattern: PatientPattern = None,
     append: Annotated[bool, typer.Option("--append", help="Add new cases to the existing index.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Afterwards, read everything back and compare.")] = False,
     strict: Strict = False,
@@ -71,7 +73,13 @@ def index(
     with Bars() as progress:
         if append:
             built = append_cases(
-                TrainingIndex.open(output), training, masks=masks, patients=patients, strict=strict, progress=progress
+                TrainingIndex.open(output),
+                training,
+                masks=masks,
+                patients=patients,
+                patient_pattern=patient_pattern,
+                strict=strict,
+                progress=progress,
             )
         else:
             built = build_index(
@@ -84,6 +92,7 @@ def index(
                 slice_embedding=slice_embedding,
                 masks=masks,
                 patients=patients,
+                patient_pattern=patient_pattern,
                 strict=strict,
                 progress=progress,
             )
@@ -118,6 +127,7 @@ def detect(
     embedding: Embedding = None,
     slice_embedding: SliceEmbedding = None,
     patients: Patients = None,
+    patient_pattern: PatientPattern = None,
     device: Device = "auto",
     null_size: NullSize = 500,
     align: Align = True,
@@ -160,6 +170,7 @@ def detect(
             validation_masks=validation_masks if validation is not None else None,
             # An index has its own patients, and without unseen images nothing else asks for them.
             patients=patients if index is None or validation is not None else None,
+            patient_pattern=patient_pattern if index is None or validation is not None else None,
             options=DetectionOptions(names(measures), k, alpha, device, null_size, strict, align, thresholds),
             index_options=IndexOptions(profile, names(measures), segment, embedding, slice_embedding, strict),
             index_folder=result_folder_index(output),
@@ -208,6 +219,7 @@ def duplicates(
     alpha: Alpha = 0.05,
     embedding: Embedding = None,
     patients: Patients = None,
+    patient_pattern: PatientPattern = None,
     device: Device = "auto",
     align: Align = True,
     strict: Strict = False,
@@ -225,6 +237,7 @@ def duplicates(
             cohort,
             other,
             patients=patients,
+            patient_pattern=patient_pattern,
             options=DetectionOptions(names(measures), k, alpha, device, strict=strict, align=align),
             index_options=IndexOptions(profile, names(measures), embedding=embedding, strict=strict),
             index_folder=result_folder_index(output),

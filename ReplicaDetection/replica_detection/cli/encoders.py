@@ -9,7 +9,7 @@ import typer
 
 from replica_detection.cli.application import app
 from replica_detection.cli.console import Bars, console, print_problems
-from replica_detection.cli.options import COHORT_HELP, Device, Patients, Profile, Strict
+from replica_detection.cli.options import COHORT_HELP, Device, PatientPattern, Patients, Profile, Strict
 
 OtherImages = Annotated[
     Path | None, typer.Option(help="Other images for validation. Without: a fifth of the patients.")
@@ -30,6 +30,7 @@ def train_encoder(
     kind: Annotated[str, typer.Option(help="contrastive (Dar et al.) or deepssim (Scardace et al.).")] = "contrastive",
     validation: OtherImages = None,
     patients: Patients = None,
+    patient_pattern: PatientPattern = None,
     profile: Profile = "generic",
     network: Annotated[str, typer.Option(help="dar, resnet18 or resnet50.")] = "dar",
     epochs: Annotated[int, typer.Option(help="Passes over the images, at most.", min=1)] = 200,
@@ -53,7 +54,7 @@ def train_encoder(
     """
     from replica_detection.embedding.training import train_encoder as train
     from replica_detection.embedding.training_options import EncoderOptions
-    from replica_detection.io.cohort import Cohort
+    from replica_detection.io.cohort import read_together
 
     options = EncoderOptions(
         kind=kind,
@@ -70,8 +71,10 @@ def train_encoder(
         as_published=as_published,
         device=device,
     )
-    images = Cohort.of(cohort, patients=patients, strict=strict)
-    unseen = None if validation is None else Cohort.of(validation, patients=patients, strict=strict)
+    images, unseen = read_together(
+        cohort, validation, patients=patients, patient_pattern=patient_pattern, strict=strict
+    )
+    assert images is not None
     with Bars() as progress:
         trained = train(images, output, validation=unseen, options=options, progress=progress)
     print_problems([*images.problems, *trained.problems])

@@ -14,6 +14,13 @@ Profile = Annotated[str, typer.Option(help=PROFILES_HELP)]
 Patients = Annotated[
     Path | None, typer.Option(help="CSV with the columns id,patient: scans of one patient do not count as copies.")
 ]
+PatientPattern = Annotated[
+    str | None,
+    typer.Option(
+        help="Instead of --patients: a regular expression that is searched for in the case id, then in the path below "
+        "the folder. Its group (the one named patient, or the first) is the patient: '^(p[0-9]+)_'."
+    ),
+]
 Measures = Annotated[
     str | None,
     typer.Option(

@@ -14,6 +14,7 @@ from replica_detection.cli.options import (
     PROFILES_HELP,
     Device,
     Masks,
+    PatientPattern,
     Patients,
     Strict,
 )
@@ -53,6 +54,7 @@ def train_segmentation(
     ] = None,
     validation_masks: Annotated[Path | None, typer.Option(help="Masks of --validation.")] = None,
     patients: Patients = None,
+    patient_pattern: PatientPattern = None,
     profile: Annotated[str | None, typer.Option(help="Intensity mapping and spacing. " + PROFILES_HELP)] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the training images, at most.", min=1)] = 100,
     network: Annotated[str, typer.Option(help="unet, segresnet, dynunet or basicunet.")] = "unet",
@@ -66,15 +68,21 @@ def train_segmentation(
 
     Example: replica-detection train-segmentation scans/ --masks scans_masks/ --output vessel_network --profile tof-mra
     """
-    from replica_detection.io.cohort import Cohort
+    from replica_detection.io.cohort import read_together
     from replica_detection.segmentation.training import train_segmentation as train
     from replica_detection.segmentation.training_options import SegmentationOptions
 
     options = SegmentationOptions(profile=profile, epochs=epochs, network=network, seed=seed, device=device)
-    images = Cohort.of(cohort, masks=masks, patients=patients, strict=strict)
-    unseen = None
-    if validation is not None:
-        unseen = Cohort.of(validation, masks=validation_masks, patients=patients, strict=strict)
+    images, unseen = read_together(
+        cohort,
+        validation,
+        masks=masks,
+        other_masks=validation_masks,
+        patients=patients,
+        patient_pattern=patient_pattern,
+        strict=strict,
+    )
+    assert images is not None
     with Bars() as progress:
         trained = train(images, output, validation=unseen, options=options, progress=progress)
     print_problems([*images.problems, *trained.problems])

@@ -18,7 +18,7 @@ from replica_detection.detection.comparison import compare
 from replica_detection.detection.distances import Distances
 from replica_detection.detection.null_distances import cross_fitted_distances, holdout_distances
 from replica_detection.detection.queries import CohortQueries
-from replica_detection.detection.run_inputs import RunInputs, check_patients, index_from
+from replica_detection.detection.run_inputs import RunInputs, cohorts_of_run, index_from
 from replica_detection.detection.verdicts import assign_verdicts
 from replica_detection.errors import ConfigurationError
 from replica_detection.index.options import IndexOptions
@@ -228,6 +228,7 @@ def detect(
     training_masks: Any = None,
     validation_masks: Any = None,
     patients: Any = None,
+    patient_pattern: str | None = None,
     options: DetectionOptions | None = None,
     measures: Sequence[str] | None = None,
     k: int = 50,
@@ -250,7 +251,8 @@ def detect(
             training images are compared among themselves.
         masks: masks of `images`, as `Cohort.of` takes them; the same for `training_masks` and `validation_masks`. A
             Cohort has its own masks; beside one, `masks` is the folder of them that the result names.
-        patients: of training and validation images that are read from files, as `Cohort.of` takes them.
+        patients, patient_pattern: of training and validation images, as `Cohort.of` takes them. A table or pattern must
+            cover the training images that are read with it; it need not know the validation images.
         options: all of the following six in one object. Give either.
         measures, k, alpha, device, align, calibration, strict: as `DetectionOptions` has them.
         index_options: how the index of training images is built; None: the defaults, for `measures`.
@@ -282,16 +284,19 @@ def detect(
     noted = Path(masks) if isinstance(masks, (str, os.PathLike)) else None
     beside = isinstance(images, Cohort) and noted is not None  # the masks are the Cohort's own
     synthetic = Cohort.of(images, masks=None if beside else masks, strict=options.strict)
-    unseen = None
     if validation is None and validation_masks is not None:
         raise ConfigurationError("validation_masks are of validation images, and no validation was given")
-    check_patients(patients, training, validation)
-    if validation is not None:
-        unseen = Cohort.of(validation, masks=validation_masks, patients=patients, strict=options.strict)
-    index = index_from(
+    source, unseen = cohorts_of_run(
         training,
+        validation,
         masks=training_masks,
+        other_masks=validation_masks,
         patients=patients,
+        patient_pattern=patient_pattern,
+        strict=options.strict,
+    )
+    index = index_from(
+        source,
         options=index_options or IndexOptions(measures=options.measures, strict=options.strict),
         folder=index_folder,
         progress=progress,

@@ -16,12 +16,13 @@ from replica_detection.index.build import open_or_build
 from replica_detection.index.entries import HEADER_FILE, header_of_result
 from replica_detection.index.options import IndexOptions
 from replica_detection.index.training_index import TrainingIndex
-from replica_detection.io.cohort import Cohort
+from replica_detection.io.cohort import Cohort, read_together
 from replica_detection.progress import Progress, silent
 from replica_detection.results.finding import masks_of_result, synthetic_of_result, validation_of_result
 from replica_detection.results.result import DetectionResult
 
 INDEX_SUFFIX = ".rdindex"
+_OWN_MASKS = "segmenter and training_masks are for training images; an index has its own masks"
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,6 @@ class RunInputs:
 def index_from(
     training: Any,
     *,
-    masks: Any = None,
-    patients: Any = None,
     options: IndexOptions | None = None,
     folder: str | os.PathLike[str] | None = None,
     progress: Progress = silent,
@@ -46,25 +45,23 @@ def index_from(
 
     Args:
         training: a TrainingIndex, the path of an index folder, or training images as `Cohort.of` takes them.
-        masks: of the training images, as `Cohort.of` takes them.
-        patients: of the training images, as `Cohort.of` takes them.
         options: of an index that is built; None: the defaults.
         folder: where the index of training images is kept for later runs; an index that still fits is used again.
             None: a temporary folder, which goes with the index.
 
     Raises:
-        ConfigurationError: masks or options for an index that is there already.
+        ConfigurationError: options for an index that is there already.
         InputError: no training image can be used. IndexFormatError: the index cannot be opened.
     """
     if isinstance(training, TrainingIndex) or _is_index(training):
         options = options or IndexOptions()
-        if options.segmenter is not None or masks is not None:
-            raise ConfigurationError("segmenter and training_masks are for training images; an index has its own masks")
+        if options.segmenter is not None:
+            raise ConfigurationError(_OWN_MASKS)
         if options.embedding is not None or options.slice_embedding is not None:
             raise ConfigurationError("embedding and slice_embedding are for training images; an index has its own")
         return training if isinstance(training, TrainingIndex) else TrainingIndex.open(Path(training))
     options = options or IndexOptions()
-    cohort = Cohort.of(training, masks=masks, patients=patients, strict=options.strict)
+    cohort = Cohort.of(training, strict=options.strict)
     if folder is not None:
         return open_or_build(cohort, folder, options, progress=progress)
     temporary = tempfile.mkdtemp(prefix="replica-detection-")
@@ -75,6 +72,41 @@ def index_from(
         raise
     index.held = _TemporaryFolder(temporary)
     return index
+
+
+def cohorts_of_run(
+    training: Any,
+    other: Any,
+    *,
+    masks: Any = None,
+    other_masks: Any = None,
+    patients: Any = None,
+    patient_pattern: str | None = None,
+    strict: bool = False,
+) -> tuple[Cohort | TrainingIndex, Cohort | None]:
+    """The two cohorts of a run; a table or pattern of patients is checked against both together.
+
+    Args:
+        training: an index, the path of one, or training images as `Cohort.of` takes them.
+        other: the images that are compared with it, as `Cohort.of` takes them; None without any.
+        masks, other_masks, patients, patient_pattern, strict: as `Cohort.of` takes them.
+
+    Returns:
+        The index, or the cohort of the training images, as `index_from` takes either; the other cohort.
+
+    Raises:
+        ConfigurationError, InputError, IndexFormatError: as `index_from` and `Cohort.of`.
+    """
+    check_patients(patients if patient_pattern is None else patient_pattern, training, other)
+    given = {"other_masks": other_masks, "patients": patients, "patient_pattern": patient_pattern, "strict": strict}
+    if isinstance(training, TrainingIndex) or _is_index(training):
+        index = training if isinstance(training, TrainingIndex) else TrainingIndex.open(Path(training))
+        if masks is not None:
+            raise ConfigurationError(_OWN_MASKS)
+        return index, read_together(None, other, known=index.ids, **given)[1]
+    cohort, second = read_together(training, other, masks=masks, **given)
+    assert cohort is not None
+    return cohort, second
 
 
 def check_patients(patients: Any, training: Any, other: Any) -> None:
@@ -149,16 +181,21 @@ def synthetic_of(result: DetectionResult, source: Any = None) -> Cohort:
     return Cohort.of(source, masks=masks_of_result(result) if in_files else None)
 
 
-def validation_of(result: DetectionResult, *, masks: Any = None, patients: Any = None) -> Cohort | None:
+def validation_of(
+    result: DetectionResult, *, masks: Any = None, patients: Any = None, patient_pattern: str | None = None
+) -> Cohort | None:
     """The unseen real images of a run, found as the synthetic ones are; None where it had none.
+
+    Args:
+        masks, patients, patient_pattern: as `Cohort.of` takes them.
 
     Raises:
         InputError: the images are in neither place, or all of them are others now.
     """
     held = result.inputs
-    if masks is None and patients is None and isinstance(held, RunInputs):
+    if masks is None and patients is None and patient_pattern is None and isinstance(held, RunInputs):
         return held.validation
-    return validation_of_result(result, masks=masks, patients=patients)
+    return validation_of_result(result, masks=masks, patients=patients, patient_pattern=patient_pattern)
 
 
 def as_result(result: DetectionResult | str | os.PathLike[str]) -> DetectionResult:

@@ -36,6 +36,7 @@ def build_index(
     embedding: Embedder | str | None = None,
     slice_embedding: Embedder | str | None = None,
     patients: Any = None,
+    patient_pattern: str | None = None,
     masks: Any = None,
     strict: bool = False,
     progress: Progress = silent,
@@ -50,6 +51,7 @@ def build_index(
         output: folder to write, by custom `*.rdindex`; an index that is there already is replaced.
         profile, measures, segmenter, embedding, slice_embedding, strict: as `IndexOptions` has them.
         patients: as `Cohort.of` takes it: a CSV `id,patient`, or one patient for each image in memory.
+        patient_pattern: instead, a regular expression whose group is the patient in a case id or path.
         masks: as `Cohort.of` takes it: a folder, or one mask for each image in memory.
         progress: called with (stage, done, total).
 
@@ -68,7 +70,8 @@ def build_index(
         ```
     """
     options = IndexOptions(profile, measures, segmenter, embedding, slice_embedding, strict)
-    return _build(Cohort.of(training, masks=masks, patients=patients, strict=strict), Path(output), options, progress)
+    cohort = Cohort.of(training, masks=masks, patients=patients, patient_pattern=patient_pattern, strict=strict)
+    return _build(cohort, Path(output), options, progress)
 
 
 def open_or_build(
@@ -103,6 +106,7 @@ def append_cases(
     training: Any,
     *,
     patients: Any = None,
+    patient_pattern: str | None = None,
     masks: Any = None,
     strict: bool = False,
     progress: Progress = silent,
@@ -114,7 +118,8 @@ def append_cases(
 
     Args:
         index: the index, or its folder.
-        training, patients, masks: the cohort, as `Cohort.of` takes it; cases that the index has already are left alone.
+        training, patients, patient_pattern, masks: the cohort, as `Cohort.of` takes it; cases that the index has
+            already are left alone.
         strict: raise the InputError of the first case that cannot be used, instead of listing it.
 
     Returns:
@@ -137,7 +142,7 @@ def append_cases(
         ```
     """
     index = index if isinstance(index, TrainingIndex) else TrainingIndex.open(Path(index))
-    cohort = Cohort.of(training, masks=masks, patients=patients, strict=strict)
+    cohort = Cohort.of(training, masks=masks, patients=patients, patient_pattern=patient_pattern, strict=strict)
     known = {e.id: e for e in index.entries}
     fresh = tuple(c for c in cohort.cases if c.id not in known)
     for case in cohort.cases:

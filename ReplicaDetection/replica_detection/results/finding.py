@@ -51,7 +51,7 @@ def validation_of_result(result: DetectionResult, **reading: Any) -> Cohort | No
     """The unseen real images of a run, found as the synthetic ones are; None where it had none.
 
     Args:
-        reading: `masks` and `patients`, as `Cohort.read` takes them.
+        reading: `masks`, `patients` and `patient_pattern`, as `Cohort.read` takes them.
 
     Raises:
         InputError: the images are no longer there, or all of them are others now.
