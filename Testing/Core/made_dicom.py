@@ -10,16 +10,40 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    MPEG2MPML,
+    UID,
+    CTImageStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    UID_dictionary,
+    generate_uid,
+)
 
 
 def save_dicom(dataset: FileDataset, target: Any, *, bare: bool = False) -> None:
-    """Writes a DICOM file with whichever pydicom is installed; `bare`: implicit, without preamble and file header."""
+    """Writes a DICOM file with whichever pydicom is installed; `bare`: implicit, without preamble and file header.
+
+    A compressed transfer syntax that this pydicom does not know is written under the name of another one first.
+    """
+    syntax = None if bare else dataset.file_meta.TransferSyntaxUID
+    if syntax is not None and syntax not in UID_dictionary:
+        assert len(syntax) == len(MPEG2MPML)
+        dataset.file_meta.TransferSyntaxUID = MPEG2MPML
+        save_dicom(dataset, target)
+        dataset.file_meta.TransferSyntaxUID = syntax
+        target.write_bytes(target.read_bytes().replace(MPEG2MPML.encode(), syntax.encode(), 1))
+        return
     if int(pydicom.__version__.split(".")[0]) < 3:
-        dataset.is_little_endian, dataset.is_implicit_VR = True, bare
+        dataset.is_little_endian = syntax != ExplicitVRBigEndian
+        dataset.is_implicit_VR = bare or syntax == ImplicitVRLittleEndian
         dataset.save_as(target, write_like_original=bare)
     elif bare:
         dataset.save_as(target, implicit_vr=True, little_endian=True)
+    elif syntax == ExplicitVRBigEndian:
+        pydicom.dcmwrite(target, dataset, implicit_vr=False, little_endian=False, enforce_file_format=True)
     else:
         dataset.save_as(target, enforce_file_format=True)
 
@@ -50,6 +74,13 @@ def dicom_dataset(pixels: np.ndarray | None, **elements: Any) -> FileDataset:
             else:
                 setattr(dataset, name, value)
     return dataset
+
+
+def set_frames(dataset: FileDataset, frames: Sequence[bytes], syntax: str) -> None:
+    """Compressed frames instead of the pixels."""
+    dataset.file_meta.TransferSyntaxUID = UID(syntax)
+    dataset.PixelData = encapsulate(list(frames))
+    dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
 
 
 def set_pixels(dataset: Dataset, pixels: np.ndarray) -> None:

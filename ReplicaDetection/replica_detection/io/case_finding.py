@@ -32,6 +32,7 @@ from replica_detection.io.paths import (
 
 if TYPE_CHECKING:
     from replica_detection.io.dicom import Header
+    from replica_detection.io.dicom_series import Series
 
 RENAME = "Rename one of them, or list the cohort in a CSV with the columns id,image"
 EMPTY_ADVICE = (
@@ -186,15 +187,23 @@ def _by_kind(paths: Iterable[Path], log: ProblemLog) -> tuple[list[Path], list[P
 
 
 def _series_of(
-    paths: list[Path], root: Path, log: ProblemLog, header_of: Callable[[Path], Header] | None = None
+    paths: list[Path],
+    root: Path,
+    log: ProblemLog,
+    header_of: Callable[[Path], Header] | None = None,
+    called: str | None = None,
 ) -> list[Case]:
-    """One case per (folder, SeriesInstanceUID): a copy of a series in another folder is a case of its own."""
+    """One case for each scan of `dicom_series.group`: a copy of a series in another folder is a case of its own.
+
+    `called`: the id of the only scan, for messages.
+    """
     if not paths:
         return []
     from replica_detection.io.dicom import read_header
+    from replica_detection.io.dicom_series import group
 
     header_of = header_of or read_header
-    series: dict[tuple[Path, str], list[tuple[Path, Header]]] = {}
+    found: list[tuple[Path, Header]] = []
     for path in paths:
         try:
             header = header_of(path)
@@ -204,25 +213,42 @@ def _series_of(
         if header.left_out:
             log.ignored.append(Problem(str(path), f"{header.left_out}."))
         else:
-            series.setdefault((path.parent, header.series), []).append((path, header))
-    stacks = Counter(folder for (folder, _), slices in series.items() if len(slices) > 1)
-    names = {key: _series_name(slices, stacks[key[0]] > 1) for key, slices in series.items()}
-    repeated = {name for name, count in Counter(names.values()).items() if count > 1}
+            found.append((path, header))
+    series = group(found)
+    stacks = Counter(part.folder for part in series if len(part.slices) > 1)
+    names = [_series_name(part, root, stacks[part.folder] > 1) for part in series]
+    repeated = {name for name, count in Counter(names).items() if count > 1}
     cases: list[Case] = []
-    for key, slices in series.items():
-        name = names[key]
+    for part, name in zip(series, names, strict=True):
         if name in repeated:
-            name = _free_name(_with_folders(name, key[0], root, is_stack=len(slices) > 1), {case.id for case in cases})
-        cases.append(Case(name, tuple(path for path, _ in slices), patient=slices[0][1].patient))
+            name = _with_folders(name, part.folder, root, is_stack=len(part.slices) > 1)
+            name = _free_name(name, {case.id for case in cases})
+        cases.append(Case(name, part.files, patient=part.header.patient))
+        _tell(part, called or name, log)
     return cases
 
 
-def _series_name(slices: list, several: bool) -> str:
-    path, header = slices[0]
-    if len(slices) == 1:
+def _tell(part: Series, name: str, log: ProblemLog) -> None:
+    """Problems of what lies beside a scan: files that are no slice of it, and slices that do not continue it."""
+    count = len(part.slices)
+    kept = f"scan {name!r}, which keeps its {count} {'slices' if count > 1 else 'slice'}"
+    for path, reason in part.foreign:
+        log.add(InputError(path, f"{reason}: it is no slice of {kept}", "Move it out of the cohort"))
+    if part.apart is not None:
+        found = (
+            f"states the series of the slices in {part.apart}, which they do not continue at an even gap: scan "
+            f"{name!r} holds these {count} alone"
+        )
+        log.add(InputError(part.files[0], found, "Put all slices of one scan into one folder, or export both again"))
+
+
+def _series_name(part: Series, root: Path, several: bool) -> str:
+    path, header = part.slices[0]
+    if len(part.slices) == 1:
         return file_stem(path)
-    # A linked folder goes by the name that it has here.
-    folder = composed(Path(os.path.abspath(path.parent)).name)  # noqa: PTH100 resolve() would follow the link
+    # Files right below `root` in several folders have no folder of their own; a linked folder goes by its name here.
+    home = path.parent if part.folder == root and path.parent != root else part.folder
+    folder = composed(Path(os.path.abspath(home)).name)  # noqa: PTH100 resolve() would follow the link
     return f"{folder}_{header.number}" if several and header.number else folder
 
 
@@ -245,7 +271,7 @@ def _listed(rows: list[Row], log: ProblemLog) -> list[Case]:
     cases = []
     for row in rows:
         try:
-            case = _listed_case(row)
+            case = _listed_case(row, log)
         except InputError as error:
             log.add(InputError(error.path, f"{error.found} ({row.origin})", error.advice))
             continue
@@ -261,7 +287,7 @@ def _listed(rows: list[Row], log: ProblemLog) -> list[Case]:
     return cases
 
 
-def _listed_case(row: Row) -> Case:
+def _listed_case(row: Row, log: ProblemLog) -> Case:
     name = file_stem(row.image) if row.id is None else row.id
     fault = id_fault(name)
     if fault:
@@ -272,12 +298,14 @@ def _listed_case(row: Row) -> Case:
         if not (is_image_name(image) or is_dicom_name(image)):
             raise InputError(row.image, "is in no format that can be read", EMPTY_ADVICE)
         return Case(name, (image,), patient=row.patient)
-    inner = ProblemLog(strict=True)
+    inner = ProblemLog(log.strict)
     paths = [path for path in walk(row.image, inner.add) if is_regular(path) and is_dicom_name(path)]
-    series = _series_of(paths, row.image, inner)
+    series = _series_of(paths, row.image, inner, called=name)
     if len(series) != 1:
         advice = "List one folder for each series, or the file itself"
         raise InputError(row.image, f"is a folder with {len(series)} DICOM series instead of one", advice)
+    log.problems += inner.problems
+    log.ignored += inner.ignored
     return replace(series[0], id=name, patient=row.patient or series[0].patient)
 
 

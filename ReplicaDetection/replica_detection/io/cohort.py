@@ -68,10 +68,10 @@ class Cohort:
         No voxels are read, but those of a few files that have the name of another one, which may be its mask.
 
         Args:
-            source: a folder, searched recursively (hidden files are skipped; files of a DICOM series in one folder are
-                one case; masks beside their images are no images; a Decathlon folder with `dataset.json` and
-                `imagesTr` is read by that list; the folders of nnU-Net and BIDS are understood); a CSV
-                `id,image[,mask][,patient]` with paths relative to it, separated by comma, semicolon or tab; a
+            source: a folder, searched recursively (hidden files are skipped; the files of a DICOM series are one case,
+                in one folder or several; masks beside their images are no images; a Decathlon folder with
+                `dataset.json` and `imagesTr` is read by that list; the folders of nnU-Net and BIDS are understood);
+                a CSV `id,image[,mask][,patient]` with paths relative to it, separated by comma, semicolon or tab; a
                 Decathlon `dataset.json` (its training part; its test part only where there is no training part);
                 or one image file.
             masks: folder of masks. A case's mask is named by the case id, or else by the image file; `_seg`, `-label`,

@@ -1,9 +1,8 @@
-"""DICOM: headers for grouping files, and series or multi-frame files as volumes on an even, orthogonal grid."""
+"""DICOM: headers for grouping files, and series or multi-frame files as images."""
 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,34 +11,54 @@ from typing import Any
 import numpy as np
 
 from replica_detection.errors import InputError
-from replica_detection.io.formats import (
-    DAMAGED,
-    LPS_TO_RAS,
-    Decoded,
-    input_errors,
-    looks_like,
-    quiet_itk,
-    require_spacing,
-    squeezed_shape,
-)
+from replica_detection.io.dicom_pixels import Scale, colour_of, read_frames, require_grey
+from replica_detection.io.dicom_stack import EXPORT, Slice, volume_of
+from replica_detection.io.formats import DAMAGED, Decoded, input_errors, looks_like, squeezed_shape
 
-# Largest size of an even, straight grid, as a multiple of the voxels in its slices.
-GROWTH = 8
-EXPORT = "Export the series again as one volume with one image per slice position, or convert it to NIfTI"
+# Classes of images that show a projection, and the modalities of those that other classes hold: never a stack.
+_PROJECTIONS = "1.2.840.10008.5.1.4.1.1."
+_PROJECTION_CLASSES = ("1", "1.1", "1.1.1", "1.2", "1.2.1", "1.3", "1.3.1", "12.1", "12.2")
+_PROJECTION_MODALITIES = ("CR", "DX", "IO", "MG", "PX", "RF", "RG", "XA")
 
 
 @dataclass(frozen=True)
 class Header:
     """Fields of one file that grouping needs.
 
-    `patient` is the start (12 hexadecimal digits) of the SHA-256 of PatientID, None without one. `left_out` is the
-    reason why the file is not a slice of a volume; empty where it is one.
+    Attributes:
+        series, study, instance: UIDs, "" where not stated.
+        number: SeriesNumber as text, "" where not stated.
+        patient: the start (12 hexadecimal digits) of the SHA-256 of PatientID, None without one.
+        left_out: the reason why the file is not a slice of a volume; empty where it is one.
+        colour: photometric interpretation of a colour image, "" for grey values.
+        projection: a radiograph or the like, which is an image by itself.
+        kind: SOP class, "" where not stated.
+        size: rows and columns.
+        directions: along the rows and the columns (6 numbers, LPS), None where not stated.
+        spacing: between rows and between columns (mm), None where not stated.
+        position: of the first voxel (mm, LPS), None where not stated.
     """
 
     series: str
     number: str
     patient: str | None
     left_out: str
+    study: str = ""
+    instance: str = ""
+    colour: str = ""
+    projection: bool = False
+    kind: str = ""
+    size: tuple[int, ...] = ()
+    directions: tuple[float, ...] | None = None
+    spacing: tuple[float, ...] | None = None
+    position: tuple[float, ...] | None = None
+
+
+_HEADER_TAGS = [
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "PatientID", "Modality",
+    "ImageType", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "ImagePositionPatient",
+    "ImageOrientationPatient", "PixelSpacing",
+]  # fmt: skip
 
 
 def read_header(path: Path) -> Header:
@@ -48,53 +67,64 @@ def read_header(path: Path) -> Header:
     Raises:
         InputError: it is not DICOM, or it is an image without a size.
     """
-    tags = ["SOPClassUID", "SeriesInstanceUID", "SeriesNumber", "PatientID", "ImageType", "Rows", "Columns"]
     with input_errors(path, "DICOM"):
-        dataset = _dataset(path, stop_before_pixels=True, specific_tags=tags)
+        dataset = _dataset(path, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
         patient = str(dataset.get("PatientID") or "").strip()
         number = dataset.get("SeriesNumber")
+        position = _vector(dataset.get("ImagePositionPatient"), 3)
+        left_out = _left_out(path, dataset)
         return Header(
             series=str(dataset.get("SeriesInstanceUID") or ""),
             number="" if number is None else str(number),
             patient=hashlib.sha256(patient.encode()).hexdigest()[:12] if patient else None,
-            left_out=_left_out(path, dataset),
+            left_out=left_out,
+            study=str(dataset.get("StudyInstanceUID") or ""),
+            instance=str(dataset.get("SOPInstanceUID") or ""),
+            colour=colour_of(dataset),
+            projection=not left_out and _is_projection(dataset, position),
+            kind=_kind(dataset),
+            size=(int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)),
+            directions=_numbers(_vector(dataset.get("ImageOrientationPatient"), 6)),
+            spacing=_numbers(_vector(dataset.get("PixelSpacing"), 2)),
+            position=_numbers(position),
         )
 
 
 def read_dicom(files: Sequence[Path]) -> Decoded:
     """Read one image (X, Y), or a volume (X, Y, Z) from a series or a multi-frame file. CT in HU.
 
-    X runs along the rows and Y along the columns; slices are sorted along their normal. Rescale slope and intercept
-    are applied per slice, MONOCHROME1 is inverted within its stored range. Slices at uneven gaps are interpolated
-    linearly along the normal to even ones near the median gap (the first and last slice stay); slices that do not
-    follow the normal (gantry tilt) are resampled linearly at their true position on a wider grid, filled with the
-    minimum. Warnings report both. Without any position the slices keep the order of InstanceNumber.
+    X runs along the rows and Y along the columns; slices are sorted along their normal. Rescale slope and intercept,
+    or the modality table, are applied per slice, MONOCHROME1 is inverted within its stored range; padding of CT is air,
+    -1024 HU. Slices at uneven gaps are interpolated linearly along the normal to even ones near the median gap (the
+    first and last slice stay); slices that do not follow the normal (gantry tilt) are resampled linearly at their true
+    position on a wider grid, filled with the minimum. Warnings report both. Without any position the slices keep the
+    order of InstanceNumber.
 
     Raises:
-        InputError: colour, no pixels, slices that differ in size, direction or voxel size, several slices at one
-            position (time points, echoes), or a damaged file.
+        InputError: colour, no pixels, an encoding that cannot be decoded, slices that differ in size, direction or
+            voxel size, several slices at one position (time points, echoes), or a damaged file.
     """
-    slices = [piece for file in files for piece in _slices(file)]
+    slices: list[Slice] = []
+    series: list[str] = []
+    notes: dict[str, None] = {}
+    for file in files:
+        try:
+            read = _File.read(file)
+        except InputError as error:
+            if len(files) == 1:
+                raise
+            raise InputError(
+                error.path, f"{error.found} (one of the {len(files)} files of a scan, which is not read)", error.advice
+            ) from error
+        slices += read.slices
+        series.append(read.series)
+        notes |= dict.fromkeys(read.notes)
+    if len(files) > 2 and len(set(series)) == len(files):
+        note = f"each of its {len(files)} files states a series of its own (SeriesInstanceUID): stacked by position"
+        notes[note] = None
     path = files[0] if len(files) == 1 else files[0].parent
-    _require_alike(path, slices)
-    squeezed_shape(path, (*slices[0].pixels.shape[::-1], len(slices)))
-    if len(slices) == 1:
-        return _single(slices[0])
-    if any(piece.position is None for piece in slices):
-        return _without_positions(path, slices)
-    return _stacked(path, slices)
-
-
-@dataclass(frozen=True)
-class _Slice:
-    """Pixels (rows, columns) after rescaling; lengths in mm, directions in LPS, None where not stated."""
-
-    pixels: np.ndarray
-    position: np.ndarray | None
-    directions: np.ndarray | None  # (2, 3): along the rows, along the columns
-    spacing: np.ndarray | None  # (2,): between rows, between columns
-    thickness: float | None
-    number: int | None
+    volume = volume_of(path, slices)
+    return Decoded(volume.array, volume.affine, volume.trusted, (*volume.warnings, *notes))
 
 
 def _dataset(path: Path, **options: Any) -> Any:
@@ -108,105 +138,81 @@ def _dataset(path: Path, **options: Any) -> Any:
     return dataset
 
 
+def _kind(dataset: Any) -> str:
+    return str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or "")
+
+
 def _left_out(path: Path, dataset: Any) -> str:
     from pydicom.uid import UID
 
-    kind = UID(str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or "")).name
+    uid = _kind(dataset)
+    kind = UID(uid).name
     if "LOCALIZER" in [str(value).upper() for value in _sequence(dataset.get("ImageType"))]:
         return "is a scout image (localizer)"
     if "Storage" in kind and "Image" not in kind:
         return f"holds no image but {kind.removesuffix(' Storage')}"
     if not (dataset.get("Rows") and dataset.get("Columns")):
+        # The classes of a maker's own objects have no name.
+        if uid and "Rows" not in dataset and "Columns" not in dataset and "Storage" not in kind:
+            return f"holds no image but an object of class {uid}"
         raise InputError(path, "states no image size (Rows, Columns)", DAMAGED)
     return ""
+
+
+def _is_projection(dataset: Any, position: np.ndarray | None) -> bool:
+    kind, modality = _kind(dataset), str(dataset.get("Modality") or "")
+    named = kind.startswith(_PROJECTIONS) and kind.removeprefix(_PROJECTIONS) in _PROJECTION_CLASSES
+    return named or (modality in _PROJECTION_MODALITIES and position is None)
 
 
 def _sequence(value: Any) -> list[Any]:
     return [] if value is None else [value] if isinstance(value, (str, int, float)) else list(value)
 
 
-def _slices(path: Path) -> list[_Slice]:
-    """The slices of one file: one, or one for each frame."""
-    with input_errors(path, "DICOM"):
-        dataset = _dataset(path)
-        _require_grey(path, dataset)
-        frames = int(dataset.get("NumberOfFrames") or 1)
-        shared = dataset.get("SharedFunctionalGroupsSequence") or [None]
-        groups = dataset.get("PerFrameFunctionalGroupsSequence")
-        if frames > 1 and groups is None:
-            reason = f"has {frames} frames without positions (a film or time series)"
-            raise InputError(path, reason, EXPORT)
-        if groups is not None and len(groups) != frames:
-            raise InputError(path, f"has {frames} frames but the positions of {len(groups)}", DAMAGED)
-        squeezed_shape(path, (int(dataset.Columns), int(dataset.Rows), frames))
-        sources = [(group, shared[0], dataset) for group in groups] if groups is not None else [(dataset,)]
-        scales = [_scale(source) for source in sources]
-        stored = _stored_pixels(path, dataset, frames, scales)
-        return [_slice(*item, dataset) for item in zip(stored, sources, scales, strict=True)]
+@dataclass(frozen=True)
+class _File:
+    """Content of one file: one slice, or one for each frame."""
+
+    slices: tuple[Slice, ...]
+    series: str
+    notes: tuple[str, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> _File:
+        with input_errors(path, "DICOM"):
+            dataset = _dataset(path)
+            require_grey(path, dataset)
+            frames = int(dataset.get("NumberOfFrames") or 1)
+            shared = dataset.get("SharedFunctionalGroupsSequence") or [None]
+            groups = dataset.get("PerFrameFunctionalGroupsSequence")
+            if frames > 1 and groups is None:
+                reason = f"has {frames} frames without positions (a film or time series)"
+                raise InputError(path, reason, EXPORT)
+            if groups is not None and len(groups) != frames:
+                raise InputError(path, f"has {frames} frames but the positions of {len(groups)}", DAMAGED)
+            squeezed_shape(path, (int(dataset.Columns), int(dataset.Rows), frames))
+            sources = [(group, shared[0], dataset) for group in groups] if groups is not None else [(dataset,)]
+            pixels, notes = read_frames(path, dataset, [_scale(source) for source in sources])
+            slices = tuple(_slice(*item, dataset) for item in zip(pixels, sources, strict=True))
+            return cls(slices, str(dataset.get("SeriesInstanceUID") or ""), notes)
 
 
-def _require_grey(path: Path, dataset: Any) -> None:
-    if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        raise InputError(path, "holds no pixel data", EXPORT)
-    photometric = str(dataset.get("PhotometricInterpretation") or "MONOCHROME2")
-    if int(dataset.get("SamplesPerPixel") or 1) != 1 or not photometric.startswith("MONOCHROME"):
-        raise InputError(path, f"is a colour image ({photometric})", "Export it as grey values")
-
-
-def _stored_pixels(path: Path, dataset: Any, frames: int, scales: list[tuple[float, float]]) -> np.ndarray:
-    """Stored values (frames, rows, columns), MONOCHROME1 already inverted."""
-    syntax = dataset.file_meta.get("TransferSyntaxUID")
-    if syntax is None:  # files from before part 10 of the standard have no such header
-        dataset.file_meta.TransferSyntaxUID = syntax = _uncompressed_syntax(dataset)
-    stored = _decompressed(path, scales) if syntax.is_compressed else dataset.pixel_array
-    stored = np.asarray(stored, np.float32).reshape(frames, int(dataset.Rows), int(dataset.Columns))
-    if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
-        # low + high of the stored range: 0 ... 2^bits - 1, or -2^(bits-1) ... 2^(bits-1) - 1.
-        ends = -1 if dataset.get("PixelRepresentation") else 2 ** int(dataset.BitsStored) - 1
-        stored = ends - stored
-    return stored
-
-
-def _uncompressed_syntax(dataset: Any) -> Any:
-    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-
-    # pydicom 2 knows no original_encoding.
-    implicit = dataset.original_encoding[0] if hasattr(dataset, "original_encoding") else dataset.is_implicit_VR
-    return ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
-
-
-def _decompressed(path: Path, scales: list[tuple[float, float]]) -> np.ndarray:
-    """Stored values of a compressed file. ITK's decoders apply the rescale, which is undone here."""
-    if len(set(scales)) > 1:
-        raise InputError(path, "is compressed and rescales each frame in another way", "Export it uncompressed")
-    sitk = quiet_itk()
-    image = sitk.ReadImage(str(path), imageIO="GDCMImageIO")
-    slope, intercept = scales[0]
-    return (sitk.GetArrayFromImage(image).astype(np.float64) - intercept) / slope
-
-
-def _scale(source: tuple[Any, ...]) -> tuple[float, float]:
+def _scale(source: tuple[Any, ...]) -> Scale:
     """Slope and intercept; 0 counts as 1, since some writers store a slope of 0 for none."""
     slope = _first(source, "PixelValueTransformationSequence", "RescaleSlope")
     intercept = _first(source, "PixelValueTransformationSequence", "RescaleIntercept")
-    return float(slope or 1), float(intercept or 0)
+    return Scale(float(slope or 1), float(intercept or 0), intercept is not None)
 
 
-def _slice(stored: np.ndarray, source: tuple[Any, ...], scale: tuple[float, float], dataset: Any) -> _Slice:
-    slope, intercept = scale
-    pixels = stored * np.float32(slope) + np.float32(intercept)
-    if "ModalityLUTSequence" in dataset:
-        from pydicom.pixel_data_handlers.util import apply_modality_lut  # where pydicom 2 and 3 both have it
-
-        pixels = apply_modality_lut(stored.astype(np.int64), dataset)
+def _slice(pixels: np.ndarray, source: tuple[Any, ...], dataset: Any) -> Slice:
     directions = _vector(_first(source, "PlaneOrientationSequence", "ImageOrientationPatient"), 6)
     spacing = _vector(_first(source, "PixelMeasuresSequence", "PixelSpacing"), 2)
     if spacing is None:
         spacing = _vector(dataset.get("ImagerPixelSpacing"), 2)
     gap = _first(source, "PixelMeasuresSequence", "SpacingBetweenSlices")
     thickness = gap or _first(source, "PixelMeasuresSequence", "SliceThickness")
-    return _Slice(
-        pixels.astype(np.float32),
+    return Slice(
+        pixels,
         _vector(_first(source, "PlanePositionSequence", "ImagePositionPatient"), 3),
         None if directions is None else directions.reshape(2, 3),
         spacing,
@@ -233,163 +239,5 @@ def _vector(value: Any, length: int) -> np.ndarray | None:
     return numbers if len(numbers) == length and np.isfinite(numbers).all() else None
 
 
-def _require_alike(path: Path, slices: list[_Slice]) -> None:
-    first = slices[0]
-    for quality, values, tolerance in (
-        ("size", [piece.pixels.shape for piece in slices], 0.0),
-        ("direction", [piece.directions for piece in slices], 1e-3),
-        ("voxel size", [piece.spacing for piece in slices], 1e-4),
-    ):
-        unlike = sum(not _close(value, values[0], tolerance) for value in values)
-        if unlike:
-            count = f"{unlike} of {len(slices)} are unlike the first, {_text(values[0])}"
-            reason = f"holds slices that differ in {quality} ({count})"
-            raise InputError(path, reason, EXPORT)
-    if first.directions is not None and not np.allclose(first.directions @ first.directions.T, np.eye(2), atol=1e-3):
-        raise InputError(path, "states slice axes that are not at right angles (ImageOrientationPatient)", EXPORT)
-    if first.spacing is not None:
-        require_spacing(path, first.spacing)
-
-
-def _close(value: Any, other: Any, tolerance: float) -> bool:
-    if value is None or other is None:
-        return value is other
-    return np.allclose(value, other, rtol=0, atol=tolerance)
-
-
-def _text(value: Any) -> str:
-    return "not stated" if value is None else " × ".join(f"{number:g}" for number in np.ravel(value))
-
-
-def _axes(piece: _Slice) -> tuple[np.ndarray, np.ndarray]:
-    """Directions (3, 3) along the rows, the columns and their normal, and the spacing (2,) of X and Y."""
-    rows, columns = piece.directions if piece.directions is not None else np.eye(3)[:2]
-    spacing = piece.spacing if piece.spacing is not None else np.ones(2)
-    # PixelSpacing names the distance between rows first, which is the step along Y.
-    return np.stack([rows, columns, np.cross(rows, columns)]), spacing[::-1]
-
-
-def _affine(axes: np.ndarray, spacing: Sequence[float], origin: np.ndarray) -> np.ndarray:
-    affine = np.eye(4)
-    affine[:3, :3] = axes.T * np.asarray(spacing)
-    affine[:3, 3] = origin
-    return LPS_TO_RAS @ affine
-
-
-def _single(piece: _Slice) -> Decoded:
-    axes, spacing = _axes(piece)
-    origin = piece.position if piece.position is not None else np.zeros(3)
-    affine = _affine(axes, [*spacing, piece.thickness or 1.0], origin)
-    return Decoded(piece.pixels.T, affine, piece.spacing is not None)
-
-
-def _without_positions(path: Path, slices: list[_Slice]) -> Decoded:
-    """A volume of slices without ImagePositionPatient, in the order of InstanceNumber."""
-    missing = sum(piece.position is None for piece in slices)
-    numbers = [piece.number for piece in slices]
-    if missing < len(slices) or None in numbers or len(set(numbers)) < len(numbers):
-        reason = f"has {missing} of {len(slices)} slices without a position (ImagePositionPatient)"
-        raise InputError(path, reason, f"{EXPORT}; single images belong in a CSV, one row each")
-    ordered = sorted(slices, key=lambda piece: piece.number or 0)
-    axes, spacing = _axes(ordered[0])
-    note = "its slices state no position: they keep the order of InstanceNumber, and their gap is the slice thickness"
-    affine = _affine(axes, [*spacing, ordered[0].thickness or 1.0], np.zeros(3))
-    return Decoded(np.stack([piece.pixels.T for piece in ordered], axis=2), affine, False, (note,))
-
-
-def _stacked(path: Path, slices: list[_Slice]) -> Decoded:
-    """A volume of slices sorted along their normal, resampled to even gaps and straightened where necessary."""
-    axes, spacing = _axes(slices[0])
-    positions = np.array([piece.position for piece in slices]) @ axes.T  # (slices, 3) mm along X, Y and the normal
-    order = np.argsort(positions[:, 2], kind="stable")
-    positions = positions[order]
-    stack = np.stack([slices[i].pixels.T for i in order], axis=2)
-    gaps = np.diff(positions[:, 2])
-    if (gaps < 0.01).any():
-        count = 1 + int((gaps >= 0.01).sum())
-        reason = f"holds {len(slices)} slices at {count} positions: several time points, echoes or copies"
-        raise InputError(path, reason, EXPORT)
-    uneven, heights = _even_heights(positions[:, 2])
-    notes = uneven
-    shifts = positions[:, :2] - positions[0, :2]
-    tilt = math.degrees(math.atan2(np.hypot(*shifts[-1]), positions[-1, 2] - positions[0, 2]))
-    # Rounded positions deviate by less than a tenth of a pixel.
-    tilted = bool((np.abs(shifts) > 0.1 * spacing).any())
-    origin = positions[0].copy()
-    if tilted or uneven:
-        _require_room(path, stack.shape, np.ptp(positions[:, :2], axis=0) / spacing if tilted else np.zeros(2), heights)
-    if tilted:
-        notes += (f"its slices are sheared by {tilt:.1f} degrees (gantry tilt): it was straightened",)
-        origin[:2] = positions[:, :2].min(axis=0)
-        stack = _straightened(path, stack, (positions[:, :2] - origin[:2]) / spacing)
-    if uneven:
-        squeezed_shape(path, (*stack.shape[:2], len(heights)))
-        stack = _interpolated(stack, positions[:, 2], heights)
-    affine = _affine(axes, [*spacing, heights[1] - heights[0]], origin @ axes)
-    stated = slices[0].directions is not None and slices[0].spacing is not None
-    if not stated:
-        notes += ("its slices state no direction or no pixel spacing",)
-    return Decoded(stack, affine, stated, notes)
-
-
-def _require_room(path: Path, shape: Sequence[int], shifts: np.ndarray, heights: np.ndarray) -> None:
-    """Raises InputError where the even, straight grid would need many times the voxels of the slices."""
-    wide = (np.array(shape[:2]) + shifts).prod() * len(heights)
-    if not wide <= GROWTH * math.prod(shape):
-        reason = f"holds slices so far apart that an even grid has more than {GROWTH} times their voxels"
-        raise InputError(path, reason, EXPORT)
-
-
-def _tolerance(gaps: np.ndarray) -> float:
-    """Tolerance of positions (mm): they are stored with few digits, so up to 2 % of a gap is rounding."""
-    return max(0.01, 0.02 * float(gaps.mean()))
-
-
-def _even_heights(heights: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
-    """A warning where the gaps are uneven, and even heights (mm along the normal) with nearly the median gap."""
-    gaps = np.diff(heights)
-    even = np.linspace(heights[0], heights[-1], len(heights))
-    if np.allclose(even, heights, rtol=0, atol=_tolerance(gaps)):
-        return (), even
-    # A file may state any positions: the count is bounded before the array is allocated.
-    count = max(1, round(min((heights[-1] - heights[0]) / float(np.median(gaps)), GROWTH * len(heights)))) + 1
-    even = np.linspace(heights[0], heights[-1], count)
-    note = (
-        f"its slice gaps are uneven, {gaps.min():.2f} to {gaps.max():.2f} mm: "
-        f"{len(heights)} slices were interpolated to {count} at {even[1] - even[0]:.2f} mm"
-    )
-    return (note,), even
-
-
-def _straightened(path: Path, stack: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Slices shifted by `offsets` (slices, 2) >= 0 pixels onto a grid that holds them all; outside is the minimum."""
-    room = [n + math.ceil(extra - 1e-6) for n, extra in zip(stack.shape[:2], offsets.max(axis=0), strict=True)]
-    squeezed_shape(path, (*room, stack.shape[2]))
-    wide = np.empty((*room, stack.shape[2]), np.float32)
-    fill = stack.min()
-    for i, offset in enumerate(offsets):
-        plane = stack[:, :, i]
-        for axis in (0, 1):
-            plane = _shifted(plane, axis, offset[axis], room[axis], fill)
-        wide[:, :, i] = plane
-    return wide
-
-
-def _shifted(plane: np.ndarray, axis: int, offset: float, size: int, fill: float) -> np.ndarray:
-    """The plane shifted along `axis` by `offset` pixels, linearly interpolated, on an axis of `size` pixels."""
-    lines = np.moveaxis(plane, axis, 0)
-    whole, part = divmod(round(offset, 6), 1)
-    padded = np.full((size + 2, lines.shape[1]), fill, np.float32)
-    start = int(whole) + 1
-    padded[start : start + len(lines)] = lines
-    shifted = np.float32(1 - part) * padded[1:-1] + np.float32(part) * padded[:-2]
-    return np.moveaxis(shifted, 0, axis)
-
-
-def _interpolated(stack: np.ndarray, heights: np.ndarray, even: np.ndarray) -> np.ndarray:
-    above = np.clip(np.searchsorted(heights, even), 1, len(heights) - 1)
-    weight = ((even - heights[above - 1]) / (heights[above] - heights[above - 1])).astype(np.float32)
-    result = np.empty((*stack.shape[:2], len(even)), np.float32)
-    for i, (k, w) in enumerate(zip(above, weight, strict=True)):
-        result[:, :, i] = (1 - w) * stack[:, :, k - 1] + w * stack[:, :, k]
-    return result
+def _numbers(vector: np.ndarray | None) -> tuple[float, ...] | None:
+    return None if vector is None else tuple(vector.tolist())
