@@ -228,7 +228,7 @@ def _decoded(
 
 @dataclass(frozen=True)
 class _Stream:
-    """What a codestream says of itself: rows and columns, bits of a value, and its sign."""
+    """Rows and columns, bits of a value, and its sign, as a codestream states them."""
 
     shape: tuple[int, int]
     precision: int
@@ -318,7 +318,7 @@ def _modality_table(path: Path, dataset: Any, layout: _Layout, inverted: bool) -
 
 @dataclass(frozen=True)
 class _Padding:
-    """Which voxels of a CT image hold no measured value: `low` to `high`, or the very bits `pattern`."""
+    """Voxels of a CT image that hold no measured value: `low` to `high`, or the very bits `pattern`."""
 
     low: int
     high: int

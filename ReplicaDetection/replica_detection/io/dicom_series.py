@@ -95,7 +95,10 @@ def _of_one_kind(items: list[Found], colour: list[Found], *, shared: bool) -> li
         kinds.append([item]) if known is None else known.append(item)
     kinds.sort(key=len, reverse=True)
     scan, others = kinds[0], [item for kind in kinds[1:] for item in kind]
-    if len(scan) >= 3 and len(others) <= max(1, len(scan) // 4):
+    few = len(scan) >= 3 and len(others) <= max(1, len(scan) // 4)
+    # Without a slice of its own the scan would have a gap.
+    whole = all(header.kind != scan[0][1].kind for _, header in others) or _places(scan, most=1.5) == "even"
+    if few and whole:
         foreign += [(path, f"differs in {_difference(scan[0][1], header)}") for path, header in others]
         return [_series(scan, foreign)]
     if shared:
@@ -131,15 +134,16 @@ def _heights(found: Sequence[Found]) -> np.ndarray | None:
     return np.sort(np.array([header.position for _, header in found]) @ normal)
 
 
-def _places(found: Sequence[Found]) -> str:
-    """ "even" where slices follow one another at about the same gap, "same" where some share a place, else "uneven"."""
+def _places(found: Sequence[Found], most: float = 2.0) -> str:
+    """ "even" where no gap between slices is more than `most` times another, "same" where some share a place or state
+    none, else "uneven"."""
     heights = _heights(found)
     if heights is None or len(heights) < 2:
         return "same"
     gaps = np.diff(heights)
     if gaps.min() < 0.01:
         return "same"
-    return "even" if gaps.max() <= 2 * gaps.min() + 0.01 else "uneven"
+    return "even" if gaps.max() <= most * gaps.min() + 0.01 else "uneven"
 
 
 def _in_several_folders(series: list[Series]) -> list[Series]:
