@@ -182,7 +182,9 @@ def decide(
     ]
     present = set(synthetic.ids)
     decisions += [
-        Decision(i, False, "its image is no longer there as it was compared", s) for i, s in summaries.items() if i not in present
+        Decision(i, False, "its image is no longer there as it was compared", s)
+        for i, s in summaries.items()
+        if i not in present
     ]
     decisions += [
         Decision("", False, f"could not be read: {why}", files=(Path(path),))
