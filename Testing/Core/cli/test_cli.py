@@ -51,6 +51,7 @@ def test_detect_from_folders_to_tables_and_report(data, tmp_path):
         "neighbors.npz",
         "alignments.json",
         "detection.json",
+        "places.json",
         "report",
         "index.rdindex",
     }

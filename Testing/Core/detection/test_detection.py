@@ -91,7 +91,7 @@ def test_result_folder_round_trip(planted, tmp_path):
     result = run(planted)
     result.write(tmp_path / "résultat")
     names = sorted(p.name for p in (tmp_path / "résultat").iterdir())
-    assert names == ["alignments.json", "detection.json", "matches.csv", "neighbors.npz", "summary.csv"]
+    assert names == ["alignments.json", "detection.json", "matches.csv", "neighbors.npz", "places.json", "summary.csv"]
     again = DetectionResult.read(tmp_path / "résultat")
     assert again.summary == result.summary
     assert again.matches == result.matches
