@@ -95,6 +95,7 @@ def _dice(a: np.ndarray, b: np.ndarray) -> float:
 
 def _judged(folder: Path, prepared: dict[str, list]) -> DetectionResult:
     from replica_detection.detection.distances import Distances
+    from replica_detection.detection.null_pool import NullPool
     from replica_detection.detection.verdicts import assign_verdicts
     from replica_detection.measures import MEASURES as CLASSES
 
@@ -104,10 +105,10 @@ def _judged(folder: Path, prepared: dict[str, list]) -> DetectionResult:
         Distances(tuple(name for name, *arrays in group), _distances(group, training), kind="validation")
         for group in (prepared["synthetic"], prepared["real"])
     )
-    index: Any = SimpleNamespace(ids=ids, patients=None)
-    judged = assign_verdicts(
-        found, null, [CLASSES[name](_preparation()) for name in MEASURES], index, k=TRAINING, alpha=ALPHA
-    )
+    index: Any = SimpleNamespace(ids=ids, patients=np.arange(len(ids)), voxels=("",) * len(ids))
+    measures = [CLASSES[name](_preparation()) for name in MEASURES]
+    pool = NullPool.of([null], measures, index, k=TRAINING)
+    judged = assign_verdicts(found, pool, measures, index, k=TRAINING, alpha=ALPHA)
     run = RunInfo(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         alpha=ALPHA,

@@ -9,10 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from replica_detection.detection.comparison import compare
 from replica_detection.detection.detector import DetectionOptions, collected, resolve_device
 from replica_detection.detection.distances import Distances
+from replica_detection.detection.identity import identical_pairs
 from replica_detection.detection.null_distances import cross_fitted_distances
+from replica_detection.detection.null_pool import NullPool
 from replica_detection.detection.queries import CohortQueries, IndexQueries
 from replica_detection.detection.run_inputs import cohorts_of_run, index_from
 from replica_detection.detection.verdicts import assign_verdicts
@@ -21,19 +25,21 @@ from replica_detection.index.training_index import TrainingIndex
 from replica_detection.io.cohort import Cohort, Problem
 from replica_detection.measures import Measure
 from replica_detection.progress import Progress, silent
-from replica_detection.results.result import FLAGGED, Verdicts
+from replica_detection.results.result import Verdicts
 from replica_detection.util.csv_tables import write_rows
 from replica_detection.util.files import atomic_write
 
-VERDICTS = {"replica": "near-duplicate", "suspicious": "suspicious"}
+VERDICTS = {"replica": "near-duplicate", "suspicious": "suspicious", "undecided": "undecided"}
 
 
 @dataclass(frozen=True)
 class DuplicatePair:
     """Two cases of a cohort that are nearer to each other than different patients are.
 
-    `verdict`: `identical` (equal under every measure), `near-duplicate` (q <= alpha, or so near that the
-    case was left out of the null) or `suspicious` (p <= alpha). `values` holds each measure's value for the pair.
+    `verdict`: `identical` (the same image, of one patient or of two; a case is paired with the first that it equals),
+    `near-duplicate` (q <= alpha, or so near that the case was left out of the null), `suspicious` (p <= alpha) or
+    `undecided` (nearer than every pair of the null, which is too small to say more). `values` holds each measure's
+    value for the pair.
     """
 
     first_id: str
@@ -133,12 +139,14 @@ def find_duplicates(
     )
     chosen = index.measures(options.measures, resolve_device(options.device), aligning=options.align)
     if second is None:
-        queries = IndexQueries(index, range(len(index)))
-        found = null = compare(queries, index, chosen, kind="cross-fitted", progress=progress)
+        own = IndexQueries(index, range(len(index)))
+        found = null = compare(own, index, chosen, across_patients=True, kind="cross-fitted", progress=progress)
     else:
         null = cross_fitted_distances(index, chosen, size=options.null_size, progress=progress)
-        found = compare(CohortQueries(second, index, strict=options.strict), index, chosen, progress=progress)
-    verdicts = assign_verdicts(found, null, chosen, index, k=options.k, alpha=options.alpha)
+        queries = CohortQueries(second, index, strict=options.strict)
+        found = compare(queries, index, chosen, across_patients=True, progress=progress)
+    pool = NullPool.of([null], chosen, index, k=options.k)
+    verdicts = assign_verdicts(found, pool, chosen, index, k=options.k, alpha=options.alpha)
     return Duplicates(
         tuple(_pairs(found, verdicts, chosen, index, inside=second is None)),
         len(found.ids),
@@ -152,27 +160,35 @@ def find_duplicates(
 def _pairs(
     found: Distances, verdicts: Verdicts, measures: Sequence[Measure], index: TrainingIndex, *, inside: bool
 ) -> list[DuplicatePair]:
-    """The flagged pairs, each once, identical ones first, then by falling score."""
+    """The pairs that are too alike, each once, identical ones first, then by falling score."""
     position = {id: i for i, id in enumerate(index.ids)}
-    row = {id: i for i, id in enumerate(found.ids)}
-    value = {m.name: m.value for m in measures}
+    same = identical_pairs(found, index, measures)
     pairs: dict[tuple[str, str], DuplicatePair] = {}
-    for case in verdicts.summary:
-        near = case.nearest_training_id
-        if case.verdict not in FLAGGED or not near:
-            continue
-        distances = {n: float(d[row[case.synthetic_id], position[near]]) for n, d in found.by_measure.items()}
-        ids = (near, case.synthetic_id)
-        first, second = (min(ids), max(ids)) if inside else ids
+    for i, case in enumerate(verdicts.summary):
+        twin = next(iter(np.flatnonzero(same[i])), None)
+        near = case.nearest_training_id if twin is None else index.ids[twin]
         # What was too near for the null of this very cohort is no mere suspicion.
         too_near = inside and case.synthetic_id in verdicts.null.removed
-        verdict = "near-duplicate" if too_near else VERDICTS[case.verdict]
-        verdict = verdict if any(distances.values()) else "identical"
-        values = {n: value[n](d) if math.isfinite(d) else math.nan for n, d in distances.items()}
+        verdict = "near-duplicate" if too_near else VERDICTS.get(case.verdict, "")
+        if twin is not None:
+            verdict = "identical"
+        if not verdict or not near:
+            continue
+        ids = (near, case.synthetic_id)
+        first, second = (min(ids), max(ids)) if inside else ids
+        values = {m.name: _value(m, found, i, position[near], identical=twin is not None) for m in measures}
         pair = DuplicatePair(first, second, verdict, case.score, values)
         if (first, second) not in pairs or pairs[first, second].score < pair.score:
             pairs[first, second] = pair
     return sorted(pairs.values(), key=lambda p: (p.verdict != "identical", -p.score))
+
+
+def _value(measure: Measure, found: Distances, row: int, column: int, *, identical: bool) -> float:
+    """The measure's value of a pair; NaN where it was not computed."""
+    distance = float(found.by_measure[measure.name][row, column])
+    if not math.isfinite(distance) and identical and measure.level != "segmentation":
+        distance = 0.0  # a pair of one patient
+    return measure.value(distance) if math.isfinite(distance) else math.nan
 
 
 def write_duplicates(pairs: Sequence[DuplicatePair], folder: Path, picture: Callable[[str, str], bytes | None]) -> None:

@@ -148,7 +148,8 @@ def _to_other(index: TrainingIndex, measure: Measure, positions: np.ndarray) -> 
     positions = positions[positions >= 0]
     for start in range(0, len(positions), _BLOCK):
         part = positions[start : start + _BLOCK]
-        table = compare(IndexQueries(index, part.tolist()), index, [measure], stage="training")
+        queries = IndexQueries(index, part.tolist())
+        table = compare(queries, index, [measure], across_patients=True, stage="training")
         to_other[part] = table.by_measure[measure.name].min(1)
     return to_other
 

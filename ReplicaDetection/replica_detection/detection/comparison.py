@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,7 @@ def compare(
     index: TrainingIndex,
     measures: Sequence[Measure],
     *,
+    across_patients: bool = False,
     left_out: np.ndarray | None = None,
     stage: str = "comparing",
     kind: str = "",
@@ -35,10 +36,12 @@ def compare(
 ) -> Distances:
     """Distances of all queries to all cases of the index, under each measure.
 
-    Left out (+inf) are pairs of one patient, a case of the index with itself, and every pair with a training case in
-    `left_out`. At most one block of queries and two blocks of training cases are in memory.
+    Left out (+inf) are a case of the index with itself, every pair with a training case in `left_out`, and pairs of one
+    patient if `across_patients`. At most one block of queries and two blocks of training cases are in memory.
 
     Args:
+        across_patients: compare different patients only, as null cases are. A synthetic image is compared with all:
+            one that carries a training patient's id may be a copy of that very patient's scan.
         left_out: (N,) bool.
         stage: name of the work for `progress`.
         kind: kept in the result, see `Distances`.
@@ -54,7 +57,12 @@ def compare(
             collected.problems.append(block)
             meter.done += len(index) * len(measures)
             continue
-        excluded = _excluded_pairs(block, training_patients, own_position)
+        same_patient = _pairs_of_one_patient(block, training_patients)
+        excluded = _own_pairs(block, own_position, len(index))
+        if across_patients:
+            excluded |= same_patient
+        else:
+            collected.warnings += _carried_ids(block, same_patient & ~excluded)
         if left_out is not None:
             excluded |= left_out
         outputs = _streamed(block, index, measures, meter.advance)
@@ -99,6 +107,8 @@ class _Collector:
         self.problems: list[Problem] = []
         self.warnings: list[tuple[str, str]] = []
         self.affines: list[np.ndarray] = []
+        self.voxels: list[str] = []
+        self.left_out: list[int] = []
         self.seconds_aligning = 0.0
 
     def add(self, block: QueryBlock, outputs: Mapping[str, MeasureOutput], excluded: np.ndarray) -> None:
@@ -109,11 +119,15 @@ class _Collector:
         self.ids += block.ids
         self.warnings += block.warnings
         self.affines += block.affines
+        self.voxels += block.voxels
+        self.left_out += excluded.sum(1).tolist()
 
     def distances(self, kind: str) -> Distances:
         return Distances(
             ids=tuple(self.ids),
             by_measure={name: self._stacked([o.distances for o in blocks]) for name, blocks in self.outputs.items()},
+            voxels=tuple(self.voxels),
+            left_out=tuple(self.left_out),
             problems=tuple(self.problems),
             warnings=tuple(self.warnings),
             kind=kind,
@@ -182,12 +196,26 @@ def _aligned(
     return outputs
 
 
-def _excluded_pairs(block: QueryBlock, training_patients: np.ndarray, own_position: Mapping[str, int]) -> np.ndarray:
-    """(Q, N) bool: pairs of one patient, and of a case with itself."""
-    excluded = np.zeros((len(block.ids), len(training_patients)), bool)
-    for i, (id, patient) in enumerate(zip(block.ids, block.patients, strict=True)):
+def _pairs_of_one_patient(block: QueryBlock, training_patients: np.ndarray) -> np.ndarray:
+    """(Q, N) bool: pairs of one patient, as far as patients are known."""
+    same = np.zeros((len(block.ids), len(training_patients)), bool)
+    for i, patient in enumerate(block.patients):
         if patient is not None:
-            excluded[i] = training_patients == patient
+            same[i] = training_patients == patient
+    return same
+
+
+def _own_pairs(block: QueryBlock, own_position: Mapping[str, int], training_cases: int) -> np.ndarray:
+    """(Q, N) bool: pairs of a case of the index with itself."""
+    own = np.zeros((len(block.ids), training_cases), bool)
+    for i, id in enumerate(block.ids):
         if id in own_position:
-            excluded[i, own_position[id]] = True
-    return excluded
+            own[i, own_position[id]] = True
+    return own
+
+
+def _carried_ids(block: QueryBlock, same_patient: np.ndarray) -> Iterator[tuple[str, str]]:
+    """(case id, text) of the queries that state a training patient's id, as a copied DICOM header does."""
+    for id, row in zip(block.ids, same_patient, strict=True):
+        if row.any():
+            yield id, "the file carries the patient id of a training case; it was compared with that case all the same"

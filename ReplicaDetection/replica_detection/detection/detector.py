@@ -17,10 +17,11 @@ import numpy as np
 from replica_detection.detection.comparison import compare
 from replica_detection.detection.distances import Distances
 from replica_detection.detection.null_distances import cross_fitted_distances, holdout_distances
+from replica_detection.detection.null_pool import NullPool
 from replica_detection.detection.queries import CohortQueries
 from replica_detection.detection.run_inputs import RunInputs, cohorts_of_run, index_from
 from replica_detection.detection.verdicts import assign_verdicts
-from replica_detection.errors import ConfigurationError
+from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.index.options import IndexOptions
 from replica_detection.index.training_index import TrainingIndex
 from replica_detection.io.cohort import Cohort
@@ -45,7 +46,7 @@ class DetectionOptions:
         k: neighbourhood of the distance ratio, in cases.
         alpha: error rate of the verdicts, between 0 and 1.
         device: `auto`, `cpu` or `cuda`.
-        null_size: largest number of training cases for a cross-fitted null.
+        null_size: largest number of null cases: training cases fill up what the validation scans leave of it.
         strict: raise the InputError of the first image that cannot be used, instead of listing it.
         align: also find copies that were mirrored, rotated, shifted or scaled.
         calibration: readers' thresholds, which then decide the verdicts instead of the null.
@@ -94,12 +95,13 @@ class Detector:
 
     Args:
         index: the training cohort.
-        validation: the holdout: real scans that the generator never saw. Without it the null comes from the training
-            cohort, each case compared with the cases of other patients.
+        validation: the holdout: real scans that the generator never saw. They are pooled with training cases, each
+            compared with the cases of other patients, as long as the two agree; without them these alone are the null.
         progress: called with (stage, done, total).
 
     Raises:
         ConfigurationError: options that do not fit the index.
+        InputError: with `strict`, a validation image cannot be used, or more than half of them are training images.
     """
 
     def __init__(
@@ -115,11 +117,25 @@ class Detector:
         self.measures = index.measures(self.options.measures, self.device, aligning=self.options.align)
         self._clock = _Clock()
         with self._clock.stage("null"):
-            self.null = (
-                cross_fitted_distances(index, self.measures, size=self.options.null_size, progress=progress)
-                if validation is None
-                else holdout_distances(validation, index, self.measures, strict=self.options.strict, progress=progress)
-            )
+            parts = self._null_parts(progress)
+            self.null = NullPool.of(parts, self.measures, index, k=self.options.k)
+        self._holdout = parts[0] if validation is not None else None
+        if self.null.refused and self.options.strict and validation is not None:
+            advice = "Without --strict the training scans alone are the null"
+            raise InputError(validation.source, self.null.warnings[0], advice)
+
+    def _null_parts(self, progress: Progress) -> list[Distances]:
+        """Distances of the holdout, if there is one, and of training cases among themselves, where these are fair."""
+        index, options, parts = self.index, self.options, []
+        if self.validation is not None:
+            strict = options.strict
+            parts.append(holdout_distances(self.validation, index, self.measures, strict=strict, progress=progress))
+            if options.calibration is not None or any(m.saw_training for m in self.measures):
+                return parts
+        size = options.null_size - sum(len(part.ids) for part in parts)
+        if size > 0 or not parts:
+            parts.append(cross_fitted_distances(index, self.measures, size=size, progress=progress))
+        return parts
 
     def detect(self, synthetic: Cohort, *, masks: Path | None = None, progress: Progress = silent) -> DetectionResult:
         """Compares every case of a cohort with every training case and assigns verdicts.
@@ -166,7 +182,7 @@ class Detector:
         masks: Path | None,
         timings: dict[str, float],
     ) -> RunInfo:
-        index, options, null = self.index, self.options, self.null
+        index, options = self.index, self.options
         return RunInfo(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             alpha=options.alpha,
@@ -175,7 +191,9 @@ class Detector:
             profile=to_json({**index.preparation.to_json(), "description": index.preparation.describe()}),
             synthetic=_cohort_info(synthetic, distances),
             training=CohortInfo(index.source, len(index), tuple((p.path, p.message) for p in index.problems)),
-            validation=None if self.validation is None else _cohort_info(self.validation, null),
+            validation=None
+            if self.validation is None or self._holdout is None
+            else _cohort_info(self.validation, self._holdout),
             index=absolute(index.folder),
             measures=verdicts.measures,
             null=verdicts.null,
@@ -185,12 +203,13 @@ class Detector:
             versions=package_versions(),
             warnings=(
                 *verdicts.warnings,
+                *(("look at copies among them with `replica-detection duplicates`",) if self.null.removed else ()),
                 *self._saw_training(),
                 *collected(index.warnings, "training image"),
-                *collected(null.warnings if self.validation is not None else (), "validation image"),
+                *collected(self._holdout.warnings if self._holdout is not None else (), "validation image"),
                 *collected(distances.warnings, "synthetic image"),
             ),
-            details=self._details(distances, verdicts.null.removed),
+            details=self._details(distances),
             options={
                 "null_size": options.null_size,
                 "strict": options.strict,
@@ -209,13 +228,12 @@ class Detector:
                 "fair null for it; give unseen real images as validation"
             )
 
-    def _details(self, distances: Distances, removed: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
+    def _details(self, distances: Distances) -> dict[str, dict[str, list[Any]]]:
         """Further columns of the measures (`Measure.describe`), by measure and name."""
-        kept = [i for i, id in enumerate(self.null.ids) if id not in set(removed)]
         described = {}
         for m in self.measures:
             output = MeasureOutput(distances.by_measure[m.name], distances.details.get(m.name, {}))
-            described[m.name] = m.describe(output, self.null.by_measure[m.name][kept], self.index.ids)
+            described[m.name] = m.describe(output, self.null.by_measure[m.name], self.index.ids)
         return {name: columns for name, columns in described.items() if columns}
 
 

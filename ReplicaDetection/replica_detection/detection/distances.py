@@ -19,6 +19,8 @@ class Distances:
     Args:
         ids: of the queries.
         by_measure: (Q, N) float64 by name; +inf for a pair that is left out.
+        voxels: `PreparedImage.voxels` of each query, "" where it is not known; empty if it is known of none.
+        left_out: for each query the number of training cases that it was not compared with; empty if there are none.
         problems: query files that could not be read.
         warnings: (case id, text).
         kind: for queries that serve as null cases, which ones: "validation" or "cross-fitted".
@@ -30,6 +32,8 @@ class Distances:
 
     ids: tuple[str, ...]
     by_measure: dict[str, np.ndarray]
+    voxels: tuple[str, ...] = ()
+    left_out: tuple[int, ...] = ()
     problems: tuple[Problem, ...] = ()
     warnings: tuple[tuple[str, str], ...] = ()
     kind: str = ""

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from replica_detection.io.cohort import Cohort
 from replica_detection.measures import Measure
 from replica_detection.progress import Progress, silent
 from replica_detection.util.files import atomic_write
+
+_null_cases = partial(compare, across_patients=True, stage="null")
 
 
 def holdout_distances(
@@ -43,7 +46,7 @@ def holdout_distances(
     queries = CohortQueries(holdout, index, strict=strict)
 
     def compute(wanted: Sequence[Measure]) -> Distances:
-        return compare(queries, index, wanted, stage="null", kind="validation", progress=progress)
+        return _null_cases(queries, index, wanted, kind="validation", progress=progress)
 
     return _cached(["validation", files], compute, index, measures)
 
@@ -68,7 +71,7 @@ def cross_fitted_distances(
         fitted = [m for m in wanted if m.is_fitted_on_training]
         others = [m for m in wanted if m not in fitted]
         queries = IndexQueries(index, positions)
-        distances = compare(queries, index, others, stage="null", kind="cross-fitted", progress=progress)
+        distances = _null_cases(queries, index, others, kind="cross-fitted", progress=progress)
         refitted = _refitted_distances(index, fitted, np.array(positions, int), progress) if fitted else {}
         return replace(distances, by_measure={**distances.by_measure, **refitted})
 
@@ -88,7 +91,7 @@ def _refitted_distances(
         refitted = [m.refit_without(index, left_out) for m in measures]
         rows = np.flatnonzero(left_out[positions])
         queries = IndexQueries(index, positions[rows].tolist())
-        part = compare(queries, index, refitted, left_out=left_out, stage="null", progress=progress)
+        part = _null_cases(queries, index, refitted, left_out=left_out, progress=progress)
         for m in measures:
             distances[m.name][rows] = part.by_measure[m.name]
     return distances
@@ -108,13 +111,14 @@ def _cached(
     digest = hashlib.sha256(json.dumps([index.content_id, key]).encode()).hexdigest()[:24]
     stored: dict[str, np.ndarray] = {}
     ids: tuple[str, ...] | None = None
+    voxels: tuple[str, ...] = ()
     for m in measures:
         content = _read(_path(index, digest, m))
         if content is not None:
-            ids, stored[m.name] = content
+            ids, voxels, stored[m.name] = content
     missing = [m for m in measures if m.name not in stored]
     if not missing and ids is not None:
-        return Distances(ids, stored, kind=str(key[0]))
+        return Distances(ids, stored, voxels, kind=str(key[0]))
     fresh = compute(missing)
     # The rows of all measures must belong to the same cases.
     if ids is not None and fresh.ids != ids:
@@ -124,7 +128,7 @@ def _cached(
         with suppress(OSError):
             for name, distances in fresh.by_measure.items():
                 measure = next(m for m in measures if m.name == name)
-                _write(_path(index, digest, measure), fresh.ids, distances)
+                _write(_path(index, digest, measure), fresh, distances)
     return replace(fresh, by_measure={**stored, **fresh.by_measure}, details={})
 
 
@@ -133,15 +137,17 @@ def _path(index: TrainingIndex, digest: str, measure: Measure) -> Path:
     return index.folder / "nulls" / f"{digest}-{measure.name}-{settings}.npz"
 
 
-def _read(path: Path) -> tuple[tuple[str, ...], np.ndarray] | None:
+def _read(path: Path) -> tuple[tuple[str, ...], tuple[str, ...], np.ndarray] | None:
+    """Ids, voxels and distances of the null cases; None where they are not stored."""
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return tuple(stored["ids"].tolist()), stored["distances"]
+            return tuple(stored["ids"].tolist()), tuple(stored["voxels"].tolist()), stored["distances"]
     except (OSError, ValueError, KeyError):
         return None
 
 
-def _write(path: Path, ids: Sequence[str], distances: np.ndarray) -> None:
+def _write(path: Path, null: Distances, distances: np.ndarray) -> None:
     path.parent.mkdir(exist_ok=True)
     with atomic_write(path, "wb") as f:
-        np.savez_compressed(f, ids=np.array(ids, dtype=np.str_), distances=distances)
+        ids, voxels = np.array(null.ids, dtype=np.str_), np.array(null.voxels, dtype=np.str_)
+        np.savez_compressed(f, ids=ids, voxels=voxels, distances=distances)

@@ -28,6 +28,7 @@ class QueryBlock:
     features: Block
     warnings: tuple[tuple[str, str], ...] = ()
     affines: tuple[np.ndarray, ...] = ()
+    voxels: tuple[str, ...] = ()
 
 
 class Queries(Protocol):
@@ -57,10 +58,11 @@ class CohortQueries:
         rows: list[dict[str, np.ndarray]] = []
         warnings: list[tuple[str, str]] = []
         affines: list[np.ndarray] = []
+        voxels: list[str] = []
 
         def block() -> QueryBlock:
             features = {n: np.stack([r[n] for r in rows]) for n in names}
-            return QueryBlock(tuple(ids), tuple(patients), features, tuple(warnings), tuple(affines))
+            return QueryBlock(tuple(ids), tuple(patients), features, tuple(warnings), tuple(affines), tuple(voxels))
 
         with_masks = any(m.needs_mask for m in measures)
         loaded = load_prepared(
@@ -79,9 +81,10 @@ class CohortQueries:
             rows.append(features_of(prepared, measures))
             warnings += [(case.id, text) for text in prepared.warnings]
             affines.append(prepared.affine)
+            voxels.append(prepared.voxels)
             if len(rows) == limit:
                 yield block()
-                ids, patients, rows, warnings, affines = [], [], [], [], []
+                ids, patients, rows, warnings, affines, voxels = [], [], [], [], [], []
         if rows:
             yield block()
 
@@ -107,4 +110,5 @@ class IndexQueries:
                 tuple(e.patient for e in entries),
                 self.index.features(part, names),
                 affines=tuple(np.array(e.affine).reshape(4, 4) for e in entries),
+                voxels=tuple(e.voxels for e in entries),
             )

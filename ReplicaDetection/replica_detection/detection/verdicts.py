@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from replica_detection.detection.identity import identical_pairs
 from replica_detection.results.result import (
+    IDENTICAL,
+    NO_MASK,
+    NO_MEASURE,
+    REPEATED_TRAINING,
+    SAME_PATIENT,
+    SMALL_NULL,
     CaseSummary,
     Match,
     MeasureInfo,
@@ -24,79 +31,122 @@ from replica_detection.statistics.null import (
     SMALLEST_NULL,
     Null,
     benjamini_hochberg,
-    near_duplicates,
+    null_needed,
     tail_needed,
     verdicts,
 )
 
 if TYPE_CHECKING:
     from replica_detection.detection.distances import Distances
+    from replica_detection.detection.null_pool import NullPool
     from replica_detection.index.training_index import TrainingIndex
     from replica_detection.measures import Measure
 
 
 def assign_verdicts(
-    queries: Distances, null: Distances, measures: Sequence[Measure], index: TrainingIndex, *, k: int, alpha: float
+    queries: Distances, null: NullPool, measures: Sequence[Measure], index: TrainingIndex, *, k: int, alpha: float
 ) -> Verdicts:
     """p values, q values and verdicts of each query, per measure and overall.
 
-    Null cases that are nearly equal to a training case (leaked or duplicated scans) are removed from the null. The
-    overall statistic (`Combination`) is compared with the same statistic of the null cases, so that its error rate
-    holds under any dependence between the measures.
+    The overall statistic (`Combination`) is compared with the same statistic of the null cases, so that its error rate
+    holds under any dependence between the measures. An image that is identical with a training case is a `replica`
+    whatever the null. One that lies closer than every null case is `undecided` where the null is too small for
+    p <= alpha.
 
     Args:
-        queries: distances of the cases in question; the same object as `null` compares a cohort with itself.
-        null: distances of real cases that the generator never saw.
-        index: the training cohort; only its ids and patients are read.
+        queries: distances of the cases in question.
+        null: real cases that the generator never saw.
+        index: the training cohort; its ids, patients and hashes of voxels are read.
         k: neighbourhood of the distance ratio.
         alpha: error rate of the verdicts.
     """
-    near, values = _nearest_of_all(queries, measures, index, k)
-    _, null_values = _nearest_of_all(null, measures, index, k)
-    groups = tuple(m.group for m in measures)
-    # By level: an aligned measure alone must not take a case out of the null.
-    leaked = near_duplicates(null_values, tuple(m.level for m in measures))
-    null_values = null_values[~leaked]
-    with_tail = tail_needed(len(null_values), len(values), alpha)
-    single = _by_measure(values, null_values, with_tail, alpha)
-    overall = _overall(values, null_values, groups, with_tail, alpha)
+    near = {m.name: nearest(queries.by_measure[m.name], k, index.patients) for m in measures}
+    values = np.stack([evidence(near[m.name].ratio) for m in measures], 1)
+    same = identical_pairs(queries, index, measures)
+    with_tail = tail_needed(len(null.ids), len(values), alpha)
+    single = _by_measure(values, null.values, with_tail, alpha)
+    overall = _overall(values, null.values, tuple(m.group for m in measures), with_tail, alpha)
     matches = [
         [_match(id, m, near[m.name], i, index.ids, single, j) for j, m in enumerate(measures)]
         for i, id in enumerate(queries.ids)
     ]
-    null_ids = np.array(null.ids, dtype=object)
+    summary = []
+    for i, row in enumerate(matches):
+        case = _summary(i, row, measures, near, overall, index.ids, alpha)
+        if same[i].any():
+            matches[i], case = _identical(row, case, same[i], index.ids)
+        elif case.verdict == "undefined":
+            case = replace(case, reason=_nothing_compared(i, queries, near, len(index.ids)))
+        summary.append(case)
+    info = _null_info(null, measures, overall, summary, alpha)
     return Verdicts(
-        summary=tuple(_summary(i, row, groups, near, overall, index.ids, alpha) for i, row in enumerate(matches)),
+        summary=tuple(summary),
         matches=tuple(match for row in matches for match in row),
         neighbors=_neighbors(queries.ids, index.ids, near),
         measures=tuple(
             MeasureInfo(m.name, m.level, m.sense, m.definition, _ratio_threshold(n, alpha))
             for m, n in zip(measures, single.nulls, strict=True)
         ),
-        null=NullInfo(
-            kind=null.kind,
-            size=len(null_values),
-            case_ids=tuple(null_ids[~leaked].tolist()),
-            ratios={m.name: tuple(np.exp(-column).tolist()) for m, column in zip(measures, null_values.T, strict=True)},
-            evidence=tuple(overall.null_evidence.tolist()),
-            removed=tuple(null_ids[leaked].tolist()),
-            tail_fitted=overall.null.tail is not None,
-        ),
+        null=info,
         evidence=tuple(overall.evidence.tolist()),
         evidence_threshold=overall.null.threshold(alpha),
         warnings=(
-            *_null_warnings(null, leaked, overall.null, alpha),
-            *_measure_warnings(queries, null, leaked, near),
+            *null.warnings,
+            *_null_warnings(info, index, alpha),
+            *_measure_warnings(queries, null, measures, near, len(index.ids)),
         ),
     )
 
 
-def _nearest_of_all(
-    distances: Distances, measures: Sequence[Measure], index: TrainingIndex, k: int
-) -> tuple[dict[str, Nearest], np.ndarray]:
-    """Neighbours under each measure, and the evidence (cases, measures)."""
-    near = {m.name: nearest(distances.by_measure[m.name], k, index.patients) for m in measures}
-    return near, np.stack([evidence(near[m.name].ratio) for m in measures], 1)
+def _null_info(
+    null: NullPool, measures: Sequence[Measure], overall: _Combined, summary: Sequence[CaseSummary], alpha: float
+) -> NullInfo:
+    size = len(null.ids)
+    undecided = any(case.verdict == "undecided" for case in summary)
+    return NullInfo(
+        kind=null.kind,
+        size=size,
+        case_ids=null.ids,
+        ratios={m.name: tuple(np.exp(-column).tolist()) for m, column in zip(measures, null.values.T, strict=True)},
+        evidence=tuple(overall.null_evidence.tolist()),
+        removed=null.removed,
+        tail_fitted=overall.null.tail is not None,
+        validation=null.validation,
+        cross_fitted=size - null.validation,
+        agreement=null.agreement,
+        missing=max(null_needed(alpha) - len(overall.null.values), 0) if undecided else 0,
+    )
+
+
+def _identical(
+    row: list[Match], case: CaseSummary, same: np.ndarray, training_ids: Sequence[str]
+) -> tuple[list[Match], CaseSummary]:
+    """The matches and the summary of an image that is the same as the training cases `same`, (N,) bool."""
+    ids = [training_ids[j] for j in np.flatnonzero(same).tolist()]
+    twin = case.nearest_training_id if case.nearest_training_id in ids else ids[0]
+    matches = [replace(m, verdict="replica") if m.distance == 0 and m.nearest_training_id in ids else m for m in row]
+    levels = tuple(
+        dict.fromkeys(("voxel", *case.levels_flagged, *(m.level for m in matches if m.verdict == "replica")))
+    )
+    return matches, replace(
+        case,
+        verdict="replica",
+        score=1.0,
+        nearest_training_id=twin,
+        levels_flagged=levels,
+        measures_agreeing=sum(m.nearest_training_id == twin for m in matches),
+        reason=IDENTICAL,
+    )
+
+
+def _nothing_compared(i: int, queries: Distances, near: dict[str, Nearest], training_cases: int) -> str:
+    """The reason that query i has no p value under any measure."""
+    if queries.left_out and queries.left_out[i] == training_cases:
+        return SAME_PATIENT
+    found = [n for n in near.values() if n.index[i] >= 0]
+    if not found:
+        return NO_MASK
+    return REPEATED_TRAINING if all(math.isnan(n.ratio[i]) for n in found) else NO_MEASURE
 
 
 @dataclass(frozen=True)
@@ -113,7 +163,8 @@ def _by_measure(values: np.ndarray, null_values: np.ndarray, with_tail: bool, al
     nulls = [Null.fit(column, with_tail=with_tail) for column in null_values.T]
     p = np.stack([n.p_values(v) for n, v in zip(nulls, values.T, strict=True)], 1)
     q = np.stack([benjamini_hochberg(column) for column in p.T], 1)
-    return _ByMeasure(nulls, p, q, verdicts(p, q, alpha))
+    undecided = np.stack([n.undecided(v, alpha) for n, v in zip(nulls, values.T, strict=True)], 1)
+    return _ByMeasure(nulls, p, q, verdicts(p, q, alpha, undecided))
 
 
 @dataclass(frozen=True)
@@ -144,7 +195,7 @@ def _overall(
         null,
         null_evidence,
         evidence,
-        verdicts(p, benjamini_hochberg(p), alpha),
+        verdicts(p, benjamini_hochberg(p), alpha, null.undecided(evidence, alpha)),
         null.score(evidence),
         {name: Null.fit(null_by_group[name], with_tail=with_tail).p_values(v) for name, v in by_group.items()},
         combination.standard(values),
@@ -178,13 +229,14 @@ def _match(
 def _summary(
     i: int,
     matches: Sequence[Match],
-    groups: tuple[str, ...],
+    measures: Sequence[Measure],
     near: dict[str, Nearest],
     overall: _Combined,
     training_ids: tuple[str, ...],
     alpha: float,
 ) -> CaseSummary:
-    level_of = {group: m.level for group, m in zip(groups, matches, strict=True)}
+    groups = [m.group for m in measures]
+    level_of = {m.group: m.level for m in measures}
     flagged = tuple(dict.fromkeys(level_of[group] for group, p in overall.group_p.items() if p[i] <= alpha))
     choices = [int(near[m.measure].index[i]) for m in matches]
     winner = _overall_nearest(choices, overall.standard[i], groups)
@@ -196,6 +248,7 @@ def _summary(
         flagged,
         sum(c == winner for c in choices) if winner >= 0 else 0,
         levels_differ(flagged, matches),
+        SMALL_NULL if overall.verdict[i] == "undecided" else "",
     )
 
 
@@ -227,37 +280,48 @@ def _ratio_threshold(null: Null, alpha: float) -> float:
     return math.exp(-threshold) if math.isfinite(threshold) else math.nan
 
 
-def _null_warnings(null: Distances, leaked: np.ndarray, overall: Null, alpha: float) -> Iterator[str]:
-    size = len(overall.values)
-    if size == 0:
-        yield f"only {len(null.ids)} null cases: no p value can be given; give more real cases as validation"
-    elif size + 1 < 1 / alpha:
-        yield (
-            f"the null has {size} cases: without a fitted tail no p value below {1 / (size + 1):.3f} is possible; "
-            "verdicts rest on the fit; give more real cases as validation"
+def _null_warnings(null: NullInfo, index: TrainingIndex, alpha: float) -> Iterator[str]:
+    if null.size == 0:
+        yield f"there is no null case: no p value can be given; {_remedy(index)}"
+    elif null.size < null_needed(alpha):
+        rest = (
+            "smaller ones rest on a fitted tail"
+            if null.tail_fitted
+            else "an image closer than all of them is undecided"
         )
-    if leaked.any():
-        origin = "validation" if null.kind == "validation" else "training"
-        names = [i for i, near_duplicate in zip(null.ids, leaked, strict=True) if near_duplicate]
-        shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
-        yield (
-            f"{len(names)} {origin} cases nearly equal a training case and were left out of the null ({shown}); "
-            "look at them with `replica-detection duplicates`"
+        yield f"the null has {null.size} cases: by counting no p value is below {1 / (null.size + 1):.3f}; {rest}"
+    if null.missing:
+        yield f"{null.missing} more validation scans would settle what is undecided"
+
+
+def _remedy(index: TrainingIndex) -> str:
+    """What to do where no training case can be compared with another, and why that is so."""
+    patients = index.patients
+    if len(patients) > 1 and len(np.unique(patients)) == 1:
+        return (
+            f"all {len(patients)} training cases have one patient id (anonymised files often do), so that none can be "
+            "compared with another patient: give the true patients with --patients, or take each file for a patient of "
+            "its own with --patient-pattern '(.+)', or give unseen scans as validation"
         )
+    return "give more real cases, as validation or in the training cohort"
 
 
 def _measure_warnings(
-    queries: Distances, null: Distances, leaked: np.ndarray, near: dict[str, Nearest]
+    queries: Distances, null: NullPool, measures: Sequence[Measure], near: dict[str, Nearest], training_cases: int
 ) -> Iterator[str]:
-    for name in near:
-        not_compared = sum(n < 0 for n in near[name].index)
-        if not_compared:
-            yield (
-                f"{name}: {not_compared} of {len(queries.ids)} images could not be compared (no mask, or an empty one)"
-            )
-        rows = null.by_measure[name][~leaked]
-        if len(rows) and np.isfinite(rows).any(1).sum() < SMALLEST_NULL <= len(rows):
-            yield f"{name}: too few null cases could be compared, so it gives no p value (are their masks missing?)"
+    apart = np.array(queries.left_out) == training_cases if queries.left_out else np.zeros(len(queries.ids), bool)
+    if apart.any():
+        yield (
+            f"{int(apart.sum())} of {len(queries.ids)} images could be compared with no training case: all of these "
+            "are of the image's own patient"
+        )
+    for j, m in enumerate(measures):
+        missing = int(((near[m.name].index < 0) & ~apart).sum())
+        if missing:
+            yield f"{m.name}: {missing} of {len(queries.ids)} images could not be compared (no mask, or an empty one)"
+        known = int(np.isfinite(null.values[:, j]).sum())
+        if known < SMALLEST_NULL <= len(null.ids):
+            yield f"{m.name}: only {known} null cases could be compared, too few to count (are their masks missing?)"
     undefined = sorted(
         {queries.ids[i] for n in near.values() for i in np.flatnonzero((n.index >= 0) & np.isnan(n.ratio))}
     )

@@ -35,7 +35,8 @@ class Entry:
     `mask` says who made the mask: "file", the name of a segmenter, or "" for none, also where the file lies there and
     no measure asks for it; `warnings` are the reader's; `affine` (row-major 4 x 4) takes a voxel of the grid to mm RAS+
     of the image file. `image_count` of the files are the image; 0 in an index of a version that did not say. An image
-    in memory has no files, and its mask, if it was given, is from an "array"; `sha256` is `Case.checksum`.
+    in memory has no files, and its mask, if it was given, is from an "array"; `sha256` is `Case.checksum`. `voxels` is
+    `PreparedImage.voxels`; "" in an index of a version that did not store it.
 
     `files` are absolute, `relative` the same files from the folder of the index ("" on another drive); the index lies
     in `folder` now, "" for an entry that was not read from one. `located` and `mask_file` are the files as they lie
@@ -55,6 +56,7 @@ class Entry:
     image_count: int = 0
     relative: tuple[str, ...] = ()
     folder: str = field(default="", compare=False)
+    voxels: str = ""
 
     @classmethod
     def of(cls, case: Case, row: int, prepared: PreparedImage, folder: Path) -> Entry:
@@ -75,6 +77,7 @@ class Entry:
             tuple(prepared.affine.ravel().tolist()),
             len(case.files),
             tuple(relative_path(f, folder) for f in resolved),
+            voxels=prepared.voxels,
         )
 
     @property

@@ -116,6 +116,11 @@ class TrainingIndex:
         return tuple((e.id, text) for e in self.entries for text in e.warnings)
 
     @property
+    def voxels(self) -> tuple[str, ...]:
+        """What `PreparedImage.voxels` was of each case; "" where the index does not know it."""
+        return tuple(e.voxels for e in self.entries)
+
+    @property
     def patients(self) -> np.ndarray:
         """(N,) integers, equal for the cases of one patient; a case without a patient id is its own patient."""
         return patient_groups([e.patient for e in self.entries], [e.id for e in self.entries])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -37,7 +38,8 @@ class PreparedImage:
     `image` is float32 in [0, 1] on the grid of the preparation, `mask` uint8 or None; `mask_origin` is the source of
     the mask: "file", "array" (given in memory), the name of a segmenter, or "" for none. `affine` (4, 4) goes from a
     voxel of the grid to mm RAS+ as the image's own file states them, so that results on the grid can be drawn over the
-    file.
+    file. `voxels` is a hash of the image as it was read, before anything was changed: equal for files of whatever
+    format that hold the same array; "" where nobody computed it.
     """
 
     image: np.ndarray
@@ -45,6 +47,7 @@ class PreparedImage:
     warnings: tuple[str, ...] = ()
     mask_origin: str = ""
     affine: np.ndarray = field(default_factory=lambda: np.eye(4))
+    voxels: str = ""
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,16 @@ def prepare(
         on_grid = _on_grid(byte_labels, affine, preparation, labels=True)[0].astype(np.uint8)
         notes += of_labels
     stated = volume.affine @ np.linalg.inv(affine) @ grid_affine
-    return PreparedImage(np.ascontiguousarray(scaled, np.float32), on_grid, notes, mask_origin, stated)
+    hashed = hash_of_voxels(volume.array)
+    return PreparedImage(np.ascontiguousarray(scaled, np.float32), on_grid, notes, mask_origin, stated, hashed)
+
+
+def hash_of_voxels(array: np.ndarray) -> str:
+    """A hash of an array's shape and its values as float32: the same for any file format and number type."""
+    values = np.ascontiguousarray(array, np.float32) + np.float32(0)  # -0 becomes 0
+    digest = hashlib.blake2b(str(values.shape).encode(), digest_size=16)
+    digest.update(values.data)
+    return digest.hexdigest()
 
 
 def intensity_limits(array: np.ndarray, intensity: Intensity) -> tuple[float, float]:

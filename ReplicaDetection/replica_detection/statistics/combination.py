@@ -26,7 +26,8 @@ class Combination:
     The mean inside a group steadies measures that agree by construction. The compression keeps one measure that
     degenerates (the skeletons of two blobs coincide in a point) from outvoting the others. Nothing is assumed about the
     dependence between measures: T is compared with T of the null cases, each standardized by the other null cases
-    (`null_by_group`), as a new case is.
+    (`null_by_group`), as a new case is. A measure that fewer than SMALLEST_NULL null cases have is left out; where that
+    is so of every measure, mu is 0 and sigma 1: the evidence, a logarithm of a ratio, is of one scale under all.
     """
 
     groups: tuple[str, ...]
@@ -36,8 +37,9 @@ class Combination:
     @classmethod
     def fit(cls, null: np.ndarray, groups: tuple[str, ...]) -> Combination:
         """From the evidence (n, M) of the null cases, and the group of each of the M measures."""
-        location, scale = _location_scale(null)
-        return cls(groups, location, scale)
+        if _too_few(null):
+            return cls(groups, np.zeros(len(groups)), np.ones(len(groups)))
+        return cls(groups, *_location_scale(null, SMALLEST_NULL))
 
     def by_group(self, values: np.ndarray) -> dict[str, np.ndarray]:
         """s_G of (Q, M) evidence, (Q,) for each group; NaN where no measure of the group is defined."""
@@ -49,9 +51,11 @@ class Combination:
 
     def null_by_group(self, null: np.ndarray) -> dict[str, np.ndarray]:
         """s_G of the (n, M) null cases, each standardized by the other null cases."""
+        if _too_few(null):
+            return self.by_group(null)
         out = np.empty_like(null)
         for i in range(len(null)):
-            location, scale = _location_scale(np.delete(null, i, 0))
+            location, scale = _location_scale(np.delete(null, i, 0), SMALLEST_NULL - 1)
             out[i] = _compress((null[i] - location) / scale)
         return _mean_by_group(out, self.groups)
 
@@ -74,15 +78,18 @@ def _compress(standard: np.ndarray) -> np.ndarray:
     return np.where(over > 0, COMPRESSED_FROM + np.log1p(over), standard)
 
 
-def _location_scale(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each column of (n, M); the mean is NaN where too few cases have a value."""
+def _too_few(null: np.ndarray) -> bool:
+    """True if no measure has enough null cases for a mean and a standard deviation."""
+    return bool((np.isfinite(null).sum(0) < SMALLEST_NULL).all())
+
+
+def _location_scale(values: np.ndarray, fewest: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each column of (n, M); the mean is NaN where fewer than `fewest` have a value."""
     known = np.isfinite(values)
     count = np.maximum(known.sum(0), 1)
     mean = np.where(known, values, 0).sum(0) / count
     spread = np.sqrt(np.where(known, (values - mean) ** 2, 0).sum(0) / np.maximum(count - 1, 1))
-    # One fewer than the smallest null: a null case is standardized by the others.
-    enough = known.sum(0) >= SMALLEST_NULL - 1
-    return np.where(enough, mean, np.nan), np.maximum(spread, 1e-6)
+    return np.where(known.sum(0) >= fewest, mean, np.nan), np.maximum(spread, 1e-6)
 
 
 def _mean_by_group(values: np.ndarray, groups: tuple[str, ...]) -> dict[str, np.ndarray]:

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Fewest null cases for a p value, and fewest for a fitted tail.
+# Fewest null cases for means and spreads of the evidence, for a fitted tail, and for outliers by their spread.
 SMALLEST_NULL = 5
 SMALLEST_TAIL_NULL = 10
+SMALLEST_SPREAD_NULL = 20
 # Smallest p value that a tail fitted on tens of cases can support.
 SMALLEST_P = 1e-9
 # Robust z score of the evidence above which a null case counts as a near-duplicate of a training case.
 NEAR_DUPLICATE_Z = 6.0
+# Distance ratio below which a null case is nearly the same image as a training case, however small the null.
+NEARLY_IDENTICAL = 0.1
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,12 @@ class Null:
 
     @classmethod
     def fit(cls, values: np.ndarray, *, with_tail: bool = True) -> Null:
-        """The null of the finite values: none if fewer than SMALLEST_NULL; a tail only from SMALLEST_TAIL_NULL on."""
+        """The null of the finite values, of any number; a tail only from SMALLEST_TAIL_NULL on."""
         values = np.sort(np.asarray(values, np.float64)[np.isfinite(values)])
-        values = values if len(values) >= SMALLEST_NULL else values[:0]
         return cls(values, _fit_tail(values) if with_tail and len(values) >= SMALLEST_TAIL_NULL else None)
 
     def p_values(self, values: np.ndarray) -> np.ndarray:
-        """P(a new real case has at least this evidence); NaN for NaN or without a null.
+        """P(a new real case has at least this evidence); NaN for NaN, 1 without a null case.
 
         p = (1 + b) / (1 + n) with n null cases, b of them at or above the value (Phipson and Smyth, Stat. Appl. Genet.
         Mol. Biol. 2010); valid for any statistic whose null cases are exchangeable with new ones. Above the largest
@@ -64,14 +66,20 @@ class Null:
         1 / (1 + n).
         """
         values = np.asarray(values, np.float64)
-        if not len(self.values):
-            return np.full(values.shape, np.nan)
         above = len(self.values) - np.searchsorted(self.values, values, side="left")
         p = (1 + above) / (1 + len(self.values))
         if self.tail is not None:
             beyond = np.clip(self.tail.exceedance(values), SMALLEST_P, p)
             p = np.where(values > self.values[-1], beyond, p)
         return np.where(np.isnan(values), np.nan, p)
+
+    def undecided(self, values: np.ndarray, alpha: float) -> np.ndarray:
+        """True where the evidence exceeds every null case, p is above alpha, and the null is too small to say more."""
+        values = np.asarray(values, np.float64)
+        if not fewer_than_needed(len(self.values), alpha):
+            return np.zeros(values.shape, bool)
+        beyond = values > self.values[-1] if len(self.values) else ~np.isnan(values)
+        return beyond & (self.p_values(values) > alpha)
 
     def threshold(self, alpha: float) -> float:
         """The smallest evidence with p <= alpha: just above the null case of that rank; +inf without a null."""
@@ -88,20 +96,29 @@ class Null:
         return max(t.start + t.scale * over, float(np.nextafter(self.values[-1], np.inf)))
 
     def score(self, values: np.ndarray) -> np.ndarray:
-        """1 - p for ranking, in [0, 1], continuous and monotone: interpolated linearly between the null cases."""
+        """1 - p made continuous, in [0, 1]: never below 1 - p, and it rises strictly with the evidence.
+
+        At a null case it is 1 - p of the evidence just above it, linear between two of them; above the largest it
+        follows the tail, or falls off exponentially without one. NaN for NaN. Without a null case it ranks and no more.
+        """
         values = np.asarray(values, np.float64)
         size = len(self.values)
         if not size:
-            return np.full(values.shape, np.nan)
-        knots, below = np.unique(self.values, return_index=True)
-        inside = np.interp(values, knots, below / (size + 1))
+            return 1 - np.exp(-np.maximum(values, 0))
+        knots = np.unique(self.values)
+        heights = np.searchsorted(self.values, knots, side="right") / (size + 1)
+        spread = float(np.median(np.abs(self.values - np.median(self.values))))
+        spread = spread if spread > 1e-9 else 1.0
         if self.tail is not None:
-            at_end = float(self.tail.exceedance(self.values[-1:])[0])
-            beyond = self.tail.exceedance(values) / max(at_end, 1e-300)
+            at_end = max(float(self.tail.exceedance(knots[-1:])[0]), 1e-300)
+            exceedance = self.tail.exceedance(np.maximum(values, knots[-1]))
+            beyond = exceedance * min(1, 1 / at_end / (size + 1))
+            heights[-1] = 1 - min(at_end, 1 / (size + 1))
         else:
-            spread = max(float(self.values[-1] - np.median(self.values)), 1e-12)
-            beyond = np.exp(-np.maximum(values - self.values[-1], 0) / spread)
-        score = np.where(values > self.values[-1], 1 - (1 - below[-1] / (size + 1)) * beyond, inside)
+            beyond = np.exp(-np.maximum(values - knots[-1], 0) / spread) / (size + 1)
+        score = np.interp(values, knots, heights)
+        below = heights[0] * np.exp(-np.maximum(knots[0] - values, 0) / spread)
+        score = np.select([values > knots[-1], values < knots[0]], [1 - beyond, below], score)
         return np.where(np.isnan(values), np.nan, np.clip(score, 0, 1))
 
 
@@ -120,10 +137,21 @@ def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
     return q
 
 
-def verdicts(p: np.ndarray, q: np.ndarray, alpha: float) -> np.ndarray:
-    """`replica` (q <= alpha), `suspicious` (p <= alpha), `novel`, or `undefined` (no p value)."""
+def verdicts(p: np.ndarray, q: np.ndarray, alpha: float, undecided: np.ndarray) -> np.ndarray:
+    """`replica` (q <= alpha), `suspicious` (p <= alpha), `undecided`, `novel`, or `undefined` (no p value)."""
     p, q = np.asarray(p), np.asarray(q)
-    return np.select([np.isnan(p), q <= alpha, p <= alpha], ["undefined", "replica", "suspicious"], "novel")
+    cases = [np.isnan(p), q <= alpha, p <= alpha, undecided]
+    return np.select(cases, ["undefined", "replica", "suspicious", "undecided"], "novel")
+
+
+def null_needed(alpha: float) -> int:
+    """The fewest null cases with which counting can give p <= alpha: 1 / (1 + n) <= alpha."""
+    return math.ceil(1 / alpha - 1e-9) - 1
+
+
+def fewer_than_needed(null_size: int, alpha: float) -> bool:
+    """True if counting among so few null cases cannot give p <= alpha."""
+    return null_size < null_needed(alpha)
 
 
 def tail_needed(null_size: int, tests: int, alpha: float) -> bool:
@@ -131,28 +159,36 @@ def tail_needed(null_size: int, tests: int, alpha: float) -> bool:
     return tests / (null_size + 1) > alpha
 
 
-def near_duplicates(null: np.ndarray, levels: tuple[str, ...]) -> np.ndarray:
+def near_duplicates(null: np.ndarray, levels: tuple[str, ...], reference: np.ndarray | None = None) -> np.ndarray:
     """True for null cases that are copies or leaks of a training case instead of new scans, (n,) bool.
 
-    These are the null cases whose evidence lies more than NEAR_DUPLICATE_Z robust standard deviations (1.4826 MAD)
-    above the median under most measures of a level. A few of them in the null would hide all replicas. The limit is
-    high because trimming the ordinary tail would call too many new images suspicious.
+    These are the null cases that are nearly the same image as a training case (distance ratio below NEARLY_IDENTICAL
+    under most voxel measures), and, from SMALLEST_SPREAD_NULL cases on, those whose evidence lies more than
+    NEAR_DUPLICATE_Z robust standard deviations (1.4826 MAD) above the median under most measures of a level. A few of
+    them in the null would hide all replicas. The limit is high because trimming the ordinary tail would call too many
+    new images suspicious; among few cases the spread says nothing, and an unusual one is no leak.
 
     Args:
         null: (n, M) evidence of the null cases; NaN where a measure is undefined.
         levels: level of each of the M measures.
+        reference: (r, M) evidence of the cases whose median and spread count; None: the null's own.
     """
-    if len(null) < 3:
-        return np.zeros(len(null), bool)
     far = np.zeros(null.shape, bool)
-    for j, column in enumerate(null.T):
+    known = np.nan_to_num(null, nan=-np.inf)
+    for j, column in enumerate((null if reference is None else reference).T):
         finite = column[np.isfinite(column)]
-        if len(finite) >= 3:
+        if len(finite) >= SMALLEST_SPREAD_NULL:
             middle = np.median(finite)
             spread = max(1.4826 * np.median(np.abs(finite - middle)), 1e-9)
-            far[:, j] = np.nan_to_num(column, nan=-np.inf) > middle + NEAR_DUPLICATE_Z * spread
-    of_level = [far[:, [i for i, name in enumerate(levels) if name == level]] for level in dict.fromkeys(levels)]
-    return np.any([part.mean(1) > 0.5 for part in of_level], axis=0)
+            far[:, j] = known[:, j] > middle + NEAR_DUPLICATE_Z * spread
+    same = known > -math.log(NEARLY_IDENTICAL)
+    return _most_of_any(far, levels, set(levels)) | _most_of_any(same, levels, {"voxel"})
+
+
+def _most_of_any(flags: np.ndarray, levels: tuple[str, ...], chosen: set[str]) -> np.ndarray:
+    """(n,) bool: whether more than half of the measures of one of the chosen levels flag the case."""
+    of_level = [flags[:, [i for i, name in enumerate(levels) if name == level]] for level in chosen & set(levels)]
+    return np.any([part.mean(1) > 0.5 for part in of_level], axis=0) if of_level else np.zeros(len(flags), bool)
 
 
 def _fit_tail(values: np.ndarray) -> Tail | None:

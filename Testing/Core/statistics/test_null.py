@@ -9,7 +9,8 @@ from scipy import stats
 from replica_detection.errors import ConfigurationError
 from replica_detection.statistics.combination import Combination, combined
 from replica_detection.statistics.distance_ratio import evidence, nearest
-from replica_detection.statistics.null import Null, benjamini_hochberg, near_duplicates, verdicts
+from replica_detection.statistics.null import Null, benjamini_hochberg, near_duplicates, null_needed, verdicts
+from replica_detection.statistics.two_samples import mann_whitney
 
 
 def test_ratio_is_nearest_over_mean_of_k_nearest():
@@ -114,10 +115,83 @@ def test_null_cases_are_standardized_by_the_others():
     assert levels[3] == pytest.approx((null[3, 0] - others.mean()) / others.std(ddof=1))
 
 
-def test_small_null_gives_no_p_value():
-    null = Null.fit(np.array([1.0, 2.0]))
-    assert np.isnan(null.p_values(np.array([9.0]))).all()
-    assert verdicts(np.array([np.nan]), np.array([np.nan]), 0.05).tolist() == ["undefined"]
+@pytest.mark.parametrize("size", [0, 1, 4, 8, 18, 19, 40])
+def test_small_null_leaves_what_it_cannot_decide_undecided(size):
+    """Closer than every null case is novel only where that many null cases could have said otherwise."""
+    null = Null.fit(np.arange(size, dtype=float), with_tail=False)
+    values = np.array([100.0, size / 2 - 1, np.nan])
+    p = null.p_values(values)
+    assert p[0] == pytest.approx(1 / (1 + size))
+    undecided = null.undecided(values, 0.05)
+    found = verdicts(p, np.array([1.0, 1.0, np.nan]), 0.05, undecided).tolist()
+    assert found[0] == ("undecided" if size < null_needed(0.05) else "suspicious")
+    assert found[1:] == ["undecided" if size == 0 else "novel", "undefined"]
+
+
+@given(st.floats(0.001, 0.5))
+def test_null_needed_is_the_smallest_null_that_counting_can_use(alpha):
+    needed = null_needed(alpha)
+    assert 1 / (1 + needed) <= alpha * (1 + 1e-6)
+    assert needed == 0 or 1 / needed > alpha
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_score_is_continuous_and_never_below_one_minus_p(seed, size, with_tail):
+    rng = np.random.default_rng(seed)
+    null = Null.fit(rng.gumbel(size=size).round(1), with_tail=with_tail)
+    values = np.linspace(null.values[0] - 3, null.values[-1] + 3, 500)
+    values = np.sort(np.r_[values, null.values, np.nextafter(null.values, np.inf), np.nextafter(null.values, -np.inf)])
+    score = null.score(values)
+    assert (score >= 1 - null.p_values(values) - 1e-9).all()
+    assert np.all(np.diff(score) >= -1e-12)
+    close = np.diff(values) < 1e-9
+    assert np.abs(np.diff(score)[close]).max() < 1e-6
+    # Just beyond the largest null case it starts where 1 - p does.
+    end = np.nextafter(null.values[-1], np.inf)
+    assert null.score(np.array([end]))[0] == pytest.approx(1 - null.p_values(np.array([end]))[0], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "ties"), [(3, 5, False), (8, 21, True), (26, 76, False), (26, 76, True), (1, 9, True)]
+)
+def test_mann_whitney_equals_scipy(n, m, ties):
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        first, second = rng.normal(0.3, size=n), rng.normal(size=m)
+        if ties:
+            first, second = first.round(), second.round()
+        expected = stats.mannwhitneyu(first, second, method="asymptotic").pvalue
+        assert mann_whitney(first, second) == pytest.approx(expected, abs=1e-12)
+        assert mann_whitney(np.r_[first, np.nan], second) == pytest.approx(expected, abs=1e-12)
+    assert np.isnan(mann_whitney(np.array([]), second))
+    assert mann_whitney(np.ones(4), np.ones(5)) == 1
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_combination_of_very_few_null_cases_keeps_the_evidence(size):
+    """No spread can be taken from them: the largest of all is still the largest, and nothing becomes undefined."""
+    rng = np.random.default_rng(size)
+    null = rng.random((size, 3))
+    combination = Combination.fit(null, ("voxel", "voxel", "feature"))
+    together = combined(combination.null_by_group(null))
+    assert np.isfinite(together).all()
+    assert combined(combination.by_group(np.full((1, 3), 5.0)))[0] > together.max()
+
+
+def test_an_outlier_among_few_is_no_leak_but_nearly_the_same_image_is():
+    levels = ("voxel", "voxel", "feature")
+    few = np.log(1 / np.array([[0.9, 0.91, 0.8], [0.9, 0.9, 0.8], [0.91, 0.9, 0.8], [0.5, 0.5, 0.3]]))
+    assert not near_duplicates(few, levels).any()
+    few[3] = np.log(1 / np.array([0.01, 0.02, 0.7]))
+    assert near_duplicates(few, levels).tolist() == [False] * 3 + [True]
+
+
+def test_leaks_are_judged_by_another_spread_where_most_of_a_null_leaked():
+    rng = np.random.default_rng(8)
+    reference, leaked = rng.normal(0.1, 0.02, (40, 2)), rng.normal(0.8, 0.1, (15, 2))
+    assert not near_duplicates(leaked, ("voxel", "voxel")).any()
+    assert near_duplicates(leaked, ("voxel", "voxel"), reference).all()
 
 
 def test_near_duplicates_are_found_and_ordinary_tails_kept():
@@ -125,7 +199,7 @@ def test_near_duplicates_are_found_and_ordinary_tails_kept():
     levels = ("voxel", "voxel", "voxel")
     null = np.r_[rng.normal(size=(50, 3)) * 0.1, [[5.0, 5.0, 0.0], [5.0, 0.0, 0.0]]]
     assert near_duplicates(null, levels).tolist() == [False] * 50 + [True, False]
-    kept = np.mean([near_duplicates(rng.gumbel(size=(100, 1)), ("voxel",)).mean() for _ in range(50)])
+    kept = np.mean([near_duplicates(rng.gumbel(size=(100, 1)) * 0.1, ("voxel",)).mean() for _ in range(50)])
     assert kept < 0.01
     assert not near_duplicates(np.full((4, 1), np.nan), ("voxel",)).any()
 

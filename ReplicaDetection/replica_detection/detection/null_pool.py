@@ -1,0 +1,213 @@
+"""The null of a run: holdout and cross-fitted training scans, pooled where they agree. Imports with numpy alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from replica_detection.detection.identity import identical_pairs
+from replica_detection.statistics.combination import Combination, combined
+from replica_detection.statistics.distance_ratio import evidence, nearest
+from replica_detection.statistics.null import near_duplicates
+from replica_detection.statistics.two_samples import mann_whitney
+
+if TYPE_CHECKING:
+    from replica_detection.detection.distances import Distances
+    from replica_detection.index.training_index import TrainingIndex
+    from replica_detection.measures import Measure
+
+# Share of the holdout above which leaks make all of it doubtful.
+LARGEST_LEAK = 0.5
+# Level of the test that holdout and cross-fitted training scans agree.
+DISAGREEMENT = 0.05
+
+
+@dataclass(frozen=True)
+class NullPool:
+    """The null cases of a run.
+
+    Attributes:
+        kind: "validation", "cross-fitted" or "pooled".
+        ids: of the n null cases, those of the holdout first.
+        validation: the number of holdout scans among them.
+        values: (n, M) evidence under each measure.
+        by_measure: (n, N) distances to the training cases.
+        removed: ids left out as copies or near-duplicates of a training case.
+        agreement: p value of the test that holdout and training scans agree; NaN where one of them is missing.
+        refused: True if more than LARGEST_LEAK of the holdout leaked, so that none of it is used.
+        warnings: what a reader must know of this null.
+    """
+
+    kind: str
+    ids: tuple[str, ...]
+    validation: int
+    values: np.ndarray
+    by_measure: dict[str, np.ndarray]
+    removed: tuple[str, ...] = ()
+    agreement: float = float("nan")
+    refused: bool = False
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, parts: Sequence[Distances], measures: Sequence[Measure], index: TrainingIndex, *, k: int) -> NullPool:
+        """Leaves out leaks and near-duplicates, and pools the parts if they agree.
+
+        The holdout is judged by its own spread and, since that says nothing if most of it leaked, by that of the
+        training scans among themselves under voxel measures. Whether the two agree is tested on the combined statistic
+        (`mann_whitney`, at DISAGREEMENT); if not, the holdout alone is the null.
+
+        Args:
+            parts: distances of the holdout, of cross-fitted training cases, or of both.
+                k: neighbourhood of the distance ratio.
+        """
+        levels = tuple(m.level for m in measures)
+        groups = tuple(m.group for m in measures)
+        cleaned: dict[str, _Part] = {}
+        for part in sorted(parts, key=lambda p: p.kind == "validation"):
+            reference = cleaned["cross-fitted"].kept_values if "cross-fitted" in cleaned else None
+            cleaned[part.kind] = _Part.of(part, measures, index, k, levels, reference)
+        used = {kind: cleaned[kind] for kind in ("validation", "cross-fitted") if kind in cleaned}
+        warnings = [text for part in used.values() for text in part.warnings()]
+        refused = "validation" in used and used["validation"].mostly_leaked
+        if refused:
+            del used["validation"]
+        used = {kind: part for kind, part in used.items() if part.size}
+        agreement = float("nan")
+        if len(used) == 2:
+            agreement = _agreement([part.kept_values for part in used.values()], groups)
+            if agreement < DISAGREEMENT:
+                warnings.append(_disagree([part.kept_values for part in used.values()], agreement))
+                del used["cross-fitted"]
+        if "cross-fitted" in used:
+            warnings += _unknown_patients(index)
+        kept = list(used.values())
+        return cls(
+            kind="pooled" if len(used) == 2 else next(iter(used), parts[0].kind),
+            ids=tuple(id for part in kept for id in part.kept_ids),
+            validation=used["validation"].size if "validation" in used else 0,
+            values=np.concatenate([part.kept_values for part in kept] or [np.empty((0, len(measures)))]),
+            by_measure={
+                m.name: np.concatenate([p.distances.by_measure[m.name][~p.leaked] for p in kept])
+                if kept
+                else np.empty((0, len(index.ids)))
+                for m in measures
+            },
+            removed=tuple(id for part in cleaned.values() for id in part.removed_ids),
+            agreement=agreement,
+            refused=refused,
+            warnings=tuple(warnings),
+        )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Null cases of one origin: their evidence (n, M), and which of them leaked (n,)."""
+
+    distances: Distances
+    values: np.ndarray
+    identical: np.ndarray
+    leaked: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        distances: Distances,
+        measures: Sequence[Measure],
+        index: TrainingIndex,
+        k: int,
+        levels: tuple[str, ...],
+        reference: np.ndarray | None,
+    ) -> _Part:
+        near = [nearest(distances.by_measure[m.name], k, index.patients) for m in measures]
+        values = np.stack([evidence(n.ratio) for n in near], 1) if near else np.empty((len(distances.ids), 0))
+        pairs = identical_pairs(distances, index, measures)
+        if distances.kind == "cross-fitted":
+            pairs &= ~_pairs_of_one_patient(distances, index)
+        identical = np.any(pairs, axis=1)
+        far = near_duplicates(values, levels, values[~identical])
+        if reference is not None:
+            voxel = [level == "voxel" for level in levels]
+            far |= near_duplicates(values[:, voxel], ("voxel",) * sum(voxel), reference[:, voxel])
+        return cls(distances, values, identical, identical | far)
+
+    @property
+    def kept_values(self) -> np.ndarray:
+        kept: np.ndarray = self.values[~self.leaked]
+        return kept
+
+    @property
+    def kept_ids(self) -> list[str]:
+        return [id for id, dropped in zip(self.distances.ids, self.leaked, strict=True) if not dropped]
+
+    @property
+    def removed_ids(self) -> list[str]:
+        return [id for id, leaked in zip(self.distances.ids, self.leaked, strict=True) if leaked]
+
+    @property
+    def size(self) -> int:
+        return int((~self.leaked).sum())
+
+    @property
+    def mostly_leaked(self) -> bool:
+        return int(self.leaked.sum()) > LARGEST_LEAK * len(self.leaked)
+
+    def warnings(self) -> Iterator[str]:
+        origin, a = ("validation", "a") if self.distances.kind == "validation" else ("training", "another")
+        if not self.leaked.any():
+            return
+        text = (
+            f"{int(self.leaked.sum())} of {len(self.leaked)} {origin} cases lie as near to {a} training case as "
+            f"copies do ({int(self.identical.sum())} identical) and are left out of the null "
+            f"({_named(self.removed_ids)})"
+        )
+        if origin == "validation" and self.mostly_leaked:
+            text = (
+                f"THE VALIDATION SCANS ARE NOT USED: {text}: more than half of them, so that none can be trusted to be "
+                "unseen; give scans that the generator never saw"
+            )
+        yield text
+
+
+def _named(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:5]) + (" ..." if len(ids) > 5 else "")
+
+
+def _pairs_of_one_patient(distances: Distances, index: TrainingIndex) -> np.ndarray:
+    position = {id: j for j, id in enumerate(index.ids)}
+    rows = index.patients[[position[id] for id in distances.ids]]
+    same: np.ndarray = rows[:, None] == index.patients[None, :]
+    return same
+
+
+def _agreement(values: Sequence[np.ndarray], groups: tuple[str, ...]) -> float:
+    """p value of the test that the two parts, (n, M) and (m, M), come from one distribution."""
+    pooled = np.concatenate(values)
+    together = combined(Combination.fit(pooled, groups).null_by_group(pooled))
+    first = len(values[0])
+    return mann_whitney(together[:first], together[first:])
+
+
+def _disagree(values: Sequence[np.ndarray], agreement: float) -> str:
+    """The warning that holdout and training scans, (n, M) and (m, M) evidence, do not agree."""
+    closer = np.nanmedian(values[0] - np.nanmedian(values[1], axis=0)) > 0
+    causes = (
+        "they may hold scans of training patients, or copies of training scans that were moved"
+        if closer
+        else "they may come from another scanner, or training scans of one person may have different patient ids"
+    )
+    return (
+        f"the {len(values[0])} validation scans lie {'closer to' if closer else 'further from'} the training cohort "
+        f"than its own scans of different patients do (p = {agreement:.2g}): {causes}; these validation scans "
+        "alone are the null"
+    )
+
+
+def _unknown_patients(index: TrainingIndex) -> Iterator[str]:
+    if all(e.patient is None for e in index.entries) and len(index.entries) > 1:
+        yield (
+            "the patients of the training cases are not known: several scans of one person would make the null too "
+            "close, and copies would be missed; name the patients with --patients"
+        )
