@@ -19,7 +19,7 @@ from replica_detection.errors import InputError
 from replica_detection.readers.ratings import SCALE, Rating
 from replica_detection.results.schema import Comparison
 from replica_detection.results.wording import MISSING, SYMBOLS, number, probability, reason, score
-from replica_detection.util.files import atomic_write
+from replica_detection.util.files import atomic_write, write_advice
 from replica_detection.version import __version__
 from ReplicaDetectionLib.PlacedSurfaces import SurfaceRow
 from ReplicaDetectionLib.Translation import _
@@ -71,7 +71,9 @@ def writePage(path: Path, content: ReportContent) -> Path:
         with atomic_write(path) as file:
             file.write(_page(content))
     except OSError as error:
-        raise InputError(path, f"cannot be written ({error.strerror or error})", _ADVICE) from error
+        raise InputError(
+            path, f"cannot be written ({error.strerror or error})", write_advice(error, _ADVICE)
+        ) from error
     return path
 
 

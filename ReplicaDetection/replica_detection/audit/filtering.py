@@ -21,6 +21,7 @@ from replica_detection.progress import Progress, silent
 from replica_detection.results import wording
 from replica_detection.results.result import IDENTICAL, TO_REVIEW, CaseSummary, DetectionResult, NullInfo
 from replica_detection.util.csv_tables import write_csv
+from replica_detection.util.files import write_advice
 
 MANIFEST = "manifest.csv"
 _STAYS = {
@@ -223,7 +224,7 @@ def write_filtered(decisions: Iterable[Decision], source: Path, output: Path, *,
         work.replace(output)
     except OSError as error:
         shutil.rmtree(work, ignore_errors=True)
-        advice = "Check free space and permissions"
+        advice = write_advice(error, "Check free space and permissions")
         raise InputError(error.filename or output, f"cannot be copied ({error.strerror or error})", advice) from error
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)

@@ -30,6 +30,7 @@ from replica_detection.results.result import (
     DetectionResult,
     NullInfo,
 )
+from replica_detection.util.files import write_advice
 
 console = Console(soft_wrap=True)
 errors = Console(stderr=True, soft_wrap=True)
@@ -208,7 +209,9 @@ def run_guarded(app: typer.Typer) -> int:
         return _fail(with_flags(str(error)), debug)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{where}{error.strerror or error}. Check free space and permissions.", debug)
+        return _fail(
+            f"{where}{error.strerror or error}. {write_advice(error, 'Check free space and permissions')}.", debug
+        )
     except MemoryError:
         return _fail("out of memory. Use smaller images, a profile with a coarser grid, or a larger machine.", debug)
     except Exception as error:

@@ -36,7 +36,7 @@ from replica_detection.errors import (
     UnreachableError,
 )
 from replica_detection.progress import Progress, silent
-from replica_detection.util.files import atomic_write
+from replica_detection.util.files import atomic_write, write_advice
 
 MOST_JSON = 2**28
 MOST_REDIRECTS = 5
@@ -313,4 +313,4 @@ def _writable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         found = f"cannot be written ({error.strerror or error})"
-        raise InputError(path, found, "Check that its folder exists and the disk has room") from error
+        raise InputError(path, found, write_advice(error)) from error

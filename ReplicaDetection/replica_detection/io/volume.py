@@ -27,6 +27,7 @@ from replica_detection.io.formats import (
 from replica_detection.io.image import Volume, checked_labels, checked_volume, require_affine, shear_degrees
 from replica_detection.io.paths import is_dicom_name, is_regular, paired, require_file
 from replica_detection.io.pictures import read_picture
+from replica_detection.util.files import write_advice
 
 __all__ = ["WRITABLE", "Volume", "read_mask", "read_volume", "voxel_files", "write_volume"]
 
@@ -132,9 +133,8 @@ def write_volume(path: str | os.PathLike[str], array: np.ndarray, affine: np.nda
         (_write_nifti if suffix.startswith(".nii") else _write_itk)(temporary, array, affine)
         temporary.replace(path)
     except (OSError, RuntimeError) as error:
-        raise InputError(
-            path, f"cannot be written ({error})", "Check that its folder exists and the disk has room"
-        ) from error
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(path, f"cannot be written ({reason})", write_advice(error)) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

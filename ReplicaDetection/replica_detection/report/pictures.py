@@ -182,20 +182,23 @@ def _cut(pair: Pair, cut: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
 def outlined(panel: Image.Image, masks: tuple[np.ndarray | None, np.ndarray | None]) -> Image.Image:
     """The panel with both outlines, one pixel wide, just outside the masks; dashed where they coincide."""
     pixels = np.array(panel)
-    edges = []
-    for mask in masks:
-        edge = np.zeros(pixels.shape[:2], bool)
-        if mask is not None and mask.any():
-            grown = Image.fromarray(mask.astype(np.uint8) * 255).resize(panel.size, Image.Resampling.BILINEAR)
-            inside = np.pad(np.asarray(grown) > 127, 1)
-            beside = inside[2:, 1:-1] | inside[:-2, 1:-1] | inside[1:-1, 2:] | inside[1:-1, :-2]
-            edge = beside & ~inside[1:-1, 1:-1]
-        edges.append(edge)
+    edges = [np.zeros(pixels.shape[:2], bool) if mask is None else edge_of(mask, panel.size) for mask in masks]
     rows, columns = np.indices(pixels.shape[:2])
     dash = (rows + columns) // _DASH % 2 == 0
     pixels[edges[0]] = SYNTHETIC_OUTLINE
     pixels[edges[1] & ~(edges[0] & dash)] = TRAINING_OUTLINE
     return Image.fromarray(pixels)
+
+
+def edge_of(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(height, width) bool: the pixels just outside a mask (rows, columns) of 0 and 1, enlarged to `size`."""
+    if not mask.any():
+        return np.zeros(size[::-1], bool)
+    grown = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)
+    inside = np.pad(np.asarray(grown) > 127, 1)
+    beside = inside[2:, 1:-1] | inside[:-2, 1:-1] | inside[1:-1, 2:] | inside[1:-1, :-2]
+    edge: np.ndarray = beside & ~inside[1:-1, 1:-1]
+    return edge
 
 
 def grey(plane: np.ndarray, window: tuple[float, float]) -> Image.Image:

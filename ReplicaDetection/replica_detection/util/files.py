@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -43,6 +44,17 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         with suppress(OSError):
             temporary.unlink()
         raise
+
+
+def write_advice(error: BaseException, otherwise: str = "Check that its folder exists and the disk has room") -> str:
+    """Advice on a file that cannot be written, by the error of the system; `otherwise` where that is none of these."""
+    known = {
+        errno.ENAMETOOLONG: "Give it a shorter name: a name with its extension may have 255 bytes",
+        errno.ENOSPC: "Make room on the disk",
+        errno.EACCES: "Give yourself the right to write there, or choose another folder",
+        errno.EROFS: "Choose a folder on a disk that can be written",
+    }
+    return known.get(error.errno or 0, otherwise) if isinstance(error, OSError) else otherwise
 
 
 def is_temporary(name: str) -> bool:

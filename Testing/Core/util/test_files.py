@@ -1,14 +1,19 @@
 """A file is either whole or not there."""
 
+import errno
 import os
 import stat
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from replica_detection.util.files import atomic_write, is_temporary
+from replica_detection.errors import InputError
+from replica_detection.io.volume import write_volume
+from replica_detection.util.files import atomic_write, is_temporary, write_advice
 
 
 @pytest.mark.parametrize(("mode", "content"), [("w", "ü\n"), ("wb", b"\x00\xff")])
@@ -86,3 +91,20 @@ def test_what_a_killed_process_left_is_known_by_its_name(tmp_path):
     for name in ("a.tmp", ".a.tmp", "index.json", ".serve.lock", ".0123456789abcdef.nii.gz", ".tmp"):
         assert not is_temporary(name)
     assert is_temporary(".0123456789abcdef.tmp.nii.gz")
+
+
+@pytest.mark.parametrize("length", [252, 256, 300])
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_a_name_that_is_too_long_is_to_be_shortened(tmp_path: Path, length: int, suffix: str):
+    """An id of 252 bytes is a valid name of a folder, and too long with an extension."""
+    path = tmp_path / ("ä" * (length // 2) + "x" * (length % 2) + suffix)
+    with pytest.raises(InputError, match="shorter name") as refused:
+        write_volume(path, np.arange(8.0).reshape(2, 2, 2), np.eye(4))
+    assert "disk" not in refused.value.advice and len(refused.value.found) < 60
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_advice_fits_the_error_of_the_system():
+    assert "room" in write_advice(OSError(errno.ENOSPC, "full"))
+    assert "right to write" in write_advice(PermissionError(errno.EACCES, "denied"))
+    assert write_advice(RuntimeError("?"), "Wait") == "Wait"
