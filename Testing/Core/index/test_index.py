@@ -346,7 +346,7 @@ def test_the_mask_is_no_file_of_the_image_whether_used_or_not(tmp_path, measures
     masked = Cohort(read.source, tuple(replace(c, mask=mask_file) for c in read.cases if len(c.files) == 1))
     index = build(masked, tmp_path / "x.rdindex", measures=measures)
     (entry,) = index.entries
-    assert entry.mask == mask and entry.images == (str((tmp_path / "training" / "one.nii.gz").resolve()),)
+    assert entry.mask == mask and entry.images == ((tmp_path / "training" / "one.nii.gz").resolve(),)
     assert serves(index, masked, IndexOptions(measures=measures))
 
     # As versions wrote it that did not say how many files are the image.
