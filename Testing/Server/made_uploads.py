@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import locale
 import struct
 import tempfile
 import zlib
@@ -68,7 +69,9 @@ def compressed_dicom(compressor: str = "JPEG2000") -> bytes:
         writer.SetUseCompression(True)
         writer.SetCompressor(compressor)
         writer.KeepOriginalImageUIDOn()
+        before = locale.setlocale(locale.LC_CTYPE)
         writer.Execute(SimpleITK.Cast(image, SimpleITK.sitkInt16))
+        locale.setlocale(locale.LC_CTYPE, before)  # GDCM leaves another one when it writes
         return (Path(folder) / "b.dcm").read_bytes()
 
 

@@ -27,7 +27,7 @@ class Header:
 
     Attributes:
         series, study, instance: UIDs, "" where not stated.
-        number: SeriesNumber as text, "" where not stated.
+        number, place: SeriesNumber and InstanceNumber as text, "" where not stated.
         patient: the start (12 hexadecimal digits) of the SHA-256 of PatientID, None without one.
         left_out: the reason why the file is not a slice of a volume; empty where it is one.
         colour: photometric interpretation of a colour image, "" for grey values.
@@ -45,6 +45,7 @@ class Header:
     left_out: str
     study: str = ""
     instance: str = ""
+    place: str = ""
     colour: str = ""
     projection: bool = False
     kind: str = ""
@@ -55,9 +56,9 @@ class Header:
 
 
 _HEADER_TAGS = [
-    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "PatientID", "Modality",
-    "ImageType", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "ImagePositionPatient",
-    "ImageOrientationPatient", "PixelSpacing",
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "InstanceNumber",
+    "PatientID", "Modality", "ImageType", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation",
+    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
 ]  # fmt: skip
 
 
@@ -70,16 +71,16 @@ def read_header(path: Path) -> Header:
     with input_errors(path, "DICOM"):
         dataset = _dataset(path, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
         patient = str(dataset.get("PatientID") or "").strip()
-        number = dataset.get("SeriesNumber")
         position = _vector(dataset.get("ImagePositionPatient"), 3)
         left_out = _left_out(path, dataset)
         return Header(
             series=str(dataset.get("SeriesInstanceUID") or ""),
-            number="" if number is None else str(number),
+            number=_text(dataset.get("SeriesNumber")),
             patient=hashlib.sha256(patient.encode()).hexdigest()[:12] if patient else None,
             left_out=left_out,
             study=str(dataset.get("StudyInstanceUID") or ""),
             instance=str(dataset.get("SOPInstanceUID") or ""),
+            place=_text(dataset.get("InstanceNumber")),
             colour=colour_of(dataset),
             projection=not left_out and _is_projection(dataset, position),
             kind=_kind(dataset),
@@ -237,6 +238,10 @@ def _vector(value: Any, length: int) -> np.ndarray | None:
     """The numbers, None unless there are `length` finite ones."""
     numbers = np.array([float(number) for number in _sequence(value)])
     return numbers if len(numbers) == length and np.isfinite(numbers).all() else None
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
 
 
 def _numbers(vector: np.ndarray | None) -> tuple[float, ...] | None:

@@ -220,7 +220,8 @@ def _decoded(
     try:
         cells = sitk.GetArrayFromImage(sitk.ReadImage(str(scratch), imageIO="GDCMImageIO"))
     except RuntimeError as error:
-        raise InputError(path, f"holds pixels that cannot be decoded as {_name(syntax)}", DAMAGED) from error
+        advice = f"They are damaged, or their encoder was an unusual one. {_CONVERT}, or export it again"
+        raise InputError(path, f"holds pixels that cannot be decoded as {_name(syntax)}", advice) from error
     # As pydicom has it: these codestreams know how many bits their values have, and it is those that hold the sign.
     bits = min(layout.stored, found.precision) if syntax in (*_JPEG_2000, *_JPEG_LS) else layout.stored
     return cells.reshape(shape), found.precision, bits

@@ -10,6 +10,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -134,7 +135,7 @@ def _heights(found: Sequence[Found]) -> np.ndarray | None:
     return np.sort(np.array([header.position for _, header in found]) @ normal)
 
 
-def _places(found: Sequence[Found], most: float = 2.0) -> str:
+def _places(found: Sequence[Found], most: float = 1.05) -> str:
     """ "even" where no gap between slices is more than `most` times another, "same" where some share a place or state
     none, else "uneven"."""
     heights = _heights(found)
@@ -149,11 +150,11 @@ def _places(found: Sequence[Found], most: float = 2.0) -> str:
 def _in_several_folders(series: list[Series]) -> list[Series]:
     """Joins the parts of a series that lie in several folders; a copy in another folder stays a scan of its own."""
     joined: list[Series] = []
-    for uid, parts in _grouped(series, lambda part: part.header.series).items():
+    for (uid, *_), parts in _grouped(series, lambda part: (part.header.series, *_owner(part.header))).items():
         if not uid or len(parts) == 1:
             joined += parts
             continue
-        for alike in _clusters(parts, _same_series):
+        for alike in _clusters(parts, _same_geometry):
             if _continuation(alike) == "even":
                 joined.append(_joined(alike))
             else:
@@ -175,13 +176,21 @@ def _joined_one_by_one(parts: Sequence[Series]) -> list[Series]:
 
 
 def _continuation(parts: Sequence[Series]) -> str:
-    """The places of the slices of all parts, as `_places`; "same" too where parts share a folder or an instance, or
-    are too few slices to tell."""
-    instances = [header.instance for part in parts for _, header in part.slices]
-    folders = [part.folder for part in parts]
-    if len(instances) < 3 or len(set(instances)) < len(instances) or len(set(folders)) < len(folders):
+    """The places of the slices of all parts, as `_places`.
+
+    "same" also where parts share a folder or an instance, or have too few slices to tell; "uneven" also where parts of
+    which one lies between the slices of another share an InstanceNumber, as two scans would.
+    """
+    headers = [header for part in parts for _, header in part.slices]
+    few = len(headers) < 3 or len({part.folder for part in parts}) < len(parts)
+    if few or len({header.instance for header in headers}) < len(headers):
         return "same"
-    return _places([item for part in parts for item in part.slices])
+    places = _places([item for part in parts for item in part.slices])
+    if places == "even" and len({header.place for header in headers}) < len(headers):
+        ends = sorted(heights[[0, -1]].tolist() for part in parts if (heights := _heights(part.slices)) is not None)
+        if any(low < high for (_, high), (low, _) in pairwise(ends)):
+            return "uneven"
+    return places
 
 
 def _clusters(parts: Sequence[Series], alike: Callable[[Series, Series], bool]) -> list[list[Series]]:
@@ -193,9 +202,8 @@ def _clusters(parts: Sequence[Series], alike: Callable[[Series, Series], bool]) 
     return clusters
 
 
-def _same_series(one: Series, two: Series) -> bool:
-    a, b = one.header, two.header
-    return not a.projection and _owner(a) == _owner(b) and not _difference(a, b)
+def _same_geometry(one: Series, two: Series) -> bool:
+    return not one.header.projection and not _difference(one.header, two.header)
 
 
 def _joined(parts: Sequence[Series]) -> Series:
@@ -212,15 +220,12 @@ def _one_uid_a_slice(series: list[Series]) -> list[Series]:
     for part in series:
         alone = len(part.slices) == 1 and part.header.series and not part.header.projection and not part.header.colour
         (single if alone else stacks).append(part)
-    for parts in _clusters(single, _same_scan):
-        items = [item for part in parts for item in part.slices]
-        if len(parts) > 2 and _places(items) == "even":
-            stacks.append(_series(items))
-        else:
-            stacks += parts
+    for parts in _grouped(single, lambda part: (part.folder, part.header.patient, part.header.number)).values():
+        for alike in _clusters(parts, _same_geometry):
+            items = [item for part in alike for item in part.slices]
+            # Three images may lie at even gaps by chance, many hardly so.
+            if len(alike) > 2 and _places(items, most=1.05 if len(alike) < 8 else 2.0) == "even":
+                stacks.append(_series(items))
+            else:
+                stacks += alike
     return sorted(stacks, key=lambda part: str(part.slices[0][0]))
-
-
-def _same_scan(one: Series, two: Series) -> bool:
-    a, b = one.header, two.header
-    return (one.folder, a.patient, a.number) == (two.folder, b.patient, b.number) and not _difference(a, b)

@@ -34,6 +34,7 @@ def write(folder: Path, chosen: slice | list[int] = slice(None), **elements) -> 
         STACK[numbers],
         [LINE[i] for i in numbers],
         names=[f"{folder.name}{i}.dcm" for i in numbers],
+        each=[{"InstanceNumber": i + 1} for i in numbers],
         **elements,
     )
 
@@ -69,6 +70,17 @@ def test_a_copy_in_another_folder_is_a_case_of_its_own(tmp_path: Path, same_obje
         write(tmp_path / "b", slice(5))
     cohort = Cohort.read(tmp_path, strict=True)
     assert cohort.ids == ("a", "b") and [len(case.files) for case in cohort.cases] == [COUNT, 5]
+
+
+@pytest.mark.parametrize(("offset", "count"), [(1.25, 1), (0.9, 0), (1.25, 0)])
+def test_two_scans_of_one_uid_with_slices_between_each_other_are_not_joined(tmp_path: Path, offset: float, count: int):
+    """`count`: both count their instances from 1; without, the gaps tell, unless they are even: then it is one scan."""
+    write(tmp_path / "a")
+    each = [{"InstanceNumber": i + 1 if count else i + 21} for i in range(COUNT)]
+    write_series(tmp_path / "b", STACK, [(x, y, z + offset) for x, y, z in LINE], each=each)
+    cohort = Cohort.read(tmp_path)
+    assert len(cohort) == (1 if (offset, count) == (1.25, 0) else 2)
+    assert len(cohort.problems) == (0 if (offset, count) == (1.25, 0) else 1)
 
 
 def test_parts_with_a_gap_between_them_are_told_and_not_joined(tmp_path: Path):
