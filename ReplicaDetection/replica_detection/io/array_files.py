@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import zipfile
 from collections.abc import Callable
@@ -44,7 +45,9 @@ def read_mgh(path: Path) -> Decoded:
     _require_mark(path, "an MGH image", b"\x1f\x8b" if path.suffix.lower() == ".mgz" else b"\0\0\0\1")
     image = nib.MGHImage.from_filename(path)
     shape = squeezed_shape(path, image.shape)
-    trusted = int(image.header["goodRASFlag"]) == 1
+    # nibabel puts a geometry in the place of one that is not valid.
+    with gzip.open(path) if path.suffix.lower() == ".mgz" else path.open("rb") as file:
+        trusted = file.read(30)[28:] == b"\0\1"
     return Decoded(_values(image, shape), np.asarray(image.affine, np.float64), trusted)
 
 
