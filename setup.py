@@ -41,7 +41,7 @@ setup(
         "pillow>=10",
         "pydicom>=2.4.4",
         # Headers of NRRD files: MIT, pure Python.
-        "pynrrd>=1.0",
+        "pynrrd>=1.1",
         "rich>=13",
         "safetensors>=0.4",
         "scikit-image>=0.24",

@@ -32,6 +32,8 @@ from replica_detection.util.files import write_advice
 __all__ = ["WRITABLE", "Volume", "read_mask", "read_volume", "voxel_files", "write_volume"]
 
 WRITABLE = (".nii.gz", ".nii", ".nrrd", ".mha")
+# Transfer syntaxes that always change values: JPEG baseline and extended, JPEG-LS near-lossless.
+_LOSSY = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 81))
 _GIVE_AGAIN = "Give the images again in this run, or keep them in files"
 
 
@@ -174,7 +176,20 @@ def _decode(files: tuple[Path, ...], path: Path, *, labels: bool = False, layers
             raise InputError(
                 path, found, "Give NIfTI, NRRD, MetaImage, DICOM, PNG, JPEG or TIFF, with its usual extension"
             )
+        if labels:
+            _require_lossless(files)
         return read_dicom(files)
+
+
+def _require_lossless(files: Sequence[Path]) -> None:
+    """Raises InputError for a DICOM mask in an encoding that changes values (JPEG, JPEG-LS with loss)."""
+    import pydicom
+
+    for file in files:
+        dataset = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=["Rows"])
+        if getattr(dataset, "file_meta", {}).get("TransferSyntaxUID") in _LOSSY:
+            found = "is a mask that is stored with loss: its labels are not those that were drawn"
+            raise InputError(file, found, "Export the mask without compression, or with a lossless one")
 
 
 def _storable(path: Path, array: np.ndarray) -> np.ndarray:
@@ -186,6 +201,8 @@ def _storable(path: Path, array: np.ndarray) -> np.ndarray:
         return array.astype(np.uint8)
     if array.dtype.itemsize == 8 and array.dtype.kind in "ui":
         low, high = int(array.min()), int(array.max())
+        if max(abs(low), abs(high)) > 2**53:
+            raise InputError(path, f"cannot hold whole numbers up to {max(abs(low), abs(high))}", "Scale them down")
         return array.astype(np.int32 if low >= -(2**31) and high < 2**31 else np.float64)
     if array.dtype.kind == "f":
         return array.astype(np.float32 if array.dtype.itemsize <= 4 else np.float64)

@@ -1,6 +1,7 @@
 """Reading and writing volumes: values and geometry against nibabel and ITK, and what is said of odd files."""
 
 import gzip
+import io
 import os
 import subprocess
 import sys
@@ -14,8 +15,10 @@ import SimpleITK
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pydicom.encaps import encapsulate
 from scipy.spatial.transform import Rotation
 
+from Core.made_dicom import dicom_dataset, save_dicom
 from replica_detection.errors import InputError
 from replica_detection.io.cohort import Cohort
 from replica_detection.io.nifti import read_header
@@ -356,3 +359,29 @@ def test_whole_numbers_that_float32_cannot_hold_are_told(tmp_path: Path):
     assert any("rounded" in note for note in read_volume(tmp_path / "a.nii").warnings)
     nib.save(nib.Nifti1Image((array - 200).astype(np.int32), np.eye(4)), tmp_path / "b.nii")
     assert read_volume(tmp_path / "b.nii").warnings == ()
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", None])
+def test_a_dicom_mask_stored_with_loss_is_refused(tmp_path: Path, syntax: str | None):
+    labels = np.repeat(np.arange(16) % 2, 16).reshape(16, 16).astype(np.uint8)
+    elements = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "PixelRepresentation": 0, "RescaleIntercept": 0}
+    dataset = dicom_dataset(labels, **elements)
+    dataset.PixelData = labels.tobytes()
+    if syntax is not None:
+        stream = io.BytesIO()
+        Image.fromarray(labels * 255).save(stream, "JPEG", quality=95)
+        dataset.file_meta.TransferSyntaxUID = syntax
+        dataset.PixelData = encapsulate([stream.getvalue()])
+        dataset["PixelData"].is_undefined_length = True
+    save_dicom(dataset, tmp_path / "m.dcm")
+    like = Volume(np.zeros((16, 16), np.float32), np.eye(4), False)
+    if syntax is None:
+        assert np.array_equal(read_mask(tmp_path / "m.dcm", like).T, labels)
+    else:
+        with pytest.raises(InputError, match="stored with loss"):
+            read_mask(tmp_path / "m.dcm", like)
+
+
+def test_whole_numbers_that_no_format_holds_are_not_rounded(tmp_path: Path):
+    with pytest.raises(InputError, match="whole numbers up to"):
+        write_volume(tmp_path / "a.nii", np.array([[0, 2**53 + 1]] * 2), np.eye(4))
