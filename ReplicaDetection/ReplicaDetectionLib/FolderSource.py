@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 from replica_detection.errors import ConfigurationError, InputError, ReplicaDetectionError
 from replica_detection.index.entries import Entry, IndexHeader, header_of_result
 from replica_detection.io.case import Case
+from replica_detection.io.cohort import Cohort
 from replica_detection.preparation.profiles import Preparation
 from replica_detection.progress import Progress, silent
 from replica_detection.readers.ratings import Rating
 from replica_detection.readers.worklist import Filter, filtered, next_unrated, ordered, with_ratings
-from replica_detection.results.finding import synthetic_of_result
+from replica_detection.results.finding import synthetic_and_changed
 from replica_detection.results.places import MOVED
 from replica_detection.results.result import DetectionResult
 from replica_detection.results.schema import (
@@ -185,9 +186,10 @@ class FolderSource(Source):
         return with_ratings([worklist_item(row) for row in self.result.summary], self.ratings(), reader)
 
     def _case(self, cases: dict[str, Case], caseId: str) -> Case:
-        if caseId not in cases:
-            raise InputError(self.folder, f"names the case '{caseId}', whose file is gone", MOVED)
-        return cases[caseId]
+        if caseId in cases:
+            return cases[caseId]
+        gone = InputError(self.folder, f"names the case '{caseId}', whose file is gone", MOVED)
+        raise self._cohort[1].get(caseId, gone)
 
     def _read(self, case: Case) -> tuple[ReadImage, str]:
         """The image with its mask, from a file or made as the run made it; or without a mask, and the reason."""
@@ -239,7 +241,12 @@ class FolderSource(Source):
 
     @cached_property
     def _synthetic(self) -> dict[str, Case]:
-        return {case.id: case for case in synthetic_of_result(self.result).cases}
+        return {case.id: case for case in self._cohort[0].cases}
+
+    @cached_property
+    def _cohort(self) -> tuple[Cohort, dict[str, InputError]]:
+        """The synthetic images, and for each that changed since the run what to say of it."""
+        return synthetic_and_changed(self.result)
 
 
 def _trainingCase(entry: Entry) -> Case:

@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from replica_detection.errors import InputError
 from replica_detection.io.arrays import SOURCE
 from replica_detection.io.cohort import Cohort, Problem
 from replica_detection.results.places import Places, cohort_at
 from replica_detection.results.result import DetectionResult
 
-CHANGED = "changed since the run compared it. Run `replica-detection detect` again"
+_CHANGED, _AGAIN = "changed since the run compared it", "Put the old file back, or run `replica-detection detect` again"
 
 
 def index_places(result: DetectionResult) -> list[Path]:
@@ -38,13 +39,17 @@ def synthetic_of_result(result: DetectionResult) -> Cohort:
     Raises:
         InputError: the images are no longer there, or all of them are others now.
     """
+    return synthetic_and_changed(result)[0]
+
+
+def synthetic_and_changed(result: DetectionResult) -> tuple[Cohort, dict[str, InputError]]:
+    """As `synthetic_of_result`, and for the id of each image that changed since the run the error that says so."""
     places, stated = _places(result), result.run.synthetic.source
     if stated == SOURCE:
-        return Cohort.read(stated)  # which says that they were in memory
+        return Cohort.read(stated), {}  # which says that they were in memory
     ids = result.neighbors.synthetic_ids
     found = places.of_input("synthetic", stated)
-    cohort, changed = cohort_at(found, places.synthetic, ids, masks=masks_of_result(result))
-    return _without(cohort, changed)
+    return _without(*cohort_at(found, places.synthetic, ids, masks=masks_of_result(result)))
 
 
 def validation_of_result(result: DetectionResult, **reading: Any) -> Cohort | None:
@@ -63,13 +68,17 @@ def validation_of_result(result: DetectionResult, **reading: Any) -> Cohort | No
         return Cohort.read(known.source)
     states = places.validation
     ids = states or (*result.run.null.case_ids, *result.run.null.removed)
-    return _without(*cohort_at(places.of_input("validation", known.source), states, ids, **reading))
+    return _without(*cohort_at(places.of_input("validation", known.source), states, ids, **reading))[0]
 
 
-def _without(cohort: Cohort, changed: set[str]) -> Cohort:
-    problems = tuple(Problem(str(c.image), CHANGED) for c in cohort.cases if c.id in changed)
+def _without(cohort: Cohort, changed: set[str]) -> tuple[Cohort, dict[str, InputError]]:
+    """The cohort without the changed cases, which are among its problems, and the error for each."""
+    errors = {c.id: InputError(c.image, _CHANGED, _AGAIN) for c in cohort.cases if c.id in changed}
+    if not errors:
+        return cohort, {}
     kept = tuple(c for c in cohort.cases if c.id not in changed)
-    return replace(cohort, cases=kept, problems=(*cohort.problems, *problems)) if problems else cohort
+    problems = (*cohort.problems, *map(Problem.of, errors.values()))
+    return replace(cohort, cases=kept, problems=problems), errors
 
 
 def _places(result: DetectionResult) -> Places:
