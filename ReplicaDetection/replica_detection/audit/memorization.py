@@ -25,6 +25,7 @@ from replica_detection.audit.memorization_metrics import (
 )
 from replica_detection.detection.comparison import compare
 from replica_detection.detection.null_distances import cross_fitted_distances, holdout_distances
+from replica_detection.detection.null_pool import NullPool
 from replica_detection.detection.queries import CohortQueries, IndexQueries, Queries, QueryBlock
 from replica_detection.errors import ConfigurationError
 from replica_detection.index.training_index import TrainingIndex
@@ -42,6 +43,7 @@ PAIRS = 100  # of images, for MS-SSIM
 # Without an embedding, images averaged down to at most so many voxels an axis stand in for vectors.
 _COARSE = {2: 64, 3: 16}
 _BLOCK = 256
+_K = 50  # neighbourhood of the ratio by which leaks are found
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,11 @@ def set_figures(
     device: str = "cpu",
     seed: int = 0,
     progress: Progress = silent,
-) -> list[SetFigure]:
-    """All metrics of one synthetic set.
+) -> tuple[list[SetFigure], tuple[str, ...]]:
+    """All metrics of one synthetic set, and warnings.
+
+    Holdout cases that are training cases, or nearly so, are left out and named: they would set the threshold so close
+    that no copy falls below it. Where they are more than half of the holdout, none of it is used.
 
     Args:
         index: the training cohort.
@@ -83,10 +88,7 @@ def set_figures(
     found = compare(made, index, chosen, progress=progress)
     if not found.ids:
         raise nothing_usable(synthetic.source, (*synthetic.problems, *found.problems))
-    if holdout is None:
-        null = cross_fitted_distances(index, chosen, size=len(index), progress=progress)
-    else:
-        null = holdout_distances(holdout, index, chosen, progress=progress)
+    null, holdout, warnings = _null(index, holdout, chosen, progress)
     figures: list[SetFigure] = []
     for m in chosen:
         of_measure = _Distances(m, found.by_measure[m.name], null.by_measure[m.name], holdout is not None)
@@ -97,7 +99,23 @@ def set_figures(
             SetFigure(f"vectors: {vectors.title}", f)
             for f in _of_vectors(vectors.of_training(), unseen, made.kept, seed)
         ]
-    return figures + [SetFigure("images", f) for f in _of_images(index, synthetic, seed)]
+    return figures + [SetFigure("images", f) for f in _of_images(index, synthetic, seed)], warnings
+
+
+def _null(
+    index: TrainingIndex, holdout: Cohort | None, measures: Sequence[Measure], progress: Progress
+) -> tuple[NullPool, Cohort | None, tuple[str, ...]]:
+    """The null without leaks, what is left of the holdout (None: none was given, or it was refused), and warnings."""
+    refusal: tuple[str, ...] = ()
+    if holdout is not None:
+        pool = NullPool.of([holdout_distances(holdout, index, measures, progress=progress)], measures, index, k=_K)
+        if not pool.refused:
+            kept = tuple(c for c in holdout.cases if c.id not in pool.removed)
+            return pool, replace(holdout, cases=kept), pool.warnings
+        refusal = pool.warnings
+    among = cross_fitted_distances(index, measures, size=len(index), progress=progress)
+    pool = NullPool.of([among], measures, index, k=_K)
+    return pool, None, (*refusal, *pool.warnings)
 
 
 def _chosen(index: TrainingIndex, names: Sequence[str] | None, device: str) -> list[Measure]:

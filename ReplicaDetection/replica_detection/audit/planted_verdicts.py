@@ -25,7 +25,6 @@ from replica_detection.statistics.intervals import Estimate, share
 from replica_detection.statistics.thresholds import auroc
 
 UNSEEN = "unseen, held out"
-SEEN = "Give scans that the generator never saw"
 SMALLEST_HALF = 5
 
 
@@ -97,13 +96,14 @@ def judge_planted(
     if len(set(taken)) < len(taken):
         raise ConfigurationError("a validation case has the name of a planted copy (selftest_0000 ...); rename it")
     detector = Detector(index, validation=null, options=options, progress=progress)
-    if getattr(detector.null, "refused", False):
-        raise InputError(validation.source, str(detector.null.warnings[0]), SEEN)
+    if detector.null.refused:
+        raise InputError(validation.source, detector.null.warnings[0], "The rows of held-out images would say nothing")
     result = detector.detect(Cohort(folder, cases, held_out.problems), progress=progress)
     identical = {c.synthetic_id for c in result.summary if c.reason == IDENTICAL}
     leaked = [case.id for case in held_out.cases if case.id in identical]
     if len(leaked) > len(held_out) / 2:
-        raise InputError(validation.source, f"are training cases, most of them ({_few(leaked)})", SEEN)
+        advice = "Give scans that the generator never saw"
+        raise InputError(validation.source, f"are training cases, most of them ({_few(leaked)})", advice)
     truth = {case.id: (UNSEEN, "") for case in held_out.cases if case.id not in identical}
     truth |= {case.id: (kind, training_id) for case, kind, training_id in planted}
     rows = tuple(_rows(result, truth))

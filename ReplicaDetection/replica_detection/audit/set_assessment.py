@@ -102,7 +102,8 @@ def assess_set(
         if given is not None and len(given) != len(read):
             raise ConfigurationError(f"{what} has {len(given)} {kind} for {len(read)} results")
     holdout = _holdout(read[0], validation, masks=validation_masks, patients=patients, patient_pattern=patient_pattern)
-    sets, warnings = [], []
+    sets: list[AssessedSet] = []
+    warnings: list[str] = []
     for number, (source, result) in enumerate(zip(several, read, strict=True)):
         name = names[number] if names is not None else _name(source, result, number)
         index = index_of(result)
@@ -110,7 +111,7 @@ def assess_set(
         def staged(stage: str, done: int, total: int, name: str = name) -> None:
             progress(f"{name}: {stage}", done, total)
 
-        figures = set_figures(
+        figures, limits = set_figures(
             index,
             synthetic_of(result),
             holdout,
@@ -120,6 +121,7 @@ def assess_set(
             progress=staged,
         )
         sets.append(AssessedSet(name, None if at is None else float(at[number]), tuple(figures)))
+        warnings += limits
         if holdout is not None and not any(c.patient for c in holdout.cases) and any(e.patient for e in index.entries):
             warnings.append(NO_PATIENTS)
     if holdout is None:

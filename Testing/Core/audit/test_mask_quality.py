@@ -1,6 +1,7 @@
 """The same run with poorer masks."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -67,6 +68,20 @@ def test_readers_replicas_are_the_reference_where_they_are_given(run):
     threshold = result.run.definitions["dice"].threshold
     ratios = {m.synthetic_id: m.ratio for m in result.matches if m.measure == "dice"}
     assert other[0].flagged_others == np.mean([ratios[c] <= threshold for c, yes in chosen.items() if not yes])
+
+
+def test_without_a_threshold_nothing_is_flagged_and_nothing_is_cleared(run):
+    """A null too small for a threshold; an undecided image is neither a replica nor another one."""
+    result, index, synthetic, rows = run
+    measures = tuple(replace(m, threshold=np.nan) for m in result.run.measures)
+    found = degraded_masks(replace(result, run=replace(result.run, measures=measures)), index, synthetic)
+    assert all(np.isnan([r.flagged_replicas, r.flagged_others]).all() for r in found)
+    assert [r.auroc for r in found] == [r.auroc for r in rows]
+    replicas = [c.synthetic_id for c in result.summary if c.verdict == "replica"]
+    summary = tuple(replace(c, verdict="undecided") if c.synthetic_id == replicas[0] else c for c in result.summary)
+    known = {c.synthetic_id: c.verdict in ("replica", "suspicious") for c in summary if c.verdict != "undecided"}
+    undecided = degraded_masks(replace(result, summary=summary), index, synthetic)
+    assert repr(undecided) == repr(degraded_masks(result, index, synthetic, known))
 
 
 def test_a_mask_that_vanishes_has_no_surface_and_no_overlap(run):

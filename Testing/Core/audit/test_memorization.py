@@ -8,14 +8,18 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from Core.made_runs import COPIES, NEW, planted_folders, planted_run
+from Core.made_up import volume
 from replica_detection import cli
 from replica_detection.audit.distribution_metrics import frechet
-from replica_detection.audit.memorization import set_figures
+from replica_detection.audit.memorization import _null, set_figures
 from replica_detection.detection.queries import CohortQueries
 from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.index.build import build_index
 from replica_detection.index.training_index import TrainingIndex
 from replica_detection.io.cohort import Cohort
+from replica_detection.progress import silent
+
+SMALL = (10, 12, 8)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +34,7 @@ def run(folder):
 
 def figures_of(folder, index, holdout=True, **options):
     unseen = Cohort.read(folder / "validation") if holdout else None
-    found = set_figures(index, Cohort.read(folder / "synthetic"), unseen, **options)
+    found, _ = set_figures(index, Cohort.read(folder / "synthetic"), unseen, **options)
     return {(row.basis, row.figure.name, row.figure.variant): row.figure for row in found}
 
 
@@ -91,6 +95,37 @@ def test_without_a_holdout_the_training_cases_are_the_null_and_the_rest_is_undef
     assert figures["mae", "N_mem", "size-matched"].note == "no hold-out was given"
     assert figures["vectors: coarse voxels", "CT", ""].note == "no hold-out"
     assert not any("unseen" in name or variant == "as-published" for _, name, variant in figures)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """An index of 24 small training images, and 20 unseen images."""
+    training = Cohort.from_arrays({f"t{n}": volume(n, SMALL) for n in range(24)}, spacing=1)
+    index = build_index(training, tmp_path_factory.mktemp("leaks") / "x.rdindex", measures=["mae"])
+    return index, {f"u{n}": volume(1000 + n, SMALL) for n in range(20)}
+
+
+def test_leaked_unseen_images_are_left_out(small):
+    """Two of the unseen images are training images: with them, no copy would lie below the threshold of N_copies."""
+    index, unseen = small
+    measures = index.measures(["mae"])
+    whole, holdout, _ = _null(index, Cohort.from_arrays(unseen, spacing=1), measures, silent)
+    leaks = {"leak 1": volume(3, SMALL), "leak 2": volume(7, SMALL)}
+    null, kept, warnings = _null(index, Cohort.from_arrays({**leaks, **unseen}, spacing=1), measures, silent)
+    assert null.removed == tuple(leaks) and kept.ids == holdout.ids == tuple(unseen)
+    assert (null.by_measure["mae"] == whole.by_measure["mae"]).all()
+    assert "2 of 22 validation cases are copies of a training case" in warnings[0]
+
+
+def test_a_holdout_that_mostly_leaked_is_none(small):
+    index, unseen = small
+    measures = index.measures(["mae"])
+    among, none, _ = _null(index, None, measures, silent)
+    leaks = {f"leak {n}": volume(n, SMALL) for n in range(4)}
+    few = {id: unseen[id] for id in list(unseen)[:3]}
+    null, kept, warnings = _null(index, Cohort.from_arrays({**leaks, **few}, spacing=1), measures, silent)
+    assert kept is None and none is None and null.ids == among.ids
+    assert "THE VALIDATION SCANS ARE NOT USED" in warnings[0]
 
 
 def test_two_runs_are_equal(folder, run):

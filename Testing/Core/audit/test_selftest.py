@@ -12,6 +12,7 @@ from Core.made_up import volume
 from replica_detection import cli
 from replica_detection.audit.planted_copies import changes, intensity_range, write_copy
 from replica_detection.audit.planted_verdicts import UNSEEN, halves, judge_planted
+from replica_detection.audit.selftest_tables import write_selftest
 from replica_detection.detection.detector import DetectionOptions
 from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.index.build import build_index
@@ -160,9 +161,11 @@ def test_the_table_counts_what_the_run_says(run):
     _, index, validation, found = run
     result, rows = found.result, {r.kind: r for r in found.rows}
     assert set(rows) == {UNSEEN, *changes(3)} and found.rows[0].kind == UNSEEN
-    assert rows[UNSEEN].images == 10 and result.run.null.size + len(result.run.null.removed) == 10
+    assert rows[UNSEEN].images == 10 and result.run.null.validation + len(result.run.null.removed) == 10
     assert not {*result.run.null.case_ids} & {c.synthetic_id for c in result.summary}
-    assert {*result.run.null.case_ids, *(i for i, (k, _) in found.truth.items() if k == UNSEEN)} <= {*validation.ids}
+    assert {*result.run.null.case_ids[:10], *(i for i, (k, _) in found.truth.items() if k == UNSEEN)} <= {
+        *validation.ids
+    }
     verdicts = {c.synthetic_id: c for c in result.summary}
     for kind, row in rows.items():
         ids = [i for i, (k, _) in found.truth.items() if k == kind]
@@ -186,6 +189,54 @@ def test_exact_copies_are_found_with_distance_zero_and_held_out_cases_are_not(ru
         row = rows[kind]
         assert (row.flagged.value, row.replica.value, row.right.value, row.auroc) == (1, 1, 1, 1)
     assert rows[UNSEEN].flagged.value <= 0.2 and math.isnan(rows[UNSEEN].auroc)
+
+
+def of_arrays(*seeds, prefix):
+    return Cohort.from_arrays({f"{prefix}_{n:04d}": volume(n, (12, 14, 10)) for n in seeds}, spacing=1)
+
+
+def test_held_out_images_that_are_training_images_are_in_no_row_and_are_named(tmp_path):
+    index = build_index(of_arrays(*range(12), prefix="t"), tmp_path / "x.rdindex", measures=["mae"])
+    validation = of_arrays(*range(1000, 1018), 0, 1, 2, prefix="v")
+    options = DetectionOptions(measures=("mae",))
+    found = judge_planted(index, validation, empty(tmp_path / "planted"), options=options, copies=2)
+    held_out = {c.id for c in halves(validation)[1].cases}
+    leaked = held_out & {"v_0000", "v_0001", "v_0002"}
+    assert leaked, "another seed is needed"
+    unseen = next(r for r in found.rows if r.kind == UNSEEN)
+    assert unseen.images == len(held_out) - len(leaked) and not leaked & set(found.truth)
+    assert f"{len(leaked)} held-out validation cases are identical" in found.warnings[0]
+    assert all(id in found.warnings[0] for id in leaked)
+    assert set(found.result.run.null.removed) == {"v_0000", "v_0001", "v_0002"} - leaked
+
+
+def test_a_self_test_on_training_images_stops(tmp_path):
+    """Most of the validation images are training images: rows of held-out images would mean nothing."""
+    index = build_index(of_arrays(*range(12), prefix="t"), tmp_path / "x.rdindex", measures=["mae"])
+    validation = of_arrays(*range(9), *range(1000, 1003), prefix="v")
+    options = DetectionOptions(measures=("mae",))
+    with pytest.raises(InputError, match=r"(?i)give scans that the generator never saw"):
+        judge_planted(index, validation, empty(tmp_path / "planted"), options=options, copies=1)
+
+
+def test_undecided_copies_are_counted_and_told(tmp_path):
+    """Eleven scans in all are too few for a verdict on anything but the same image."""
+    index = build_index(of_arrays(*range(5), prefix="t"), tmp_path / "x.rdindex", measures=["mae"])
+    validation = of_arrays(*range(1000, 1010), prefix="v")
+    options = DetectionOptions(measures=("mae",), null_size=5)
+    found = judge_planted(index, validation, empty(tmp_path / "planted"), options=options, copies=2)
+    rows = {r.kind: r for r in found.rows}
+    assert rows["exact"].replica.value == 1 and rows["exact"].undecided == 0
+    assert rows["noise_0.01"].flagged.value == 0 and rows["noise_0.01"].undecided == 2
+    assert any("are undecided and count as not flagged" in w for w in found.warnings)
+    write_selftest(found, index, tmp_path / "planted", tmp_path)
+    table = {r["kind"]: r for r in csv.DictReader((tmp_path / "selftest.csv").open(encoding="utf-8"))}
+    assert table["noise_0.01"]["undecided"] == "2" and table["exact"]["undecided"] == "0"
+
+
+def empty(folder):
+    folder.mkdir()
+    return folder
 
 
 def test_another_seed_plants_other_copies_and_the_same_seed_the_same(run, tmp_path):
