@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from replica_detection.errors import InputError
-from replica_detection.io.dicom_pixels import Scale, colour_of, read_frames, require_grey
+from replica_detection.io.dicom_pixels import EXPORT_AGAIN, NO_SIZE, Scale, colour_of, read_frames, require_grey
 from replica_detection.io.dicom_stack import EXPORT, Slice, volume_of
 from replica_detection.io.formats import DAMAGED, Decoded, input_errors, looks_like, squeezed_shape
 
@@ -156,7 +156,7 @@ def _left_out(path: Path, dataset: Any) -> str:
         # The classes of a maker's own objects have no name.
         if uid and "Rows" not in dataset and "Columns" not in dataset and "Storage" not in kind:
             return f"holds no image but an object of class {uid}"
-        raise InputError(path, "states no image size (Rows, Columns)", DAMAGED)
+        raise InputError(path, NO_SIZE, EXPORT_AGAIN)
     return ""
 
 

@@ -32,6 +32,7 @@ _JPEG_LS = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (80, 81))
 _JPEG_2000 = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203))
 _FLOATS = {"FloatPixelData": "f4", "DoubleFloatPixelData": "f8"}
 _CONVERT = "Convert it to an uncompressed transfer syntax, such as with `gdcmconv --raw IN OUT`"
+NO_SIZE, EXPORT_AGAIN = "states no image size (Rows, Columns)", "Export the series again with its images"
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,11 @@ class _Layout:
 
 
 def require_grey(path: Path, dataset: Any) -> None:
-    """Raises InputError for a file without pixels or with a colour image."""
+    """Raises InputError for a file without pixels, without their number, or with a colour image."""
     if not any(name in dataset for name in ("PixelData", *_FLOATS)):
-        raise InputError(path, "holds no pixel data", "Export the series again with its images")
+        raise InputError(path, "holds no pixel data", EXPORT_AGAIN)
+    if not (dataset.get("Rows") and dataset.get("Columns")):
+        raise InputError(path, NO_SIZE, EXPORT_AGAIN)
     colour = colour_of(dataset)
     if colour:
         raise InputError(path, f"is a colour image ({colour})", "Export it as grey values (MONOCHROME2)")

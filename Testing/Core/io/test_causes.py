@@ -152,6 +152,24 @@ def causes(suffix: str) -> list[Cause]:
     if suffix == ".npy":
         save = lambda array: lambda path: np.save(path, array)  # noqa: E731
         return [*everywhere(save(ARRAY), save(zeros)), *of_values(save)]
+    if suffix == ".npz":
+        pack = lambda **arrays: lambda path: np.savez(path, **arrays)  # noqa: E731
+        found = list(everywhere(pack(a=ARRAY), pack(a=np.zeros_like(ARRAY))))
+        found += of_values(lambda array: pack(image=array))
+        found.append(Cause("two", pack(a=ARRAY, b=ARRAY), "holds 2 arrays", "Name the image's array `image`"))
+        return found
+    if suffix == ".tif":
+        pages = [Image.fromarray(ARRAY[:, :, n].astype(np.uint16)) for n in range(3)]
+        colour = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3)).astype(np.uint8))
+        found = list(everywhere(pages[0].save, Image.fromarray(np.zeros((6, 5), np.uint8)).save))
+        many = Cause(
+            "pages", lambda path: pages[0].save(path, save_all=True, append_images=pages[1:]), "3 pages", "one"
+        )
+        return [*found, many, Cause("colour", colour.save, "colour", "[Cc]onvert")]
+    if suffix == ".jpg":
+        colour = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3)).astype(np.uint8))
+        found = list(everywhere(Image.fromarray(PLANE.astype(np.uint8)).save, Image.new("L", (6, 5)).save))
+        return [*found, Cause("colour", colour.save, "colour picture", "Convert it to grey values")]
     if suffix == ".png":
         picture = lambda array: lambda path: Image.fromarray(array).save(path)  # noqa: E731
         colour = np.random.default_rng(0).integers(0, 255, (40, 40, 3)).astype(np.uint8)
@@ -161,12 +179,16 @@ def causes(suffix: str) -> list[Cause]:
     colour = np.random.default_rng(0).integers(0, 255, (6, 5, 3)).astype(np.uint8)
     found.append(Cause("colour", dicom(colour), "is a colour image", "Export it as grey values"))
     found.append(Cause("no pixels", dicom(None, Rows=6, Columns=5), "holds no pixel data", "[Ee]xport"))
+    found.append(Cause("no size", dicom(Rows=None), r"states no image size \(Rows, Columns\)", "[Ee]xport"))
+    found.append(Cause("film", dicom(NumberOfFrames=3), "3 frames", "[Ee]xport"))
+    broken = encoded_as("1.2.840.10008.1.2.4.90")
+    found.append(Cause("junk", broken, "JPEG 2000", "damaged", damaged=True))
     video = encoded_as("1.2.840.10008.1.2.4.100")
     found.append(Cause("video", video, "is encoded as MPEG2.*cannot be decoded", "uncompressed|convert"))
     return found
 
 
-SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mgz", ".npy", ".png", ".dcm")
+SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mgz", ".npy", ".npz", ".png", ".jpg", ".tif", ".dcm")
 TABLE = [
     pytest.param(suffix, cause, id=f"{suffix[1:]} {cause.name}") for suffix in SUFFIXES for cause in causes(suffix)
 ]
