@@ -76,9 +76,14 @@ def laid_out(paths: Iterable[Path], root: Path, add: Report, note: Report, *, te
     used = set(layout.masks.values())
     unused = [path for path in layout.beside if path not in used and not _of_test_part(path, root)]
     if unused and tell_masks:
-        more = f", and so are {len(unused) - 1} other files" if len(unused) > 1 else ""
-        note(InputError(unused[0], f"is taken for a mask, not for an image of its own{more}", _USE))
+        note(InputError(unused[0], f"is taken for a mask, not for an image of its own{_more(unused)}", _USE))
     return layout
+
+
+def _more(files: Sequence[Path]) -> str:
+    """Words for all files but the first."""
+    count = len(files) - 1
+    return f", and so {'are' if count > 1 else 'is'} {count} other file{'s' if count > 1 else ''}" if count else ""
 
 
 def _subjects(paths: list[Path], root: Path, note: Report) -> list[Path]:
@@ -91,8 +96,7 @@ def _subjects(paths: list[Path], root: Path, note: Report) -> list[Path]:
     ):
         apart = [path for path in paths if not names.isdisjoint(place(_folders(path, root)))]
         if apart:
-            more = f", and so are {len(apart) - 1} other files" if len(apart) > 1 else ""
-            note(InputError(apart[0], f"is {what}{more}", "To use them, give their folder itself"))
+            note(InputError(apart[0], f"is {what}{_more(apart)}", "To use them, give their folder itself"))
             gone = set(apart)
             paths = [path for path in paths if path not in gone]
     return paths
@@ -189,9 +193,8 @@ def _channels(layout: Layout, add: Report) -> None:
             else:
                 left_out.append(path)
     if left_out:
-        more = f", and so are {len(left_out) - 1} other files" if len(left_out) > 1 else ""
         advice = "The first channel (_0000) is read. To compare another one, list its files in a CSV id,image"
-        add(InputError(left_out[0], f"is a further channel of nnU-Net{more}", advice))
+        add(InputError(left_out[0], f"is a further channel of nnU-Net{_more(left_out)}", advice))
         gone = set(left_out)
         layout.images = [path for path in layout.images if path not in gone]
 

@@ -72,7 +72,8 @@ def with_masks(
     left = [path for path in found.files if path not in chosen.taken]
     if left:
         bare = [case.id for case in matched if case.mask is None]
-        more = f", and so do {len(left) - 1} other masks" if len(left) > 1 else ""
+        others = len(left) - 1
+        more = f", and so do {others} other masks" if others > 1 else ", and so does another mask" if others else ""
         lacking = f"; {len(bare)} of {len(cases)} cases of {source} have no mask (first {bare[0]})" if bare else ""
         (add if bare else note)(InputError(left[0], f"fits no case{more}{lacking}", _NAMES))
     return matched

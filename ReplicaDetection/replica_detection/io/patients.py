@@ -58,7 +58,9 @@ def with_table(
             found += f", and {len(surplus)} of its ids are no case (first {_few(surplus)})"
         add(InputError(path, found + _cause(surplus, missing), f"{_SAME_ID}, a row for each case"))
     elif surplus:
-        found = f"lists {len(surplus)} id{'s' if len(surplus) > 1 else ''} that are no case (first {_few(surplus)})"
+        found = (
+            f"lists {len(surplus)} id{'s that are' if len(surplus) > 1 else ' that is'} no case (first {_few(surplus)})"
+        )
         note(InputError(path, found, "Every case has its patient; look whether images are missing"))
     return [replace(case, patient=patients.get(case.id) or case.patient) for case in cases]
 
@@ -142,6 +144,8 @@ def _cause(surplus: Collection[str], missing: Collection[str]) -> str:
     for text, change in changes:
         if {change(id) for id in surplus} & {change(id) for id in missing}:
             return f": it seems that {text}"
+    if any(re.fullmatch(r"\d([.,]\d+)?E\+\d+", id, re.IGNORECASE) for id in surplus):
+        return ": it seems that a spreadsheet has shortened long numbers"
     return ""
 
 
