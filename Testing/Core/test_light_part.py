@@ -31,6 +31,7 @@ LIGHT = (
     "segmentation",
     "measures",
     "detection.distances",
+    "detection.null_pool",
     "detection.verdicts",
 )
 # The library of MRML, and the bench that stands for the rest of the application.
