@@ -24,8 +24,9 @@ SMALLEST_CONTRAST = 0.02
 WIDE = 32
 # Air is -1000 HU. What lies below is padding: scanners and converters write -2000, -3024 or -32768 outside the field.
 LOWEST_HU = -1024.0
-# An image's smallest value is its background where at least this share of the voxels has exactly that value.
-BACKGROUND_SHARE = 0.05
+# A value is an image's background where at least this share of the voxels has exactly that value, and at most so many
+# per cent lie below.
+BACKGROUND_SHARE, BELOW_BACKGROUND = 0.05, 1.0
 # Labels of a prepared mask are uint8; 255 stands for every label above.
 HIGHEST_LABEL = 255
 PERCENTILES = (0.0, 0.1, 1.0, 5.0, 99.0, 99.5, 99.9, 100.0)
@@ -185,16 +186,15 @@ def _in_window(array: np.ndarray, low: float) -> tuple[np.ndarray, tuple[str, ..
     patient's.
     """
     notes: tuple[str, ...] = ()
-    lowest = float(array.min())
     # A window that begins below is not one of HU.
-    if lowest < LOWEST_HU <= low:
-        array, lowest = np.maximum(array, np.float32(LOWEST_HU)), LOWEST_HU
+    if array.min() < LOWEST_HU <= low:
+        array = np.maximum(array, np.float32(LOWEST_HU))
         notes += (f"it has values below {LOWEST_HU:g} HU, which are padding and count as {LOWEST_HU:g}",)
-    if lowest > low:
-        background = array == lowest
-        if np.count_nonzero(background) >= BACKGROUND_SHARE * array.size:
-            array = np.where(background, np.float32(low), array)
-            notes += ("its constant background is above the window and counts as the window's lower end",)
+    # A few voxels may lie below the background, as ringing of a network beside an edge does.
+    background = float(np.percentile(array, BELOW_BACKGROUND, method="lower"))
+    if background > low and np.count_nonzero(array == background) >= BACKGROUND_SHARE * array.size:
+        array = np.where(array <= background, np.float32(low), array)
+        notes += ("its constant background is above the window's lower end and counts as it",)
     return array, notes
 
 

@@ -87,10 +87,13 @@ def test_padding_is_taken_for_air_and_told(pad: int, profile: str, spacing: floa
 
 
 @pytest.mark.parametrize("outside", [-1023, -1019, -1000, -600])
-def test_the_constant_background_of_a_generator_counts_as_the_scanners(outside: int):
+@pytest.mark.parametrize("ringing", [False, True])
+def test_the_constant_background_of_a_generator_counts_as_the_scanners(outside: int, ringing: bool):
     preparation = plan(PROFILES["generic"], [ct(n, -1024) for n in range(3)])
     expected = prepare(ct(5, -1024), preparation).image
     clipped = replace(ct(5, outside), array=np.maximum(ct(5, outside).array, outside))
+    if ringing:
+        clipped.array[12, 10:14, 3:6] = outside - 10
     found = prepare(clipped, preparation)
     corners = ct(5, -1024).array == -1024
     assert (found.image[corners] == 0).all() and (expected[corners] == 0).all()
