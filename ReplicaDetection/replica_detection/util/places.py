@@ -37,7 +37,7 @@ def candidates(stated: str | os.PathLike[str], relative: str, folder: Path) -> l
     """
     places = [Path(stated)]
     if relative:
-        places += [folder.resolve() / relative, Path(absolute(folder / relative))]
+        places += [Path(absolute(folder.resolve() / relative)), Path(absolute(folder / relative))]
     return existing(places)
 
 
