@@ -38,7 +38,7 @@ def pictures(result: Path) -> int:
 
 
 def command(*words: object) -> str:
-    """What a command prints; it must not fail."""
+    """The output of a command that must not fail."""
     done = CliRunner().invoke(app, [str(word) for word in words])
     assert done.exit_code == 0, done.output
     return done.output
