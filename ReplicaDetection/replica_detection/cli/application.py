@@ -21,9 +21,9 @@ app = typer.Typer(
         "Finds synthetic medical images that are replicas of a real patient's scan.\n\n"
         "Start with [bold]replica-detection demo[/bold]. With your own data:\n\n"
         "    replica-detection detect SYNTHETIC --training TRAINING --validation UNSEEN --output RESULT\n\n"
-        "SYNTHETIC, TRAINING and UNSEEN are folders of NIfTI, NRRD, MetaImage, DICOM, PNG or JPEG files. UNSEEN holds "
-        "real images that the generator never saw: they tell how alike different patients look. The answer is "
-        "RESULT/report/index.html and the tables beside it.\n\n"
+        "SYNTHETIC, TRAINING and UNSEEN are folders of NIfTI, NRRD, MetaImage, DICOM, PNG, JPEG or other image files. "
+        "UNSEEN holds real images that the generator never saw: they tell how alike different patients look. "
+        "The answer is RESULT/report/index.html and the tables beside it.\n\n"
         "Exit codes: 0 done, 1 the run failed, 2 wrong arguments."
     ),
 )

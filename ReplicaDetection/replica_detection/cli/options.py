@@ -30,7 +30,7 @@ Measures = Annotated[
 ]
 Masks = Annotated[
     Path | None,
-    typer.Option(help="Folder of masks of the region of interest (hematoma, vessels ...), named as the images."),
+    typer.Option(help="Folder of masks of the region of interest (hematoma, vessels ...), named by the case ids."),
 ]
 Segment = Annotated[
     str | None,

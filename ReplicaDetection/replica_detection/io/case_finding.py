@@ -136,7 +136,7 @@ def _cases_of_folder(folder: Path, mask_folder: Path | None, log: ProblemLog) ->
     # Binary images may be their own masks; a folder of masks inside the images' folder holds no images.
     own = mask_folder is not None and mask_folder.resolve() == folder.resolve()
     images, dicom = _by_kind(walk(folder, log.add, None if own else mask_folder), log)
-    layout = laid_out(images, folder, log.add, log.note, tell_masks=not own)
+    layout = laid_out(images, dicom, folder, log.add, log.note, tell_masks=not own)
     cases = [
         Case(
             layout.ids.get(path, file_stem(path)),
@@ -146,7 +146,7 @@ def _cases_of_folder(folder: Path, mask_folder: Path | None, log: ProblemLog) ->
         )
         for path in layout.images
     ]
-    return _in_order(cases + _series_of(dicom, folder, log)), (layout.beside or None) if own else None
+    return _in_order(cases + _series_of(layout.dicom, folder, log)), (layout.beside or None) if own else None
 
 
 def cases_of_files(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,30 +42,36 @@ _USE = "To compare masks, give their folder with --masks"
 class Layout:
     """Image files that are cases, by the rules of the data set's layout.
 
-    `ids` and `patients` of those images for which the layout says them, `masks` of images in layouts that hold both;
-    `beside`: masks that lie among the images and are no images themselves.
+    `dicom` are DICOM files; `ids` and `patients` of those images for which the layout says them, `masks` of images in
+    layouts that hold both; `beside`: masks that lie among the images and are no images themselves.
     """
 
     images: list[Path]
+    dicom: list[Path] = field(default_factory=list)
     ids: dict[Path, str] = field(default_factory=dict)
     patients: dict[Path, str] = field(default_factory=dict)
     masks: dict[Path, Path] = field(default_factory=dict)
     beside: list[Path] = field(default_factory=list)
 
 
-def laid_out(paths: Iterable[Path], root: Path, add: Report, note: Report, *, tell_masks: bool = True) -> Layout:
+def laid_out(
+    paths: Sequence[Path], dicom: Sequence[Path], root: Path, add: Report, note: Report, *, tell_masks: bool = True
+) -> Layout:
     """The layout of the image files below a folder.
 
     Args:
         paths: all image files of formats other than DICOM.
+        dicom: all DICOM files.
         root: the folder.
         add: takes what is lost against expectation: channels of nnU-Net, segmentations without an image.
         note: takes masks that are no images, and parts of a data set that are left out by its own rules.
         tell_masks: tell the masks too; False where they are used.
     """
-    images = _subjects(list(paths), root, note)
+    kept = set(_subjects([*paths, *dicom], root, note))
+    images = [path for path in paths if path in kept]
     masks = _masks_among(images, root, add)
     layout = Layout([path for path in images if path not in masks], beside=[path for path in images if path in masks])
+    layout.dicom = [path for path in dicom if path in kept]
     _without_test_images(layout, root, note)
     _channels(layout, add)
     _labels_of(layout, root)
@@ -212,15 +218,15 @@ def _labels_of(layout: Layout, root: Path) -> None:
 
 
 def _equal_names(layout: Layout) -> None:
-    """Files of one name in two folders: one folder holds masks, where it holds few whole numbers and the other not."""
+    """Files of one name in two folders, or of two formats: masks are those that alone hold few whole numbers."""
     by_id: dict[str, list[Path]] = {}
     for path in layout.images:
         by_id.setdefault(layout.ids.get(path, file_stem(path)), []).append(path)
-    pairs: dict[tuple[Path, Path], list[tuple[Path, Path]]] = {}
+    pairs: dict[tuple[Path, str, Path, str], list[tuple[Path, Path]]] = {}
     for first, *others in by_id.values():
         for path in others:
-            if path.parent != first.parent:
-                pairs.setdefault((first.parent, path.parent), []).append((first, path))
+            key = (first.parent, _ending(first), path.parent, _ending(path))
+            pairs.setdefault(key, []).append((first, path))
     masks: set[Path] = set()
     for equal in pairs.values():
         # An empty mask says nothing, so a few are looked at.
@@ -230,6 +236,10 @@ def _equal_names(layout: Layout) -> None:
     if masks:
         layout.beside += [path for path in layout.images if path in masks]
         layout.images = [path for path in layout.images if path not in masks]
+
+
+def _ending(path: Path) -> str:
+    return path.name[len(file_stem(path)) :].lower()
 
 
 def _mask_side(first: Path, second: Path) -> int | None:

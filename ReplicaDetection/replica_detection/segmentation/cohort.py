@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from replica_detection.errors import InputError
 from replica_detection.io.cohort import Case, Cohort, Problem
 from replica_detection.io.volume import read_volume, write_volume
 from replica_detection.preparation.loading import nothing_usable, or_problem
@@ -54,8 +55,9 @@ def segment_cohort(
         The masks, and the cases that could not be segmented.
 
     Raises:
-        InputError: no case can be segmented, or with `strict` the first that cannot.
+        InputError: no case can be segmented, or with `strict` the first that cannot; or a mask would replace an image.
     """
+    _require_apart(cohort, output)
     previews = output / "previews"
     previews.mkdir(parents=True, exist_ok=True)
 
@@ -79,6 +81,18 @@ def segment_cohort(
         raise nothing_usable(cohort.source, (*cohort.problems, *problems))
     _write_table(output / "masks.csv", masks)
     return masks, problems
+
+
+def _require_apart(cohort: Cohort, output: Path) -> None:
+    """Raises InputError where a mask would take the place of an image."""
+    images = {
+        file.resolve() for case in cohort.cases for file in case.files if file.parent.resolve() == output.resolve()
+    }
+    for case in cohort.cases:
+        mask = output / f"{case.id}.nii.gz"
+        if mask.resolve() in images:
+            found = f"is the image itself, or that of another case, which the mask of case {case.id!r} would replace"
+            raise InputError(mask, found, "Name another output folder")
 
 
 def _segment(case: Case, segmenter: Segmenter, output: Path, draw_preview: Preview) -> MaskFile:

@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from Core.made_dicom import write_series
 from replica_detection.errors import InputError
 from replica_detection.io.cohort import Cohort
 
@@ -17,7 +18,8 @@ MASK = (IMAGE > 50).astype(np.uint8)
 def put(folder: Path, names: list[str], array: np.ndarray = IMAGE) -> Path:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        nib.save(nib.Nifti1Image(array, np.eye(4)), folder / name)
+        kind = nib.Nifti1Pair if name.endswith(".hdr") else nib.Nifti1Image
+        nib.save(kind(array, np.eye(4)), folder / name)
     return folder
 
 
@@ -105,6 +107,14 @@ def test_files_of_one_name_are_told_apart_by_what_they_hold(tmp_path, folder):
     images, messages = found(tmp_path, strict=True)
     assert set(images.values()) == {f"img/{name}" for name in names}
     assert len(messages) == 1 and "taken for a mask" in messages[0] and "4 other files" in messages[0]
+
+
+@pytest.mark.parametrize(("image", "mask"), [(".nii.gz", ".nii"), (".nii", ".nii.gz"), (".hdr", ".nii.gz")])
+def test_files_of_one_name_and_two_formats(tmp_path, image, mask):
+    put(tmp_path, [f"{n}{image}" for n in range(2)])
+    put(tmp_path, [f"{n}{mask}" for n in range(2)], MASK)
+    images, messages = found(tmp_path, strict=True)
+    assert images == {str(n): f"{n}{image}" for n in range(2)} and "taken for a mask" in messages[0]
 
 
 @pytest.mark.parametrize("array", [IMAGE, MASK])
@@ -223,6 +233,13 @@ def test_bids_takes_the_subject_for_the_patient_and_the_anatomy_for_the_images(t
     told = sorted(Path(p.path).name for p in cohort.problems)
     assert told == sorted(Path(n).name for n in (aside[1], derived[0], masks[0]))
     assert any("and so is 1 other file" in p.message for p in cohort.problems)
+
+
+def test_dicom_that_bids_was_made_from_is_left_out(tmp_path):
+    touch(tmp_path, ["sub-1/anat/sub-1_T1w.nii.gz"])
+    write_series(tmp_path / "sourcedata" / "sub-1" / "s", np.zeros((3, 5, 4), np.int16), [(0, 0, n) for n in range(3)])
+    images, messages = found(tmp_path, strict=True)
+    assert list(images) == ["sub-1_T1w"] and "source data of BIDS, and so are 2 other files" in messages[0]
 
 
 def test_bids_without_sessions_and_with_a_table_that_goes_first(tmp_path):
