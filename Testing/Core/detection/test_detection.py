@@ -98,7 +98,8 @@ def test_result_folder_round_trip(planted, tmp_path):
     assert json.dumps(again.run.__dict__, default=str) == json.dumps(result.run.__dict__, default=str)
     np.testing.assert_array_equal(again.neighbors.training["ssim"], result.neighbors.training["ssim"])
     header = (tmp_path / "résultat" / "summary.csv").read_text(encoding="utf-8").splitlines()[0]
-    assert header == "synthetic_id,verdict,score,nearest_training_id,levels_flagged,measures_agreeing,levels_differ"
+    names = "synthetic_id,verdict,score,nearest_training_id,levels_flagged,measures_agreeing,levels_differ,reason"
+    assert header == names
     header = (tmp_path / "résultat" / "matches.csv").read_text(encoding="utf-8").splitlines()[0]
     assert header == ("synthetic_id,measure,level,nearest_training_id,value,distance,ratio,p_value,q_value,verdict")
 
