@@ -91,7 +91,7 @@ def read_header(path: Path) -> Header:
         )
 
 
-def read_dicom(files: Sequence[Path]) -> Decoded:
+def read_dicom(files: Sequence[Path], case_id: str = "") -> Decoded:
     """Read one image (X, Y), or a volume (X, Y, Z) from a series or a multi-frame file. CT in HU.
 
     X runs along the rows and Y along the columns; slices are sorted along their normal. Rescale slope and intercept,
@@ -99,7 +99,7 @@ def read_dicom(files: Sequence[Path]) -> Decoded:
     -1024 HU. Slices at uneven gaps are interpolated linearly along the normal to even ones near the median gap (the
     first and last slice stay); slices that do not follow the normal (gantry tilt) are resampled linearly at their true
     position on a wider grid, filled with the minimum. Warnings report both. Without any position the slices keep the
-    order of InstanceNumber.
+    order of InstanceNumber. `case_id` is for messages.
 
     Raises:
         InputError: colour, no pixels, an encoding that cannot be decoded, slices that differ in size, direction or
@@ -114,9 +114,9 @@ def read_dicom(files: Sequence[Path]) -> Decoded:
         except InputError as error:
             if len(files) == 1:
                 raise
-            raise InputError(
-                error.path, f"{error.found} (one of the {len(files)} files of a scan, which is not read)", error.advice
-            ) from error
+            scan = f"scan {case_id!r}" if case_id else "a scan"
+            found = f"{error.found} (one of the {len(files)} files of {scan}, which is not read)"
+            raise InputError(error.path, found, error.advice) from error
         slices += read.slices
         series.append(read.series)
         notes |= dict.fromkeys(read.notes)

@@ -207,6 +207,8 @@ def _decoded(
     found = _Stream.of_jpeg_2000(data) if syntax in _JPEG_2000 else _Stream.of_jpeg(data)
     if found is None:
         raise InputError(path, f"holds no {_name(syntax)} in its pixel data", DAMAGED)
+    if found.components != 1:
+        raise InputError(path, f"holds {found.components} values in each voxel (colour)", "Export it as grey values")
     if found.shape != shape:
         sizes = [" × ".join(map(str, size[::-1])) for size in (found.shape, shape)]
         raise InputError(
@@ -232,11 +234,12 @@ def _decoded(
 
 @dataclass(frozen=True)
 class _Stream:
-    """Rows and columns, bits of a value, and its sign, as a codestream states them."""
+    """Rows and columns, bits of a value, its sign, and values in a voxel, as a codestream states them."""
 
     shape: tuple[int, int]
     precision: int
     signed: bool
+    components: int = 1
 
     @classmethod
     def of_jpeg_2000(cls, data: bytes) -> _Stream | None:
@@ -245,20 +248,20 @@ class _Stream:
         if start < 0 or len(data) < start + 43:
             return None
         right, bottom, left, top = struct.unpack(">4I", data[start + 8 : start + 24])
-        depth = data[start + 42]
-        return cls((bottom - top, right - left), (depth & 0x7F) + 1, bool(depth & 0x80))
+        components, depth = struct.unpack(">HB", data[start + 40 : start + 43])
+        return cls((bottom - top, right - left), (depth & 0x7F) + 1, bool(depth & 0x80), components)
 
     @classmethod
     def of_jpeg(cls, data: bytes) -> _Stream | None:
         """From the frame header of JPEG or JPEG-LS (ISO 10918-1, B.2.2); None without one."""
         at = 2
-        while data[:2] == b"\xff\xd8" and at + 9 <= len(data) and data[at] == 0xFF:
+        while data[:2] == b"\xff\xd8" and at + 10 <= len(data) and data[at] == 0xFF:
             marker = data[at + 1]
             if marker == 0xFF:
                 at += 1
             elif marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-                precision, rows, columns = struct.unpack(">BHH", data[at + 4 : at + 9])
-                return cls((rows, columns), precision, False)
+                precision, rows, columns, components = struct.unpack(">BHHB", data[at + 4 : at + 10])
+                return cls((rows, columns), precision, False, components)
             else:
                 at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
         return None

@@ -57,7 +57,7 @@ def read_volume(source: Case | str | os.PathLike[str] | Sequence[str | os.PathLi
     for file in files:
         require_file(file)
     path = files[0] if len(files) == 1 else files[0].parent
-    decoded = _decode(files, path)
+    decoded = _decode(files, path, case_id=source.id if isinstance(source, Case) else "")
     with input_errors(path, "an image"):
         return checked_volume(path, decoded.array, decoded.affine, decoded.trusted, decoded.warnings)
 
@@ -150,7 +150,9 @@ def _paths(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) ->
     return tuple(Path(file) for file in source)
 
 
-def _decode(files: tuple[Path, ...], path: Path, *, labels: bool = False, layers: bool = False) -> Decoded:
+def _decode(
+    files: tuple[Path, ...], path: Path, *, labels: bool = False, layers: bool = False, case_id: str = ""
+) -> Decoded:
     name = files[0].name.lower()
     if len(files) == 1 and name.endswith((".nii", ".nii.gz")):
         with input_errors(path, "NIfTI"):
@@ -178,7 +180,7 @@ def _decode(files: tuple[Path, ...], path: Path, *, labels: bool = False, layers
             )
         if labels:
             _require_lossless(files)
-        return read_dicom(files)
+        return read_dicom(files, case_id)
 
 
 def _require_lossless(files: Sequence[Path]) -> None:
