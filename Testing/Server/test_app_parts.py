@@ -30,6 +30,7 @@ from replica_detection.results.schema import WorklistItem
 from replica_detection.results.views import worklist_item
 from replica_detection.surfaces.mesh import mesh_of_mask
 from replica_detection_server.access.identity import ROLES, Identity, identify, sees_all, visible
+from replica_detection_server.collection import cohorts
 from replica_detection_server.collection.task_files import fresh_file
 from replica_detection_server.comparison import exports
 from replica_detection_server.comparison.tasks import missing_index
@@ -72,6 +73,8 @@ def test_configuration_travels_to_another_process(folders, tmp_path):
         ({"index": "training/x.rdindex"}, "nothing may be written"),
         ({"training": "gone"}, "does not exist"),
         ({"masks": "gone"}, "does not exist"),
+        ({"patient_pattern": "["}, "no regular expression"),
+        ({"patient_pattern": "case"}, "has no group"),
         ({"training": ""}, "nothing to compare with"),
         ({"training": "", "index": "gone.rdindex"}, "no finished index"),
     ],
@@ -84,6 +87,28 @@ def test_what_cannot_be_started_says_why(folders, tmp_path, changes, words):
     for studies in ("http://pacs/dicom-web", tmp_path / "training"):
         with pytest.raises(ConfigurationError):
             Configuration.of(studies, folders)
+
+
+def test_patients_of_both_cohorts_come_from_one_table_or_pattern(tmp_path):
+    made_up.cohort(tmp_path / "training", 3)
+    made_up.cohort(tmp_path / "unseen", 2)
+    for n in range(2):
+        (tmp_path / "unseen" / f"case_00{n}.nii.gz").rename(tmp_path / "unseen" / f"v{n}.nii.gz")
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "p.csv").write_text("id,patient\ncase_000,A\ncase_001,A\ncase_002,B\nv0,C\nv1,D\n", encoding="utf-8")
+    folders = {name: str(tmp_path / name) for name in ("training", "data")} | {"validation": str(tmp_path / "unseen")}
+    for given, found in (
+        ({"patients": str(tmp_path / "p.csv")}, (["A", "A", "B"], ["C", "D"])),
+        ({"patient_pattern": "case_(..)"}, (["00", "00", "00"], [None, None])),
+    ):
+        made = Configuration.of(tmp_path / "studies", folders | given)
+        training, unseen = cohorts.training(made), cohorts.validation(made)
+        assert tuple([case.patient for case in cohort.cases] for cohort in (training, unseen)) == found
+        assert not training.problems
+    with pytest.raises(ConfigurationError, match="either patients or patient_pattern"):
+        Configuration.of(
+            tmp_path / "studies", folders | {"patients": str(tmp_path / "p.csv"), "patient_pattern": "(c)"}
+        )
 
 
 def test_each_collection_of_studies_has_a_data_folder_of_its_own(monkeypatch, tmp_path):

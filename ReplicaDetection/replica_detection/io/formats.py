@@ -147,6 +147,8 @@ def _advice_on(error: Exception) -> str:
     """Advice on the error of a library: only what is known to be damage is called so."""
     if isinstance(error, (zlib.error, EOFError, gzip.BadGzipFile)):
         return DAMAGED
+    if isinstance(error, ImportError):  # 3D Slicer bundles no nibabel and no Pillow
+        return "Install that package, or convert the image to .nii.gz, .nrrd or .mha"
     if isinstance(error, OSError) and error.errno is not None:
         return "Check that its drive is connected and works, then try again"
     unsupported = isinstance(error, NotImplementedError) or re.search(r"support|not implemented", str(error), re.I)

@@ -1,6 +1,7 @@
 """MGH, pairs of header and voxels, numpy arrays and TIFF, against nibabel, tifffile and numpy."""
 
 import json
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -229,3 +230,15 @@ def test_they_serve_as_masks(tmp_path):
     Image.fromarray(flat.T * 80).save(tmp_path / "f.png")
     tifffile.imwrite(tmp_path / "f.tif", flat.T)
     np.testing.assert_array_equal(read_mask(Path(tmp_path / "f.tif"), read_volume(tmp_path / "f.png")), flat)
+
+
+@pytest.mark.parametrize(("name", "package"), [("a.mgz", "nibabel"), ("a.hdr", "nibabel"), ("a.tif", "PIL")])
+def test_without_its_package_a_format_is_not_called_damaged(tmp_path, monkeypatch, name, package):
+    path = tmp_path / name
+    if package == "PIL":
+        tifffile.imwrite(path, values("u1", (9, 12)))
+    else:
+        nib.save((nib.MGHImage if name == "a.mgz" else nib.Nifti1Pair)(values("i2"), TURNED), path)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=f"{package}.*Install that package, or convert"):
+        read_volume(path)
