@@ -4,12 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint types docs tutorials unit benchmark clean
+.PHONY: demo test lint types docs tutorials unit pydicom3 benchmark clean
 
 demo: $(VENV)/.user
 	$(BIN)/replica-detection demo --output demo
 
-test: lint types docs unit
+test: lint types docs unit pydicom3
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -30,6 +30,10 @@ tutorials: $(VENV)/.docs
 
 unit: $(VENV)/.dev $(VENV)/.server $(VENV)/.slicer $(VENV)/.docs
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# The server keeps pydicom 2, the command line alone takes pydicom 3: both read the same values.
+pydicom3: $(VENV)/.dev $(VENV)/pydicom3
+	PYTHONPATH=$(VENV)/pydicom3 $(BIN)/python -m pytest -q Testing/Core/io/test_dicom*.py
 
 benchmark: $(VENV)/.dev $(VENV)/.server
 	$(BIN)/python Testing/Benchmarks
@@ -55,6 +59,9 @@ $(VENV)/.server: requirements-server-bare.txt requirements-server-lean.txt requi
 	$(PIP) --no-deps -r requirements-server-bare.txt
 	$(PIP) -r requirements-server-lean.txt -r requirements-test.txt
 	touch $@
+
+$(VENV)/pydicom3: | $(VENV)/.dev
+	$(PIP) --no-deps --target $@ "pydicom>=3,<4"
 
 $(VENV)/.slicer: requirements-slicer-test.txt | $(VENV)/.dev
 	$(PIP) -r requirements-slicer-test.txt
