@@ -278,8 +278,8 @@ def _decision(
         return Decision(
             name, False, f"{'identical to' if identical else 'near-duplicate of'} {other}", summary, other, case
         )
-    reason, why = _STAYS.get(summary.verdict, "kept"), wording.reason(summary)
-    return Decision(name, True, f"{reason}: {why}" if why else reason, summary, case=case)
+    reason, why = _STAYS.get(summary.verdict, "kept"), wording.reason(summary).removeprefix("Not judged: ")
+    return Decision(name, True, f"{reason}: {why[0].lower()}{why[1:]}" if why else reason, summary, case=case)
 
 
 def _resembles(summary: CaseSummary) -> str:

@@ -128,8 +128,11 @@ def test_no_image_stays_in_silence_that_was_not_cleared(tmp_path, monkeypatch, c
     rows = manifest(tmp_path / "kept")
     assert {i: r["kept"] for i, r in rows.items()} == dict(zip("abcdef", "011111", strict=True))
     assert rows["a"]["reason"].startswith("replica: identical to training case train_7")
-    assert rows["b"]["reason"].startswith("kept, but undecided: Closer to training case train_7 than every real case")
-    assert "has no mask" in rows["e"]["reason"] and rows["d"]["reason"] == "kept"
+    assert rows["b"]["reason"].startswith("kept, but undecided: closer to training case train_7 than every real case")
+    assert (
+        rows["e"]["reason"].startswith("kept, but could not be judged: only masks were compared")
+        and rows["d"]["reason"] == "kept"
+    )
     filtered = filter_replicas(tmp_path / "result", keep_duplicates=True, without_suspicious=True)
     assert filtered.kept_ids == ("d", "e") and filtered.flagged == 4
     assert [w[:7] for w in filtered.warnings] == ["1 image"]
