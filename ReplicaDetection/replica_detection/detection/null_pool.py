@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -69,7 +69,7 @@ class NullPool:
         for part in sorted(parts, key=lambda p: p.kind == "validation"):
             reference = cleaned["cross-fitted"].kept_values if "cross-fitted" in cleaned else None
             cleaned[part.kind] = _Part.of(part, measures, index, k, levels, reference)
-        used = {kind: cleaned[kind] for kind in ("validation", "cross-fitted") if kind in cleaned}
+        used: dict[str, _Part] = {kind: cleaned[kind] for kind in ("validation", "cross-fitted") if kind in cleaned}
         warnings = [text for part in used.values() for text in part.warnings()]
         refused = "validation" in used and used["validation"].mostly_leaked
         if refused:
@@ -81,8 +81,7 @@ class NullPool:
             if agreement < DISAGREEMENT:
                 warnings.append(_disagree([part.kept_values for part in used.values()], agreement))
                 del used["cross-fitted"]
-        if "cross-fitted" in used:
-            warnings += _unknown_patients(index)
+        warnings += _patients(index, used)
         kept = list(used.values())
         return cls(
             kind="pooled" if len(used) == 2 else next(iter(used), parts[0].kind),
@@ -90,7 +89,7 @@ class NullPool:
             validation=used["validation"].size if "validation" in used else 0,
             values=np.concatenate([part.kept_values for part in kept] or [np.empty((0, len(measures)))]),
             by_measure={
-                m.name: np.concatenate([p.distances.by_measure[m.name][~p.leaked] for p in kept])
+                m.name: np.concatenate([p.distances.by_measure[m.name][p.kept] for p in kept])
                 if kept
                 else np.empty((0, len(index.ids)))
                 for m in measures
@@ -104,12 +103,16 @@ class NullPool:
 
 @dataclass(frozen=True)
 class _Part:
-    """Null cases of one origin: their evidence (n, M), and which of them leaked (n,)."""
+    """Null cases of one origin: their evidence (n, M), and which of them leaked and are kept, (n,) bool.
+
+    A case that could be compared with no training case (no mask, all of its own patient) is not kept either.
+    """
 
     distances: Distances
     values: np.ndarray
     identical: np.ndarray
     leaked: np.ndarray
+    kept: np.ndarray
 
     @classmethod
     def of(
@@ -131,16 +134,17 @@ class _Part:
         if reference is not None:
             voxel = [level == "voxel" for level in levels]
             far |= near_duplicates(values[:, voxel], ("voxel",) * sum(voxel), reference[:, voxel])
-        return cls(distances, values, identical, identical | far)
+        leaked = identical | far
+        return cls(distances, values, identical, leaked, ~leaked & np.isfinite(values).any(1))
 
     @property
     def kept_values(self) -> np.ndarray:
-        kept: np.ndarray = self.values[~self.leaked]
-        return kept
+        values: np.ndarray = self.values[self.kept]
+        return values
 
     @property
     def kept_ids(self) -> list[str]:
-        return [id for id, dropped in zip(self.distances.ids, self.leaked, strict=True) if not dropped]
+        return [id for id, kept in zip(self.distances.ids, self.kept, strict=True) if kept]
 
     @property
     def removed_ids(self) -> list[str]:
@@ -148,7 +152,7 @@ class _Part:
 
     @property
     def size(self) -> int:
-        return int((~self.leaked).sum())
+        return int(self.kept.sum())
 
     @property
     def mostly_leaked(self) -> bool:
@@ -156,6 +160,12 @@ class _Part:
 
     def warnings(self) -> Iterator[str]:
         origin, a = ("validation", "a") if self.distances.kind == "validation" else ("training", "another")
+        apart = int((~self.kept & ~self.leaked).sum())
+        if apart and (origin == "validation" or apart < len(self.kept)):
+            yield (
+                f"{apart} of {len(self.kept)} {origin} cases could be compared with no training case and are no null "
+                "cases (no mask, an empty one, or all of their own patient)"
+            )
         if not self.leaked.any():
             return
         text = (
@@ -205,8 +215,16 @@ def _disagree(values: Sequence[np.ndarray], agreement: float) -> str:
     )
 
 
-def _unknown_patients(index: TrainingIndex) -> Iterator[str]:
-    if all(e.patient is None for e in index.entries) and len(index.entries) > 1:
+def _patients(index: TrainingIndex, used: Mapping[str, _Part]) -> Iterator[str]:
+    """What the patients of the training cases make of the null, if that needs saying."""
+    known = [e.patient for e in index.entries]
+    if len(known) > 1 and known[0] is not None and len(set(known)) == 1:
+        yield (
+            f"all {len(known)} training cases have one patient id (anonymised files often do), so that none can be "
+            "compared with another patient: give the true patients with --patients, or take each file for a patient of "
+            "its own with --patient-pattern '(.+)'"
+        )
+    if "cross-fitted" in used and len(known) > 1 and not any(known):
         yield (
             "the patients of the training cases are not known: several scans of one person would make the null too "
             "close, and copies would be missed; name the patients with --patients"

@@ -92,7 +92,7 @@ def assign_verdicts(
         evidence_threshold=overall.null.threshold(alpha),
         warnings=(
             *null.warnings,
-            *_null_warnings(info, index, alpha),
+            *_null_warnings(info, alpha),
             *_measure_warnings(queries, null, measures, near, len(index.ids)),
         ),
     )
@@ -280,9 +280,9 @@ def _ratio_threshold(null: Null, alpha: float) -> float:
     return math.exp(-threshold) if math.isfinite(threshold) else math.nan
 
 
-def _null_warnings(null: NullInfo, index: TrainingIndex, alpha: float) -> Iterator[str]:
+def _null_warnings(null: NullInfo, alpha: float) -> Iterator[str]:
     if null.size == 0:
-        yield f"there is no null case: no p value can be given; {_remedy(index)}"
+        yield "there is no null case, and no p value can be given: give unseen real scans as validation"
     elif null.size < null_needed(alpha):
         rest = (
             "smaller ones rest on a fitted tail"
@@ -292,18 +292,6 @@ def _null_warnings(null: NullInfo, index: TrainingIndex, alpha: float) -> Iterat
         yield f"the null has {null.size} cases: by counting no p value is below {1 / (null.size + 1):.3f}; {rest}"
     if null.missing:
         yield f"{null.missing} more validation scans would settle what is undecided"
-
-
-def _remedy(index: TrainingIndex) -> str:
-    """What to do where no training case can be compared with another, and why that is so."""
-    patients = index.patients
-    if len(patients) > 1 and len(np.unique(patients)) == 1:
-        return (
-            f"all {len(patients)} training cases have one patient id (anonymised files often do), so that none can be "
-            "compared with another patient: give the true patients with --patients, or take each file for a patient of "
-            "its own with --patient-pattern '(.+)', or give unseen scans as validation"
-        )
-    return "give more real cases, as validation or in the training cohort"
 
 
 def _measure_warnings(

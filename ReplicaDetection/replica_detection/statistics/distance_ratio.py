@@ -37,7 +37,7 @@ def nearest(distances: np.ndarray, k: int = 50, groups: np.ndarray | None = None
         ratio = d_1 / mean(d_1, ..., d_k)      d_1 <= d_2 <= ... the distances, k = N if N is smaller
 
     With `groups`, d_j is the distance to the nearest case of the j-th nearest patient, so that follow-up scans do not
-    hide a copy.
+    hide a copy. One group for all (anonymised files often share an id) says nothing, and each case counts for itself.
 
     Args:
         distances: (Q, N), >= 0; +inf marks pairs that are left out (same patient, empty mask) and not averaged.
@@ -57,7 +57,8 @@ def nearest(distances: np.ndarray, k: int = 50, groups: np.ndarray | None = None
     # Stable sort: among equal distances the first case of the index is named, on every machine.
     order = np.argsort(distances, axis=1, kind="stable")[:, : min(k, size)]
     near = np.take_along_axis(distances, order, 1)
-    per_patient = distances if groups is None else _nearest_of_each_group(distances, np.asarray(groups))
+    told_apart = groups is not None and len(np.unique(groups)) > 1
+    per_patient = _nearest_of_each_group(distances, np.asarray(groups)) if told_apart else distances
     rows = np.sort(per_patient, axis=1)[:, : min(k, per_patient.shape[1])]
     finite = np.isfinite(rows)
     count = finite.sum(1)

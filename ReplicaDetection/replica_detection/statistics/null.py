@@ -99,7 +99,7 @@ class Null:
         """1 - p made continuous, in [0, 1]: never below 1 - p, and it rises strictly with the evidence.
 
         At a null case it is 1 - p of the evidence just above it, linear between two of them; above the largest it
-        follows the tail, or falls off exponentially without one. NaN for NaN. Without a null case it ranks and no more.
+        follows the tail, or without one falls off with the distance in spreads. NaN for NaN. Without a null case it ranks and no more.
         """
         values = np.asarray(values, np.float64)
         size = len(self.values)
@@ -115,7 +115,7 @@ class Null:
             beyond = exceedance * min(1, 1 / at_end / (size + 1))
             heights[-1] = 1 - min(at_end, 1 / (size + 1))
         else:
-            beyond = np.exp(-np.maximum(values - knots[-1], 0) / spread) / (size + 1)
+            beyond = 1 / (1 + np.maximum(values - knots[-1], 0) / spread) / (size + 1)
         score = np.interp(values, knots, heights)
         below = heights[0] * np.exp(-np.maximum(knots[0] - values, 0) / spread)
         score = np.select([values > knots[-1], values < knots[0]], [1 - beyond, below], score)
