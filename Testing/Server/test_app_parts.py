@@ -97,11 +97,11 @@ def test_patients_of_both_cohorts_come_from_one_table_or_pattern(tmp_path):
     (tmp_path / "studies").mkdir()
     (tmp_path / "p.csv").write_text("id,patient\ncase_000,A\ncase_001,A\ncase_002,B\nv0,C\nv1,D\n", encoding="utf-8")
     folders = {name: str(tmp_path / name) for name in ("training", "data")} | {"validation": str(tmp_path / "unseen")}
-    for given, found in (
+    for option, found in (
         ({"patients": str(tmp_path / "p.csv")}, (["A", "A", "B"], ["C", "D"])),
         ({"patient_pattern": "case_(..)"}, (["00", "00", "00"], [None, None])),
     ):
-        made = Configuration.of(tmp_path / "studies", folders | given)
+        made = Configuration.of(tmp_path / "studies", folders | option)
         training, unseen = cohorts.training(made), cohorts.validation(made)
         assert tuple([case.patient for case in cohort.cases] for cohort in (training, unseen)) == found
         assert not training.problems

@@ -13,6 +13,7 @@ import numpy as np
 
 from replica_detection.errors import InputError
 from replica_detection.io.image import Volume
+from replica_detection.io.paths import companion
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,10 @@ class Case:
 
     @property
     def input_files(self) -> tuple[Path, ...]:
-        """All files that the case is read from: those of the image, then that of the mask."""
-        return self.files if self.mask is None else (*self.files, self.mask)
+        """All files that the case is read from: those of the image, what lies beside these, then that of the mask."""
+        mask = () if self.mask is None else (self.mask,)
+        beside = tuple(other for file in (*self.files, *mask) if (other := companion(file)) is not None)
+        return (*self.files, *beside, *mask)
 
     def checksum(self) -> str:
         """SHA-256 over the bytes of its files, in order; in memory over dtype, shape and bytes of image, affine, mask.

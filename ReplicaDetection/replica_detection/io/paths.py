@@ -51,6 +51,15 @@ def paired(path: Path) -> Path | None:
     return next((p for p in map(path.with_suffix, (other, other.upper())) if is_regular(p)), None)
 
 
+def companion(path: Path) -> Path | None:
+    """The file beside an image file that belongs to it: voxels of a `.hdr`, geometry of an array; None without."""
+    suffix = path.suffix.lower()
+    if suffix == ".hdr":
+        return paired(path)
+    sidecar = path.with_suffix(".json")
+    return sidecar if suffix in (".npy", ".npz") and is_regular(sidecar) else None
+
+
 def composed(name: str) -> str:
     """The name in Unicode's form NFC: macOS stores an accent as a separate letter, a CSV from elsewhere does not."""
     return unicodedata.normalize("NFC", name)

@@ -25,7 +25,7 @@ from replica_detection.io.formats import (
     read_nifti,
 )
 from replica_detection.io.image import Volume, checked_labels, checked_volume, require_affine, shear_degrees
-from replica_detection.io.paths import is_dicom_name, is_regular, paired, require_file
+from replica_detection.io.paths import companion, is_dicom_name, require_file
 from replica_detection.io.pictures import read_picture
 from replica_detection.util.files import write_advice
 
@@ -96,9 +96,8 @@ def voxel_files(path: Path) -> tuple[Path, ...]:
     """
     suffix = path.suffix.lower()
     name: str | None
-    if suffix in (".hdr", ".npy", ".npz"):
-        beside = paired(path) if suffix == ".hdr" else path.with_suffix(".json")
-        return (path, beside) if beside is not None and is_regular(beside) else (path,)
+    if (beside := companion(path)) is not None:
+        return path, beside
     if suffix == ".nhdr":
         header = nrrd_files.required_header(path)
         name, end = header.data_file, header.end

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -73,6 +74,26 @@ def test_a_pair_in_a_list_and_in_capitals(tmp_path):
     (case,) = Cohort.read(tmp_path / "list.csv", strict=True).cases
     np.testing.assert_array_equal(read_volume(case).array, values("i2"))
     assert Cohort.read(tmp_path, strict=True).ids == ("a",)
+
+
+def test_the_checksum_of_a_case_is_that_of_all_its_files(tmp_path):
+    """Headers of two scans may be equal byte by byte."""
+    for name in ("a", "b"):
+        array = values("i2") + (name == "b")
+        nib.save(nib.AnalyzeImage(array.astype(np.int16), np.diag([-2.0, 1.5, 3, 1])), tmp_path / f"{name}.img")
+        np.save(tmp_path / f"{name}_.npy", values("i2"))
+        (tmp_path / f"{name}_.json").write_text(f'{{"spacing": [1, 1, {ord(name)}.5]}}', encoding="utf-8")
+    assert (tmp_path / "a.hdr").read_bytes() == (tmp_path / "b.hdr").read_bytes()
+    cases = Cohort.read(tmp_path, strict=True).cases
+    assert len(cases) == len({case.checksum() for case in cases}) == 4
+    mask = tmp_path / "a_.npy"
+    (first, *_) = cases
+    assert replace(first, mask=mask).input_files == (
+        tmp_path / "a.hdr",
+        tmp_path / "a.img",
+        mask.with_suffix(".json"),
+        mask,
+    )
 
 
 def test_scaled_values_of_a_pair(tmp_path):
