@@ -130,7 +130,7 @@ class Detector:
         if self.validation is not None:
             strict = options.strict
             parts.append(holdout_distances(self.validation, index, self.measures, strict=strict, progress=progress))
-            if options.calibration is not None or any(m.saw_training for m in self.measures):
+            if any(m.saw_training for m in self.measures):
                 return parts
         size = options.null_size - sum(len(part.ids) for part in parts)
         if size > 0 or not parts:
