@@ -192,6 +192,8 @@ class Engine:
         run = scored.result.run if scored is not None and scored.index_version == opened.version else None
         thresholds = {m.name: m.threshold for m in run.measures} if run is not None else {}
         null_size = run.null.size if run is not None else self.null_size(opened.version)
+        # With validation scans the kind is known once these were compared with the training scans' own distances.
+        unscored = "cross-fitted" if self.configuration.validation is None else ""
         return IndexDescription(
             opened.version,
             len(index),
@@ -199,7 +201,7 @@ class Engine:
             index.preparation.grid,
             index.preparation.spacing,
             tuple(replace(m, threshold=number(thresholds.get(m.name))) for m in opened.measures),
-            "cross-fitted" if self.configuration.validation is None else "validation",
+            unscored if run is None else run.null.kind,
             null_size,
             self.configuration.alpha,
             self.configuration.k,

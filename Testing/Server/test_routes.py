@@ -55,12 +55,13 @@ def refused(reply, status: int, *words: str) -> None:
 # -------------------------------------------------------------------------------------------------- status, worklist
 
 
-def test_status(served, index):
+def test_status(served, index, result):
     status = schema.from_json(schema.Status, served.json("/replica/status"))
     assert (status.api_version, status.studies, status.scored) == (schema.API_VERSION, STUDIES, STUDIES)
     assert (status.authentication, status.reader, status.problem) == ("none", "", "")
     assert status.index is not None and status.index.version == index.content_id
-    assert (status.index.null_kind, status.index.null_size) == ("validation", UNSEEN)
+    assert (status.index.null_kind, status.index.null_size) == (result.run.null.kind, result.run.null.size)
+    assert status.index.null_kind == "pooled" and result.run.null.validation == UNSEEN
     assert tuple(m.name for m in status.index.measures) == index.measure_names
     assert {m.threshold is None for m in status.index.measures if m.level == "voxel"} == {False}
     assert status.training == TRAINING == status.index.cases
@@ -186,7 +187,7 @@ def test_histograms_hold_set_and_null(served, result):
     assert [h.measure for h in found] == ["", *(m.name for m in result.run.measures)]
     for histogram in found:
         assert len(histogram.synthetic) == len(histogram.synthetic_ids) == STUDIES
-        assert len(histogram.null) == UNSEEN
+        assert len(histogram.null) == result.run.null.size
     overall = dict(zip(found[0].synthetic_ids, found[0].synthetic, strict=True))
     assert max(overall, key=lambda c: overall[c]) in (COPY, MOVED)
     assert found[0].synthetic == tuple(schema.number(e) for e in result.run.evidence)

@@ -38,7 +38,7 @@ class IndexDescription:
     """The training cohort that cases are compared with; `version` changes whenever a distance could.
 
     `preparation` describes how an image is brought onto the grid, so that a client can show two images as they were
-    compared; None from an older server.
+    compared; None from an older server. `null_kind` is that of `NullInfo`, "" while it is not known.
     """
 
     version: str
