@@ -117,7 +117,7 @@ class TrainingIndex:
 
     @property
     def voxels(self) -> tuple[str, ...]:
-        """What `PreparedImage.voxels` was of each case; "" where the index does not know it."""
+        """`PreparedImage.voxels` of each case; "" where the index does not know it."""
         return tuple(e.voxels for e in self.entries)
 
     @property

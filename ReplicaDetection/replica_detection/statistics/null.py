@@ -99,7 +99,8 @@ class Null:
         """1 - p made continuous, in [0, 1]: never below 1 - p, and it rises strictly with the evidence.
 
         At a null case it is 1 - p of the evidence just above it, linear between two of them; above the largest it
-        follows the tail, or without one falls off with the distance in spreads. NaN for NaN. Without a null case it ranks and no more.
+        follows the tail, or without one falls off with the distance in spreads. NaN for NaN. Without a null case it
+        ranks and no more.
         """
         values = np.asarray(values, np.float64)
         size = len(self.values)

@@ -44,7 +44,7 @@ def run(planted, validation=True, **options):
 @pytest.mark.parametrize("validation", [True, False])
 def test_copies_are_found_and_new_cases_are_not(planted, validation):
     result = run(planted, validation)
-    assert result.run.null.kind == ("validation" if validation else "cross-fitted")
+    assert result.run.null.kind == ("pooled" if validation else "cross-fitted")
     for case in result.summary:
         kind, number = case.synthetic_id.split("_")
         if kind == "new":
@@ -166,7 +166,7 @@ def test_validation_scans_of_training_patients_do_not_meet_them(tmp_path):
     cohort(tmp_path / "synthetic", 3, 900, "new")
     synthetic = Cohort.read(tmp_path / "synthetic")
     grouped = detect(synthetic, index, validation=Cohort.read(tmp_path / "validation", patients=patients))
-    assert grouped.run.null.size == 12
+    assert grouped.run.null.validation == 12
     assert min(grouped.run.null.ratios["rmse"]) > 0.3
     loose = detect(synthetic, index, validation=Cohort.read(tmp_path / "validation"))
     assert loose.run.null.removed == ("unseen_000",)
@@ -180,19 +180,22 @@ def test_identical_training_volumes_make_the_ratio_undefined(tmp_path):
     write(tmp_path / "synthetic" / "copy.nii.gz", volume(0))
     index = build_index(Cohort.read(tmp_path / "training"), tmp_path / "x.rdindex")
     result = detect(Cohort.read(tmp_path / "synthetic"), index, options=DetectionOptions(k=5))
-    assert all(np.isnan(m.ratio) and m.verdict == "undefined" for m in result.matches)
-    assert result.summary[0].verdict == "undefined"
+    assert all(np.isnan(m.ratio) for m in result.matches)
+    assert (result.summary[0].verdict, result.summary[0].reason) == ("replica", "identical")
     assert any("undefined" in w for w in result.run.warnings)
 
 
-def test_few_training_cases_give_no_p_value_but_a_ranking(tmp_path):
+def test_few_training_cases_leave_a_near_copy_undecided_but_ranked(tmp_path):
     cohort(tmp_path / "training", 3)
-    write(tmp_path / "synthetic" / "copy.nii.gz", volume(0))
+    noise = np.random.default_rng(0).normal(0, 60, volume(0).shape).astype("f4")
+    write(tmp_path / "synthetic" / "copy.nii.gz", volume(0) + noise)
+    cohort(tmp_path / "synthetic", 3, 900, "new")
     index = build_index(Cohort.read(tmp_path / "training"), tmp_path / "x.rdindex")
     result = detect(Cohort.read(tmp_path / "synthetic"), index)
-    assert result.summary[0].verdict == "undefined"
+    assert (result.summary[0].verdict, result.summary[0].reason) == ("undecided", "null too small")
     assert result.summary[0].nearest_training_id == "case_000"
-    assert any("as validation" in w for w in result.run.warnings)
+    assert result.worklist()[0] == result.summary[0]
+    assert any("16 more validation scans" in w for w in result.run.warnings)
 
 
 def test_bad_synthetic_files_are_listed_and_strict_stops(planted, tmp_path):
@@ -228,4 +231,6 @@ def test_duplicates_inside_a_cohort(tmp_path):
     (tmp_path / "patients.csv").write_text("id,patient\nagain,p\ncase_004,p\ncase_009,q\nrescan,q\n", encoding="utf-8")
     grouped = Cohort.read(tmp_path / "scans", patients=tmp_path / "patients.csv")
     pairs = find_duplicates(build_index(grouped, tmp_path / "y.rdindex")).pairs
-    assert not [p for p in pairs if p.verdict != "suspicious"]
+    # Scans of one patient are alike, but the same image twice is told.
+    named = {(p.first_id, p.second_id): p.verdict for p in pairs if p.verdict != "suspicious"}
+    assert named == {("again", "case_004"): "identical"}
