@@ -216,7 +216,7 @@ def _disagree(values: Sequence[np.ndarray], agreement: float) -> str:
 
 
 def _patients(index: TrainingIndex, used: Mapping[str, _Part]) -> Iterator[str]:
-    """What the patients of the training cases make of the null, if that needs saying."""
+    """Warnings about the patients of the training cases, which the null rests on."""
     known = [e.patient for e in index.entries]
     if len(known) > 1 and known[0] is not None and len(set(known)) == 1:
         yield (
