@@ -290,7 +290,7 @@ def test_selftest_of_2d_pictures_on_the_command_line(tmp_path, monkeypatch, caps
     assert {r["measure"] for r in by_measure} == {"mae", "ssim"} and len(by_measure) == 2 * len(rows)
     exact = [m for m in DetectionResult.read(out / "result").matches if m.distance == 0]
     assert len(exact) == 6  # 3 copies x 2 measures
-    assert json.loads((out / "result" / "detection.json").read_text(encoding="utf-8"))["null"]["size"] <= 10
+    assert json.loads((out / "result" / "detection.json").read_text(encoding="utf-8"))["null"]["validation"] <= 10
 
     assert invoke("--index", out / "index.rdindex", *where, "--output", tmp_path / "two", "--keep-images") == 0
     assert len(list((tmp_path / "two" / "planted" / "images").iterdir())) == 3 * len(changes(2))
