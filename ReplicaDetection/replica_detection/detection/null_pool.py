@@ -103,9 +103,10 @@ class NullPool:
 
 @dataclass(frozen=True)
 class _Part:
-    """Null cases of one origin: their evidence (n, M), and which of them leaked and are kept, (n,) bool.
+    """Null cases of one origin: their evidence (n, M), and which of them are identical or leaked, (n,) bool.
 
-    A case that could be compared with no training case (no mask, all of its own patient) is not kept either.
+    `kept` are the positions of the others, in order of their ids, so that no sum depends on the order of a cohort. A
+    case that could be compared with no training case (no mask, all of its own patient) is not kept either.
     """
 
     distances: Distances
@@ -135,7 +136,9 @@ class _Part:
             voxel = [level == "voxel" for level in levels]
             far |= near_duplicates(values[:, voxel], ("voxel",) * sum(voxel), reference[:, voxel])
         leaked = identical | far
-        return cls(distances, values, identical, leaked, ~leaked & np.isfinite(values).any(1))
+        kept = np.flatnonzero(~leaked & np.isfinite(values).any(1)).tolist()
+        kept.sort(key=lambda i: distances.ids[i])
+        return cls(distances, values, identical, leaked, np.array(kept, int))
 
     @property
     def kept_values(self) -> np.ndarray:
@@ -144,7 +147,7 @@ class _Part:
 
     @property
     def kept_ids(self) -> list[str]:
-        return [id for id, kept in zip(self.distances.ids, self.kept, strict=True) if kept]
+        return [self.distances.ids[i] for i in self.kept]
 
     @property
     def removed_ids(self) -> list[str]:
@@ -152,7 +155,7 @@ class _Part:
 
     @property
     def size(self) -> int:
-        return int(self.kept.sum())
+        return len(self.kept)
 
     @property
     def mostly_leaked(self) -> bool:
@@ -160,16 +163,17 @@ class _Part:
 
     def warnings(self) -> Iterator[str]:
         origin, a = ("validation", "a") if self.distances.kind == "validation" else ("training", "another")
-        apart = int((~self.kept & ~self.leaked).sum())
-        if apart and (origin == "validation" or apart < len(self.kept)):
+        total = len(self.leaked)
+        apart = total - self.size - int(self.leaked.sum())
+        if apart and (origin == "validation" or apart < total):
             yield (
-                f"{apart} of {len(self.kept)} {origin} cases could be compared with no training case and are no null "
+                f"{apart} of {total} {origin} cases could be compared with no training case and are no null "
                 "cases (no mask, an empty one, or all of their own patient)"
             )
         if not self.leaked.any():
             return
         text = (
-            f"{int(self.leaked.sum())} of {len(self.leaked)} {origin} cases lie as near to {a} training case as "
+            f"{int(self.leaked.sum())} of {total} {origin} cases lie as near to {a} training case as "
             f"copies do ({int(self.identical.sum())} identical) and are left out of the null "
             f"({_named(self.removed_ids)})"
         )
