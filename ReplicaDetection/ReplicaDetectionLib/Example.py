@@ -105,7 +105,12 @@ def _judged(folder: Path, prepared: dict[str, list]) -> DetectionResult:
         Distances(tuple(name for name, *arrays in group), _distances(group, training), kind="validation")
         for group in (prepared["synthetic"], prepared["real"])
     )
-    index: Any = SimpleNamespace(ids=ids, patients=np.arange(len(ids)), voxels=("",) * len(ids))
+    index: Any = SimpleNamespace(
+        ids=ids,
+        patients=np.arange(len(ids)),
+        voxels=("",) * len(ids),
+        entries=[SimpleNamespace(patient=name) for name in ids],
+    )
     measures = [CLASSES[name](_preparation()) for name in MEASURES]
     pool = NullPool.of([null], measures, index, k=TRAINING)
     judged = assign_verdicts(found, pool, measures, index, k=TRAINING, alpha=ALPHA)
