@@ -162,27 +162,27 @@ class _Part:
         return int(self.leaked.sum()) > LARGEST_LEAK * len(self.leaked)
 
     def warnings(self) -> Iterator[str]:
+        """Texts on what was left out of the null; leaks first, so that a refusal is the first of all."""
         origin, a = ("validation", "a") if self.distances.kind == "validation" else ("training", "another")
-        total = len(self.leaked)
-        apart = total - self.size - int(self.leaked.sum())
+        total, leaks = len(self.leaked), int(self.leaked.sum())
+        if leaks:
+            text = (
+                f"{leaks} of {total} {origin} cases lie as near to {a} training case as "
+                f"copies do ({int(self.identical.sum())} identical) and are left out of the null "
+                f"({_named(self.removed_ids)})"
+            )
+            if origin == "validation" and self.mostly_leaked:
+                text = (
+                    f"THE VALIDATION SCANS ARE NOT USED: {text}: more than half of them, so that none can be trusted "
+                    "to be unseen; give scans that the generator never saw"
+                )
+            yield text
+        apart = total - self.size - leaks
         if apart and (origin == "validation" or apart < total):
             yield (
                 f"{apart} of {total} {origin} cases could be compared with no training case and are no null "
                 "cases (no mask, an empty one, or all of their own patient)"
             )
-        if not self.leaked.any():
-            return
-        text = (
-            f"{int(self.leaked.sum())} of {total} {origin} cases lie as near to {a} training case as "
-            f"copies do ({int(self.identical.sum())} identical) and are left out of the null "
-            f"({_named(self.removed_ids)})"
-        )
-        if origin == "validation" and self.mostly_leaked:
-            text = (
-                f"THE VALIDATION SCANS ARE NOT USED: {text}: more than half of them, so that none can be trusted to be "
-                "unseen; give scans that the generator never saw"
-            )
-        yield text
 
 
 def _named(ids: Sequence[str]) -> str:

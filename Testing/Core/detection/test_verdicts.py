@@ -162,6 +162,18 @@ def test_leaks_are_left_out_and_named_and_more_than_half_is_refused(leaked):
     assert result.null.validation == (0 if leaked > 10 else 20 - leaked)
 
 
+def test_a_refusal_is_told_before_all_else_that_is_left_out():
+    known = scans(12, 1)
+    pipeline = Pipeline(known)
+    holdout = pipeline.distances(np.r_[known[:4], scans(2, 2)], "unseen", "validation")
+    for table in holdout.by_measure.values():
+        table[5] = np.inf
+    among = pipeline.distances(known, "", "cross-fitted", pipeline.patients)
+    pool = NullPool.of([holdout, among], pipeline.measures, pipeline.index, k=50)
+    assert pool.refused and "NOT USED" in pool.warnings[0]
+    assert "1 of 6 validation cases could be compared with no training case" in pool.warnings[1]
+
+
 @pytest.mark.parametrize("leaked", [3, 12, 20])
 def test_leaks_that_were_changed_a_little_are_found_too(leaked):
     known, unseen = scans(30, 1), scans(20, 2)
