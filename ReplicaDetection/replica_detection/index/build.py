@@ -162,7 +162,12 @@ def append_cases(
 
 
 def serves(index: TrainingIndex, cohort: Cohort, options: IndexOptions) -> bool:
-    """True where a run on this cohort with these options may use this index as it is, or after an append."""
+    """True where a run on this cohort with these options may use this index as it is, or after an append.
+
+    Rows of an earlier version of the program do not serve: it read some files otherwise.
+    """
+    if not all(index.voxels):
+        return False
     if index.preparation.profile != options.profile:
         return False
     if index.segmenter_settings != settings_of_segmenter(options.mask_maker):

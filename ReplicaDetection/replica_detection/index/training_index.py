@@ -37,6 +37,10 @@ from replica_detection.segmentation import Segmenter, make_segmenter
 from replica_detection.util.files import atomic_write
 
 BLOCK_BYTES = 96 * 2**20
+EARLIER = (
+    "prepared by an earlier version of the program, which read some files otherwise (padding of CT, compressed X-rays, "
+    "labels above 255) and kept no hash of the voxels, so that copies may be missed: build the index again"
+)
 
 
 class TrainingIndex:
@@ -112,8 +116,9 @@ class TrainingIndex:
 
     @property
     def warnings(self) -> tuple[tuple[str, str], ...]:
-        """(case id, text) of the reader's warnings about the training images."""
-        return tuple((e.id, text) for e in self.entries for text in e.warnings)
+        """(case id, text) of the reader's warnings about the training images, and of rows by an earlier version."""
+        told = [(e.id, text) for e in self.entries for text in e.warnings]
+        return (*told, *((e.id, EARLIER) for e in self.entries if not e.voxels))
 
     @property
     def voxels(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import pytest
 from Core.made_dicom import write_series
 from Core.made_up import cohort, volume, write
 from replica_detection.errors import ConfigurationError, IndexFormatError, InputError
-from replica_detection.index.build import append_cases, build_index, serves
+from replica_detection.index.build import append_cases, build_index, open_or_build, serves
 from replica_detection.index.entries import Entry, read_header
 from replica_detection.index.options import IndexOptions
 from replica_detection.index.training_index import TrainingIndex
@@ -323,6 +323,24 @@ def test_default_among_the_names_stands_for_the_usual_measures(small, tmp_path):
     for not_served in (["default", "dice"], ["slice_votes"]):
         assert not serves(index, small, IndexOptions(measures=not_served))
     assert not serves(build(small, tmp_path / "y.rdindex", measures=["mae"]), small, IndexOptions(measures=["default"]))
+
+
+def test_rows_of_an_earlier_version_are_told_and_built_again(small, tmp_path):
+    folder = build(small, tmp_path / "x.rdindex").folder
+    path = folder / "index.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    for entry in data["entries"]:
+        del entry["voxels"], entry["relative"]
+    path.write_text(json.dumps({**data, "schema_version": 3}), encoding="utf-8")
+    old = TrainingIndex.open(folder)
+    assert [id for id, text in old.warnings if "build the index again" in text] == list(small.ids)
+    assert not serves(old, small, IndexOptions(measures=["mae"]))
+    # Appended ones are of this version; the others stay told.
+    cohort(tmp_path / "training", 7)
+    grown = append_cases(old, tmp_path / "training")
+    assert [id for id, _ in grown.warnings] == list(small.ids) and len(grown) == 7
+    again = open_or_build(small, folder, IndexOptions(measures=["mae", "ssim"]))
+    assert all(again.voxels) and not again.warnings
 
 
 def test_touched_file_still_serves_and_changed_file_does_not(small, tmp_path):
