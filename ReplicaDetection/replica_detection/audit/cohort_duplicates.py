@@ -153,8 +153,14 @@ def find_duplicates(
         index,
         second,
         (*index.problems, *(second.problems if second is not None else ()), *found.problems),
-        (*verdicts.warnings, *collected((*index.warnings, *found.warnings), "image")),
+        (*map(_of_one_cohort, verdicts.warnings), *collected((*index.warnings, *found.warnings), "image")),
     )
+
+
+def _of_one_cohort(warning: str) -> str:
+    """A warning of the null in the words of a cohort that is its own null, and has no validation scans."""
+    warning = warning.replace("give unseen real scans as validation", "add scans of other patients")
+    return warning.replace("more validation scans would settle", "more scans of other patients would settle")
 
 
 def _pairs(

@@ -250,7 +250,7 @@ def _kept_uncleared(decisions: Iterable[Decision], null: NullInfo) -> list[str]:
     advice = "look at them, or leave them out (without_suspicious)"
     warnings = []
     if kept["undecided"]:
-        why = "closer to a training image than every real image of the null, which is too small to say more"
+        why = wording.undecided_reason(null)
         images = wording.count(kept["undecided"], "undecided image")
         warnings.append(f"{images} kept ({why}): {advice}. {wording.missing_sentence(null)}".strip())
     if kept["suspicious"]:

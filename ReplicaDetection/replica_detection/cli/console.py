@@ -167,8 +167,9 @@ def _print_reasons(result: DetectionResult) -> None:
         console.print(escape(f"Identical to a training image, or a mirrored or resampled copy: {_first(pairs)}"))
     undecided = [c.synthetic_id for c in cases if c.verdict == "undecided"]
     if undecided:
-        why = "closer to a training image than every real image of the null, which is too small to say more."
-        console.print(escape(f"Undecided: {_first(undecided)}; {why} {wording.missing_sentence(result.run.null)}"))
+        null = result.run.null
+        why = f"{wording.undecided_reason(null)}. {wording.missing_sentence(null)}"
+        console.print(escape(f"Undecided: {_first(undecided)}; {why}"))
     undefined: dict[str, list[CaseSummary]] = {}
     for case in cases:
         if case.verdict == "undefined" and case.reason:

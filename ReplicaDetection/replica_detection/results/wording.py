@@ -34,8 +34,8 @@ REASONS = {
         "The same voxels as training case {training}, or a mirrored or resampled copy of it; this needs no statistics."
     ),
     SMALL_NULL: (
-        "Closer to training case {training} than every real case of the null is to its nearest one, but the null is "
-        "too small to call this more than chance. Not cleared: a person should look."
+        "No real case of the null is closer to its nearest training case than this image is to {training}, but the "
+        "null is too small, or empty, to call this more than chance. Not cleared: a person should look."
     ),
     NO_MASK: "Not judged: only masks were compared, and the image has no mask, or an empty one.",
     SAME_PATIENT: (
@@ -237,6 +237,13 @@ def resolution_sentence(null: NullInfo) -> str:
     else:
         text = f"{smallest}, by counting; no tail was fitted."
     return f"{text} {missing_sentence(null)}".strip()
+
+
+def undecided_reason(null: NullInfo) -> str:
+    """The reason why images are undecided, as a part of a sentence."""
+    if not null.size:
+        return "there is no real image of the null to compare with"
+    return "closer to a training image than every real image of the null, which is too small to say more"
 
 
 def missing_sentence(null: NullInfo) -> str:

@@ -128,7 +128,7 @@ def test_no_image_stays_in_silence_that_was_not_cleared(tmp_path, monkeypatch, c
     rows = manifest(tmp_path / "kept")
     assert {i: r["kept"] for i, r in rows.items()} == dict(zip("abcdef", "011111", strict=True))
     assert rows["a"]["reason"].startswith("replica: identical to training case train_7")
-    assert rows["b"]["reason"].startswith("kept, but undecided: closer to training case train_7 than every real case")
+    assert rows["b"]["reason"].startswith("kept, but undecided: no real case of the null is closer")
     assert (
         rows["e"]["reason"].startswith("kept, but could not be judged: only masks were compared")
         and rows["d"]["reason"] == "kept"

@@ -38,6 +38,12 @@ def test_identical_and_undecided_images_are_named_with_what_would_settle_them(ca
     assert "Null: 3 validation and 8 cross-fitted training cases" in out
 
 
+def test_undecided_without_any_null_case_is_not_said_to_be_close(capsys):
+    out = printed(capsys, ("a", "undecided", SMALL_NULL), kind="cross-fitted", size=0, missing=19)
+    assert "Undecided: a; there is no real image of the null to compare with. 19 more validation scans" in out
+    assert "closer to" not in out
+
+
 @pytest.mark.parametrize(
     ("verdict", "counts"),
     [("novel", "0 replicas, 0 suspicious, 1 novel"), ("suspicious", "0 replicas, 1 suspicious, 0 novel")],

@@ -303,6 +303,8 @@ def test_duplicates_names_the_same_image_in_cohorts_of_any_size(others, patients
     if patients == "one":
         assert any("one patient id" in w for w in found.warnings)
         assert not any("no mask" in w for w in found.warnings)
+        assert any("no null case" in w and "scans of other patients" in w for w in found.warnings)
+    assert not any("alidation" in w for w in found.warnings)  # which duplicates does not take
 
 
 def test_duplicates_across_two_cohorts_names_the_same_image_of_one_patient():
