@@ -112,7 +112,7 @@ def _judged(folder: Path, prepared: dict[str, list]) -> DetectionResult:
         entries=[SimpleNamespace(patient=name) for name in ids],
     )
     measures = [CLASSES[name](_preparation()) for name in MEASURES]
-    pool = NullPool.of([null], measures, index, k=TRAINING)
+    pool = NullPool.of([null], measures, index, k=TRAINING, alpha=ALPHA)
     judged = assign_verdicts(found, pool, measures, index, k=TRAINING, alpha=ALPHA)
     run = RunInfo(
         created=datetime.now(UTC).isoformat(timespec="seconds"),

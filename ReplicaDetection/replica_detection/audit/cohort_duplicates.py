@@ -145,7 +145,7 @@ def find_duplicates(
         null = cross_fitted_distances(index, chosen, size=options.null_size, progress=progress)
         queries = CohortQueries(second, index, strict=options.strict)
         found = compare(queries, index, chosen, across_patients=True, progress=progress)
-    pool = NullPool.of([null], chosen, index, k=options.k)
+    pool = NullPool.of([null], chosen, index, k=options.k, alpha=options.alpha)
     verdicts = assign_verdicts(found, pool, chosen, index, k=options.k, alpha=options.alpha)
     return Duplicates(
         tuple(_pairs(found, verdicts, chosen, index, inside=second is None)),

@@ -44,6 +44,7 @@ PAIRS = 100  # of images, for MS-SSIM
 _COARSE = {2: 64, 3: 16}
 _BLOCK = 256
 _K = 50  # neighbourhood of the ratio by which leaks are found
+_ALPHA = 0.05
 
 
 @dataclass(frozen=True)
@@ -108,13 +109,15 @@ def _null(
     """The null without leaks, what is left of the holdout (None: none was given, or it was refused), and warnings."""
     refusal: tuple[str, ...] = ()
     if holdout is not None:
-        pool = NullPool.of([holdout_distances(holdout, index, measures, progress=progress)], measures, index, k=_K)
+        pool = NullPool.of(
+            [holdout_distances(holdout, index, measures, progress=progress)], measures, index, k=_K, alpha=_ALPHA
+        )
         if not pool.refused:
             kept = tuple(c for c in holdout.cases if c.id not in pool.removed)
             return pool, replace(holdout, cases=kept), pool.warnings
         refusal = pool.warnings
     among = cross_fitted_distances(index, measures, size=len(index), progress=progress)
-    pool = NullPool.of([among], measures, index, k=_K)
+    pool = NullPool.of([among], measures, index, k=_K, alpha=_ALPHA)
     return pool, None, (*refusal, *pool.warnings)
 
 

@@ -118,7 +118,7 @@ class Detector:
         self._clock = _Clock()
         with self._clock.stage("null"):
             parts = self._null_parts(progress)
-            self.null = NullPool.of(parts, self.measures, index, k=self.options.k)
+            self.null = NullPool.of(parts, self.measures, index, k=self.options.k, alpha=self.options.alpha)
         self._holdout = parts[0] if validation is not None else None
         if self.null.refused and self.options.strict and validation is not None:
             advice = "Without --strict the training scans alone are the null"

@@ -10,8 +10,8 @@ import numpy as np
 
 from replica_detection.detection.identity import identical_pairs
 from replica_detection.statistics.combination import Combination, combined
-from replica_detection.statistics.distance_ratio import evidence, nearest
-from replica_detection.statistics.null import near_duplicates
+from replica_detection.statistics.distance_ratio import Nearest, evidence, nearest
+from replica_detection.statistics.null import fewer_than_needed, near_duplicates, robust_z
 from replica_detection.statistics.two_samples import mann_whitney
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Share of the holdout above which leaks make all of it doubtful.
 LARGEST_LEAK = 0.5
+# Robust z score from which two scans that are each other's nearest are taken for one person's, if nobody says whose.
+ONE_PERSON_Z = 4.0
 # Level of the test that holdout and cross-fitted training scans agree.
 DISAGREEMENT = 0.05
 
@@ -52,16 +54,20 @@ class NullPool:
     warnings: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, parts: Sequence[Distances], measures: Sequence[Measure], index: TrainingIndex, *, k: int) -> NullPool:
+    def of(
+        cls, parts: Sequence[Distances], measures: Sequence[Measure], index: TrainingIndex, *, k: int, alpha: float
+    ) -> NullPool:
         """Leaves out leaks and near-duplicates, and pools the parts if they agree.
 
         The holdout is judged by its own spread and, since that says nothing if most of it leaked, by that of the
         training scans among themselves under voxel measures. Whether the two agree is tested on the combined statistic
-        (`mann_whitney`, at DISAGREEMENT); if not, the holdout alone is the null.
+        (`mann_whitney`, at DISAGREEMENT); if not, the holdout alone is the null, except where it is too small for
+        p <= alpha and the training scans lie closer: pooled they decide more, and can only err to the cautious side.
 
         Args:
             parts: distances of the holdout, of cross-fitted training cases, or of both.
                 k: neighbourhood of the distance ratio.
+            alpha: error rate of the verdicts.
         """
         levels = tuple(m.level for m in measures)
         groups = tuple(m.group for m in measures)
@@ -77,10 +83,13 @@ class NullPool:
         used = {kind: part for kind, part in used.items() if part.size}
         agreement = float("nan")
         if len(used) == 2:
-            agreement = _agreement([part.kept_values for part in used.values()], groups)
+            both = [part.kept_values for part in used.values()]
+            agreement, closer = _agreement(both, groups)
             if agreement < DISAGREEMENT:
-                warnings.append(_disagree([part.kept_values for part in used.values()], agreement))
-                del used["cross-fitted"]
+                pooled = not closer and fewer_than_needed(used["validation"].size, alpha)
+                warnings.append(_disagree(len(both[0]), agreement, closer=closer, pooled=pooled))
+                if not pooled:
+                    del used["cross-fitted"]
         warnings += _patients(index, used)
         kept = list(used.values())
         return cls(
@@ -128,10 +137,12 @@ class _Part:
         near = [nearest(distances.by_measure[m.name], k, index.patients) for m in measures]
         values = np.stack([evidence(n.ratio) for n in near], 1) if near else np.empty((len(distances.ids), 0))
         pairs = identical_pairs(distances, index, measures)
+        far = np.zeros(len(values), bool)
         if distances.kind == "cross-fitted":
             pairs &= ~_pairs_of_one_patient(distances, index)
+            far = _of_one_person(distances, near, values, levels, index)
         identical = np.any(pairs, axis=1)
-        far = near_duplicates(values, levels, values[~identical])
+        far |= near_duplicates(values, levels, values[~identical])
         if reference is not None:
             voxel = [level == "voxel" for level in levels]
             far |= near_duplicates(values[:, voxel], ("voxel",) * sum(voxel), reference[:, voxel])
@@ -196,26 +207,53 @@ def _pairs_of_one_patient(distances: Distances, index: TrainingIndex) -> np.ndar
     return same
 
 
-def _agreement(values: Sequence[np.ndarray], groups: tuple[str, ...]) -> float:
-    """p value of the test that the two parts, (n, M) and (m, M), come from one distribution."""
+def _of_one_person(
+    distances: Distances, near: Sequence[Nearest], values: np.ndarray, levels: tuple[str, ...], index: TrainingIndex
+) -> np.ndarray:
+    """(n,) bool: training cases without a patient that seem to be scans of one person, two and two.
+
+    Each is the nearest of the other, and both lie more than ONE_PERSON_Z robust standard deviations nearer than usual,
+    under most voxel measures. Such a pair would stand in the null twice.
+    """
+    unusual = robust_z(np.nan_to_num(values, nan=-np.inf), values) > ONE_PERSON_Z
+    row = {id: i for i, id in enumerate(distances.ids)}
+    row_of = np.array([row.get(id, -1) for id in index.ids])  # of each training case, -1 if it is no null case
+    patient = {id: e.patient for id, e in zip(index.ids, index.entries, strict=True)}
+    unknown = np.array([patient[id] is None for id in distances.ids])
+    votes = []
+    for j, found in enumerate(near):
+        if levels[j] != "voxel":
+            continue
+        other = np.where(found.index >= 0, row_of[found.index], -1)
+        mutual = (other >= 0) & (other[other] == np.arange(len(other)))
+        votes.append(mutual & unusual[:, j] & unusual[other, j] & unknown)
+    return np.mean(votes, axis=0) > 0.5 if votes else np.zeros(len(values), bool)
+
+
+def _agreement(values: Sequence[np.ndarray], groups: tuple[str, ...]) -> tuple[float, bool]:
+    """p value of the test that two parts, (n, M) and (m, M), are of one distribution, and if the first lies closer."""
     pooled = np.concatenate(values)
     together = combined(Combination.fit(pooled, groups).null_by_group(pooled))
     first = len(values[0])
-    return mann_whitney(together[:first], together[first:])
+    closer = bool(np.nanmedian(together[:first]) > np.nanmedian(together[first:]))
+    return mann_whitney(together[:first], together[first:]), closer
 
 
-def _disagree(values: Sequence[np.ndarray], agreement: float) -> str:
-    """The warning that holdout and training scans, (n, M) and (m, M) evidence, do not agree."""
-    closer = np.nanmedian(values[0] - np.nanmedian(values[1], axis=0)) > 0
+def _disagree(size: int, agreement: float, *, closer: bool, pooled: bool) -> str:
+    """The warning that holdout and training scans do not agree, and what the null is then."""
     causes = (
         "they may hold scans of training patients, or copies of training scans that were moved"
         if closer
         else "they may come from another scanner, or training scans of one person may have different patient ids"
     )
+    used = (
+        "they are too few to decide alone, so both are the null, which makes verdicts cautious"
+        if pooled
+        else "these validation scans alone are the null"
+    )
     return (
-        f"the {len(values[0])} validation scans lie {'closer to' if closer else 'further from'} the training cohort "
-        f"than its own scans of different patients do (p = {agreement:.2g}): {causes}; these validation scans "
-        "alone are the null"
+        f"the {size} validation scans lie {'closer to' if closer else 'further from'} the training cohort than its own "
+        f"scans of different patients do (p = {agreement:.2g}): {causes}; {used}"
     )
 
 

@@ -174,16 +174,25 @@ def near_duplicates(null: np.ndarray, levels: tuple[str, ...], reference: np.nda
         levels: level of each of the M measures.
         reference: (r, M) evidence of the cases whose median and spread count; None: the null's own.
     """
-    far = np.zeros(null.shape, bool)
     known = np.nan_to_num(null, nan=-np.inf)
-    for j, column in enumerate((null if reference is None else reference).T):
+    far = robust_z(known, null if reference is None else reference) > NEAR_DUPLICATE_Z
+    same = known > -math.log(NEARLY_IDENTICAL)
+    return _most_of_any(far, levels, set(levels)) | _most_of_any(same, levels, {"voxel"})
+
+
+def robust_z(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """(n, M) robust standard deviations (1.4826 MAD) of the values above the median of the reference, (r, M).
+
+    -inf under a measure that fewer than SMALLEST_SPREAD_NULL cases of the reference have.
+    """
+    z = np.full(values.shape, -np.inf)
+    for j, column in enumerate(reference.T):
         finite = column[np.isfinite(column)]
         if len(finite) >= SMALLEST_SPREAD_NULL:
             middle = np.median(finite)
             spread = max(1.4826 * np.median(np.abs(finite - middle)), 1e-9)
-            far[:, j] = known[:, j] > middle + NEAR_DUPLICATE_Z * spread
-    same = known > -math.log(NEARLY_IDENTICAL)
-    return _most_of_any(far, levels, set(levels)) | _most_of_any(same, levels, {"voxel"})
+            z[:, j] = (values[:, j] - middle) / spread
+    return z
 
 
 def _most_of_any(flags: np.ndarray, levels: tuple[str, ...], chosen: set[str]) -> np.ndarray:

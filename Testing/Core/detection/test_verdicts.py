@@ -81,7 +81,7 @@ class Pipeline:
     def null(self, holdout=None, holdout_patients=None):
         parts = [] if holdout is None else [self.distances(holdout, "unseen", "validation", holdout_patients)]
         parts.append(self.distances(self.training, "", "cross-fitted", self.patients))
-        return NullPool.of(parts, self.measures, self.index, k=50)
+        return NullPool.of(parts, self.measures, self.index, k=50, alpha=0.05)
 
     def judged(self, made, holdout=None, k=50):
         queries = self.distances(made, "made")
@@ -143,6 +143,20 @@ def test_where_holdout_and_training_disagree_the_holdout_stands_alone():
     assert any("further from" in w for w in result.warnings)
 
 
+def test_a_holdout_too_small_to_decide_is_pooled_with_training_scans_that_lie_closer_but_not_with_further_ones():
+    known = scans(24, 1)
+    known[1::2] = noisy(known[::2], 100)  # two scans of each person under two ids
+    pool = Pipeline(known, [f"p{n}" for n in range(24)]).null(scans(8, 2))
+    assert pool.agreement < 0.05
+    assert (pool.kind, pool.validation, len(pool.ids)) == ("pooled", 8, 32)
+    assert any("both are the null" in w for w in pool.warnings)
+    close = np.float32(0.3) * scans(24, 1)[:8] + np.float32(0.7) * scans(8, 2)
+    pool = Pipeline(scans(24, 1)).null(close)
+    assert pool.agreement < 0.05
+    assert pool.kind == "validation"
+    assert any("closer to" in w for w in pool.warnings)
+
+
 def test_holdout_and_training_that_are_alike_are_seldom_taken_to_disagree():
     found = [Pipeline(scans(20, seed)).null(scans(10, 1000 + seed)).kind for seed in range(20)]
     assert found.count("pooled") >= 16  # 19 expected; fewer has a chance of less than one in three hundred
@@ -169,7 +183,7 @@ def test_a_refusal_is_told_before_all_else_that_is_left_out():
     for table in holdout.by_measure.values():
         table[5] = np.inf
     among = pipeline.distances(known, "", "cross-fitted", pipeline.patients)
-    pool = NullPool.of([holdout, among], pipeline.measures, pipeline.index, k=50)
+    pool = NullPool.of([holdout, among], pipeline.measures, pipeline.index, k=50, alpha=0.05)
     assert pool.refused and "NOT USED" in pool.warnings[0]
     assert "1 of 6 validation cases could be compared with no training case" in pool.warnings[1]
 
@@ -188,6 +202,15 @@ def test_leaks_of_a_training_patient_are_found_by_their_voxels():
     pipeline = Pipeline(known, [f"p{n}" for n in range(24)])
     null = pipeline.null(unseen, [f"p{5 if n == 3 else 100 + n}" for n in range(12)])
     assert null.removed == ("unseen_003",)
+
+
+@pytest.mark.parametrize("known_patients", [False, True])
+def test_two_scans_of_one_person_that_nobody_named_are_no_null(known_patients):
+    known = scans(30, 1)
+    known[7] = (known[22] + known[7]) / 2
+    null = Pipeline(known, [f"p{n}" for n in range(30)] if known_patients else None).null()
+    assert ("scan_007" in null.removed) == (not known_patients)
+    assert not Pipeline(scans(30, 1)).null().removed
 
 
 def test_one_patient_for_all_is_said_with_the_remedy():
