@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 def identical_pairs(distances: Distances, index: TrainingIndex, measures: Sequence[Measure]) -> np.ndarray:
     """(Q, N) bool: whether query and training case are the same image.
 
-    They are if their files hold the same voxels (`PreparedImage.voxels`), if their distance is 0 under every voxel
-    measure that compares in place, or under every one that aligns (a mirrored copy, one on another grid, one of other
-    gain). Equal masks or vectors alone are not enough. A pair of one patient is known by its voxels alone where it was
-    not compared. A case of the index is not identical with itself.
+    They are if their files hold the same voxels, mirrored or turned by right angles too (`PreparedImage.voxels`), if
+    their distance is 0 under every voxel measure that compares in place, or under every one that aligns (a copy of
+    other gain). Equal masks or vectors alone are not enough. A pair of one patient is known by its voxels alone where
+    it was not compared. A case of the index is not identical with itself.
     """
     same = np.zeros((len(distances.ids), len(index.ids)), bool)
     positions: dict[str, list[int]] = {}

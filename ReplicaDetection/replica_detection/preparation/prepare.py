@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,6 +14,7 @@ from replica_detection.errors import ConfigurationError
 from replica_detection.io.volume import Volume
 from replica_detection.preparation.grids import SAME_SPACING, orientation_of
 from replica_detection.preparation.profiles import Intensity, Native, Preparation, Profile
+from replica_detection.preparation.voxel_hash import hash_of_voxels
 
 # A field of view that differs by more than this factor means that the file's spacing is not real.
 IMPLAUSIBLE_EXTENT = 2.0
@@ -39,8 +39,8 @@ class PreparedImage:
     `image` is float32 in [0, 1] on the grid of the preparation, `mask` uint8 or None; `mask_origin` is the source of
     the mask: "file", "array" (given in memory), the name of a segmenter, or "" for none. `affine` (4, 4) goes from a
     voxel of the grid to mm RAS+ as the image's own file states them, so that results on the grid can be drawn over the
-    file. `voxels` is a hash of the image as it was read, before anything was changed: equal for files of whatever
-    format that hold the same array; "" where nobody computed it.
+    file. `voxels` is `hash_of_voxels` of the image as it was read, before anything was changed; "" where nobody
+    computed it.
     """
 
     image: np.ndarray
@@ -141,14 +141,6 @@ def prepare(
     stated = volume.affine @ np.linalg.inv(affine) @ grid_affine
     hashed = hash_of_voxels(volume.array)
     return PreparedImage(np.ascontiguousarray(scaled, np.float32), on_grid, notes, mask_origin, stated, hashed)
-
-
-def hash_of_voxels(array: np.ndarray) -> str:
-    """A hash of an array's shape and its values as float32: the same for any file format and number type."""
-    values = np.ascontiguousarray(array, np.float32) + np.float32(0)  # -0 becomes 0
-    digest = hashlib.blake2b(str(values.shape).encode(), digest_size=16)
-    digest.update(values.data)
-    return digest.hexdigest()
 
 
 def intensity_limits(array: np.ndarray, intensity: Intensity) -> tuple[float, float]:

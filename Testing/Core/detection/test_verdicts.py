@@ -17,8 +17,9 @@ from replica_detection.index.entries import patient_groups
 from replica_detection.index.training_index import TrainingIndex
 from replica_detection.io.cohort import Cohort
 from replica_detection.measures import make_measures
-from replica_detection.preparation.prepare import hash_of_voxels, plan
+from replica_detection.preparation.prepare import plan
 from replica_detection.preparation.profiles import PROFILES
+from replica_detection.preparation.voxel_hash import hash_of_voxels
 
 SIDE = 16
 VOXEL = ("mae", "rmse", "ssim")
@@ -285,7 +286,7 @@ def test_an_index_without_hashes_still_knows_the_same_image(index):
 def test_a_mirrored_copy_is_identical_too():
     known = scans(6, 1)
     made = np.stack([np.flip(known[2], axis) for axis in range(3)])
-    result = detect(cohort(made, "made"), cohort(known), measures=[*VOXEL, "ncc_aligned"])
+    result = detect(cohort(made, "made"), cohort(known), measures=["mae"])
     assert {(c.verdict, c.reason, c.nearest_training_id) for c in result.summary} == {
         ("replica", "identical", "scan_002")
     }
