@@ -178,20 +178,29 @@ def decide(
     for group in groups:
         members = sorted((i for i in group.ids if i in stays), key=lambda i: _rank(summaries[i]))
         instead |= dict.fromkeys(members[1:], (members[0], group.identical))
-    decisions = [
-        _decision(case.id, summaries.get(case.id), case, case.id in stays, instead) for case in synthetic.cases
-    ]
+    skipped = list(result.run.synthetic.skipped)
+    decisions = []
+    for case in synthetic.cases:
+        unread = None if case.id in summaries else next((s for s in skipped if _is_file_of(case, s[0])), None)
+        if unread is None:
+            decisions.append(_decision(case.id, summaries.get(case.id), case, case.id in stays, instead))
+        else:
+            skipped.remove(unread)
+            decisions.append(Decision(case.id, False, f"could not be read: {unread[1]}", case=case))
     present = set(synthetic.ids)
     decisions += [
         Decision(i, False, "its image is no longer there as it was compared", s)
         for i, s in summaries.items()
         if i not in present
     ]
-    decisions += [
-        Decision("", False, f"could not be read: {why}", files=(Path(path),))
-        for path, why in result.run.synthetic.skipped
-    ]
+    decisions += [Decision("", False, f"could not be read: {why}", files=(Path(path),)) for path, why in skipped]
     return decisions
+
+
+def _is_file_of(case: Case, path: str) -> bool:
+    """True for a file of the case by the path that a run noted, which may begin at the folder it was started in."""
+    parts = tuple(part for part in Path(path).parts if part not in (".", ".."))
+    return any(file.parts[-len(parts) :] == parts for file in case.files) if parts else False
 
 
 def write_filtered(decisions: Iterable[Decision], source: Path, output: Path, *, copy: bool = True) -> None:

@@ -152,7 +152,7 @@ def _of_distances(d: _Distances, index: TrainingIndex, seed: int) -> list[SetMet
         figures.append(memorized(d.synthetic, d.null, seed=seed))
         figures += as_published(d.synthetic, d.null, seed=seed)
     else:
-        figures.append(SetMetric("N_mem", Estimate(), SIZE_MATCHED, note="no hold-out was given"))
+        figures.append(SetMetric("N_mem", Estimate(), SIZE_MATCHED, note="no hold-out to compare with"))
     wanted = [made.index, real.index] if d.unseen else [made.index]
     to_other = _to_other(index, d.measure, np.unique(np.concatenate(wanted)))
     figures.append(authentic(made.index, made.distance, to_other, seed=seed))

@@ -199,9 +199,11 @@ def filter_set(
             progress=progress,
         )
     print_warnings(done.warnings)
+    others = done.cases - len(done.kept_ids) - done.flagged - done.duplicates
     console.print(
         f"{len(done.kept_ids)} of {done.cases} images stay; {done.flagged} went by their verdict, {done.duplicates} as "
-        f"near-duplicates of images that stay. {'Listed in' if only_list else 'Images and reasons:'} {output}"
+        f"near-duplicates of images that stay{f', {others} since the run did not judge them' if others else ''}. "
+        f"{'Listed in' if only_list else 'Images and reasons:'} {output}"
     )
 
 

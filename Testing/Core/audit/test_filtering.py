@@ -87,6 +87,17 @@ def test_suspicious_cases_go_only_when_asked():
     assert reasons[cohort.cases[0].id] == (False, "its image is no longer there as it was compared")
 
 
+@pytest.mark.parametrize("noted", ["made/bad.png", "./made/bad.png", "/data/made/bad.png", "../made/bad.png"])
+def test_an_image_that_the_run_could_not_read_is_listed_once(noted):
+    result = make_result()
+    skipped = CohortInfo("made", 1, ((noted, "holds NaN only"),))
+    result = replace(result, run=replace(result.run, synthetic=skipped))
+    cohort = Cohort(Path("x"), tuple(Case(n, (Path(f"/data/made/{n}.png"),)) for n in ("bad", "ad", "late")))
+    rows = [(d.synthetic_id, d.reason) for d in decide(result, cohort) if d.summary is None]
+    unknown = "was not in the run"
+    assert rows == [("bad", "could not be read: holds NaN only"), ("ad", unknown), ("late", unknown)]
+
+
 def test_the_least_replica_like_of_near_duplicates_stays():
     result = make_result()
     novel = sorted((c for c in result.summary if c.verdict == "novel"), key=lambda c: c.score)

@@ -92,7 +92,7 @@ def test_vectors_of_the_feature_level_are_used_where_there_are_some(folder, tmp_
 def test_without_a_holdout_the_training_cases_are_the_null_and_the_rest_is_undefined(folder, run):
     figures = figures_of(folder, TrainingIndex.open(folder / "result" / "index.rdindex"), holdout=False)
     assert figures["mae", "N_copies", "size-matched"].estimate.value == pytest.approx(COPIES / (COPIES + NEW), abs=0.06)
-    assert figures["mae", "N_mem", "size-matched"].note == "no hold-out was given"
+    assert figures["mae", "N_mem", "size-matched"].note == "no hold-out to compare with"
     assert figures["vectors: coarse voxels", "CT", ""].note == "no hold-out"
     assert not any("unseen" in name or variant == "as-published" for _, name, variant in figures)
 
