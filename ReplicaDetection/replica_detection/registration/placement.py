@@ -21,6 +21,7 @@ class Placement:
         overlap: the share of the query's structure that the training case covers.
         merit: see `optimization.merit`.
         correlation_before: of the pair without alignment.
+        same: the aligned pair differs by resampling alone.
     """
 
     training: int
@@ -31,3 +32,4 @@ class Placement:
     overlap: float
     merit: float
     correlation_before: float
+    same: bool = False
