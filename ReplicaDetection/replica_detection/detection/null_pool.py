@@ -12,7 +12,7 @@ from replica_detection.detection.identity import identical_pairs
 from replica_detection.statistics.combination import Combination, combined
 from replica_detection.statistics.distance_ratio import Nearest, evidence, nearest
 from replica_detection.statistics.null import fewer_than_needed, near_duplicates, robust_z
-from replica_detection.statistics.two_samples import mann_whitney
+from replica_detection.statistics.two_samples import DISAGREEMENT, mann_whitney
 
 if TYPE_CHECKING:
     from replica_detection.detection.distances import Distances
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 LARGEST_LEAK = 0.5
 # Robust z score from which two scans that are each other's nearest are taken for one person's, if nobody says whose.
 ONE_PERSON_Z = 4.0
-# Level of the test that holdout and cross-fitted training scans agree.
-DISAGREEMENT = 0.05
+# Fewest training cases that a pair of one person stands out among.
+SMALLEST_COHORT = 20
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class _Part:
         total, leaks = len(self.leaked), int(self.leaked.sum())
         if leaks:
             text = (
-                f"{leaks} of {total} {origin} cases lie as near to {a} training case as "
+                f"{leaks} of {total} {origin} cases lie unusually near to {a} training case, as "
                 f"copies do ({int(self.identical.sum())} identical) and are left out of the null "
                 f"({_named(self.removed_ids)})"
             )
@@ -215,7 +215,7 @@ def _of_one_person(
     Each is the nearest of the other, and both lie more than ONE_PERSON_Z robust standard deviations nearer than usual,
     under most voxel measures. Such a pair would stand in the null twice.
     """
-    unusual = robust_z(np.nan_to_num(values, nan=-np.inf), values) > ONE_PERSON_Z
+    unusual = robust_z(np.nan_to_num(values, nan=-np.inf), values, SMALLEST_COHORT) > ONE_PERSON_Z
     row = {id: i for i, id in enumerate(distances.ids)}
     row_of = np.array([row.get(id, -1) for id in index.ids])  # of each training case, -1 if it is no null case
     patient = {id: e.patient for id, e in zip(index.ids, index.entries, strict=True)}

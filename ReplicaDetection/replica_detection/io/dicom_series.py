@@ -225,7 +225,7 @@ def _one_uid_a_slice(series: list[Series]) -> list[Series]:
             items = [item for part in alike for item in part.slices]
             # Three images may lie at even gaps by chance, many hardly so.
             if len(alike) > 2 and _places(items, most=1.05 if len(alike) < 8 else 2.0) == "even":
-                stacks.append(_series(items))
+                stacks.append(_series(items, [told for part in alike for told in part.foreign]))
             else:
                 stacks += alike
     return sorted(stacks, key=lambda part: str(part.slices[0][0]))

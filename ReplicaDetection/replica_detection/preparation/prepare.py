@@ -245,7 +245,8 @@ def _intensity(volumes: Sequence[_Summary]) -> Intensity:
     """A fixed window for CT in HU; else the narrowest percentiles that keep enough contrast in every image."""
     levels = [v.levels for v in volumes]
     low, high = PERCENTILES[0], PERCENTILES[-1]
-    if np.median([v[low] for v in levels]) <= -900 and np.median([v[high] for v in levels]) >= 300:
+    air, mostly_air = (np.median([v[level] for v in levels]) <= -900 for level in (low, 5.0))
+    if air and (mostly_air or np.median([v[high] for v in levels]) >= 300):
         floor, ceiling = min(v.floor for v in volumes), float(np.median([v[99.5] for v in levels]))
         return Intensity(window=(math.floor(floor), math.ceil(ceiling)))
     for pair in ((1.0, 99.0), (0.1, 99.9)):

@@ -20,6 +20,7 @@ from replica_detection.results.result import (
     NullInfo,
 )
 from replica_detection.results.schema import Comparison, Detail, WorklistItem
+from replica_detection.statistics.two_samples import DISAGREEMENT
 
 MISSING = "–"
 SYMBOLS = {"replica": "■", "suspicious": "▲", "undecided": "◆", "novel": "○", "undefined": "–"}
@@ -203,7 +204,11 @@ def null_sentence(null: NullInfo) -> str:
             f"{count(null.validation, 'real validation case')} that the generator never saw, and "
             f"{count(null.cross_fitted, 'training case')}, each compared with those of other patients."
         )
-        return text if math.isnan(null.agreement) else f"{text} The two agree ({_equals(p)})."
+        if math.isnan(null.agreement):
+            return text
+        if null.agreement < DISAGREEMENT:
+            return f"{text} The training cases lie closer ({_equals(p)}), which makes verdicts cautious."
+        return f"{text} The two agree ({_equals(p)})."
     if null.kind == "validation":
         text = f"{count(null.size, 'real validation case')} that the generator never saw."
         if math.isnan(null.agreement):
@@ -212,7 +217,7 @@ def null_sentence(null: NullInfo) -> str:
     if null.kind == "cross-fitted":
         return (
             f"{count(null.size, 'training case')}, each compared with parts of the training cohort that hold neither "
-            "the case itself nor its patient (cross-fitted), because no validation cohort was used."
+            "the case itself nor its patient (cross-fitted). No validation case is part of the null."
         )
     return f"{count(null.size, 'case')} ({null.kind})."
 

@@ -13,7 +13,7 @@ import numpy as np
 # Fewest null cases for means and spreads of the evidence, for a fitted tail, and for outliers by their spread.
 SMALLEST_NULL = 5
 SMALLEST_TAIL_NULL = 10
-SMALLEST_SPREAD_NULL = 20
+SMALLEST_SPREAD_NULL = 30
 # Smallest p value that a tail fitted on tens of cases can support.
 SMALLEST_P = 1e-9
 # Robust z score of the evidence above which a null case counts as a near-duplicate of a training case.
@@ -175,20 +175,20 @@ def near_duplicates(null: np.ndarray, levels: tuple[str, ...], reference: np.nda
         reference: (r, M) evidence of the cases whose median and spread count; None: the null's own.
     """
     known = np.nan_to_num(null, nan=-np.inf)
-    far = robust_z(known, null if reference is None else reference) > NEAR_DUPLICATE_Z
+    far = robust_z(known, null if reference is None else reference, SMALLEST_SPREAD_NULL) > NEAR_DUPLICATE_Z
     same = known > -math.log(NEARLY_IDENTICAL)
     return _most_of_any(far, levels, set(levels)) | _most_of_any(same, levels, {"voxel"})
 
 
-def robust_z(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
+def robust_z(values: np.ndarray, reference: np.ndarray, fewest: int) -> np.ndarray:
     """(n, M) robust standard deviations (1.4826 MAD) of the values above the median of the reference, (r, M).
 
-    -inf under a measure that fewer than SMALLEST_SPREAD_NULL cases of the reference have.
+    -inf under a measure that fewer than `fewest` cases of the reference have.
     """
     z = np.full(values.shape, -np.inf)
     for j, column in enumerate(reference.T):
         finite = column[np.isfinite(column)]
-        if len(finite) >= SMALLEST_SPREAD_NULL:
+        if len(finite) >= fewest:
             middle = np.median(finite)
             spread = max(1.4826 * np.median(np.abs(finite - middle)), 1e-9)
             z[:, j] = (values[:, j] - middle) / spread

@@ -6,6 +6,9 @@ import math
 
 import numpy as np
 
+# Level of the test that the two origins of a null agree.
+DISAGREEMENT = 0.05
+
 
 def mann_whitney(first: np.ndarray, second: np.ndarray) -> float:
     """Two-sided p value of the Mann-Whitney test (Ann. Math. Stat. 1947) that neither sample tends to larger values.
