@@ -54,6 +54,16 @@ def test_padding_does_not_change_the_plan(training: int, profile: str):
 
 
 @pytest.mark.parametrize("training", PADS)
+def test_ct_without_bone_is_ct_too(training: int):
+    """Its largest value is below that of bone; most of it is tissue, and air lies around."""
+    cohort = [replace(v, array=np.minimum(v.array, 120)) for v in (ct(n, training) for n in range(4))]
+    preparation = plan(PROFILES["generic"], cohort)
+    assert preparation.intensity.window == (-1024 if training <= -1024 else -1000, 120)
+    same = replace(cohort[2], array=np.maximum(cohort[2].array, -1024))
+    np.testing.assert_array_equal(prepare(cohort[2], preparation).image, prepare(same, preparation).image)
+
+
+@pytest.mark.parametrize("training", PADS)
 @pytest.mark.parametrize("synthetic", PADS)
 def test_padding_that_differs_between_cohorts_does_not_hide_a_copy(training: int, synthetic: int):
     """A copy with noise is nearer to its source than any of the unseen scans is to a training scan."""
