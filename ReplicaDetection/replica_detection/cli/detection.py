@@ -36,7 +36,7 @@ Unseen = Annotated[
     typer.Option(help="Real images that the generator never saw. Without: training images against each other."),
 ]
 NullSize = Annotated[
-    int, typer.Option(help="Without --validation: training images compared with each other, at most.", min=5)
+    int, typer.Option(help="Null cases, at most: unseen images, then training images among themselves.", min=5)
 ]
 CalibrationFile = Annotated[
     Path | None,

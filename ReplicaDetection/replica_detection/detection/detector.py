@@ -36,6 +36,8 @@ from replica_detection.results.schema import to_json
 from replica_detection.util.places import absolute
 from replica_detection.util.versions import package_versions
 
+_LOOK = "look at what was left out of the null with `replica-detection duplicates`"
+
 
 @dataclass(frozen=True)
 class DetectionOptions:
@@ -203,7 +205,7 @@ class Detector:
             versions=package_versions(),
             warnings=(
                 *verdicts.warnings,
-                *(("look at copies among them with `replica-detection duplicates`",) if self.null.removed else ()),
+                *((_LOOK,) if self.null.removed else ()),
                 *self._saw_training(),
                 *collected(index.warnings, "training image"),
                 *collected(self._holdout.warnings if self._holdout is not None else (), "validation image"),
