@@ -135,7 +135,7 @@ def test_mirrored_and_turned_copies_are_found(moved: tuple[Path, TrainingIndex],
     assert all(m.distance == 0 and m.ratio == 0 for m in exact)
     assert all(m.value == (0 if m.measure == "embedding_rmse" else 1) for m in exact)
     flagged = [c for c in result.summary if c.synthetic_id.startswith("new") and c.verdict != "novel"]
-    assert len(flagged) <= 2
+    assert len(flagged) <= 3  # 12 new images; more than 3 has a probability of 0.2 % at the nominal rate
     assert not [w for w in result.run.warnings if "embedding" in w]
 
 

@@ -365,7 +365,9 @@ def test_moved_copies_are_called_by_the_pipeline_and_only_with_alignment(results
         found = by_id[True][f"copy_{name}"]
         assert (found.verdict, found.nearest_training_id) == ("replica", training)
         assert "voxel" in found.levels_flagged
-    assert by_id[False]["copy_mirrored"].verdict != "replica"
+    assert by_id[False]["copy_turned"].verdict != "replica"
+    # The voxels of a mirrored copy are known again without alignment, those of a turned one are not.
+    assert by_id[False]["copy_mirrored"].reason == "identical"
     flagged = [c for c in results[True].summary if c.synthetic_id.startswith("synthetic") and c.verdict != "novel"]
     assert len(flagged) <= 3  # 15 new images; more than 3 has a probability of 0.5 % at the nominal rate
 
