@@ -181,7 +181,7 @@ def test_why_an_index_cannot_be_made_is_told_wherever_it_is_needed(tmp_path):
     with running_server(studies, work=tmp_path, training=broken) as server:
         client = ReplicaClient(server.url)
         until(lambda: bool(client.jobs()) and client.jobs()[0].state == "failed", "it does not fail", seconds=60)
-        why = "no readable image"
+        why = "holds no image that can be used"
         assert why in client.jobs()[0].message and why in client.status().problem
         with pytest.raises(ServerError, match=why):
             client.comparison("case_000")
