@@ -127,7 +127,6 @@ class _Collector:
             ids=tuple(self.ids),
             by_measure={name: self._stacked([o.distances for o in blocks]) for name, blocks in self.outputs.items()},
             voxels=tuple(self.voxels),
-            copies=self._copies(),
             left_out=tuple(self.left_out),
             problems=tuple(self.problems),
             warnings=tuple(self.warnings),
@@ -141,13 +140,6 @@ class _Collector:
                 if blocks and blocks[0].details
             },
         )
-
-    def _copies(self) -> tuple[tuple[int, ...], ...]:
-        found: list[set[int]] = [set() for _ in self.ids]
-        for of_queries in self.placements.values():
-            for positions, placements in zip(found, of_queries, strict=True):
-                positions |= {p.training for p in placements if p.same}
-        return tuple(tuple(sorted(positions)) for positions in found)
 
     def _stacked(self, blocks: Sequence[np.ndarray]) -> np.ndarray:
         return np.concatenate(blocks) if blocks else np.empty((0, self.training_cases))

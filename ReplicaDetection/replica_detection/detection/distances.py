@@ -20,8 +20,6 @@ class Distances:
         ids: of the queries.
         by_measure: (Q, N) float64 by name; +inf for a pair that is left out.
         voxels: `PreparedImage.voxels` of each query, "" where it is not known; empty if it is known of none.
-        copies: for each query the positions of the training cases that it equals after alignment, but for resampling;
-            empty if no measure aligns.
         left_out: for each query the number of training cases that it was not compared with; empty if there are none.
         problems: query files that could not be read.
         warnings: (case id, text).
@@ -36,7 +34,6 @@ class Distances:
     by_measure: dict[str, np.ndarray]
     voxels: tuple[str, ...] = ()
     left_out: tuple[int, ...] = ()
-    copies: tuple[tuple[int, ...], ...] = ()
     problems: tuple[Problem, ...] = ()
     warnings: tuple[tuple[str, str], ...] = ()
     kind: str = ""

@@ -18,9 +18,8 @@ def identical_pairs(distances: Distances, index: TrainingIndex, measures: Sequen
 
     They are if their files hold the same voxels, mirrored or turned by right angles too (`PreparedImage.voxels`), if
     their distance is 0 under every voxel measure that compares in place, or under every one that aligns (a copy of
-    other gain), or if the aligned pair differs by resampling alone (`registration.resampling`). Equal masks or vectors
-    alone are not enough. A pair of one patient is known by its voxels alone where it was not compared. A case of the
-    index is not identical with itself.
+    other gain). Equal masks or vectors alone are not enough. A pair of one patient is known by its voxels alone where
+    it was not compared. A case of the index is not identical with itself.
     """
     same = np.zeros((len(distances.ids), len(index.ids)), bool)
     positions: dict[str, list[int]] = {}
@@ -33,8 +32,6 @@ def identical_pairs(distances: Distances, index: TrainingIndex, measures: Sequen
         compared = [distances.by_measure[m.name] for m in measures if m.level == "voxel" and m.stage == stage]
         if compared:
             same |= np.all([d == 0 for d in compared], axis=0)
-    for i, copies in enumerate(distances.copies):
-        same[i, list(copies)] = True
     if distances.kind == "cross-fitted":
         own = {id: j for j, id in enumerate(index.ids)}
         same[np.arange(len(same)), [own[id] for id in distances.ids]] = False

@@ -109,14 +109,19 @@ def _cached(
         key: first the kind of the null, then what it depends on beside index and measures.
     """
     digest = hashlib.sha256(json.dumps([index.content_id, key]).encode()).hexdigest()[:24]
-    kind = str(key[0])
-    stored = {m.name: found for m in measures if (found := _read(_path(index, digest, m), m.name, kind)) is not None}
+    stored: dict[str, np.ndarray] = {}
+    ids: tuple[str, ...] | None = None
+    voxels: tuple[str, ...] = ()
+    for m in measures:
+        content = _read(_path(index, digest, m))
+        if content is not None:
+            ids, voxels, stored[m.name] = content
     missing = [m for m in measures if m.name not in stored]
-    if stored and not missing:
-        return _together(list(stored.values()))
+    if not missing and ids is not None:
+        return Distances(ids, stored, voxels, kind=str(key[0]))
     fresh = compute(missing)
     # The rows of all measures must belong to the same cases.
-    if any(part.ids != fresh.ids for part in stored.values()):
+    if ids is not None and fresh.ids != ids:
         fresh, stored = compute(measures), {}
     if not fresh.problems:
         # A read-only index can still be used.
@@ -124,16 +129,7 @@ def _cached(
             for name, distances in fresh.by_measure.items():
                 measure = next(m for m in measures if m.name == name)
                 _write(_path(index, digest, measure), fresh, distances)
-    return _together([replace(fresh, details={}), *stored.values()])
-
-
-def _together(parts: Sequence[Distances]) -> Distances:
-    """The distances of the same null cases under the measures of all parts."""
-    by_measure = {name: distances for part in parts for name, distances in part.by_measure.items()}
-    copies = tuple(
-        tuple(sorted(set().union(*of_case))) for of_case in zip(*(part.copies for part in parts), strict=True)
-    )
-    return replace(parts[0], by_measure=by_measure, copies=copies)
+    return replace(fresh, by_measure={**stored, **fresh.by_measure}, details={})
 
 
 def _path(index: TrainingIndex, digest: str, measure: Measure) -> Path:
@@ -141,24 +137,17 @@ def _path(index: TrainingIndex, digest: str, measure: Measure) -> Path:
     return index.folder / "nulls" / f"{digest}-{measure.name}-{settings}.npz"
 
 
-def _read(path: Path, measure: str, kind: str) -> Distances | None:
-    """The null cases with their distances under one measure; None where they are not stored."""
+def _read(path: Path) -> tuple[tuple[str, ...], tuple[str, ...], np.ndarray] | None:
+    """Ids, voxels and distances of the null cases; None where they are not stored."""
     try:
         with np.load(path, allow_pickle=False) as stored:
-            ids, voxels = tuple(stored["ids"].tolist()), tuple(stored["voxels"].tolist())
-            copies: list[list[int]] = [[] for _ in ids]
-            for case, training in stored["copies"].tolist():
-                copies[case].append(training)
-            return Distances(ids, {measure: stored["distances"]}, voxels, copies=tuple(map(tuple, copies)), kind=kind)
-    except (OSError, ValueError, KeyError, IndexError):
+            return tuple(stored["ids"].tolist()), tuple(stored["voxels"].tolist()), stored["distances"]
+    except (OSError, ValueError, KeyError):
         return None
 
 
 def _write(path: Path, null: Distances, distances: np.ndarray) -> None:
-    """Writes the distances (n, N), with the pairs (case, training case) that are copies, (P, 2)."""
     path.parent.mkdir(exist_ok=True)
     with atomic_write(path, "wb") as f:
         ids, voxels = np.array(null.ids, dtype=np.str_), np.array(null.voxels, dtype=np.str_)
-        pairs = [(i, j) for i, copies in enumerate(null.copies) for j in copies]
-        copies = np.array(pairs, np.int64).reshape(-1, 2)
-        np.savez_compressed(f, ids=ids, voxels=voxels, copies=copies, distances=distances)
+        np.savez_compressed(f, ids=ids, voxels=voxels, distances=distances)

@@ -111,14 +111,7 @@ class AlignedCorrelation(AlignedMeasure):
         return case.image
 
     def _compared(self, query: Block, placement: Placement, index: TrainingRows) -> tuple[float, Placement]:
-        from replica_detection.registration.resampling import LARGEST_RESIDUAL, differs_by_resampling
-
-        if placement.correlation < 1 - LARGEST_RESIDUAL:
-            return _exact(1 - placement.merit), placement
-        fine = self.pyramid_names[-1]
-        training = index.features([placement.training], [fine])[fine][0]
-        same = differs_by_resampling(query[fine][0], training, placement, self.chain[-1])
-        return _exact(1 - placement.merit), replace(placement, same=same)
+        return _exact(1 - placement.merit), placement
 
 
 @register

@@ -21,7 +21,6 @@ class Placement:
         overlap: the share of the query's structure that the training case covers.
         merit: see `optimization.merit`.
         correlation_before: of the pair without alignment.
-        same: the aligned pair differs by resampling alone.
     """
 
     training: int
@@ -32,4 +31,3 @@ class Placement:
     overlap: float
     merit: float
     correlation_before: float
-    same: bool = False
