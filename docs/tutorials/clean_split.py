@@ -37,7 +37,8 @@ found.write("duplicates")
 for pair in found.pairs:
     print(f"{pair.verdict:16}{pair.first_id:10}{pair.second_id:10}{pair.score:.3f}")
 
-# `identical` and `near-duplicate` hold after correction for the number of scans. `suspicious` does not: about 5 in 100
+# `identical` are the same voxels, also where an export mirrored them. `near-duplicate` holds after correction for the
+# number of scans. `suspicious` does not: about 5 in 100
 # scans are called so by chance, so look at the pictures in `duplicates/pairs` before you believe one.
 #
 # The follow-up scan of patient 8 is not among them. The third column below shows why: the head lies otherwise, and the

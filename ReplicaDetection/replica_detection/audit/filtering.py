@@ -293,7 +293,7 @@ def _decision(
 
 def _resembles(summary: CaseSummary) -> str:
     if summary.reason == IDENTICAL:
-        return f"identical to training case {summary.nearest_training_id}, or a mirrored or resampled copy of it"
+        return f"identical to training case {summary.nearest_training_id}, or a mirrored or turned copy of it"
     return f"resembles training case {summary.nearest_training_id}"
 
 

@@ -164,7 +164,7 @@ def _print_reasons(result: DetectionResult) -> None:
     identical = [c for c in cases if c.reason == IDENTICAL]
     if identical:
         pairs = [f"{c.synthetic_id} = {c.nearest_training_id}" for c in identical]
-        console.print(escape(f"Identical to a training image, or a mirrored or resampled copy: {_first(pairs)}"))
+        console.print(escape(f"Identical to a training image, or a mirrored or turned copy: {_first(pairs)}"))
     undecided = [c.synthetic_id for c in cases if c.verdict == "undecided"]
     if undecided:
         null = result.run.null

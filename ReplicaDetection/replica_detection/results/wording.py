@@ -32,7 +32,7 @@ LEVELS = {
 # One sentence for each reason of a verdict that rests on something else than a p value.
 REASONS = {
     IDENTICAL: (
-        "The same voxels as training case {training}, or a mirrored or resampled copy of it; this needs no statistics."
+        "The same voxels as training case {training}, or a mirrored or turned copy of it; this needs no statistics."
     ),
     SMALL_NULL: (
         "No real case of the null is closer to its nearest training case than this image is to {training}, but the "

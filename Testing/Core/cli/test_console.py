@@ -31,7 +31,7 @@ def test_identical_and_undecided_images_are_named_with_what_would_settle_them(ca
     out = printed(capsys, *cases, kind="pooled", size=11, validation=3, cross_fitted=8, missing=8)
     assert "10 synthetic images" in out and "1 replicas, 0 suspicious, 7 undecided, 1 novel, 1 undefined" in out
     assert "Most replica-like of 1 flagged and 7 undecided images" in out
-    assert "or a mirrored or resampled copy: [a] = [train]" in out
+    assert "or a mirrored or turned copy: [a] = [train]" in out
     assert "Undecided: u0, u1, u2, u3, u4 and 2 more; closer to a training image than every real image" in out
     assert "8 more validation scans would settle the undecided images." in out
     assert "m: Not judged: only masks were compared" in out
