@@ -72,6 +72,7 @@ def test_clean_split(tutorials: ModuleType, tmp_path: Path) -> None:
     out = printed(tutorials, "clean_split", tmp_path)
     assert re.search(r"identical +export_a +scan_03", out)
     assert re.search(r"identical +export_b +scan_05", out)
+    assert out.count("identical") == 2  # heads that are alike are not the same
     assert out.splitlines()[-1] == "[]"
     rows = [line.split(",") for line in (tmp_path / "split.csv").read_text(encoding="utf-8").splitlines()[1:]]
     sides = {name: side for name, _, side in rows}

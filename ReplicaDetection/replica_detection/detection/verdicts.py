@@ -310,6 +310,11 @@ def _measure_warnings(
         known = int(np.isfinite(null.values[:, j]).sum())
         if known < SMALLEST_NULL <= len(null.ids):
             yield f"{m.name}: only {known} null cases could be compared, too few to count (are their masks missing?)"
+        elif null.validation and known and not np.isfinite(null.values[: null.validation, j]).any():
+            yield (
+                f"{m.name}: no validation scan could be compared (are their masks missing?), so that its null are the "
+                "training scans alone"
+            )
     undefined = sorted(
         {queries.ids[i] for n in near.values() for i in np.flatnonzero((n.index >= 0) & np.isnan(n.ratio))}
     )

@@ -128,6 +128,7 @@ def test_images_without_masks_are_judged_by_the_other_levels_and_said_so(cohorts
     assert all(c.verdict != "undefined" for c in result.summary)
     assert any(w.startswith("dice: 12 of 12 images could not be compared") for w in result.run.warnings)
     no_null = detect(read(cohorts, "synthetic"), index, validation=read(cohorts, "validation", masks=False))
+    assert any(w.startswith("dice: no validation scan could be compared") for w in no_null.run.warnings)
     assert no_null.run.null.kind == "pooled"  # training cases have masks: they alone are the null of the masks
     unmasked = no_null.run.null.ratios["dice"][: no_null.run.null.validation]
     assert np.isnan(unmasked).all()
