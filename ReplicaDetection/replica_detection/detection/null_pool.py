@@ -66,7 +66,7 @@ class NullPool:
 
         Args:
             parts: distances of the holdout, of cross-fitted training cases, or of both.
-                k: neighbourhood of the distance ratio.
+            k: neighbourhood of the distance ratio.
             alpha: error rate of the verdicts.
         """
         levels = tuple(m.level for m in measures)
