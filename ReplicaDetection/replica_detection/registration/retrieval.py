@@ -126,7 +126,7 @@ class TrainingPyramids:
     def _coarse_starts(self, query: np.ndarray, allowed: np.ndarray) -> Starts:
         """The best starts of the shift search, registered at the coarse level."""
         ways = mirrorings(self.chain[0])
-        score, shift = self.shift_search.shifts(query)
+        score, shift = self._shifts(query)
         score[~allowed] = -np.inf
         order = np.argsort(-score, axis=None, kind="stable")[:STARTS]
         order = order[np.isfinite(score.ravel()[order])]
@@ -148,7 +148,7 @@ class TrainingPyramids:
     def _starts_in_place(self, query: np.ndarray, allowed: np.ndarray) -> Starts:
         """The cases that correlate best with the query at the middle level in place, or only mirrored."""
         ways = mirrorings(self.chain[0])
-        correlation = correlations_in_place(query, self.middle, ways)
+        correlation = self._in_place(query)
         correlation[~allowed] = -np.inf
         order = np.argsort(-correlation, axis=None, kind="stable")[:KEPT_IN_PLACE]
         case, way = np.divmod(order[np.isfinite(correlation.ravel()[order])], len(ways))
@@ -160,6 +160,7 @@ class TrainingPyramids:
         registered = self._register(query, 2, cases, starts, np.arange(len(cases)))
         merits = merit(registered, self.limits)
         matrices, shifts = starts.in_mm()
+        before = self._before(query, cases)
         return [
             Placement(
                 training=int(starts.case[s]),
@@ -169,10 +170,25 @@ class TrainingPyramids:
                 correlation=float(registered[s, 0]),
                 overlap=float(registered[s, 1]),
                 merit=float(merits[s]),
-                correlation_before=correlation_in_place(query, cases[s]),
+                correlation_before=float(before[s]),
             )
             for s in np.argsort(-merits, kind="stable")
         ]
+
+    # What compares voxels, and only that, follows: `retrieval_torch` does the same on a GPU.
+
+    def _shifts(self, query: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See `ShiftSearch.shifts`."""
+        return self.shift_search.shifts(query)
+
+    def _in_place(self, query: np.ndarray) -> np.ndarray:
+        """See `correlations_in_place`, of the middle level."""
+        return correlations_in_place(query, self.middle, mirrorings(self.chain[0]))
+
+    def _before(self, query: np.ndarray, training: np.ndarray) -> np.ndarray:
+        """Correlation of a query with each case over its structure, without alignment, (C,); 0 if either shows none."""
+        inside = structure(query)
+        return np.array([correlation_of(query[inside], case[inside]) for case in training])
 
     def _register(
         self, query: np.ndarray, number: int, training: np.ndarray, starts: Starts, which: np.ndarray
@@ -222,10 +238,9 @@ def correlations_in_place(query: np.ndarray, training: np.ndarray, ways: np.ndar
     return correlation
 
 
-def correlation_in_place(query: np.ndarray, training: np.ndarray) -> float:
-    """Correlation of two images of one level without alignment, over the query's structure; 0 if either shows none."""
-    inside = structure(query)
-    a, b = query[inside].astype(np.float64), training[inside].astype(np.float64)
+def correlation_of(query: np.ndarray, training: np.ndarray) -> float:
+    """Correlation of two images at the same n voxels, (n,) each; 0 if either is constant."""
+    a, b = query.astype(np.float64), training.astype(np.float64)
     if len(a) < 2 or not a.std() or not b.std():
         return 0.0
     return float(np.corrcoef(a, b)[0, 1])
