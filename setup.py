@@ -33,6 +33,8 @@ setup(
         "faiss-cpu>=1.9",
         "filelock>=3.12",
         "jinja2>=3.1",
+        # Worker processes that need no guard of __main__, and the cores that a process may use: BSD-3, pure Python.
+        "loky>=3.5",
         "matplotlib>=3.8",
         "monai>=1.5,<2",
         "nibabel>=5.2",

@@ -46,6 +46,10 @@ class ConfigurationError(ReplicaDetectionError):
     """Options that do not go together, or a name that is not known."""
 
 
+class WorkersLostError(ReplicaDetectionError):
+    """Worker processes ended again and again, or a cluster is gone; what is done so far is not at fault."""
+
+
 class ServerError(ReplicaDetectionError):
     """A call to the server came to nothing; the message is meant for the user.
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from numba import config
+from replica_detection.util.cores import kernel_threads
 
 
 def run(kernel: Callable[..., None], tasks: int, *arguments: Any) -> None:
@@ -18,7 +18,7 @@ def run(kernel: Callable[..., None], tasks: int, *arguments: Any) -> None:
     """
     if not tasks:
         return
-    workers = min(config.NUMBA_NUM_THREADS, tasks)  # type: ignore[attr-defined]
+    workers = min(kernel_threads(), tasks)
     step = max(1, tasks // (16 * workers))
     portions = iter(range(0, tasks, step))
 

@@ -1,0 +1,76 @@
+"""A function on its way to a worker, and its result on the way back."""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+from uuid import uuid4
+
+from replica_detection.util.cores import one_core
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# What this worker unpickled last: (key, function).
+_last: tuple[str, Callable[..., Any]] | None = None
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[R]):
+    """Result of a function, or the error that it raised.
+
+    An error is no failure of the worker: dask and loky would else try again, or take an error that does not unpickle
+    for a broken pool.
+    """
+
+    result: R | None = None
+    error: BaseException | None = None
+
+    def unwrap(self) -> R:
+        if self.error is not None:
+            raise self.error
+        return self.result  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Shipped(Generic[T, R]):
+    """A function in the form in which every worker can load it: functions of a user's script and closures too.
+
+    A worker unpickles it at the first item of a run and then keeps it, so what the function's object keeps (an open
+    index) is there for the next item.
+    """
+
+    key: str
+    function: bytes
+
+    @classmethod
+    def of(cls, function: Callable[[T], R]) -> Shipped[T, R]:
+        from cloudpickle import dumps
+
+        return cls(uuid4().hex, dumps(function))
+
+    def __call__(self, item: T) -> Outcome[R]:
+        global _last
+        with one_core():
+            try:
+                last = _last
+                if last is None or last[0] != self.key:
+                    last = _last = (self.key, pickle.loads(self.function))
+                return Outcome(last[1](item))
+            except Exception as error:
+                return Outcome(error=_portable(error))
+
+
+def _portable(error: Exception) -> Exception:
+    """The error, or a RuntimeError with its words where it does not come out of a pickle as it went in."""
+    story = "".join(traceback.format_exception(error))
+    try:
+        if type(pickle.loads(pickle.dumps(error))) is not type(error):
+            raise TypeError("another type")
+    except Exception:
+        error = RuntimeError(f"{type(error).__name__}: {error}")
+    error.add_note(f"In a worker:\n{story}")
+    return error
