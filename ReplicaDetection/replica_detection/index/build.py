@@ -274,5 +274,5 @@ def _write_fresh(index: TrainingIndex, cohort: Cohort, strict: bool, progress: P
         (*index.problems, *cohort.problems, *problems),
     )
     write_header(index.folder, header)
-    for cache in ("nulls", "fits"):
+    for cache in ("nulls", "fits", "packed"):
         shutil.rmtree(index.folder / cache, ignore_errors=True)

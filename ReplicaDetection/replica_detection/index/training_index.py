@@ -2,7 +2,8 @@
 
 A folder `*.rdindex` with `index.json` (what it holds and how it was made), `features.zarr` (one array for each feature,
 first axis = case, one chunk a case, each chunk with a CRC-32C), `encoder_*.safetensors` (what embedders learnt from the
-cohort), and two caches: `nulls/` (distances of null cases) and `fits/` (what measures learnt from the cohort).
+cohort), and three caches: `nulls/` (distances of null cases), `fits/` (what measures learnt from the cohort) and
+`packed/` (features that are read as a whole, see `packed`).
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from replica_detection.embedding import Embedders
 from replica_detection.embedding.stored import EMBEDDED, restore_embedders
 from replica_detection.errors import ConfigurationError, IndexFormatError, InputError
 from replica_detection.index.entries import IndexHeader, patient_groups, read_header
+from replica_detection.index.packed import packed
 from replica_detection.io.case import Case, checksum
 from replica_detection.measures import (
     DEFAULT,
     MEASURES,
+    AligningMeasure,
     Block,
     FittedMeasure,
     Measure,
@@ -37,6 +40,8 @@ from replica_detection.segmentation import Segmenter, make_segmenter
 from replica_detection.util.files import atomic_write
 
 BLOCK_BYTES = 96 * 2**20
+# Read at a time while a feature is packed.
+PACKED_BYTES = 8 * 2**20
 EARLIER = (
     "prepared by an earlier version of the program, which read some files otherwise (padding of CT, compressed X-rays, "
     "labels above 255) and kept no hash of the voxels, so that copies may be missed: build the index again"
@@ -61,6 +66,7 @@ class TrainingIndex:
         self.problems = header.problems
         self.versions = header.versions
         self.in_memory: dict[str, Case] = {}
+        self._packed: dict[str, np.ndarray] = {}
         self.held: object = None  # what must live as long as the index, such as its temporary folder
         self._store: Any = zarr.open_group(folder / "features.zarr", mode="r")
 
@@ -152,6 +158,25 @@ class TrainingIndex:
                 raise IndexFormatError(self.folder, found, "Build the index again") from error
         return block
 
+    def packed(self, name: str) -> np.ndarray:
+        """One feature of all cases, (N, ...), in the order of `entries`; read-only, shared by all processes.
+
+        It is mapped from a file in `packed/`, which the first call writes; in memory where the folder is read-only.
+        """
+        if name not in self._packed:
+            stored = self._store[name]
+            rows = self.block_rows([name], PACKED_BYTES)
+
+            def blocks() -> Iterator[np.ndarray]:
+                for start in range(0, len(self), rows):
+                    yield self.features(range(start, min(start + rows, len(self))), [name])[name]
+
+            self._packed[name] = packed(self._packed_file(name), (len(self), *stored.shape[1:]), stored.dtype, blocks)
+        return self._packed[name]
+
+    def _packed_file(self, name: str) -> Path:
+        return self.folder / "packed" / f"{name}-{self.content_id[:24]}.npy"
+
     def block_rows(self, names: Iterable[str], limit: int = BLOCK_BYTES) -> int:
         """Number of cases whose features fit into `limit` bytes, at least one."""
         size: int = sum(int(np.prod(self._store[n].shape[1:])) * self._store[n].dtype.itemsize for n in names)
@@ -181,11 +206,14 @@ class TrainingIndex:
         memory have none; those of a cohort at hand are compared with what was indexed.
         """
         faults = []
+        packed = {name: self.packed(name) for name in self.feature_names if self._packed_file(name).is_file()}
         for done, entry in enumerate(self.entries):
             try:
                 for name, block in self.features([done], self.feature_names).items():
                     if not np.isfinite(block).all():
                         faults.append(f"{entry.id}: feature '{name}' holds NaN or infinity")
+                    if name in packed and not np.array_equal(packed[name][done], block[0], equal_nan=True):
+                        faults.append(f"{entry.id}: feature '{name}' differs in {self._packed_file(name)}; delete it")
             except IndexFormatError as error:
                 faults.append(f"{entry.id}: {error}")
             files = entry.located
@@ -223,6 +251,9 @@ class TrainingIndex:
         for measure in made:
             if isinstance(measure, FittedMeasure):
                 measure.use(self._fit_of(measure))
+            if isinstance(measure, AligningMeasure):
+                for name in measure.searched:
+                    self.packed(name)
         return made
 
     def remember(self, cases: Iterable[Case]) -> None:

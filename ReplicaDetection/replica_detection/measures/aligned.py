@@ -38,6 +38,10 @@ class AlignedMeasure(AligningMeasure):
     def pyramid_names(self) -> tuple[str, str, str]:
         return f"{self.source}_coarse", f"{self.source}_middle", f"{self.source}_fine"
 
+    @property
+    def searched(self) -> tuple[str, ...]:
+        return self.pyramid_names[:2]
+
     @abstractmethod
     def _content(self, case: PreparedImage) -> np.ndarray | None:
         """(grid) the image or mask that is aligned; None if the case has none."""
@@ -69,12 +73,10 @@ class AlignedMeasure(AligningMeasure):
 
         if self._held is None or self._held[0] is not index:
             coarse, middle, fine = self.pyramid_names
-            everything = range(len(index))
-            loaded = {name: index.features(everything, [name])[name] for name in (coarse, middle)}
             cohort = TrainingPyramids(
                 self.chain,
-                loaded[coarse],
-                loaded[middle],
+                index.packed(coarse),
+                index.packed(middle),
                 lambda positions: index.features(positions, [fine])[fine],
                 voxel=voxel_shape(self.preparation.native.spacing),
             )

@@ -169,6 +169,8 @@ class TrainingRows(Protocol):
 
     def features(self, positions: Sequence[int], names: Iterable[str]) -> Block: ...
 
+    def packed(self, name: str) -> np.ndarray: ...
+
     def blocks(self, names: Sequence[str]) -> Iterator[tuple[int, Block]]: ...
 
 
@@ -180,6 +182,11 @@ class AligningMeasure(Measure):
 
     stage = "aligned"
     source: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def searched(self) -> tuple[str, ...]:
+        """Names of the features that each query's search reads of every training case."""
 
     def distances(self, queries: Block, training: Block) -> np.ndarray:
         raise NotImplementedError("an aligning measure looks for its pairs itself")

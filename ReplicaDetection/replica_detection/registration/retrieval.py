@@ -72,7 +72,7 @@ class TrainingPyramids:
 
     Args:
         chain: the three levels of the grid.
-        coarse, middle: (N, X, Y, Z) float32.
+        coarse, middle: (N, X, Y, Z) float32; they may be mapped from a file.
         fine: returns the fine level of the cases at the given positions.
         limits: of plausible transforms.
         voxel: (3,) sides of a voxel of the files, of geometric mean 1. If they differ, a copy may have been rotated on
@@ -96,7 +96,8 @@ class TrainingPyramids:
     @cached_property
     def has_structure(self) -> np.ndarray:
         """(N,) bool: False for cases with nothing but zeros."""
-        return np.array(self.coarse.any(axis=(1, 2, 3)))
+        blocks = range(0, len(self.coarse), ROWS)
+        return np.concatenate([self.coarse[start : start + ROWS].any(axis=(1, 2, 3)) for start in blocks])
 
     @cached_property
     def shift_search(self) -> ShiftSearch:
@@ -113,46 +114,45 @@ class TrainingPyramids:
         Returns:
             An empty list if the query shows no structure or no case is allowed.
         """
-        allowed = allowed & self.has_structure
-        if not structure(query[0]).any() or not allowed.any():
+        positions = np.flatnonzero(allowed & self.has_structure)
+        if not structure(query[0]).any() or not len(positions):
             return []
-        starts = self._coarse_starts(query[0], allowed).followed_by(self._starts_in_place(query[1], allowed))
-        merits = merit(self._register(query[1], 1, self.middle, starts, starts.case), self.limits)
+        starts = self._coarse_starts(query[0], positions).followed_by(self._starts_in_place(query[1], positions))
+        middle, which = self._rows(1, starts.case)
+        merits = merit(self._register(query[1], 1, middle, starts, which), self.limits)
         best_of_case: dict[int, int] = {}
         for s in np.argsort(-merits, kind="stable").tolist():
             best_of_case.setdefault(int(starts.case[s]), s)
         return self._placements(query[2], starts.at(np.array(list(best_of_case.values())[:count])))
 
-    def _coarse_starts(self, query: np.ndarray, allowed: np.ndarray) -> Starts:
+    def _coarse_starts(self, query: np.ndarray, positions: np.ndarray) -> Starts:
         """The best starts of the shift search, registered at the coarse level."""
         ways = mirrorings(self.chain[0])
-        score, shift = self._shifts(query)
-        score[~allowed] = -np.inf
+        score, shift = self._shifts(query, positions)
         order = np.argsort(-score, axis=None, kind="stable")[:STARTS]
-        order = order[np.isfinite(score.ravel()[order])]
-        case, way = np.divmod(order, len(ways))
+        row, way = np.divmod(order, len(ways))
         # Each start also from the centre: a large shift may have won by chance.
-        both = np.concatenate([shift[case, way], np.zeros((len(case), 3))])
+        both = np.concatenate([shift[row, way], np.zeros((len(row), 3))])
         repeated = 2 * len(self.units)
         starts = Starts.mirrored(
-            np.tile(case, repeated),
+            np.tile(positions[row], repeated),
             np.tile(ways[way], (repeated, 1)),
             np.tile(both, (len(self.units), 1)),
             np.repeat(self.units, len(both), axis=0),
         )
-        merits = merit(self._register(query, 0, self.coarse, starts, starts.case), self.limits)
-        best = merits.reshape(repeated, len(case)).argmax(0) * len(case) + np.arange(len(case))
+        coarse, which = self._rows(0, starts.case)
+        merits = merit(self._register(query, 0, coarse, starts, which), self.limits)
+        best = merits.reshape(repeated, len(row)).argmax(0) * len(row) + np.arange(len(row))
         kept = best[np.argsort(-merits[best], kind="stable")[:KEPT]]
         return starts.at(np.array(list(dict.fromkeys([*kept.tolist(), *best[:KEPT_BY_SEARCH].tolist()]))))
 
-    def _starts_in_place(self, query: np.ndarray, allowed: np.ndarray) -> Starts:
+    def _starts_in_place(self, query: np.ndarray, positions: np.ndarray) -> Starts:
         """The cases that correlate best with the query at the middle level in place, or only mirrored."""
         ways = mirrorings(self.chain[0])
-        correlation = self._in_place(query)
-        correlation[~allowed] = -np.inf
+        correlation = self._in_place(query, positions)
         order = np.argsort(-correlation, axis=None, kind="stable")[:KEPT_IN_PLACE]
-        case, way = np.divmod(order[np.isfinite(correlation.ravel()[order])], len(ways))
-        return Starts.mirrored(case, ways[way], np.zeros((len(case), 3)), np.ones((len(case), 3)))
+        row, way = np.divmod(order, len(ways))
+        return Starts.mirrored(positions[row], ways[way], np.zeros((len(row), 3)), np.ones((len(row), 3)))
 
     def _placements(self, query: np.ndarray, starts: Starts) -> list[Placement]:
         """The starts after registration at the fine level, highest merit first."""
@@ -177,13 +177,18 @@ class TrainingPyramids:
 
     # What compares voxels, and only that, follows: `retrieval_torch` does the same on a GPU.
 
-    def _shifts(self, query: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _shifts(self, query: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `ShiftSearch.shifts`."""
-        return self.shift_search.shifts(query)
+        return self.shift_search.shifts(query, positions)
 
-    def _in_place(self, query: np.ndarray) -> np.ndarray:
+    def _in_place(self, query: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """See `correlations_in_place`, of the middle level."""
-        return correlations_in_place(query, self.middle, mirrorings(self.chain[0]))
+        return correlations_in_place(query, self.middle, mirrorings(self.chain[0]), positions)
+
+    def _rows(self, number: int, cases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The coarse or middle level of these cases in memory, each once, and (S,) the row of each case in it."""
+        different, which = np.unique(cases, return_inverse=True)
+        return np.asarray((self.coarse, self.middle)[number][different]), which
 
     def _before(self, query: np.ndarray, training: np.ndarray) -> np.ndarray:
         """Correlation of a query with each case over its structure, without alignment, (C,); 0 if either shows none."""
@@ -210,20 +215,24 @@ class TrainingPyramids:
         return out
 
 
-def correlations_in_place(query: np.ndarray, training: np.ndarray, ways: np.ndarray) -> np.ndarray:
-    """Correlation of a query with each case over the query's structure, without alignment but mirrored, (N, F).
+def correlations_in_place(
+    query: np.ndarray, training: np.ndarray, ways: np.ndarray, positions: np.ndarray | None = None
+) -> np.ndarray:
+    """Correlation of a query with cases over the query's structure, without alignment but mirrored, (P, F).
 
     Args:
         query: (X, Y, Z).
         training: (N, X, Y, Z).
         ways: (F, 3), the mirrorings.
+        positions: (P,), the cases; None for all.
 
     Returns:
         0 where the query or the case shows no structure.
     """
     inside = structure(query)
     count = int(inside.sum())
-    correlation = np.zeros((len(training), len(ways)))
+    positions = np.arange(len(training)) if positions is None else positions
+    correlation = np.zeros((len(positions), len(ways)))
     if count < 2:
         return correlation
     centred = np.where(inside, query - query[inside].mean(), 0).astype(np.float32)
@@ -231,10 +240,11 @@ def correlations_in_place(query: np.ndarray, training: np.ndarray, ways: np.ndar
     value = np.stack([centred[m].ravel() for m in mirrored], 1)
     counted = np.stack([inside[m].ravel() for m in mirrored], 1).astype(np.float32)
     length = float(np.linalg.norm(centred))
-    for start in range(0, len(training), ROWS):
-        rows = training[start : start + ROWS].reshape(-1, query.size)
+    for start in range(0, len(positions), ROWS):
+        part = slice(start, start + ROWS)
+        rows = training[positions[part]].reshape(-1, query.size)
         variance = (rows**2) @ counted - (rows @ counted) ** 2 / count
-        correlation[start : start + ROWS] = (rows @ value) / (length * np.sqrt(np.maximum(variance, 1e-6)) + 1e-12)
+        correlation[part] = (rows @ value) / (length * np.sqrt(np.maximum(variance, 1e-6)) + 1e-12)
     return correlation
 
 

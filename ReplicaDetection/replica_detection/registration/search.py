@@ -8,16 +8,18 @@ sums, and each pair needs only one inverse Fourier transform.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numba import njit
 
 from replica_detection.registration.pyramid import Level
 
 # Largest shift, as a share of the field of view.
 LARGEST_SHIFT = 0.3
+# Training cases that are searched at a time, which bounds the memory.
 BLOCK = 64
 
 
@@ -28,7 +30,7 @@ def mirrorings(level: Level) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ShiftSearch:
-    """The coarse level of all training cases, (N, X, Y, Z) float32, with what every query's search needs of them."""
+    """The search among the coarse levels of training cases, (N, X, Y, Z) float32; nothing of them is kept in memory."""
 
     cases: np.ndarray
     level: Level
@@ -44,66 +46,70 @@ class ShiftSearch:
         return [fft.next_fast_len(n + r, True) for n, r in zip(self.level.shape, self.reach, strict=True)]
 
     @cached_property
-    def spectrum(self) -> np.ndarray:
-        from scipy import fft
-
-        return fft.rfftn(self.cases, self.size, axes=(1, 2, 3))
-
-    @cached_property
-    def sums(self) -> np.ndarray:
-        """Sum of each case over the overlap of each shift, (N, shifts...)."""
-        return _box_sums(self.cases, self.reach).astype(np.float32)
-
-    @cached_property
-    def squares(self) -> np.ndarray:
-        return _box_sums(self.cases**2, self.reach).astype(np.float32)
-
-    @cached_property
     def counts(self) -> np.ndarray:
         """Number of voxels in the overlap of each shift, (shifts...)."""
         return _box_sums(np.ones((1, *self.level.shape)), self.reach)[0].astype(np.float32)
 
-    def shifts(self, query: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The best shift of the mirrored query for every case and mirroring.
+    def shifts(self, query: np.ndarray, positions: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The best shift of the mirrored query for some cases and every mirroring.
 
         Args:
             query: (X, Y, Z), the coarse level.
+            positions: (P,), the cases; None for all.
 
         Returns:
-            (N, F) correlation times the square root of the overlap, and (N, F, 3) shift in mm: a position u of the
+            (P, F) correlation times the square root of the overlap, and (P, F, 3) shift in mm: a position u of the
             query, from the centre, corresponds to `mirroring * u + shift` in the training case.
         """
         from scipy import fft
 
-        reach = self.reach
-        in_reach = np.ix_(*[np.arange(-r, r + 1) % n for r, n in zip(reach, self.size, strict=True)])
+        positions = np.arange(len(self.cases)) if positions is None else positions
         share = np.sqrt(self.counts / query.size)
-        ways = mirrorings(self.level)
-        best = np.empty((len(self.cases), len(ways)))
-        voxels = np.empty((len(self.cases), len(ways), 3))
-        for f, way in enumerate(ways):
-            mirrored = query[tuple(slice(None, None, int(s)) for s in way)]
-            spectrum = np.conj(fft.rfftn(mirrored, self.size))
-            # Seen from the query, the overlap is that of the opposite shift.
-            q_sum = _box_sums(mirrored[None], reach)[0, ::-1, ::-1, ::-1]
-            q_square = _box_sums(mirrored[None] ** 2, reach)[0, ::-1, ::-1, ::-1]
-            q_variance = np.maximum(q_square - q_sum**2 / self.counts, 1e-6)
-            for rows in _blocks(len(self.cases)):
-                product = fft.irfftn(self.spectrum[rows] * spectrum, self.size, axes=(1, 2, 3))[
-                    (slice(None), *in_reach)
-                ]
-                covariance = product - q_sum * self.sums[rows] / self.counts
-                variance = np.maximum(self.squares[rows] - self.sums[rows] ** 2 / self.counts, 1e-6) * q_variance
-                score = (covariance / np.sqrt(variance) * share).reshape(product.shape[0], -1)
-                peak = score.argmax(1)
-                best[rows, f] = score[np.arange(len(peak)), peak]
-                voxels[rows, f] = np.stack(np.unravel_index(peak, product.shape[1:]), 1) - np.array(reach)
+        mirrored = [query[tuple(slice(None, None, int(s)) for s in way)] for way in mirrorings(self.level)]
+        spectra = [np.conj(fft.rfftn(image, self.size)) for image in mirrored]
+        moments = [self._moments(image) for image in mirrored]
+        best = np.empty((len(positions), len(mirrored)))
+        voxels = np.empty((len(positions), len(mirrored), 3), np.int64)
+        for start in range(0, len(positions), BLOCK):
+            rows = slice(start, start + BLOCK)
+            cases = np.asarray(self.cases[positions[rows]])
+            spectrum = fft.rfftn(cases, self.size, axes=(1, 2, 3))
+            sums = _box_sums(cases, self.reach).astype(np.float32)
+            variance = _box_sums(cases**2, self.reach).astype(np.float32)
+            variance = np.maximum(variance - sums**2 / self.counts, 1e-6)
+            for f, (q_sum, q_variance) in enumerate(moments):
+                product = fft.irfftn(spectrum * spectra[f], self.size, axes=(1, 2, 3))
+                _best_shifts(
+                    product, sums, variance, q_sum, q_variance, self.counts, share, best[rows, f], voxels[rows, f]
+                )
         return best, voxels * np.array(self.level.spacing)
 
+    def _moments(self, query: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Sum of a query over the overlap of each shift, and its sum of squares about its mean there."""
+        # Seen from the query, the overlap is that of the opposite shift.
+        sums = np.ascontiguousarray(_box_sums(query[None], self.reach)[0, ::-1, ::-1, ::-1])
+        squares = _box_sums(query[None] ** 2, self.reach)[0, ::-1, ::-1, ::-1]
+        return sums, np.maximum(squares - sums**2 / self.counts, 1e-6)
 
-def _blocks(count: int) -> Iterator[slice]:
-    for start in range(0, count, BLOCK):
-        yield slice(start, min(start + BLOCK, count))
+
+@njit(nogil=True, cache=True)
+def _best_shifts(product, sums, variance, q_sum, q_variance, counts, share, best, voxels):
+    """The largest correlation of each case over the shifts, and its shift in voxels.
+
+    product: (C, size...), for each cyclic shift the sum of the products; the others (C, shifts...) or (shifts...).
+    """
+    X, Y, Z = counts.shape
+    for c in range(len(product)):
+        best[c] = -np.inf
+        for x in range(X):
+            for y in range(Y):
+                for z in range(Z):
+                    i, j, k = x - X // 2, y - Y // 2, z - Z // 2
+                    covariance = product[c, i, j, k] - q_sum[x, y, z] * sums[c, x, y, z] / counts[x, y, z]
+                    score = covariance / math.sqrt(variance[c, x, y, z] * q_variance[x, y, z]) * share[x, y, z]
+                    if score > best[c]:
+                        best[c] = score
+                        voxels[c, 0], voxels[c, 1], voxels[c, 2] = i, j, k
 
 
 def _box_sums(cases: np.ndarray, reach: tuple[int, ...]) -> np.ndarray:

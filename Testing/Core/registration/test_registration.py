@@ -175,6 +175,27 @@ def test_nobody_is_named_who_may_not_be(cohort):
     assert [p.training for p in cohort.candidates(pyramid(scan(2), cohort.chain), allowed)] == [4]
 
 
+def test_the_search_among_some_cases_finds_what_the_search_among_all_finds_there(cohort):
+    query, some = pyramid(scan(3), cohort.chain), np.array([7, 2, 3, 11])
+    ways = mirrorings(cohort.chain[0])
+    for found, everything in zip(
+        (*cohort.shift_search.shifts(query[0], some), correlations_in_place(query[1], cohort.middle, ways, some)),
+        (*cohort.shift_search.shifts(query[0]), correlations_in_place(query[1], cohort.middle, ways)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, everything[some], atol=1e-5)
+
+
+def test_the_search_in_small_blocks_is_the_same(cohort, monkeypatch):
+    query = pyramid(scan(3), cohort.chain)
+    before = cohort.candidates(query, np.ones(TRAINING, bool))
+    monkeypatch.setattr("replica_detection.registration.search.BLOCK", 5)
+    monkeypatch.setattr("replica_detection.registration.retrieval.ROWS", 3)
+    after = cohort.candidates(query, np.ones(TRAINING, bool))
+    assert [p.training for p in before] == [p.training for p in after]
+    np.testing.assert_allclose([p.merit for p in before], [p.merit for p in after], atol=1e-6)
+
+
 def test_correlations_in_place_are_those_of_numpy(cohort):
     query = pyramid(scan(7), cohort.chain)[1]
     ways = mirrorings(cohort.chain[1])
@@ -312,6 +333,9 @@ class Stored:
 
     def features(self, positions, names):
         return {name: np.stack([self.rows[i][name] for i in positions]) for name in names}
+
+    def packed(self, name):
+        return np.stack([row[name] for row in self.rows])
 
 
 def test_flat_images_are_placed_within_their_plane():
