@@ -74,7 +74,10 @@ setup(
             "watchdog>=4,<8",
         ],
         "slicer": [],
+        # Work on more than one machine: BSD-3, pure Python.
+        "distributed": ["distributed>=2024.1"],
         "dev": [
+            "distributed>=2024.1",
             "hypothesis>=6.100",
             "mypy>=1.11",
             "pytest>=8",

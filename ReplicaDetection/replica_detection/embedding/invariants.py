@@ -6,7 +6,6 @@ Nothing is downloaded and no network is trained; the fit takes some ten seconds 
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from replica_detection.embedding.resampling import resampled
 from replica_detection.embedding.views import Views
 from replica_detection.errors import ConfigurationError, IndexFormatError
 from replica_detection.progress import Progress, silent
+from replica_detection.util.cores import kernel_threads, one_thread
 
 # Sigmas of the Gaussian derivatives, in voxels of the working grid, and of the local contrast normalization.
 SCALES = (1.2, 2.0, 3.0, 4.5)
@@ -142,8 +142,6 @@ class Invariants(Embedder):
         self, images: Iterable[tuple[str, np.ndarray]], spacing_mm: Sequence[float], progress: Progress = silent
     ) -> Invariants:
         """Raises ConfigurationError where there is no image."""
-        from threadpoolctl import threadpool_limits
-
         cases = list(images)[:MAX_CASES]
         if not cases:
             raise ConfigurationError("embedding 'invariants' cannot be fitted without a training image")
@@ -159,7 +157,7 @@ class Invariants(Embedder):
 
         views = []
         # The threads here use all cores; threads of the matrix products would only compete with them.
-        with threadpool_limits(1, "blas"), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        with one_thread(), ThreadPoolExecutor(min(8, kernel_threads())) as pool:
             for moments_of_case in pool.map(views_of, range(len(cases))):
                 views.append(moments_of_case)
                 progress("fitting", len(views), len(cases))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.phantom.base import Phantom, generator
 from replica_detection.phantom.replicas import MAKERS, REPLICA_KINDS, make_replica
+from replica_detection.util.cores import kernel_threads
 from replica_detection.util.csv_tables import write_rows
 from replica_detection.util.files import atomic_write
 
@@ -194,7 +194,7 @@ def _write_all(
         write_nifti(output / f"{folder}_masks" / f"{name}.nii.gz", phantom.mask, phantom.affine)
         write_nifti(output / folder / f"{name}.nii.gz", phantom.image.astype(np.int16), phantom.affine)
 
-    with ThreadPoolExecutor(max(1, min(_THREADS, os.cpu_count() or 1))) as pool:
+    with ThreadPoolExecutor(max(1, min(_THREADS, kernel_threads()))) as pool:
         running: list[Future[None]] = [pool.submit(work, *job) for job in jobs]
         try:
             for done, future in enumerate(as_completed(running), 1):

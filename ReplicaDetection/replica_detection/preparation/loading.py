@@ -15,6 +15,7 @@ from replica_detection.io.cohort import Case, Cohort, Problem
 from replica_detection.io.volume import Volume, read_mask, read_volume
 from replica_detection.preparation.prepare import PreparedImage, prepare
 from replica_detection.preparation.profiles import Preparation
+from replica_detection.util.cores import kernel_threads
 
 T = TypeVar("T")
 
@@ -63,13 +64,14 @@ def load_prepared(
     def load(case: Case) -> PreparedImage | Problem:
         return or_problem(case, read, "Leave it out, or compare cohorts of one kind", strict=strict)
 
-    with ThreadPoolExecutor(WORKERS) as pool:
+    threads = min(WORKERS, kernel_threads())
+    with ThreadPoolExecutor(threads) as pool:
         waiting: deque[tuple[Case, Future[PreparedImage | Problem]]] = deque()
         try:
             for case in cases:
                 waiting.append((case, pool.submit(load, case)))
                 # A few cases ahead keep the threads busy; more would only fill the memory.
-                if len(waiting) > 2 * WORKERS:
+                if len(waiting) > 2 * threads:
                     first, future = waiting.popleft()
                     yield first, future.result()
             while waiting:

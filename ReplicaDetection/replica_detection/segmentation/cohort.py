@@ -15,6 +15,7 @@ from replica_detection.io.volume import read_volume, write_volume
 from replica_detection.preparation.loading import nothing_usable, or_problem
 from replica_detection.progress import Progress, silent
 from replica_detection.segmentation.base import Segmenter
+from replica_detection.util.cores import kernel_threads
 from replica_detection.util.csv_tables import write_rows
 from replica_detection.util.files import atomic_write
 
@@ -67,7 +68,7 @@ def segment_cohort(
 
     masks: list[MaskFile] = []
     problems: list[Problem] = []
-    with ThreadPoolExecutor(WORKERS) as pool:
+    with ThreadPoolExecutor(min(WORKERS, kernel_threads())) as pool:
         try:
             for done, result in enumerate(pool.map(work, cohort.cases), 1):
                 if isinstance(result, Problem):

@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from threading import Lock
-from typing import Any
 
 # Set in the processes that a runner starts: each of them has one core.
 WORKER = "REPLICA_DETECTION_WORKER"
 
-# Environment of a process that has one core. Most libraries read theirs once, when they load.
-ONE_THREAD = {
-    WORKER: "1",
-    **dict.fromkeys(
-        (
-            "OMP_NUM_THREADS",
-            "OPENBLAS_NUM_THREADS",
-            "MKL_NUM_THREADS",
-            "VECLIB_MAXIMUM_THREADS",
-            "NUMBA_NUM_THREADS",
-            "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
-        ),
-        "1",
-    ),
-}
+# Variables with the number of threads of the libraries, which most of them read once, when they load.
+ONE_THREAD = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
+)
 
 _lock = Lock()
 _held = 0
@@ -58,9 +51,9 @@ def one_thread() -> Iterator[None]:
     """Holds BLAS, OpenMP, torch and SimpleITK to one thread each; afterwards they have as many as before.
 
     A matrix product that is split over other threads can round otherwise: what runs in here gives the same bits on any
-    number of cores. torch and SimpleITK count where they are imported already. Threads may enter side by side: the
-    limits end when the last of them leaves. OpenMP alone counts for each thread, so a thread that is started in here
-    and calls OpenMP must enter by itself.
+    number of cores. Libraries that are imported in here have one thread too. Threads may enter side by side: the limits
+    end when the last of them leaves. OpenMP alone counts for each thread, so a thread that is started in here and calls
+    OpenMP must enter by itself.
     """
     from threadpoolctl import threadpool_limits
 
@@ -95,16 +88,44 @@ def one_core() -> Iterator[None]:
 
 def _limit_process() -> ExitStack:
     """Limits what counts for the whole process; closing the stack restores it."""
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import ThreadpoolController
 
     before = ExitStack()
-    before.enter_context(threadpool_limits(1, "blas"))
-    if "torch" in sys.modules:
-        torch: Any = sys.modules["torch"]
-        before.callback(torch.set_num_threads, torch.get_num_threads())
-        torch.set_num_threads(1)
-    if "SimpleITK" in sys.modules:
-        itk: Any = sys.modules["SimpleITK"].ProcessObject
-        before.callback(itk.SetGlobalDefaultNumberOfThreads, itk.GetGlobalDefaultNumberOfThreads())
-        itk.SetGlobalDefaultNumberOfThreads(1)
+    loaded = ThreadpoolController()
+    before.enter_context(loaded.limit(limits=1, user_api="blas"))
+    threads = {name: get() for name, (get, _) in _imported().items()}
+    known = {library.filepath for library in loaded.lib_controllers}
+    variables = {name: os.environ.get(name) for name in ONE_THREAD}
+    before.callback(_restore, threads, known, variables)
+    for _, set_threads in _imported().values():
+        set_threads(1)
+    # For what is imported later.
+    os.environ.update(dict.fromkeys(variables, "1"))
     return before
+
+
+def _imported() -> dict[str, tuple[Callable[[], int], Callable[[int], None]]]:
+    """Of torch and SimpleITK those that are imported, with what reads and sets their number of threads."""
+    found: dict[str, tuple[Callable[[], int], Callable[[int], None]]] = {}
+    if torch := sys.modules.get("torch"):
+        found["torch"] = torch.get_num_threads, torch.set_num_threads
+    if itk := sys.modules.get("SimpleITK"):
+        process = itk.ProcessObject
+        found["SimpleITK"] = process.GetGlobalDefaultNumberOfThreads, process.SetGlobalDefaultNumberOfThreads
+    return found
+
+
+def _restore(threads: dict[str, int], known: set[str], variables: dict[str, str | None]) -> None:
+    """Libraries that were imported meanwhile have all cores from now on."""
+    from threadpoolctl import ThreadpoolController
+
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    for library in ThreadpoolController().lib_controllers:
+        if library.filepath not in known:
+            library.set_num_threads(usable_cores())
+    for name, (_, set_threads) in _imported().items():
+        set_threads(threads.get(name, usable_cores()))

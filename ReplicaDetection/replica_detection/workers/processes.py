@@ -10,14 +10,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import Pipe
+from multiprocessing import Pipe, resource_tracker
 from multiprocessing.connection import Connection
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from replica_detection.errors import WorkersLostError
-from replica_detection.util.cores import ONE_THREAD
+from replica_detection.util.cores import ONE_THREAD, WORKER
 from replica_detection.workers.shipped import Outcome, Shipped
 
 if TYPE_CHECKING:
@@ -148,7 +148,11 @@ class _Pool:
         # The other end closes when this process is gone, in whatever way.
         their_end, self._alive = Pipe(duplex=False)
         self._executor: Any = ProcessPoolExecutor(
-            count, timeout=IDLE_SECONDS, env=dict(ONE_THREAD), initializer=_begin, initargs=(their_end,)
+            count,
+            timeout=IDLE_SECONDS,
+            env=dict.fromkeys((*ONE_THREAD, WORKER), "1"),
+            initializer=_begin,
+            initargs=(their_end,),
         )
 
     @classmethod
@@ -173,7 +177,7 @@ class _Pool:
         from concurrent.futures import BrokenExecutor, Future
 
         try:
-            with _interrupts_held():
+            with interrupts_held():
                 return self._executor.submit(function, item)
         except BrokenExecutor as error:
             # A worker was killed while it waited for work.
@@ -209,11 +213,13 @@ def _first(done: SimpleQueue[Future[Outcome[R]]]) -> Future[Outcome[R]]:
 
 
 @contextmanager
-def _interrupts_held() -> Iterator[None]:
+def interrupts_held() -> Iterator[None]:
     """Processes that start in here never see Ctrl-C: this process ends them, without a traceback from each."""
     if os.name != "posix":
         yield
         return
+    # Python's own tracker unblocks the signal where it starts.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +15,15 @@ from replica_detection.util.cores import one_core
 T = TypeVar("T")
 R = TypeVar("R")
 
-# What this worker unpickled last: (key, function).
-_last: tuple[str, Callable[..., Any]] | None = None
+
+class _Last(threading.local):
+    """The function that a thread of this worker unpickled last."""
+
+    key = ""
+    function: Callable[..., Any]
+
+
+_last = _Last()
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,7 @@ class Shipped(Generic[T, R]):
     """A function in the form in which every worker can load it: functions of a user's script and closures too.
 
     A worker unpickles it at the first item of a run and then keeps it, so what the function's object keeps (an open
-    index) is there for the next item.
+    index) is there for the next item. Each thread of a worker has its own.
     """
 
     key: str
@@ -53,13 +61,11 @@ class Shipped(Generic[T, R]):
         return cls(uuid4().hex, dumps(function))
 
     def __call__(self, item: T) -> Outcome[R]:
-        global _last
         with one_core():
             try:
-                last = _last
-                if last is None or last[0] != self.key:
-                    last = _last = (self.key, pickle.loads(self.function))
-                return Outcome(last[1](item))
+                if _last.key != self.key:
+                    _last.function, _last.key = pickle.loads(self.function), self.key
+                return Outcome(_last.function(item))
             except Exception as error:
                 return Outcome(error=_portable(error))
 
