@@ -124,7 +124,8 @@ def register(
     if not len(query.value):
         return out
     run(
-        _register_many, len(which), query.position, query.value, query.slope, query.hessian, query.active,
+        _register_many, len(which), np.ascontiguousarray(query.position.T), query.value,
+        np.ascontiguousarray(query.slope.T), query.hessian[np.ix_(query.active, query.active)], query.active,
         np.array(query.level.spacing), training, matrices, shifts, which, flips, iterations,
         limits.degrees, limits.scale, limits.overlap, limits.overlap_power, out,
     )  # fmt: skip
@@ -141,38 +142,43 @@ def _register_many(
     first, end, position, value, slope, hessian, active, spacing, training, matrices, shifts, which, flips, iterations,
     degrees, scale, overlap, power, out,
 ):  # fmt: skip
+    sampled, at = np.empty((6, len(value))), np.empty(len(value), np.int32)
     for s in range(first, end):
         _register_one(
             position, value, slope, hessian, active, spacing, training[which[s]], matrices[s], shifts[s], flips[s],
-            iterations, degrees, scale, overlap, power, out[s],
+            iterations, degrees, scale, overlap, power, sampled, at, out[s],
         )  # fmt: skip
 
 
 @njit(nogil=True, cache=True)
 def _register_one(
     position, value, slope, hessian, active, spacing, training, matrix, shift, flip, iterations,
-    degrees, scale, overlap, power, out,
+    degrees, scale, overlap, power, sampled, at, out,
 ):  # fmt: skip
     """Gauss-Newton with Levenberg's damping: a step is accepted only if the merit grows."""
     count = len(active)
-    gradient, trial = np.zeros(7), np.zeros(7)
+    gradient, step = np.zeros(PARAMETERS), np.zeros(PARAMETERS)
     a, b = np.empty((count, count)), np.empty(count)
-    correlation, share = _evaluate(position, value, slope, spacing, training, matrix, shift, gradient)
+    correlation, share = _sample(position, value, spacing, training, matrix, shift, sampled, at)
+    out[0], out[1] = correlation, share
     best = _merit(correlation, share, power)
+    if share:
+        _gradient(slope, sampled, value, correlation, gradient)
     damping = 1e-3
-    for _ in range(iterations):
+    for number in range(iterations):
         for i in range(count):
             b[i] = gradient[active[i]]
             for j in range(count):
-                a[i, j] = hessian[active[i], active[j]]
+                a[i, j] = hessian[i, j]
             a[i, i] = a[i, i] * (1 + damping) + 1e-12
-        step = np.zeros(7)
-        step[active] = np.linalg.solve(a, b)
+        _solve(a, b)
+        for i in range(count):
+            step[active[i]] = b[i]
         moved = matrix @ (_rotation(-step[0], -step[1], -step[2]) * math.exp(-step[3]))
         moved_shift = shift - moved @ step[4:7]
         accepted = False
         if _plausible(moved, flip, degrees, scale):
-            correlation, share = _evaluate(position, value, slope, spacing, training, moved, moved_shift, trial)
+            correlation, share = _sample(position, value, spacing, training, moved, moved_shift, sampled, at)
             figure = _merit(correlation, share, power)
             accepted = figure > best and share >= overlap
         if accepted:
@@ -180,17 +186,15 @@ def _register_one(
             best = figure
             matrix[:] = moved
             shift[:] = moved_shift
-            gradient[:] = trial
             out[0], out[1] = correlation, share
             damping = max(damping * 0.3, 1e-6)
-            if gain < 1e-5:
+            if gain < 1e-5 or number == iterations - 1:
                 break
+            _gradient(slope, sampled, value, correlation, gradient)
         else:
             damping = max(damping * 10, 1e-2)
             if damping > 1e3:
                 break
-    if out[1] == 0:  # no step helped
-        out[0], out[1] = _evaluate(position, value, slope, spacing, training, matrix, shift, trial)
 
 
 @njit(cache=True)
@@ -200,7 +204,12 @@ def _merit(correlation, share, power):
 
 @njit(cache=True)
 def _plausible(matrix, flip, degrees, scale):
-    size = abs(np.linalg.det(matrix)) ** (1 / 3)
+    determinant = (
+        matrix[0, 0] * (matrix[1, 1] * matrix[2, 2] - matrix[1, 2] * matrix[2, 1])
+        - matrix[0, 1] * (matrix[1, 0] * matrix[2, 2] - matrix[1, 2] * matrix[2, 0])
+        + matrix[0, 2] * (matrix[1, 0] * matrix[2, 1] - matrix[1, 1] * matrix[2, 0])
+    )
+    size = abs(determinant) ** (1 / 3)
     if not (1 / scale <= size <= scale):
         return False
     trace = (matrix[0, 0] * flip[0] + matrix[1, 1] * flip[1] + matrix[2, 2] * flip[2]) / size
@@ -217,10 +226,34 @@ def _rotation(x, y, z):
     return np.eye(3) + math.sin(angle) * k + (1 - math.cos(angle)) * (k @ k)
 
 
+@njit(cache=True)
+def _solve(a, b):
+    """Solves a x = b, a positive definite, by Cholesky's decomposition; x replaces b."""
+    count = len(b)
+    for i in range(count):
+        for j in range(i + 1):
+            total = a[i, j]
+            for k in range(j):
+                total -= a[i, k] * a[j, k]
+            a[i, j] = math.sqrt(max(total, 1e-300)) if i == j else total / a[j, j]
+        for k in range(i):
+            b[i] -= a[i, k] * b[k]
+        b[i] /= a[i, i]
+    for i in range(count - 1, -1, -1):
+        for k in range(i + 1, count):
+            b[i] -= a[k, i] * b[k]
+        b[i] /= a[i, i]
+
+
 @njit(cache=True, fastmath=FAST, error_model="numpy")
-def _evaluate(position, value, slope, spacing, training, matrix, shift, gradient):
-    """Correlation and overlap of the pair; writes the gradient of the correlation by the parameters."""
+def _sample(position, value, spacing, training, matrix, shift, sampled, at):
+    """Correlation and overlap of the pair.
+
+    Writes into `sampled` (3, n) the training image at the voxels, whether it covers them (1 or 0), and their product
+    with the query.
+    """
     X, Y, Z = training.shape
+    flat = training.reshape(-1)
     m00, m01, m02 = matrix[0, 0] / spacing[0], matrix[0, 1] / spacing[0], matrix[0, 2] / spacing[0]
     m10, m11, m12 = matrix[1, 0] / spacing[1], matrix[1, 1] / spacing[1], matrix[1, 2] / spacing[1]
     m20, m21, m22 = matrix[2, 0] / spacing[2], matrix[2, 1] / spacing[2], matrix[2, 2] / spacing[2]
@@ -229,47 +262,68 @@ def _evaluate(position, value, slope, spacing, training, matrix, shift, gradient
         shift[1] / spacing[1] + (Y - 1) / 2,
         shift[2] / spacing[2] + (Z - 1) / 2,
     )
-    plain, by_query, by_training = np.zeros(8), np.zeros(8), np.zeros(8)
-    n, q, t, qq, tt, qt = 0, 0.0, 0.0, 0.0, 0.0, 0.0
+    # Unsigned: numba need not ask whether an index is negative.
+    next_x, next_y, next_z = np.uintp(Y * Z if X > 1 else 0), np.uintp(Z if Y > 1 else 0), np.uintp(1 if Z > 1 else 0)
+    last_x, last_y, last_z = np.int32(max(X - 2, 0)), np.int32(max(Y - 2, 0)), np.int32(max(Z - 2, 0))
+    # Three loops, the first and the last of which the compiler turns into vector instructions.
     for v in range(len(value)):
-        u0, u1, u2 = position[v, 0], position[v, 1], position[v, 2]
+        u0, u1, u2 = position[0, v], position[1, v], position[2, v]
         x = m00 * u0 + m01 * u1 + m02 * u2 + s0
         y = m10 * u0 + m11 * u1 + m12 * u2 + s1
         z = m20 * u0 + m21 * u1 + m22 * u2 + s2
         # Tolerance at the border: rounding must not cost a mirrored copy its border voxels.
-        if x < -1e-3 or y < -1e-3 or z < -1e-3 or x > X - 0.999 or y > Y - 0.999 or z > Z - 0.999:
-            continue
-        i, j, k = (
-            min(max(int(x), 0), max(X - 2, 0)),
-            min(max(int(y), 0), max(Y - 2, 0)),
-            min(max(int(z), 0), max(Z - 2, 0)),
-        )
-        i1, j1, k1 = min(i + 1, X - 1), min(j + 1, Y - 1), min(k + 1, Z - 1)
-        fx, fy, fz = min(max(x - i, 0.0), 1.0), min(max(y - j, 0.0), 1.0), min(max(z - k, 0.0), 1.0)
-        a00 = training[i, j, k] * (1 - fz) + training[i, j, k1] * fz
-        a01 = training[i, j1, k] * (1 - fz) + training[i, j1, k1] * fz
-        a10 = training[i1, j, k] * (1 - fz) + training[i1, j, k1] * fz
-        a11 = training[i1, j1, k] * (1 - fz) + training[i1, j1, k1] * fz
-        m = (a00 * (1 - fy) + a01 * fy) * (1 - fx) + (a10 * (1 - fy) + a11 * fy) * fx
-        c = value[v]
-        n += 1
+        outside = (x < -1e-3) | (y < -1e-3) | (z < -1e-3) | (x > X - 0.999) | (y > Y - 0.999) | (z > Z - 0.999)
+        x, y, z = min(max(x, 0.0), X - 1.0), min(max(y, 0.0), Y - 1.0), min(max(z, 0.0), Z - 1.0)
+        i, j, k = min(np.int32(x), last_x), min(np.int32(y), last_y), min(np.int32(z), last_z)
+        sampled[1, v] = 0.0 if outside else 1.0
+        sampled[3, v], sampled[4, v], sampled[5, v] = x - i, y - j, z - k
+        at[v] = (i * np.int32(Y) + j) * np.int32(Z) + k
+    for v in range(len(value)):
+        p, fx, fy, fz = np.uintp(at[v]), sampled[3, v], sampled[4, v], sampled[5, v]
+        a00 = flat[p] * (1 - fz) + flat[p + next_z] * fz
+        a01 = flat[p + next_y] * (1 - fz) + flat[p + next_y + next_z] * fz
+        a10 = flat[p + next_x] * (1 - fz) + flat[p + next_x + next_z] * fz
+        a11 = flat[p + next_x + next_y] * (1 - fz) + flat[p + next_x + next_y + next_z] * fz
+        sampled[0, v] = (a00 * (1 - fy) + a01 * fy) * (1 - fx) + (a10 * (1 - fy) + a11 * fy) * fx
+    n, q, t, qq, tt, qt = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for v in range(len(value)):
+        w = sampled[1, v]
+        m, c = w * sampled[0, v], w * value[v]
+        sampled[0, v], sampled[2, v] = m, c
+        n += w
         q += c
         t += m
         qq += c * c
         tt += m * m
         qt += c * m
-        for p in range(8):
-            plain[p] += slope[v, p]
-            by_query[p] += slope[v, p] * c
-            by_training[p] += slope[v, p] * m
     if n < 8:
         return -1.0, 0.0
+    q_length = math.sqrt(max(qq - q * q / n, 1e-12))
+    t_length = math.sqrt(max(tt - t * t / n, 1e-12))
+    return (qt - q * t / n) / (q_length * t_length), n / len(value)
+
+
+@njit(cache=True, fastmath=FAST, error_model="numpy")
+def _gradient(slope, sampled, value, correlation, gradient):
+    """The gradient of the correlation by the parameters, where the training image was sampled."""
+    m, w, c = sampled[0], sampled[1], sampled[2]
+    n, q, t, qq, tt = 0.0, 0.0, 0.0, 0.0, 0.0
+    for v in range(len(value)):
+        n += w[v]
+        q += c[v]
+        t += m[v]
+        qq += c[v] * c[v]
+        tt += m[v] * m[v]
     q_mean, t_mean = q / n, t / n
     q_length = math.sqrt(max(qq - n * q_mean * q_mean, 1e-12))
     t_length = math.sqrt(max(tt - n * t_mean * t_mean, 1e-12))
-    correlation = (qt - n * q_mean * t_mean) / (q_length * t_length)
-    for p in range(7):
-        toward = (by_training[p] - t_mean * plain[p]) / t_length
-        along = (by_query[p] - q_mean * plain[p]) / q_length
+    for p in range(len(gradient)):
+        plain, by_query, by_training = 0.0, 0.0, 0.0
+        for v in range(len(value)):
+            d = np.float64(slope[p, v])
+            plain += d * w[v]
+            by_query += d * c[v]
+            by_training += d * m[v]
+        toward = (by_training - t_mean * plain) / t_length
+        along = (by_query - q_mean * plain) / q_length
         gradient[p] = (toward - correlation * along) / q_length
-    return correlation, n / len(value)
