@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from threading import Lock
 
@@ -25,7 +26,7 @@ ONE_THREAD = (
 _lock = Lock()
 _held = 0
 _on_one_core = 0
-_before = ExitStack()
+_before: _State | None = None
 
 
 @cache
@@ -51,25 +52,31 @@ def one_thread() -> Iterator[None]:
     """Holds BLAS, OpenMP, torch and SimpleITK to one thread each; afterwards they have as many as before.
 
     A matrix product that is split over other threads can round otherwise: what runs in here gives the same bits on any
-    number of cores. Libraries that are imported in here have one thread too. Threads may enter side by side: the limits
-    end when the last of them leaves. OpenMP alone counts for each thread, so a thread that is started in here and calls
-    OpenMP must enter by itself.
+    number of cores. Libraries that are imported in here have one thread too, and all cores afterwards. Threads may
+    enter side by side: the limits end when the last of them leaves. OpenMP alone counts for each thread, so a thread
+    that is started in here and calls OpenMP must enter by itself.
     """
-    from threadpoolctl import threadpool_limits
-
     global _held, _before
     with _lock:
+        libraries = _libraries()
+        own = {name: library.threads() for name, library in libraries.items() if library.of_a_thread}
         if not _held:
-            _before = _limit_process()
+            _before = _State.of(libraries)
+            for library in libraries.values():
+                library.set_threads(1)
+            os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
+        for name in own:
+            libraries[name].set_threads(1)
         _held += 1
     try:
-        with threadpool_limits(1, "openmp"):
-            yield
+        yield
     finally:
         with _lock:
             _held -= 1
-            if not _held:
-                _before.close()
+            if not _held and _before is not None:
+                _before.restore()
+            for name, threads in own.items():
+                libraries[name].set_threads(threads)
 
 
 @contextmanager
@@ -86,46 +93,49 @@ def one_core() -> Iterator[None]:
             _on_one_core -= 1
 
 
-def _limit_process() -> ExitStack:
-    """Limits what counts for the whole process; closing the stack restores it."""
+@dataclass(frozen=True)
+class _Library:
+    """A loaded library; `of_a_thread` where each thread has a number of its own."""
+
+    threads: Callable[[], int]
+    set_threads: Callable[[int], None]
+    of_a_thread: bool = False
+
+
+def _libraries() -> dict[str, _Library]:
+    """Libraries with threads that are loaded now, by file or name; torch after the OpenMP that it sets."""
     from threadpoolctl import ThreadpoolController
 
-    before = ExitStack()
-    loaded = ThreadpoolController()
-    before.enter_context(loaded.limit(limits=1, user_api="blas"))
-    threads = {name: get() for name, (get, _) in _imported().items()}
-    known = {library.filepath for library in loaded.lib_controllers}
-    variables = {name: os.environ.get(name) for name in ONE_THREAD}
-    before.callback(_restore, threads, known, variables)
-    for _, set_threads in _imported().values():
-        set_threads(1)
-    # For what is imported later.
-    os.environ.update(dict.fromkeys(variables, "1"))
-    return before
-
-
-def _imported() -> dict[str, tuple[Callable[[], int], Callable[[int], None]]]:
-    """Of torch and SimpleITK those that are imported, with what reads and sets their number of threads."""
-    found: dict[str, tuple[Callable[[], int], Callable[[int], None]]] = {}
+    found = {}
+    for library in ThreadpoolController().lib_controllers:
+        # From 3.8 on, the plain setter leaves OpenBLAS to the thread that set it first; here the last one restores.
+        setter = getattr(library, "_real_set_num_threads", library.set_num_threads)
+        found[library.filepath] = _Library(library.get_num_threads, setter, library.user_api == "openmp")
     if torch := sys.modules.get("torch"):
-        found["torch"] = torch.get_num_threads, torch.set_num_threads
+        found["torch"] = _Library(torch.get_num_threads, torch.set_num_threads)
     if itk := sys.modules.get("SimpleITK"):
         process = itk.ProcessObject
-        found["SimpleITK"] = process.GetGlobalDefaultNumberOfThreads, process.SetGlobalDefaultNumberOfThreads
+        found["SimpleITK"] = _Library(process.GetGlobalDefaultNumberOfThreads, process.SetGlobalDefaultNumberOfThreads)
     return found
 
 
-def _restore(threads: dict[str, int], known: set[str], variables: dict[str, str | None]) -> None:
-    """Libraries that were imported meanwhile have all cores from now on."""
-    from threadpoolctl import ThreadpoolController
+@dataclass(frozen=True)
+class _State:
+    """Threads of the libraries and the variables, as they were."""
 
-    for name, value in variables.items():
-        if value is None:
+    threads: dict[str, int]
+    variables: dict[str, str | None]
+
+    @classmethod
+    def of(cls, libraries: dict[str, _Library]) -> _State:
+        threads = {name: library.threads() for name, library in libraries.items()}
+        return cls(threads, {name: os.environ.get(name) for name in ONE_THREAD})
+
+    def restore(self) -> None:
+        """Libraries that were loaded meanwhile have all cores from now on."""
+        for name, value in self.variables.items():
             os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
-    for library in ThreadpoolController().lib_controllers:
-        if library.filepath not in known:
-            library.set_num_threads(usable_cores())
-    for name, (_, set_threads) in _imported().items():
-        set_threads(threads.get(name, usable_cores()))
+            if value is not None:
+                os.environ[name] = value
+        for name, library in _libraries().items():
+            library.set_threads(self.threads.get(name, usable_cores()))

@@ -253,6 +253,9 @@ def _connect(address: str) -> Client:
     _require_distributed()
     from distributed import Client
 
+    # A lost connection is told in one sentence; dask would print a traceback of each of its parts.
+    for name in ("distributed", "distributed.batched", "distributed.client", "distributed.utils"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     begun = time.monotonic()
     try:
         with interrupts_held():
