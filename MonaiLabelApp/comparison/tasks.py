@@ -84,7 +84,8 @@ def detector_for(configuration: Configuration, index: TrainingIndex, progress: P
     """A `detection.Detector` with the options of the launch; where its null is missing, one process makes it."""
     import filelock
 
-    from replica_detection.detection.detector import DetectionOptions, Detector
+    from replica_detection.detection.detector import Detector
+    from replica_detection.detection.options import DetectionOptions
 
     options = DetectionOptions(
         measures=configuration.measure_names,

@@ -102,7 +102,14 @@ def _judged(folder: Path, prepared: dict[str, list]) -> DetectionResult:
     training = prepared["training"]
     ids = tuple(name for name, *arrays in training)
     found, null = (
-        Distances(tuple(name for name, *arrays in group), _distances(group, training), kind="validation")
+        Distances.reduced(
+            tuple(name for name, *arrays in group),
+            _distances(group, training),
+            k=TRAINING,
+            patients=np.arange(len(ids)),
+            exact_of=["mae"],
+            kind="validation",
+        )
         for group in (prepared["synthetic"], prepared["real"])
     )
     index: Any = SimpleNamespace(
@@ -112,8 +119,8 @@ def _judged(folder: Path, prepared: dict[str, list]) -> DetectionResult:
         entries=[SimpleNamespace(patient=name) for name in ids],
     )
     measures = [CLASSES[name](_preparation()) for name in MEASURES]
-    pool = NullPool.of([null], measures, index, k=TRAINING, alpha=ALPHA)
-    judged = assign_verdicts(found, pool, measures, index, k=TRAINING, alpha=ALPHA)
+    pool = NullPool.of([null], measures, index, alpha=ALPHA)
+    judged = assign_verdicts(found, pool, measures, index, alpha=ALPHA)
     run = RunInfo(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         alpha=ALPHA,

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from replica_detection.audit.reader_study import ReaderStudy, calibrate
     from replica_detection.audit.selftest import selftest
     from replica_detection.audit.set_assessment import SetAssessment, assess_set
-    from replica_detection.detection.detector import DetectionOptions, detect
+    from replica_detection.detection.detector import detect
+    from replica_detection.detection.options import DetectionOptions
     from replica_detection.embedding.training import EncoderReport, train_encoder
     from replica_detection.embedding.training_options import EncoderOptions
     from replica_detection.errors import (
@@ -185,10 +186,8 @@ _NAMES_OF = {
         "SetAssessment",
         "assess_set",
     ),
-    "detection.detector": (
-        "DetectionOptions",
-        "detect",
-    ),
+    "detection.detector": ("detect",),
+    "detection.options": ("DetectionOptions",),
     "embedding.training": (
         "EncoderReport",
         "train_encoder",

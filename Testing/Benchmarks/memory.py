@@ -18,7 +18,8 @@ DETECT = """
 import resource, sys
 from pathlib import Path
 from replica_detection.io.cohort import Cohort
-from replica_detection.detection.detector import DetectionOptions, detect
+from replica_detection.detection.detector import detect
+from replica_detection.detection.options import DetectionOptions
 from replica_detection.index.training_index import TrainingIndex
 folder = Path(sys.argv[1])
 index = TrainingIndex.open(Path(sys.argv[2]))

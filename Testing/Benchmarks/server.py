@@ -83,8 +83,8 @@ def _parts(folder: Path, image: Path, mask: Path) -> Any:
     one = {name: array[None] for name, array in query.items()}
     for measure in detector.measures:
         _timed(f"distances: {measure.name}", lambda m=measure: [m.distances(one, block) for block in blocks])
-    found = compare(CohortQueries(cohort, index), index, detector.measures)
-    chosen = {"k": detector.options.k, "alpha": detector.options.alpha}
+    chosen = {"alpha": detector.options.alpha}
+    found = compare(CohortQueries(cohort, index), index, detector.measures, k=detector.options.k)
     _timed("statistics", lambda: assign_verdicts(found, detector.null, detector.measures, index, **chosen))
     result = _timed("whole comparison, in one process", lambda: detector.detect(cohort))
     return result.matches

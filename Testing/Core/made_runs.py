@@ -6,7 +6,8 @@ import numpy as np
 from PIL import Image
 
 from Core.made_up import SHAPE, volume, write
-from replica_detection.detection.detector import DetectionOptions, detect
+from replica_detection.detection.detector import detect
+from replica_detection.detection.options import DetectionOptions
 from replica_detection.index.build import build_index
 from replica_detection.io.cohort import Cohort
 from replica_detection.results.result import DetectionResult

@@ -55,7 +55,8 @@ def judge(
     collection: Collection, segmenter: Segmenter | None = None, measures: tuple[str, ...] | None = None
 ) -> Collection:
     """`replica-detection detect` on it, without the report; with `segmenter` in place of the masks on disk."""
-    from replica_detection.detection.detector import DetectionOptions, detect
+    from replica_detection.detection.detector import detect
+    from replica_detection.detection.options import DetectionOptions
     from replica_detection.index.build import build_index
     from replica_detection.io.cohort import Cohort
 

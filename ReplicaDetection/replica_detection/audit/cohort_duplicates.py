@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from replica_detection.detection.comparison import compare
-from replica_detection.detection.detector import DetectionOptions, collected, resolve_device
+from replica_detection.detection.detector import collected
 from replica_detection.detection.distances import Distances
-from replica_detection.detection.identity import identical_pairs
+from replica_detection.detection.identity import identical_cases
 from replica_detection.detection.null_distances import cross_fitted_distances
 from replica_detection.detection.null_pool import NullPool
+from replica_detection.detection.options import DetectionOptions, resolve_device
 from replica_detection.detection.queries import CohortQueries, IndexQueries
 from replica_detection.detection.run_inputs import cohorts_of_run, index_from
 from replica_detection.detection.verdicts import assign_verdicts
@@ -133,20 +134,24 @@ def find_duplicates(
     )
     index = index_from(
         source,
-        options=index_options or IndexOptions(measures=options.measures, strict=options.strict),
+        options=index_options
+        or IndexOptions(measures=options.measures, strict=options.strict, workers=options.workers),
         folder=index_folder,
         progress=progress,
     )
     chosen = index.measures(options.measures, resolve_device(options.device), aligning=options.align)
-    if second is None:
-        own = IndexQueries(index, range(len(index)))
-        found = null = compare(own, index, chosen, across_patients=True, kind="cross-fitted", progress=progress)
-    else:
-        null = cross_fitted_distances(index, chosen, size=options.null_size, progress=progress)
-        queries = CohortQueries(second, index, strict=options.strict)
-        found = compare(queries, index, chosen, across_patients=True, progress=progress)
-    pool = NullPool.of([null], chosen, index, k=options.k, alpha=options.alpha)
-    verdicts = assign_verdicts(found, pool, chosen, index, k=options.k, alpha=options.alpha)
+    cases = len(index) if second is None else len(second) + options.null_size
+    with options.runner(index, cases) as runner:
+        how: dict[str, Any] = {"k": options.k, "runner": runner, "progress": progress}
+        if second is None:
+            own = IndexQueries(index, range(len(index)))
+            found = null = compare(own, index, chosen, across_patients=True, kind="cross-fitted", **how)
+        else:
+            null = cross_fitted_distances(index, chosen, size=options.null_size, **how)
+            queries = CohortQueries(second, index, strict=options.strict)
+            found = compare(queries, index, chosen, across_patients=True, **how)
+    pool = NullPool.of([null], chosen, index, alpha=options.alpha)
+    verdicts = assign_verdicts(found, pool, chosen, index, alpha=options.alpha)
     return Duplicates(
         tuple(_pairs(found, verdicts, chosen, index, inside=second is None)),
         len(found.ids),
@@ -168,10 +173,10 @@ def _pairs(
 ) -> list[DuplicatePair]:
     """The pairs that are too alike, each once, identical ones first, then by falling score."""
     position = {id: i for i, id in enumerate(index.ids)}
-    same = identical_pairs(found, index, measures)
+    same = identical_cases(found, index, measures)
     pairs: dict[tuple[str, str], DuplicatePair] = {}
     for i, case in enumerate(verdicts.summary):
-        twin = next(iter(np.flatnonzero(same[i])), None)
+        twin = next(iter(same[i]), None)
         near = case.nearest_training_id if twin is None else index.ids[twin]
         # What was too near for the null of this very cohort is no mere suspicion.
         too_near = inside and case.synthetic_id in verdicts.null.removed
@@ -191,7 +196,8 @@ def _pairs(
 
 def _value(measure: Measure, found: Distances, row: int, column: int, *, identical: bool) -> float:
     """The measure's value of a pair; NaN where it was not computed."""
-    distance = float(found.by_measure[measure.name][row, column])
+    at = np.flatnonzero(found.choices[row] == column)
+    distance = float(found.by_measure[measure.name].chosen[row, at[0]]) if len(at) else math.inf
     if not math.isfinite(distance) and identical and measure.level != "segmentation":
         distance = 0.0  # a pair of one patient
     return measure.value(distance) if math.isfinite(distance) else math.nan

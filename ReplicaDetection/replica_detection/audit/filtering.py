@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from replica_detection.audit.synthetic_duplicates import DuplicateGroup, near_duplicate_groups
-from replica_detection.detection.detector import resolve_device
+from replica_detection.detection.options import resolve_device
 from replica_detection.detection.run_inputs import as_result, index_of, synthetic_of
 from replica_detection.errors import InputError
 from replica_detection.io.cohort import Case, Cohort

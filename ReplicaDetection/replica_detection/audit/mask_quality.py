@@ -6,7 +6,7 @@ RELICT names mask quality as a limit of its segmentation level and leaves its si
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from replica_detection.audit.reader_study import Ratings, ratings_and_files
 from replica_detection.detection.comparison import compare
-from replica_detection.detection.queries import QueryBlock
+from replica_detection.detection.queries import QueryBlock, cut
 from replica_detection.detection.run_inputs import as_result, index_of, synthetic_of
 from replica_detection.errors import ConfigurationError
 from replica_detection.index.training_index import TrainingIndex
@@ -25,7 +25,7 @@ from replica_detection.preparation.prepare import PreparedImage
 from replica_detection.progress import Progress, silent
 from replica_detection.readers.consensus import consensus, resolved
 from replica_detection.results.result import FLAGGED, DetectionResult
-from replica_detection.statistics.distance_ratio import Nearest, nearest
+from replica_detection.statistics.distance_ratio import Nearest
 from replica_detection.statistics.thresholds import auroc
 from replica_detection.util.csv_tables import write_csv
 from replica_detection.util.files import atomic_write
@@ -194,10 +194,11 @@ def degraded_masks(
     given: dict[str, Nearest] = {}
     for number, (name, degrade) in enumerate(DEGRADATIONS.items()):
         queries = _MaskQueries(index, masks, degrade, seed)
-        found = compare(queries, index, measures, stage=f"masks {number + 1}/{len(DEGRADATIONS)}", progress=progress)
+        stage = f"masks {number + 1}/{len(DEGRADATIONS)}"
+        found = compare(queries, index, measures, k=result.run.k, stage=stage, progress=progress)
         dice = _mean_dice(queries)
         for m in measures:
-            near = nearest(found.by_measure[m.name], result.run.k, index.patients)
+            near = found.by_measure[m.name].near
             given.setdefault(m.name, near)
             threshold = result.run.definitions[m.name].threshold
             rows.append(_row(name, m.name, found.ids, near, given[m.name], threshold, replicas, dice))
@@ -250,23 +251,32 @@ class _MaskQueries:
     def __len__(self) -> int:
         return len(self.masks)
 
-    def blocks(self, measures: Sequence[Measure]) -> Iterator[QueryBlock | Problem]:
-        names = needed_features(measures)
-        size = self.index.block_rows(names)
-        for start in range(0, len(self.masks), size):
-            part = self.masks[start : start + size]
-            prepared = [
-                PreparedImage(np.empty(0, np.float32), None if m is None else m.astype(np.uint8))
-                for m in (self.degraded(start + i) for i in range(len(part)))
-            ]
-            rows = [features_of(p, measures) for p in prepared]
-            features = {n: np.stack([r[n] for r in rows]) for n in names}
-            yield QueryBlock(tuple(m.id for m in part), tuple(m.patient for m in part), features)
+    def parts(self, index: TrainingIndex, measures: Sequence[Measure]) -> list[_MaskPart]:
+        return [_MaskPart(self, range(part.start, part.stop)) for part in cut(len(self.masks), index, measures)]
 
     def degraded(self, position: int) -> np.ndarray | None:
         mask = self.masks[position].unpacked(self.index.preparation.grid)
         # A generator for each case, so that its noise does not depend on the size of a block.
         return None if mask is None else self.degrade(mask, np.random.default_rng([self.seed, position]))
+
+
+@dataclass(frozen=True)
+class _MaskPart:
+    queries: _MaskQueries
+    positions: range
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def load(self, index: TrainingIndex, measures: Sequence[Measure]) -> QueryBlock:
+        cases = [self.queries.masks[i] for i in self.positions]
+        prepared = [
+            PreparedImage(np.empty(0, np.float32), None if m is None else m.astype(np.uint8))
+            for m in map(self.queries.degraded, self.positions)
+        ]
+        rows = [features_of(p, measures) for p in prepared]
+        features = {n: np.stack([r[n] for r in rows]) for n in needed_features(measures)}
+        return QueryBlock(tuple(m.id for m in cases), tuple(m.patient for m in cases), features)
 
 
 def _mean_dice(queries: _MaskQueries) -> float:

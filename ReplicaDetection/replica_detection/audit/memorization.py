@@ -7,7 +7,7 @@ are kept in the index.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -26,10 +26,10 @@ from replica_detection.audit.memorization_metrics import (
 from replica_detection.detection.comparison import compare
 from replica_detection.detection.null_distances import cross_fitted_distances, holdout_distances
 from replica_detection.detection.null_pool import NullPool
-from replica_detection.detection.queries import CohortQueries, IndexQueries, Queries, QueryBlock
+from replica_detection.detection.queries import CohortQueries, IndexQueries, Part, Queries, QueryBlock
 from replica_detection.errors import ConfigurationError
 from replica_detection.index.training_index import TrainingIndex
-from replica_detection.io.cohort import Cohort, Problem
+from replica_detection.io.cohort import Cohort
 from replica_detection.measures import Block, Measure
 from replica_detection.measures.feature import VectorMeasure
 from replica_detection.preparation.loading import load_prepared, nothing_usable
@@ -42,7 +42,6 @@ MEMORIZATION_INDEX = "memorization_index"
 PAIRS = 100  # of images, for MS-SSIM
 # Without an embedding, images averaged down to at most so many voxels an axis stand in for vectors.
 _COARSE = {2: 64, 3: 16}
-_BLOCK = 256
 _K = 50  # neighbourhood of the ratio by which leaks are found
 _ALPHA = 0.05
 
@@ -86,13 +85,15 @@ def set_figures(
     chosen = _chosen(index, measures, device)
     vectors = _Vectors(index, chosen)
     made = vectors.watching(CohortQueries(synthetic, index))
-    found = compare(made, index, chosen, progress=progress)
+    found = compare(made, index, chosen, whole=True, progress=progress)
     if not found.ids:
         raise nothing_usable(synthetic.source, (*synthetic.problems, *found.problems))
     null, holdout, warnings = _null(index, holdout, chosen, progress)
     figures: list[SetFigure] = []
     for m in chosen:
-        of_measure = _Distances(m, found.by_measure[m.name], null.by_measure[m.name], holdout is not None)
+        rows = found.by_measure[m.name].rows
+        assert rows is not None
+        of_measure = _Distances(m, rows, null.rows[m.name], holdout is not None)
         figures += [SetFigure(m.name, f) for f in _of_distances(of_measure, index, seed)]
     unseen = None if holdout is None else vectors.of_cohort(holdout, chosen)
     if len(made.kept):
@@ -110,14 +111,17 @@ def _null(
     refusal: tuple[str, ...] = ()
     if holdout is not None:
         pool = NullPool.of(
-            [holdout_distances(holdout, index, measures, progress=progress)], measures, index, k=_K, alpha=_ALPHA
+            [holdout_distances(holdout, index, measures, k=_K, whole=True, progress=progress)],
+            measures,
+            index,
+            alpha=_ALPHA,
         )
         if not pool.refused:
             kept = tuple(c for c in holdout.cases if c.id not in pool.removed)
             return pool, replace(holdout, cases=kept), pool.warnings
         refusal = pool.warnings
-    among = cross_fitted_distances(index, measures, size=len(index), progress=progress)
-    pool = NullPool.of([among], measures, index, k=_K, alpha=_ALPHA)
+    among = cross_fitted_distances(index, measures, size=len(index), k=_K, whole=True, progress=progress)
+    pool = NullPool.of([among], measures, index, alpha=_ALPHA)
     return pool, None, (*refusal, *pool.warnings)
 
 
@@ -167,11 +171,9 @@ def _to_other(index: TrainingIndex, measure: Measure, positions: np.ndarray) -> 
     """(N,) distance of the training cases at `positions` to their nearest one of another patient; +inf elsewhere."""
     to_other = np.full(len(index), np.inf)
     positions = positions[positions >= 0]
-    for start in range(0, len(positions), _BLOCK):
-        part = positions[start : start + _BLOCK]
-        queries = IndexQueries(index, part.tolist())
-        table = compare(queries, index, [measure], across_patients=True, stage="training")
-        to_other[part] = table.by_measure[measure.name].min(1)
+    queries = IndexQueries(index, positions.tolist())
+    found = compare(queries, index, [measure], across_patients=True, stage="training")
+    to_other[positions] = found.by_measure[measure.name].near.distance
     return to_other
 
 
@@ -203,8 +205,9 @@ class _Vectors:
 
     def of_cohort(self, cohort: Cohort, measures: Sequence[Measure]) -> np.ndarray:
         watched = self.watching(CohortQueries(cohort, self.index))
-        for _ in watched.blocks([m for m in measures if self.name in m.needs]):
-            pass
+        chosen = [m for m in measures if self.name in m.needs]
+        for part in watched.parts(self.index, chosen):
+            part.load(self.index, chosen)
         return watched.kept
 
 
@@ -214,20 +217,32 @@ class _Watched:
 
     queries: Queries
     vectors: _Vectors
-    parts: list[np.ndarray] = field(default_factory=list)
+    seen: list[np.ndarray] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.queries)
 
-    def blocks(self, measures: Sequence[Measure]) -> Iterator[QueryBlock | Problem]:
-        for block in self.queries.blocks(measures):
-            if isinstance(block, QueryBlock) and self.vectors.name in block.features:
-                self.parts.append(self.vectors.of(block.features))
-            yield block
+    def parts(self, index: TrainingIndex, measures: Sequence[Measure]) -> list[_WatchedPart]:
+        return [_WatchedPart(part, self) for part in self.queries.parts(index, measures)]
 
     @property
     def kept(self) -> np.ndarray:
-        return np.concatenate(self.parts) if self.parts else np.empty((0, 1))
+        return np.concatenate(self.seen) if self.seen else np.empty((0, 1))
+
+
+@dataclass(frozen=True)
+class _WatchedPart:
+    part: Part
+    watched: _Watched
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+    def load(self, index: TrainingIndex, measures: Sequence[Measure]) -> QueryBlock:
+        block = self.part.load(index, measures)
+        if self.watched.vectors.name in block.features:
+            self.watched.seen.append(self.watched.vectors.of(block.features))
+        return block
 
 
 def _coarse(image: np.ndarray) -> np.ndarray:

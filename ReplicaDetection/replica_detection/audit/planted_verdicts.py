@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from replica_detection.audit.planted_copies import changes, write_copy
-from replica_detection.detection.detector import DetectionOptions, Detector
+from replica_detection.detection.detector import Detector
+from replica_detection.detection.options import DetectionOptions
 from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.index.training_index import TrainingIndex
 from replica_detection.io.cohort import Case, Cohort

@@ -10,7 +10,7 @@ from typing import Any
 
 from replica_detection.audit.planted_verdicts import SelfTest, judge_planted
 from replica_detection.audit.selftest_tables import write_selftest
-from replica_detection.detection.detector import DetectionOptions
+from replica_detection.detection.options import DetectionOptions
 from replica_detection.detection.run_inputs import cohorts_of_run, index_from
 from replica_detection.errors import InputError
 from replica_detection.index.options import IndexOptions
@@ -94,7 +94,7 @@ def selftest(
     output.mkdir(parents=True, exist_ok=True)
     index = index_from(
         source,
-        options=index_options or IndexOptions(measures=options.measures),
+        options=index_options or IndexOptions(measures=options.measures, workers=options.workers),
         folder=output / INDEX_NAME,
         progress=progress,
     )

@@ -11,7 +11,7 @@ from typing import Any
 from replica_detection.audit.memorization import set_figures
 from replica_detection.audit.memorization_metrics import SIZE_MATCHED
 from replica_detection.audit.memorization_tables import AssessedSet, write_set_metrics
-from replica_detection.detection.detector import resolve_device
+from replica_detection.detection.options import resolve_device
 from replica_detection.detection.run_inputs import as_result, index_of, synthetic_of, validation_of
 from replica_detection.errors import ConfigurationError
 from replica_detection.io.arrays import SOURCE

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from replica_detection.detection.distances import Distances
 from replica_detection.detection.null_distances import cross_fitted_distances
 from replica_detection.detection.queries import CohortQueries
 from replica_detection.index.training_index import TrainingIndex
-from replica_detection.io.cohort import Cohort, Problem
+from replica_detection.io.cohort import Cohort
 from replica_detection.measures import Block, Measure, needed_features
 from replica_detection.progress import Progress, silent
 from replica_detection.statistics.combination import Combination, combined
@@ -71,17 +72,20 @@ def near_duplicate_groups(
     names = needed_features(measures)
     with tempfile.TemporaryDirectory(prefix="replica-detection-") as folder:
         spool = _Spool(Path(folder), names, len(synthetic))
-        for done, block in enumerate(CohortQueries(synthetic, index).blocks(measures), 1):
-            if not isinstance(block, Problem):
+        done = 0
+        for block in CohortQueries(synthetic, index).blocks(measures):
+            if block.ids:
                 spool.add(block.ids, block.features)
-            progress("reading", min(done, len(synthetic)), len(synthetic))
+            done += len(block.ids) + len(block.problems)
+            progress("reading", done, len(synthetic))
         if len(spool.ids) < 2:
             return NearDuplicates([])
         distances = _all_pairs(spool, measures, index.block_rows(names), progress)
         ids = spool.ids
         del spool  # its files must be closed before their folder can go
-    null = cross_fitted_distances(index, measures, size=null_size, progress=progress)
-    partner, near, too_few = _near(distances, null.by_measure, index, measures, alpha)
+    k = max(SMALLEST_NEIGHBOURHOOD, min(len(ids), len(index)) // 10)
+    null = cross_fitted_distances(index, measures, size=null_size, k=k, progress=progress)
+    partner, near, too_few = _near(distances, null, k, measures, alpha, len(index))
     same = np.all([d == 0 for d in distances.values()], axis=0)
     warning = (
         f"only {too_few} training images of different patients could be compared with each other, too few to say which "
@@ -132,10 +136,11 @@ def _all_pairs(spool: _Spool, measures: Sequence[Measure], rows: int, progress: 
 
 def _near(
     distances: dict[str, np.ndarray],
-    null: dict[str, np.ndarray],
-    index: TrainingIndex,
+    null: Distances,
+    k: int,
     measures: Sequence[Measure],
     alpha: float,
+    training_cases: int,
 ) -> tuple[np.ndarray, np.ndarray, int | None]:
     """(Q,) position of each image's nearest other one, and (Q,) bool: whether the two are near-duplicates.
 
@@ -143,9 +148,8 @@ def _near(
     """
     levels = tuple(m.level for m in measures)
     size = len(distances[measures[0].name])
-    k = max(SMALLEST_NEIGHBOURHOOD, min(size, len(index)) // 10)
     found = [nearest(distances[m.name], k) for m in measures]
-    real = [nearest(null[m.name], k, index.patients) for m in measures]
+    real = [null.by_measure[m.name].near for m in measures]
     values = np.stack([evidence(n.ratio) for n in found], 1)
     null_values = np.stack([evidence(n.ratio) for n in real], 1)
     leaked = near_duplicates(null_values, levels)
@@ -155,7 +159,7 @@ def _near(
     with_tail = tail_needed(len(null_values), len(values), alpha)
     fitted = Null.fit(null_evidence, with_tail=with_tail)
     p = fitted.p_values(combined(combination.by_group(values)))
-    chances = max(1.0, (size - 1) / max(len(index) - 1, 1))
+    chances = max(1.0, (size - 1) / max(training_cases - 1, 1))
     unusual = benjamini_hochberg(1 - (1 - p) ** chances) <= alpha
     real_distances = [_finite(n.distance[~leaked]) for n in real]
     usual = [np.quantile(d, SHARE) if len(d) else 0.0 for d in real_distances]

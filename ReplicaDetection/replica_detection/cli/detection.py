@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -20,13 +21,18 @@ from replica_detection.cli.options import (
     Masks,
     Measures,
     PatientPattern,
+    LocalCluster,
     Patients,
     Profile,
+    Restart,
+    Scheduler,
     Segment,
     SliceEmbedding,
     Strict,
+    Workers,
     names,
 )
+from replica_detection.cli.places import work_places
 
 TrainingImages = Annotated[
     Path | None, typer.Option(help="Training images instead of an index; the index is kept in the output folder.")
@@ -59,6 +65,10 @@ def index(
     append: Annotated[bool, typer.Option("--append", help="Add new cases to the existing index.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Afterwards, read everything back and compare.")] = False,
     strict: Strict = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    cluster: LocalCluster = None,
+    restart: Restart = False,
 ) -> None:
     """Prepare a training cohort once, for many later runs.
 
@@ -67,10 +77,12 @@ def index(
     Example: replica-detection index training/ --output training.rdindex --profile head-ct --patients patients.csv
     """
     from replica_detection.detection.detector import collected
-    from replica_detection.index.build import append_cases, build_index
+    from replica_detection.index.build import append_cases, build_index, unfinished_build
     from replica_detection.index.training_index import TrainingIndex
 
-    with Bars() as progress:
+    if restart:
+        shutil.rmtree(unfinished_build(output), ignore_errors=True)
+    with work_places(workers, scheduler, cluster) as places, Bars() as progress:
         if append:
             built = append_cases(
                 TrainingIndex.open(output),
@@ -79,6 +91,7 @@ def index(
                 patients=patients,
                 patient_pattern=patient_pattern,
                 strict=strict,
+                workers=places,
                 progress=progress,
             )
         else:
@@ -94,6 +107,7 @@ def index(
                 patients=patients,
                 patient_pattern=patient_pattern,
                 strict=strict,
+                workers=places,
                 progress=progress,
             )
         faults = built.verify(progress) if verify else []
@@ -133,6 +147,10 @@ def detect(
     align: Align = True,
     calibration: CalibrationFile = None,
     strict: Strict = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    cluster: LocalCluster = None,
+    restart: Restart = False,
 ) -> None:
     """Say which synthetic images are replicas of which training images, and how sure that is.
 
@@ -148,10 +166,15 @@ def detect(
 
     `undefined`: nothing to compare; the report gives the reason.
 
+    Give the same command again to continue an interrupted run.
+
     Example: replica-detection detect synthetic/ --training training/ --validation unseen/ --output result
     """
-    from replica_detection.detection.detector import DetectionOptions, result_folder_index
     from replica_detection.detection.detector import detect as run
+    from replica_detection.detection.null_distances import unfinished_nulls
+    from replica_detection.detection.detector import result_folder_index
+    from replica_detection.detection.options import DetectionOptions
+    from replica_detection.index.build import unfinished_build
     from replica_detection.index.options import IndexOptions
     from replica_detection.index.training_index import TrainingIndex
     from replica_detection.readers.calibration import Calibration
@@ -160,7 +183,11 @@ def detect(
     if (index is None) == (training is None):
         raise typer.BadParameter("give either --index or --training")
     thresholds = None if calibration is None else Calibration.read(calibration)
-    with Bars() as progress:
+    own_index, unfinished = result_folder_index(output), result_folder_unfinished(output)
+    if restart:
+        for folder in (unfinished, unfinished_build(own_index), unfinished_nulls(index or own_index)):
+            shutil.rmtree(folder, ignore_errors=True)
+    with work_places(workers, scheduler, cluster) as places, Bars() as progress:
         result = run(
             synthetic,
             training if index is None else TrainingIndex.open(index),
@@ -171,12 +198,14 @@ def detect(
             # An index has its own patients, and without unseen images nothing else asks for them.
             patients=patients if index is None or validation is not None else None,
             patient_pattern=patient_pattern if index is None or validation is not None else None,
-            options=DetectionOptions(names(measures), k, alpha, device, null_size, strict, align, thresholds),
-            index_options=IndexOptions(profile, names(measures), segment, embedding, slice_embedding, strict),
-            index_folder=result_folder_index(output),
+            options=DetectionOptions(names(measures), k, alpha, device, null_size, strict, align, thresholds, places),
+            index_options=IndexOptions(profile, names(measures), segment, embedding, slice_embedding, strict, places),
+            index_folder=own_index,
+            unfinished=unfinished,
             progress=progress,
         )
         result.write(output)
+        shutil.rmtree(unfinished, ignore_errors=True)
         page = write_report(result, output / "report", progress=progress)
     print_result(result, page)
 
@@ -223,23 +252,27 @@ def duplicates(
     device: Device = "auto",
     align: Align = True,
     strict: Strict = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    cluster: LocalCluster = None,
 ) -> None:
     """Find near-duplicates inside one cohort, or across two (a train/test split).
 
     Example: replica-detection duplicates all_scans/ --output duplicates
     """
     from replica_detection.audit.cohort_duplicates import find_duplicates
-    from replica_detection.detection.detector import DetectionOptions, result_folder_index
+    from replica_detection.detection.detector import result_folder_index
+    from replica_detection.detection.options import DetectionOptions
     from replica_detection.index.options import IndexOptions
 
-    with Bars() as progress:
+    with work_places(workers, scheduler, cluster) as places, Bars() as progress:
         found = find_duplicates(
             cohort,
             other,
             patients=patients,
             patient_pattern=patient_pattern,
-            options=DetectionOptions(names(measures), k, alpha, device, strict=strict, align=align),
-            index_options=IndexOptions(profile, names(measures), embedding=embedding, strict=strict),
+            options=DetectionOptions(names(measures), k, alpha, device, strict=strict, align=align, workers=places),
+            index_options=IndexOptions(profile, names(measures), embedding=embedding, strict=strict, workers=places),
             index_folder=result_folder_index(output),
             progress=progress,
         )

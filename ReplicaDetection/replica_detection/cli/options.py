@@ -57,6 +57,22 @@ Align = Annotated[
         help="Also look for copies that were mirrored, rotated, shifted or scaled. Without: compare images in place.",
     ),
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        help="Processes that work side by side, one core each. Without: all cores that this process may use.", min=1
+    ),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(help="Work on a running dask cluster: the address of its scheduler, such as tcp://host:8786."),
+]
+LocalCluster = Annotated[
+    int | None, typer.Option("--cluster", help="Work on a dask cluster of this many processes, started here.", min=1)
+]
+Restart = Annotated[
+    bool, typer.Option("--restart", help="Begin anew, instead of where an interrupted run of this command stopped.")
+]
 Alpha = Annotated[float, typer.Option(help="Error rate of the verdicts.", min=1e-6, max=0.5)]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 

@@ -18,14 +18,18 @@ from replica_detection.cli.options import (
     Device,
     Embedding,
     K,
+    LocalCluster,
     Measures,
     PatientPattern,
     Patients,
     Profile,
+    Scheduler,
     Segment,
     SliceEmbedding,
+    Workers,
     names,
 )
+from replica_detection.cli.places import work_places
 
 if TYPE_CHECKING:
     from replica_detection.audit.memorization_tables import AssessedSet
@@ -230,6 +234,9 @@ def selftest(
     calibration: CalibrationFile = None,
     seed: SelftestSeed = 0,
     keep_images: KeepImages = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    cluster: LocalCluster = None,
 ) -> None:
     """Measure on your own images what would be found, before you trust a result.
 
@@ -246,7 +253,7 @@ def selftest(
     unseen/ --output selftest
     """
     from replica_detection.audit.selftest import selftest as run
-    from replica_detection.detection.detector import DetectionOptions
+    from replica_detection.detection.options import DetectionOptions
     from replica_detection.index.options import IndexOptions
     from replica_detection.index.training_index import TrainingIndex
     from replica_detection.readers.calibration import Calibration
@@ -254,7 +261,7 @@ def selftest(
     if (index is None) == (training is None):
         raise typer.BadParameter("give either --training or --index")
     thresholds = None if calibration is None else Calibration.read(calibration)
-    with Bars() as progress:
+    with work_places(workers, scheduler, cluster) as places, Bars() as progress:
         tested = run(
             training if index is None else TrainingIndex.open(index),
             validation,
@@ -263,8 +270,12 @@ def selftest(
             validation_masks=validation_masks,
             patients=patients,
             patient_pattern=patient_pattern,
-            options=DetectionOptions(names(measures), k, alpha, device, align=align, calibration=thresholds),
-            index_options=IndexOptions(profile, names(measures), segment, embedding, slice_embedding),
+            options=DetectionOptions(
+                names(measures), k, alpha, device, align=align, calibration=thresholds, workers=places
+            ),
+            index_options=IndexOptions(
+                profile, names(measures), segment, embedding, slice_embedding, workers=places
+            ),
             copies=copies,
             seed=seed,
             keep_images=keep_images,

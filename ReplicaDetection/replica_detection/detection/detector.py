@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -16,8 +15,10 @@ import numpy as np
 
 from replica_detection.detection.comparison import compare
 from replica_detection.detection.distances import Distances
+from replica_detection.detection.finished_parts import FinishedParts, key_of, state_of
 from replica_detection.detection.null_distances import cross_fitted_distances, holdout_distances
 from replica_detection.detection.null_pool import NullPool
+from replica_detection.detection.options import DetectionOptions, resolve_device
 from replica_detection.detection.queries import CohortQueries
 from replica_detection.detection.run_inputs import RunInputs, cohorts_of_run, index_from
 from replica_detection.detection.verdicts import assign_verdicts
@@ -25,7 +26,6 @@ from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.index.options import IndexOptions
 from replica_detection.index.training_index import TrainingIndex
 from replica_detection.io.cohort import Cohort
-from replica_detection.measures import MeasureOutput
 from replica_detection.preparation.loading import nothing_usable
 from replica_detection.progress import Progress, silent
 from replica_detection.readers.calibration import Calibration, applied
@@ -37,59 +37,6 @@ from replica_detection.util.places import absolute
 from replica_detection.util.versions import package_versions
 
 _LOOK = "look at what was left out of the null with `replica-detection duplicates`"
-
-
-@dataclass(frozen=True)
-class DetectionOptions:
-    """Options of a detection.
-
-    Args:
-        measures: names; None: all that the index serves, without `align` only those that compare images in place.
-        k: neighbourhood of the distance ratio, in cases.
-        alpha: error rate of the verdicts, between 0 and 1.
-        device: `auto`, `cpu` or `cuda`.
-        null_size: largest number of null cases: training cases fill up what the validation scans leave of it.
-        strict: raise the InputError of the first image that cannot be used, instead of listing it.
-        align: also find copies that were mirrored, rotated, shifted or scaled.
-        calibration: readers' thresholds, which then decide the verdicts instead of the null.
-
-    Raises:
-        ConfigurationError: a value out of its range.
-    """
-
-    measures: Sequence[str] | None = None
-    k: int = 50
-    alpha: float = 0.05
-    device: str = "auto"
-    null_size: int = 500
-    strict: bool = False
-    align: bool = True
-    calibration: Calibration | None = None
-
-    def __post_init__(self) -> None:
-        if isinstance(self.measures, str):
-            raise ConfigurationError(f"measures is '{self.measures}': it must be a list of names")
-        if self.measures is not None:
-            object.__setattr__(self, "measures", tuple(self.measures))
-        if not isinstance(self.alpha, numbers.Real) or not 0 < self.alpha < 1:
-            raise ConfigurationError(f"alpha is {self.alpha}: it must lie between 0 and 1")
-        if not isinstance(self.k, numbers.Integral):
-            raise ConfigurationError(f"k is {self.k!r}: it must be a whole number")
-        if self.k < 1:
-            raise ConfigurationError(f"k is {self.k}: it must be at least 1")
-        if self.null_size < 1:
-            raise ConfigurationError(f"null_size is {self.null_size}: it must be at least 1")
-        if not isinstance(self.calibration, (Calibration, type(None))):
-            raise ConfigurationError(f"calibration is {self.calibration!r}: read the file first, with Calibration.read")
-
-    @classmethod
-    def of(cls, options: DetectionOptions | None, measures: Sequence[str] | None) -> DetectionOptions:
-        """The options, or the defaults for `measures`. Raises ConfigurationError where both are given."""
-        if options is None:
-            return cls(measures)
-        if measures is not None:
-            raise ConfigurationError("give either options or measures; DetectionOptions holds the measures too")
-        return options
 
 
 class Detector:
@@ -120,7 +67,7 @@ class Detector:
         self._clock = _Clock()
         with self._clock.stage("null"):
             parts = self._null_parts(progress)
-            self.null = NullPool.of(parts, self.measures, index, k=self.options.k, alpha=self.options.alpha)
+            self.null = NullPool.of(parts, self.measures, index, alpha=self.options.alpha)
         self._holdout = parts[0] if validation is not None else None
         if self.null.refused and self.options.strict and validation is not None:
             advice = "Without --strict the training scans alone are the null"
@@ -129,22 +76,32 @@ class Detector:
     def _null_parts(self, progress: Progress) -> list[Distances]:
         """Distances of the holdout, if there is one, and of training cases among themselves, where these are fair."""
         index, options, parts = self.index, self.options, []
-        if self.validation is not None:
-            strict = options.strict
-            parts.append(holdout_distances(self.validation, index, self.measures, strict=strict, progress=progress))
-            if any(m.saw_training for m in self.measures):
-                return parts
-        size = options.null_size - sum(len(part.ids) for part in parts)
-        if size > 0 or not parts:
-            parts.append(cross_fitted_distances(index, self.measures, size=size, progress=progress))
+        with options.runner(index, options.null_size) as runner:
+            how: dict[str, Any] = {"k": options.k, "runner": runner, "progress": progress}
+            if self.validation is not None:
+                parts.append(holdout_distances(self.validation, index, self.measures, strict=options.strict, **how))
+                if any(m.saw_training for m in self.measures):
+                    return parts
+            size = options.null_size - sum(len(part.ids) for part in parts)
+            if size > 0 or not parts:
+                parts.append(cross_fitted_distances(index, self.measures, size=size, **how))
         return parts
 
-    def detect(self, synthetic: Cohort, *, masks: Path | None = None, progress: Progress = silent) -> DetectionResult:
+    def detect(
+        self,
+        synthetic: Cohort,
+        *,
+        masks: Path | None = None,
+        unfinished: Path | None = None,
+        progress: Progress = silent,
+    ) -> DetectionResult:
         """Compares every case of a cohort with every training case and assigns verdicts.
 
         Args:
             synthetic: the synthetic images.
             masks: the folder of the cohort's masks; only noted in the result, for its pictures.
+            unfinished: folder for the parts of the comparison that are finished: the same call goes on there after a
+                kill. It may go once the result is written.
             progress: called with (stage, done, total).
 
         Raises:
@@ -152,15 +109,19 @@ class Detector:
         """
         index, options, null = self.index, self.options, self.null
         clock = _Clock(dict(self._clock.seconds))
-        with clock.stage("compare"):
+        finished = None
+        if unfinished is not None:
+            finished = FinishedParts(unfinished, key_of(index, self.measures, state_of(synthetic), options.k))
+        with clock.stage("compare"), options.runner(index, len(synthetic)) as runner:
             queries = CohortQueries(synthetic, index, strict=options.strict)
-            distances = compare(queries, index, self.measures, progress=progress)
-        if distances.placements:
-            clock.seconds["align"] = round(distances.seconds_aligning, 3)  # a part of "compare"
+            how: dict[str, Any] = {"k": options.k, "runner": runner, "finished": finished, "progress": progress}
+            distances = compare(queries, index, self.measures, **how)
+        if any(m.stage == "aligned" for m in self.measures):
+            clock.seconds["align"] = round(distances.seconds_aligning, 3)  # of all workers together
         if not distances.ids:
             raise nothing_usable(synthetic.source, (*synthetic.problems, *distances.problems))
         with clock.stage("statistics"):
-            verdicts = assign_verdicts(distances, null, self.measures, index, k=options.k, alpha=options.alpha)
+            verdicts = assign_verdicts(distances, null, self.measures, index, alpha=options.alpha)
             if options.calibration is not None:
                 verdicts = applied(verdicts, options.calibration, min(options.k, len(index)))
         run = self._run_info(synthetic, distances, verdicts, masks, clock.seconds)
@@ -232,10 +193,10 @@ class Detector:
 
     def _details(self, distances: Distances) -> dict[str, dict[str, list[Any]]]:
         """Further columns of the measures (`Measure.describe`), by measure and name."""
-        described = {}
-        for m in self.measures:
-            output = MeasureOutput(distances.by_measure[m.name], distances.details.get(m.name, {}))
-            described[m.name] = m.describe(output, self.null.by_measure[m.name], self.index.ids)
+        described = {
+            m.name: m.against_null(distances.by_measure[m.name].columns, self.null.nearest[m.name])
+            for m in self.measures
+        }
         return {name: columns for name, columns in described.items() if columns}
 
 
@@ -257,8 +218,10 @@ def detect(
     align: bool = True,
     calibration: Calibration | None = None,
     strict: bool = False,
+    workers: int | str | None = None,
     index_options: IndexOptions | None = None,
     index_folder: str | os.PathLike[str] | None = None,
+    unfinished: str | os.PathLike[str] | None = None,
     progress: Progress = silent,
 ) -> DetectionResult:
     """Compares every synthetic image with every training image and says which are replicas.
@@ -273,11 +236,13 @@ def detect(
             Cohort has its own masks; beside one, `masks` is the folder of them that the result names.
         patients, patient_pattern: of training and validation images, as `Cohort.of` takes them. A table or pattern must
             cover the training images that are read with it; it need not know the validation images.
-        options: all of the following six in one object. Give either.
-        measures, k, alpha, device, align, calibration, strict: as `DetectionOptions` has them.
+        options: all of the following in one object. Give either.
+        measures, k, alpha, device, align, calibration, strict, workers: as `DetectionOptions` has them.
         index_options: how the index of training images is built; None: the defaults, for `measures`.
         index_folder: where the index of training images is kept and found again; None: a temporary folder, which goes
             with the result.
+        unfinished: folder for the parts of the comparison that are finished: the same call goes on there after a kill.
+            It may go once the result is written.
         progress: called with (stage, done, total).
 
     Raises:
@@ -297,9 +262,13 @@ def detect(
         assert result.summary[0].verdict == "replica"
         ```
     """
-    single = DetectionOptions(measures, k, alpha, device, strict=strict, align=align, calibration=calibration)
+    single = DetectionOptions(
+        measures, k, alpha, device, strict=strict, align=align, calibration=calibration, workers=workers
+    )
     if options is not None and single != DetectionOptions():
-        raise ConfigurationError("give either options, or measures, k, alpha, device, align, calibration and strict")
+        raise ConfigurationError(
+            "give either options, or measures, k, alpha, device, align, calibration, strict and workers"
+        )
     options = options or single
     noted = Path(masks) if isinstance(masks, (str, os.PathLike)) else None
     beside = isinstance(images, Cohort) and noted is not None  # the masks are the Cohort's own
@@ -317,39 +286,25 @@ def detect(
     )
     index = index_from(
         source,
-        options=index_options or IndexOptions(measures=options.measures, strict=options.strict),
+        options=index_options
+        or IndexOptions(measures=options.measures, strict=options.strict, workers=options.workers),
         folder=index_folder,
         progress=progress,
     )
     detector = Detector(index, validation=unseen, options=options, progress=progress)
-    result = detector.detect(synthetic, masks=noted, progress=progress)
+    kept = None if unfinished is None else Path(unfinished)
+    result = detector.detect(synthetic, masks=noted, unfinished=kept, progress=progress)
     return replace(result, inputs=RunInputs(index, synthetic, unseen))
 
 
 def _alignments(distances: Distances, index: TrainingIndex) -> Iterator[AlignedPair]:
-    for measure, placements in distances.placements.items():
-        for id, affine, candidates in zip(distances.ids, distances.affines, placements, strict=True):
+    for measure, found in distances.by_measure.items():
+        for id, affine, candidates in zip(distances.ids, distances.affines, found.placements, strict=False):
             for p in candidates:
                 entry = index.entries[p.training]
                 training_affine = np.array(entry.affine).reshape(4, 4)
                 alignment = alignment_of(p, index.preparation, affine, training_affine)
                 yield AlignedPair(id, entry.id, measure, alignment)
-
-
-def resolve_device(device: str) -> str:
-    """The device for `auto`: cuda if torch sees a GPU, else cpu. Raises ConfigurationError for cuda without one."""
-    if device == "cpu":
-        return device
-    import torch
-
-    available = torch.cuda.is_available()
-    if device == "auto":
-        return "cuda" if available else "cpu"
-    if not device.startswith("cuda"):
-        raise ConfigurationError(f"unknown device '{device}'; known: auto, cpu, cuda")
-    if not available:
-        raise ConfigurationError(f"device {device}: torch sees no CUDA device here; use cpu")
-    return device
 
 
 def _cohort_info(cohort: Cohort, distances: Distances) -> CohortInfo:
@@ -380,3 +335,8 @@ class _Clock:
 def result_folder_index(output: Path) -> Path:
     """Folder of the index that a run with a training cohort builds in its output folder."""
     return output / "index.rdindex"
+
+
+def result_folder_unfinished(output: Path) -> Path:
+    """Folder of the finished parts of a run that is not finished, in its output folder."""
+    return output / "unfinished"

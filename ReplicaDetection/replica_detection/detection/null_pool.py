@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from replica_detection.detection.identity import identical_pairs
+from replica_detection.detection.identity import identical_cases
 from replica_detection.statistics.combination import Combination, combined
-from replica_detection.statistics.distance_ratio import Nearest, evidence, nearest
+from replica_detection.statistics.distance_ratio import Nearest, evidence
 from replica_detection.statistics.null import fewer_than_needed, near_duplicates, robust_z
 from replica_detection.statistics.two_samples import DISAGREEMENT, mann_whitney
 
@@ -36,7 +36,8 @@ class NullPool:
         ids: of the n null cases, those of the holdout first.
         validation: the number of holdout scans among them.
         values: (n, M) evidence under each measure.
-        by_measure: (n, N) distances to the training cases.
+        nearest: (n,) distance to the nearest training case under each measure, +inf where none was compared.
+        rows: (n, N) distances to all training cases, where the parts hold them.
         removed: ids left out as copies or near-duplicates of a training case.
         agreement: p value of the test that holdout and training scans agree; NaN where one of them is missing.
         refused: True if more than LARGEST_LEAK of the holdout leaked, so that none of it is used.
@@ -47,7 +48,8 @@ class NullPool:
     ids: tuple[str, ...]
     validation: int
     values: np.ndarray
-    by_measure: dict[str, np.ndarray]
+    nearest: dict[str, np.ndarray]
+    rows: dict[str, np.ndarray]
     removed: tuple[str, ...] = ()
     agreement: float = float("nan")
     refused: bool = False
@@ -55,7 +57,7 @@ class NullPool:
 
     @classmethod
     def of(
-        cls, parts: Sequence[Distances], measures: Sequence[Measure], index: TrainingIndex, *, k: int, alpha: float
+        cls, parts: Sequence[Distances], measures: Sequence[Measure], index: TrainingIndex, *, alpha: float
     ) -> NullPool:
         """Leaves out leaks and near-duplicates, and pools the parts if they agree.
 
@@ -66,7 +68,6 @@ class NullPool:
 
         Args:
             parts: distances of the holdout, of cross-fitted training cases, or of both.
-            k: neighbourhood of the distance ratio.
             alpha: error rate of the verdicts.
         """
         levels = tuple(m.level for m in measures)
@@ -74,7 +75,7 @@ class NullPool:
         cleaned: dict[str, _Part] = {}
         for part in sorted(parts, key=lambda p: p.kind == "validation"):
             reference = cleaned["cross-fitted"].kept_values if "cross-fitted" in cleaned else None
-            cleaned[part.kind] = _Part.of(part, measures, index, k, levels, reference)
+            cleaned[part.kind] = _Part.of(part, measures, index, levels, reference)
         used: dict[str, _Part] = {kind: cleaned[kind] for kind in ("validation", "cross-fitted") if kind in cleaned}
         warnings = [text for part in used.values() for text in part.warnings()]
         refused = "validation" in used and used["validation"].mostly_leaked
@@ -97,17 +98,30 @@ class NullPool:
             ids=tuple(id for part in kept for id in part.kept_ids),
             validation=used["validation"].size if "validation" in used else 0,
             values=np.concatenate([part.kept_values for part in kept] or [np.empty((0, len(measures)))]),
-            by_measure={
-                m.name: np.concatenate([p.distances.by_measure[m.name][p.kept] for p in kept])
-                if kept
-                else np.empty((0, len(index.ids)))
+            nearest={
+                m.name: np.concatenate([p.distances.by_measure[m.name].near.distance[p.kept] for p in kept] or [_NONE])
                 for m in measures
             },
+            rows=_rows(kept, measures, len(index.ids)),
             removed=tuple(id for part in cleaned.values() for id in part.removed_ids),
             agreement=agreement,
             refused=refused,
             warnings=tuple(warnings),
         )
+
+
+_NONE = np.empty(0)
+
+
+def _rows(kept: Sequence[_Part], measures: Sequence[Measure], training_cases: int) -> dict[str, np.ndarray]:
+    """(n, N) distances of the null cases under each measure of which all parts hold them."""
+    rows = {}
+    for m in measures:
+        tables = [(part.distances.by_measure[m.name].rows, part.kept) for part in kept]
+        known = [table[cases] for table, cases in tables if table is not None]
+        if len(known) == len(tables):
+            rows[m.name] = np.concatenate([np.empty((0, training_cases)), *known])
+    return rows
 
 
 @dataclass(frozen=True)
@@ -130,18 +144,17 @@ class _Part:
         distances: Distances,
         measures: Sequence[Measure],
         index: TrainingIndex,
-        k: int,
         levels: tuple[str, ...],
         reference: np.ndarray | None,
     ) -> _Part:
-        near = [nearest(distances.by_measure[m.name], k, index.patients) for m in measures]
+        near = [distances.by_measure[m.name].near for m in measures]
         values = np.stack([evidence(n.ratio) for n in near], 1) if near else np.empty((len(distances.ids), 0))
-        pairs = identical_pairs(distances, index, measures)
+        same = identical_cases(distances, index, measures)
         far = np.zeros(len(values), bool)
         if distances.kind == "cross-fitted":
-            pairs &= ~_pairs_of_one_patient(distances, index)
+            same = _of_other_patients(same, distances, index)
             far = _of_one_person(distances, near, values, levels, index)
-        identical = np.any(pairs, axis=1)
+        identical = np.array([bool(cases) for cases in same], bool)
         far |= near_duplicates(values, levels, values[~identical])
         if reference is not None:
             voxel = [level == "voxel" for level in levels]
@@ -200,11 +213,11 @@ def _named(ids: Sequence[str]) -> str:
     return ", ".join(ids[:5]) + (" ..." if len(ids) > 5 else "")
 
 
-def _pairs_of_one_patient(distances: Distances, index: TrainingIndex) -> np.ndarray:
-    position = {id: j for j, id in enumerate(index.ids)}
-    rows = index.patients[[position[id] for id in distances.ids]]
-    same: np.ndarray = rows[:, None] == index.patients[None, :]
-    return same
+def _of_other_patients(same: list[list[int]], distances: Distances, index: TrainingIndex) -> list[list[int]]:
+    """`same` without the training cases of the query's own patient; the queries are cases of the index."""
+    position, patients = {id: j for j, id in enumerate(index.ids)}, index.patients
+    own = [patients[position[id]] for id in distances.ids]
+    return [[j for j in cases if patients[j] != mine] for cases, mine in zip(same, own, strict=True)]
 
 
 def _of_one_person(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from replica_detection.detection.identity import identical_pairs
+from replica_detection.detection.identity import identical_cases
 from replica_detection.results.result import (
     IDENTICAL,
     NO_MASK,
@@ -26,7 +26,7 @@ from replica_detection.results.result import (
     levels_differ,
 )
 from replica_detection.statistics.combination import Combination, combined
-from replica_detection.statistics.distance_ratio import Nearest, evidence, nearest
+from replica_detection.statistics.distance_ratio import Nearest, evidence
 from replica_detection.statistics.null import (
     SMALLEST_NULL,
     Null,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 def assign_verdicts(
-    queries: Distances, null: NullPool, measures: Sequence[Measure], index: TrainingIndex, *, k: int, alpha: float
+    queries: Distances, null: NullPool, measures: Sequence[Measure], index: TrainingIndex, *, alpha: float
 ) -> Verdicts:
     """p values, q values and verdicts of each query, per measure and overall.
 
@@ -54,15 +54,14 @@ def assign_verdicts(
     p <= alpha.
 
     Args:
-        queries: distances of the cases in question.
+        queries: distances of the cases in question, with the distance ratios of the run's neighbourhood.
         null: real cases that the generator never saw.
         index: the training cohort; its ids, patients and hashes of voxels are read.
-        k: neighbourhood of the distance ratio.
         alpha: error rate of the verdicts.
     """
-    near = {m.name: nearest(queries.by_measure[m.name], k, index.patients) for m in measures}
+    near = {m.name: queries.by_measure[m.name].near for m in measures}
     values = np.stack([evidence(near[m.name].ratio) for m in measures], 1)
-    same = identical_pairs(queries, index, measures)
+    same = identical_cases(queries, index, measures)
     with_tail = tail_needed(len(null.ids), len(values), alpha)
     single = _by_measure(values, null.values, with_tail, alpha)
     overall = _overall(values, null.values, tuple(m.group for m in measures), with_tail, alpha)
@@ -73,7 +72,7 @@ def assign_verdicts(
     summary = []
     for i, row in enumerate(matches):
         case = _summary(i, row, measures, near, overall, index.ids, alpha)
-        if same[i].any():
+        if same[i]:
             matches[i], case = _identical(row, case, same[i], index.ids)
         elif case.verdict == "undefined":
             case = replace(case, reason=_nothing_compared(i, queries, near, len(index.ids)))
@@ -119,10 +118,10 @@ def _null_info(
 
 
 def _identical(
-    row: list[Match], case: CaseSummary, same: np.ndarray, training_ids: Sequence[str]
+    row: list[Match], case: CaseSummary, same: Sequence[int], training_ids: Sequence[str]
 ) -> tuple[list[Match], CaseSummary]:
-    """The matches and the summary of an image that is the same as the training cases `same`, (N,) bool."""
-    ids = [training_ids[j] for j in np.flatnonzero(same).tolist()]
+    """The matches and the summary of an image that is the same as the training cases at the positions `same`."""
+    ids = [training_ids[j] for j in same]
     twin = case.nearest_training_id if case.nearest_training_id in ids else ids[0]
     matches = [replace(m, verdict="replica") if m.distance == 0 and m.nearest_training_id in ids else m for m in row]
     levels = tuple(

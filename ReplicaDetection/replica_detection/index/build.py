@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from replica_detection.embedding.stored import fit_embedders, same_embedders, se
 from replica_detection.errors import IndexFormatError, InputError
 from replica_detection.index.entries import HEADER_FILE, SCHEMA_VERSION, Entry, IndexHeader
 from replica_detection.index.options import IndexOptions
-from replica_detection.index.rows import move_into_place, resume_build, start_build, write_header, write_rows
+from replica_detection.index.rows import Making, move_into_place, resume_build, start_build, write_header, write_rows
 from replica_detection.index.training_index import TrainingIndex, settings_of_segmenter
 from replica_detection.io.cohort import Cohort
 from replica_detection.measures import DEFAULT, make_measures, needed_features
@@ -24,6 +25,10 @@ from replica_detection.preparation.profiles import Preparation, profile_named
 from replica_detection.progress import Progress, silent
 from replica_detection.segmentation import Segmenter
 from replica_detection.util.lock import Lock
+from replica_detection.workers.runner import Runner, runner_for
+
+# Fewer voxels (of the grids of all cases) are prepared before worker processes have started.
+FEW_VOXELS = 5_000_000
 
 
 def build_index(
@@ -39,6 +44,7 @@ def build_index(
     patient_pattern: str | None = None,
     masks: Any = None,
     strict: bool = False,
+    workers: int | str | None = None,
     progress: Progress = silent,
 ) -> TrainingIndex:
     """Prepares every case of a training cohort and writes the index.
@@ -49,7 +55,7 @@ def build_index(
     Args:
         training: the cohort, as `Cohort.of` takes it: a Cohort, a folder, a CSV, a `dataset.json`, or images in memory.
         output: folder to write, by custom `*.rdindex`; an index that is there already is replaced.
-        profile, measures, segmenter, embedding, slice_embedding, strict: as `IndexOptions` has them.
+        profile, measures, segmenter, embedding, slice_embedding, strict, workers: as `IndexOptions` has them.
         patients: as `Cohort.of` takes it: a CSV `id,patient`, or one patient for each image in memory.
         patient_pattern: instead, a regular expression whose group is the patient in a case id or path.
         masks: as `Cohort.of` takes it: a folder, or one mask for each image in memory.
@@ -69,7 +75,7 @@ def build_index(
         assert len(index) == 12
         ```
     """
-    options = IndexOptions(profile, measures, segmenter, embedding, slice_embedding, strict)
+    options = IndexOptions(profile, measures, segmenter, embedding, slice_embedding, strict, workers)
     cohort = Cohort.of(training, masks=masks, patients=patients, patient_pattern=patient_pattern, strict=strict)
     return _build(cohort, Path(output), options, progress)
 
@@ -95,7 +101,7 @@ def open_or_build(
         try:
             kept = TrainingIndex.open(folder)
             if serves(kept, cohort, options):
-                return append_cases(kept, cohort, strict=options.strict, progress=progress)
+                return append_cases(kept, cohort, strict=options.strict, workers=options.workers, progress=progress)
         except IndexFormatError:
             pass  # damaged or of another version: built again
     return _build(cohort, folder, options, progress)
@@ -109,6 +115,7 @@ def append_cases(
     patient_pattern: str | None = None,
     masks: Any = None,
     strict: bool = False,
+    workers: int | str | None = None,
     progress: Progress = silent,
 ) -> TrainingIndex:
     """Adds the cases that are not in the index yet, prepared just as the others were.
@@ -121,6 +128,7 @@ def append_cases(
         training, patients, patient_pattern, masks: the cohort, as `Cohort.of` takes it; cases that the index has
             already are left alone.
         strict: raise the InputError of the first case that cannot be used, instead of listing it.
+        workers: as `IndexOptions` has it.
 
     Returns:
         The index with its new cases, opened anew; `index` itself where there is none.
@@ -154,7 +162,7 @@ def append_cases(
         index.remember(cohort.cases)
         return index
     with Lock(index.folder):
-        _write_fresh(index, replace(cohort, cases=fresh), strict, progress)
+        _write_fresh(index, replace(cohort, cases=fresh), strict, workers, progress)
     grown = TrainingIndex.open(index.folder)
     grown.remember(index.in_memory.values())
     grown.remember(cohort.cases)
@@ -188,7 +196,7 @@ def serves(index: TrainingIndex, cohort: Cohort, options: IndexOptions) -> bool:
 
 
 def _build(cohort: Cohort, folder: Path, options: IndexOptions, progress: Progress) -> TrainingIndex:
-    work = folder.with_name(folder.name + ".partial")
+    work = unfinished_build(folder)
     foreign = folder.exists() and not (folder / HEADER_FILE).is_file()
     if foreign and not (folder.is_dir() and not any(folder.iterdir())):
         raise InputError(folder, "exists and is no index", "Choose another name for the index")
@@ -201,17 +209,11 @@ def _build(cohort: Cohort, folder: Path, options: IndexOptions, progress: Progre
         chosen = make_measures(options.measures, preparation, masks=masks, embedders=embedders)
         embedders = fit_embedders(embedders, needed_features(chosen), work, cohort, preparation, progress)
         chosen = make_measures([m.name for m in chosen], preparation, masks=masks, embedders=embedders)
-        entries, problems = write_rows(
-            work,
-            cohort,
-            preparation,
-            chosen,
-            options.mask_maker,
-            done=done,
-            first_row=0,
-            strict=options.strict,
-            progress=progress,
-        )
+        making = Making(work, preparation, tuple(chosen), options.mask_maker, options.strict)
+        with _runner(options.workers, preparation, len(cohort) - len(done)) as runner:
+            entries, problems = write_rows(
+                work, cohort, making, done=done, first_row=0, runner=runner, progress=progress
+            )
         if not entries:
             shutil.rmtree(work, ignore_errors=True)
             raise nothing_usable(cohort.source, (*cohort.problems, *problems))
@@ -233,6 +235,16 @@ def _build(cohort: Cohort, folder: Path, options: IndexOptions, progress: Progre
     return built
 
 
+def unfinished_build(folder: Path) -> Path:
+    """The folder beside an index in which it is built."""
+    return folder.with_name(folder.name + ".partial")
+
+
+def _runner(workers: int | str | None, preparation: Preparation, cases: int) -> Runner:
+    few = cases * math.prod(preparation.grid) < FEW_VOXELS
+    return runner_for(1 if workers is None and few else workers, max(cases, 0))
+
+
 def _planned(work: Path, cohort: Cohort, options: IndexOptions, masks: bool) -> tuple[Preparation, dict[str, Entry]]:
     """The preparation, with the finished cases of an interrupted build with the same options."""
     plan_of_work = {
@@ -250,19 +262,17 @@ def _planned(work: Path, cohort: Cohort, options: IndexOptions, masks: bool) -> 
     return preparation, done
 
 
-def _write_fresh(index: TrainingIndex, cohort: Cohort, strict: bool, progress: Progress) -> None:
+def _write_fresh(
+    index: TrainingIndex, cohort: Cohort, strict: bool, workers: int | str | None, progress: Progress
+) -> None:
     """Writes rows for these cases behind those of the index, then its header; caches that they make stale go."""
-    entries, problems = write_rows(
-        index.folder,
-        cohort,
-        index.preparation,
-        make_measures(index.measure_names, index.preparation, embedders=index.embedders),
-        index.segmenter,
-        done={},
-        first_row=max(e.row for e in index.entries) + 1,
-        strict=strict,
-        progress=progress,
-    )
+    measures = make_measures(index.measure_names, index.preparation, embedders=index.embedders)
+    making = Making(index.folder, index.preparation, tuple(measures), index.segmenter, strict)
+    first_row = max(e.row for e in index.entries) + 1
+    with _runner(workers, index.preparation, len(cohort)) as runner:
+        entries, problems = write_rows(
+            index.folder, cohort, making, done={}, first_row=first_row, runner=runner, progress=progress
+        )
     header = IndexHeader(
         index.preparation,
         index.measure_names,

@@ -12,6 +12,7 @@ from replica_detection.errors import ConfigurationError
 from replica_detection.measures import DEFAULT, MEASURES
 from replica_detection.preparation.profiles import profile_named
 from replica_detection.segmentation import Segmenter, make_segmenter
+from replica_detection.workers.runner import check_workers
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class IndexOptions:
             default.
         slice_embedding: the same for single slices of a volume.
         strict: raise the InputError of the first file that cannot be used, instead of listing it.
+        workers: number of processes that prepare cases side by side, or the address of a dask scheduler (`tcp://...`);
+            None: all cores that this process may use, or this process alone where little is to be done.
 
     Raises:
         ConfigurationError: a name that is not known, or no measure at all.
@@ -40,9 +43,11 @@ class IndexOptions:
     embedding: Embedder | str | None = None
     slice_embedding: Embedder | str | None = None
     strict: bool = False
+    workers: int | str | None = None
 
     def __post_init__(self) -> None:
         profile_named(self.profile)
+        check_workers(self.workers)
         if self.measures is not None:
             object.__setattr__(self, "measures", _names(self.measures))
         # Made now, so that a wrong name or file is told before any image is read.

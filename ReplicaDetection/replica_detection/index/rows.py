@@ -6,21 +6,21 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from replica_detection.index.entries import HEADER_FILE, Entry, IndexHeader, entry_from_json
-from replica_detection.io.cohort import Cohort, Problem
+from replica_detection.io.cohort import Case, Cohort, Problem
 from replica_detection.measures import Measure, features_of
-from replica_detection.preparation.loading import load_prepared
+from replica_detection.preparation.loading import load_case
 from replica_detection.preparation.profiles import Preparation
 from replica_detection.progress import Progress
 from replica_detection.segmentation import Segmenter
 from replica_detection.util.files import atomic_write
+from replica_detection.workers.runner import Runner
 
 
 def start_build(work: Path, options: dict[str, Any], preparation: Preparation, cohort: Cohort) -> None:
@@ -72,54 +72,80 @@ def resume_build(work: Path, options: dict[str, Any], cohort: Cohort) -> tuple[P
 def write_rows(
     folder: Path,
     cohort: Cohort,
-    preparation: Preparation,
-    measures: Sequence[Measure],
-    segmenter: Segmenter | None,
+    making: Making,
     *,
     done: dict[str, Entry],
     first_row: int,
-    strict: bool,
+    runner: Runner,
     progress: Progress,
 ) -> tuple[list[Entry], list[Problem]]:
     """Prepares the cases that are not done yet and writes a row for each; the journal names a row once it is whole.
 
     Args:
         folder: where `features.zarr` and the journal lie.
+        making: makes a row of a case.
         done: entries of an interrupted build by case id; one whose case changed since is prepared again.
         first_row: the first row that may be written where `done` is empty.
-        strict: raise the InputError of the first case that cannot be used.
+        runner: where the rows are made.
 
     Returns:
-        Entries in the order of the cohort, and the problems of the cases that were left out.
+        Entries in the order of the cohort, and the problems of the cases that were left out, in that order too.
     """
     import zarr
 
     store = zarr.open_group(folder / "features.zarr", mode="a")
     kept = {c.id: done[c.id] for c in cohort.cases if c.id in done and done[c.id].unchanged(c)}
-    kept = {c.id: replace(kept[c.id], patient=c.patient) for c in cohort.cases if c.id in kept}
+    entries = {c.id: replace(kept[c.id], patient=c.patient) for c in cohort.cases if c.id in kept}
     todo = [c for c in cohort.cases if c.id not in kept]
-    row = max([first_row - 1, *(e.row for e in done.values())]) + 1
-    entries, problems = dict(kept), []
-    with_masks = any(m.needs_mask for m in measures)
-    loaded = load_prepared(todo, preparation, with_masks=with_masks, segmenter=segmenter, strict=strict)
+    first = max([first_row - 1, *(e.row for e in done.values())]) + 1
+    problems: dict[int, Problem] = {}
     journal_path = folder / "entries.jsonl"
     _end_line(journal_path)
     with journal_path.open("a", encoding="utf-8") as journal:
-        for case, prepared in loaded:
-            if isinstance(prepared, Problem):
-                problems.append(prepared)
-                progress("preparing", len(entries) + len(problems), len(cohort.cases))
-                continue
-            for name, array in {"image": prepared.image, **features_of(prepared, measures)}.items():
-                _row_array(store, name, array, row + 1)[row] = array
-            entry = Entry.of(case, row, prepared, folder)
-            journal.write(json.dumps(entry.to_json()) + "\n")
-            journal.flush()
-            os.fsync(journal.fileno())
-            entries[case.id] = entry
-            row += 1
+        for position, made in runner.map(making.row, enumerate(todo, first)):
+            if isinstance(made, Problem):
+                problems[position] = made
+            else:
+                entry, features = made
+                for name, array in features.items():
+                    _row_array(store, name, array, entry.row + 1)[entry.row] = array
+                journal.write(json.dumps(entry.to_json()) + "\n")
+                journal.flush()
+                os.fsync(journal.fileno())
+                entries[entry.id] = entry
             progress("preparing", len(entries) + len(problems), len(cohort.cases))
-    return [entries[c.id] for c in cohort.cases if c.id in entries], problems
+    return [entries[c.id] for c in cohort.cases if c.id in entries], [problems[n] for n in sorted(problems)]
+
+
+@dataclass(frozen=True)
+class Making:
+    """Makes the row of a case.
+
+    Args:
+        folder: where the index lies, for the relative paths of its entries.
+        preparation: of the images.
+        measures: for which features are stored.
+        segmenter: makes the masks of cases that have none; None: none are made.
+        strict: raise the InputError of the first case that cannot be used.
+    """
+
+    folder: Path
+    preparation: Preparation
+    measures: tuple[Measure, ...]
+    segmenter: Segmenter | None
+    strict: bool
+
+    def row(self, numbered: tuple[int, Case]) -> tuple[Entry, dict[str, np.ndarray]] | Problem:
+        """The entry for this row, and the features to store."""
+        row, case = numbered
+        with_masks = any(m.needs_mask for m in self.measures)
+        prepared = load_case(
+            case, self.preparation, with_masks=with_masks, segmenter=self.segmenter, strict=self.strict
+        )
+        if isinstance(prepared, Problem):
+            return prepared
+        features = {"image": prepared.image, **features_of(prepared, self.measures)}
+        return Entry.of(case, row, prepared, self.folder), features
 
 
 def _row_array(store: Any, name: str, example: np.ndarray, rows: int) -> Any:

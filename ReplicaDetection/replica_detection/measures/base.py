@@ -101,15 +101,24 @@ class Measure(ABC):
         """Further numbers of each pair, (Q, N) by name, for `describe`."""
         return {}
 
-    def describe(self, output: MeasureOutput, null: np.ndarray, ids: Sequence[str]) -> dict[str, list[Any]]:
-        """Further columns about each query: Q numbers or texts each, None where undefined.
+    def describe(self, output: MeasureOutput, ids: Sequence[str]) -> dict[str, list[Any]]:
+        """Further columns about each query of a block: Q numbers or texts each, None where undefined.
 
         Args:
             output: the queries' distances and details.
-            null: (n, N) distances of the null cases, near-duplicates left out.
             ids: of the N training cases.
         """
         return {}
+
+    def against_null(self, columns: dict[str, list[Any]], null: np.ndarray) -> dict[str, list[Any]]:
+        """The columns of all queries, with those that compare them with the null.
+
+        Args:
+            columns: from `describe`.
+            null: (n,) distance of each null case to its nearest training case, +inf where none was compared;
+                near-duplicates are left out.
+        """
+        return columns
 
 
 class FittedMeasure(Measure):

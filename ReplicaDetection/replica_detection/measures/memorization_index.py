@@ -119,24 +119,28 @@ class MemorizationIndex(_Layered):
         shrunk = (1 - share) * moments.covariance + share * target * np.eye(dimensions)
         return inverse_root(shrunk, 1e-12 * target)
 
-    def describe(self, output: MeasureOutput, null: np.ndarray, ids: Sequence[str]) -> dict[str, list[Any]]:
+    def describe(self, output: MeasureOutput, ids: Sequence[str]) -> dict[str, list[Any]]:
         best = np.sort(1 - output.distances, axis=1)[:, ::-1]
         similarity = best[:, 0]
         nearest = output.distances.argmin(1)
-        known = np.isfinite(null).any(1)
-        of_null = 1 - null[known].min(1) if known.any() else np.full(1, np.nan)
-        index, novelty = memorization_index(similarity, of_null)
         names = list(output.details)
         by_layer = [np.where(np.isfinite(output.distances), output.details[n], -np.inf).argmax(1) for n in names]
         consensus = np.sum([choice == nearest for choice in by_layer], 0)
         return {
             "similarity": similarity.tolist(),
-            "MI": index.tolist(),
-            "ONI": novelty.tolist(),
             "margin": (best[:, 0] - best[:, 1]).tolist() if best.shape[1] > 1 else [None] * len(best),
             "layers_agreeing": [f"{n} of {len(names)}" for n in consensus],
             **{f"nearest_{n}": [ids[i] for i in choice] for n, choice in zip(names, by_layer, strict=True)},
         }
+
+    def against_null(self, columns: dict[str, list[Any]], null: np.ndarray) -> dict[str, list[Any]]:
+        if not columns:
+            return columns
+        known = null[np.isfinite(null)]
+        of_null = 1 - known if len(known) else np.full(1, np.nan)
+        index, novelty = memorization_index(np.array(columns["similarity"]), of_null)
+        first = {"similarity": columns["similarity"], "MI": index.tolist(), "ONI": novelty.tolist()}
+        return {**first, **columns}
 
 
 @register
@@ -178,7 +182,7 @@ class MemorizationIndexAsPublished(_Layered):
         if "null" in fit:
             self.null_mean, self.null_spread = (float(v) for v in fit["null"])
 
-    def describe(self, output: MeasureOutput, null: np.ndarray, ids: Sequence[str]) -> dict[str, list[Any]]:
+    def describe(self, output: MeasureOutput, ids: Sequence[str]) -> dict[str, list[Any]]:
         nearest = [np.where(np.isfinite(output.distances), c, -np.inf) for c in output.details.values()]
         similarity = published_similarity([c.max(1) for c in nearest])
         index = (similarity - self.null_mean) / self.null_spread

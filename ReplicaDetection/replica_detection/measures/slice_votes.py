@@ -139,7 +139,7 @@ class SliceVotes(SearchingMeasure):
         distances = np.where(compared[:, None], 1 - share, np.inf)
         return MeasureOutput(distances, {"votes": votes, "offset": offsets})
 
-    def describe(self, output: MeasureOutput, null: np.ndarray, ids: Sequence[str]) -> dict[str, list[Any]]:
+    def describe(self, output: MeasureOutput, ids: Sequence[str]) -> dict[str, list[Any]]:
         rows, nearest = np.arange(len(output.distances)), output.distances.argmin(1)
         offset = output.details["offset"][rows, nearest]
         return {

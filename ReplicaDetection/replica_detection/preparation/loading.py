@@ -52,6 +52,36 @@ def load_prepared(
         strict: raise the InputError of the first case that cannot be used.
     """
 
+    def load(case: Case) -> PreparedImage | Problem:
+        return load_case(case, preparation, with_masks=with_masks, segmenter=segmenter, strict=strict)
+
+    workers = min(WORKERS, kernel_threads())
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[tuple[Case, Future[PreparedImage | Problem]]] = deque()
+        try:
+            for case in cases:
+                waiting.append((case, pool.submit(load, case)))
+                # A few cases ahead keep the threads busy; more would only fill the memory.
+                if len(waiting) > 2 * workers:
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            while waiting:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def load_case(
+    case: Case,
+    preparation: Preparation,
+    *,
+    with_masks: bool,
+    segmenter: MaskMaker | None = None,
+    strict: bool = False,
+) -> PreparedImage | Problem:
+    """The prepared image of one case, or the Problem that prevented it; the arguments as `load_prepared` has them."""
+
     def read(case: Case) -> PreparedImage:
         volume = read_volume(case)
         if with_masks and case.has_mask:
@@ -61,24 +91,7 @@ def load_prepared(
             return prepare(volume, preparation, segmenter.segment(volume), segmenter.name)
         return prepare(volume, preparation)
 
-    def load(case: Case) -> PreparedImage | Problem:
-        return or_problem(case, read, "Leave it out, or compare cohorts of one kind", strict=strict)
-
-    threads = min(WORKERS, kernel_threads())
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[tuple[Case, Future[PreparedImage | Problem]]] = deque()
-        try:
-            for case in cases:
-                waiting.append((case, pool.submit(load, case)))
-                # A few cases ahead keep the threads busy; more would only fill the memory.
-                if len(waiting) > 2 * threads:
-                    first, future = waiting.popleft()
-                    yield first, future.result()
-            while waiting:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    return or_problem(case, read, "Leave it out, or compare cohorts of one kind", strict=strict)
 
 
 def or_problem(case: Case, work: Callable[[Case], T], advice: str, *, strict: bool) -> T | Problem:

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import Pipe, resource_tracker
@@ -119,6 +119,9 @@ class Processes:
         if self._pool is not None:
             self._pool.end()
             self._pool = None
+
+    def check(self, paths: Sequence[str | os.PathLike[str]]) -> None:
+        """See `Runner.check`: workers of this machine see what this process sees."""
 
     def close(self) -> None:
         """Leaves the pool to the next runner of this process."""

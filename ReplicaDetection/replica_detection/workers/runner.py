@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
@@ -34,6 +35,15 @@ class Runner(Protocol):
         """
         ...
 
+    def check(self, paths: Sequence[str | os.PathLike[str]]) -> None:
+        """Makes sure that each place sees these files and folders, and runs this version of the package.
+
+        Raises:
+            ConfigurationError: a worker has another version, or none.
+            InputError: a worker does not see a path.
+        """
+        ...
+
     def close(self) -> None:
         """Ends what still runs. The runner can no longer be used."""
         ...
@@ -57,6 +67,9 @@ class InProcess:
                 result = function(item)
             yield position, result
 
+    def check(self, paths: Sequence[str | os.PathLike[str]]) -> None:
+        """See `Runner.check`: what this process sees is seen."""
+
     def close(self) -> None:
         """Nothing is to be ended."""
 
@@ -67,6 +80,16 @@ class InProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def check_workers(workers: object) -> None:
+    """Raises ConfigurationError unless it is None, a number of processes, or an address."""
+    if workers is None or (isinstance(workers, str) and workers):
+        return
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise ConfigurationError(
+            f"workers must be a number from 1 on, or the address of a dask scheduler; got {workers!r}"
+        )
 
 
 def runner_for(workers: int | str | None, items: int) -> Runner:
@@ -80,16 +103,13 @@ def runner_for(workers: int | str | None, items: int) -> Runner:
     Raises:
         ConfigurationError: not a number from 1 on, not an address, nobody answers there, or `distributed` is missing.
     """
+    check_workers(workers)
     if isinstance(workers, str):
         from replica_detection.workers.cluster import Cluster
 
         return Cluster(workers)
     if workers is None:
         workers = kernel_threads()
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise ConfigurationError(
-            f"workers must be a number from 1 on, or the address of a dask scheduler; got {workers!r}"
-        )
     if workers == 1 or items <= 1:
         return InProcess()
     from replica_detection.workers.processes import Processes

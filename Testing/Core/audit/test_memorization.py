@@ -113,7 +113,7 @@ def test_leaked_unseen_images_are_left_out(small):
     leaks = {"leak 1": volume(3, SMALL), "leak 2": volume(7, SMALL)}
     null, kept, warnings = _null(index, Cohort.from_arrays({**leaks, **unseen}, spacing=1), measures, silent)
     assert null.removed == tuple(leaks) and kept.ids == holdout.ids == tuple(unseen)
-    assert (null.by_measure["mae"] == whole.by_measure["mae"]).all()
+    assert (null.rows["mae"] == whole.rows["mae"]).all()
     assert "2 of 22 validation cases" in warnings[0] and "leak 1, leak 2" in warnings[0]
 
 

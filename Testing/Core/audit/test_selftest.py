@@ -13,7 +13,7 @@ from replica_detection import cli
 from replica_detection.audit.planted_copies import changes, intensity_range, write_copy
 from replica_detection.audit.planted_verdicts import UNSEEN, halves, judge_planted
 from replica_detection.audit.selftest_tables import write_selftest
-from replica_detection.detection.detector import DetectionOptions
+from replica_detection.detection.options import DetectionOptions
 from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.index.build import build_index
 from replica_detection.io.cohort import Case, Cohort

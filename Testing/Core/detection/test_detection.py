@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from Core.made_up import cohort, volume, write
 from replica_detection.audit.cohort_duplicates import find_duplicates
-from replica_detection.detection.detector import DetectionOptions, detect, resolve_device
+from replica_detection.detection.detector import detect
+from replica_detection.detection.options import DetectionOptions, resolve_device
 from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.index.build import build_index
 from replica_detection.io.cohort import Cohort

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from Core.made_up import volume, write
-from replica_detection.detection.detector import DetectionOptions, detect
+from replica_detection.detection.detector import detect
+from replica_detection.detection.options import DetectionOptions
 from replica_detection.errors import ConfigurationError, IndexFormatError
 from replica_detection.index.build import build_index, serves
 from replica_detection.index.options import IndexOptions

@@ -7,7 +7,8 @@ import pytest
 from scipy import ndimage
 
 from Core.made_up import write
-from replica_detection.detection.detector import DetectionOptions, detect
+from replica_detection.detection.detector import detect
+from replica_detection.detection.options import DetectionOptions
 from replica_detection.index.build import build_index
 from replica_detection.io.cohort import Cohort
 from replica_detection.io.volume import read_mask, read_volume

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from replica_detection.audit.cohort_duplicates import find_duplicates
-from replica_detection.detection.detector import DetectionOptions, Detector, detect
+from replica_detection.detection.detector import Detector, detect
 from replica_detection.detection.distances import Distances
 from replica_detection.detection.null_pool import NullPool
+from replica_detection.detection.options import DetectionOptions
 from replica_detection.detection.verdicts import assign_verdicts
 from replica_detection.errors import InputError
 from replica_detection.index.build import build_index
@@ -62,7 +63,7 @@ class Pipeline:
         volumes = [SimpleNamespace(array=a, affine=np.eye(4), spacing=(1.0,) * 3, trusted=True) for a in training[:2]]
         self.measures = make_measures(["mae", "rmse"], plan(PROFILES["generic"], volumes))
 
-    def distances(self, arrays, names, kind="", patients=None):
+    def distances(self, arrays, names, kind="", patients=None, change=lambda tables: None, k=50):
         difference = [[a - b for b in self.training] for a in arrays]
         tables = {
             "mae": np.array([[np.abs(d).mean(dtype=np.float64) for d in row] for row in difference]),
@@ -75,18 +76,26 @@ class Pipeline:
             excluded |= np.array([[p is not None and p == q for q in self.patients] for p in patients])
         for table in tables.values():
             table[excluded] = np.inf
-        ids = self.ids if kind == "cross-fitted" else tuple(f"{names}_{n:03d}" for n in range(len(arrays)))
-        left_out = tuple(excluded.sum(1).tolist())
-        return Distances(ids, tables, tuple(map(hash_of_voxels, arrays)), left_out, kind=kind)
+        change(tables)
+        return Distances.reduced(
+            self.ids if kind == "cross-fitted" else tuple(f"{names}_{n:03d}" for n in range(len(arrays))),
+            tables,
+            k=k,
+            patients=self.index.patients,
+            exact_of=tables,
+            voxels=tuple(map(hash_of_voxels, arrays)),
+            left_out=tuple(excluded.sum(1).tolist()),
+            kind=kind,
+        )
 
     def null(self, holdout=None, holdout_patients=None):
         parts = [] if holdout is None else [self.distances(holdout, "unseen", "validation", holdout_patients)]
         parts.append(self.distances(self.training, "", "cross-fitted", self.patients))
-        return NullPool.of(parts, self.measures, self.index, k=50, alpha=0.05)
+        return NullPool.of(parts, self.measures, self.index, alpha=0.05)
 
     def judged(self, made, holdout=None, k=50):
-        queries = self.distances(made, "made")
-        return assign_verdicts(queries, self.null(holdout), self.measures, self.index, k=k, alpha=0.05)
+        queries = self.distances(made, "made", k=k)
+        return assign_verdicts(queries, self.null(holdout), self.measures, self.index, alpha=0.05)
 
 
 @pytest.mark.parametrize("training", [1, 2, 3, 6, 12, 30])
@@ -104,9 +113,12 @@ def test_the_same_voxels_are_a_replica_whatever_the_null(training, holdout):
 
 def test_distance_zero_under_one_of_two_voxel_measures_is_not_the_same_image():
     known = Pipeline(scans(6, 1))
-    queries = known.distances(scans(1, 9), "made")
-    queries.by_measure["mae"][0, 2] = 0
-    result = assign_verdicts(queries, known.null(), known.measures, known.index, k=50, alpha=0.05)
+
+    def at_zero(tables):
+        tables["mae"][0, 2] = 0
+
+    queries = known.distances(scans(1, 9), "made", change=at_zero)
+    result = assign_verdicts(queries, known.null(), known.measures, known.index, alpha=0.05)
     assert result.summary[0].reason != "identical"
 
 
@@ -180,11 +192,14 @@ def test_leaks_are_left_out_and_named_and_more_than_half_is_refused(leaked):
 def test_a_refusal_is_told_before_all_else_that_is_left_out():
     known = scans(12, 1)
     pipeline = Pipeline(known)
-    holdout = pipeline.distances(np.r_[known[:4], scans(2, 2)], "unseen", "validation")
-    for table in holdout.by_measure.values():
-        table[5] = np.inf
+
+    def no_mask(tables):
+        for table in tables.values():
+            table[5] = np.inf
+
+    holdout = pipeline.distances(np.r_[known[:4], scans(2, 2)], "unseen", "validation", change=no_mask)
     among = pipeline.distances(known, "", "cross-fitted", pipeline.patients)
-    pool = NullPool.of([holdout, among], pipeline.measures, pipeline.index, k=50, alpha=0.05)
+    pool = NullPool.of([holdout, among], pipeline.measures, pipeline.index, alpha=0.05)
     assert pool.refused and "NOT USED" in pool.warnings[0]
     assert "1 of 6 validation cases could be compared with no training case" in pool.warnings[1]
 
@@ -227,15 +242,18 @@ def test_one_patient_for_all_is_said_with_the_remedy():
 def test_reasons_tell_why_nothing_was_compared():
     known = scans(12, 1)
     pipeline = Pipeline(np.r_[known[:1].repeat(6, 0), known[1:]])
-    queries = pipeline.distances(scans(4, 9), "made")
-    for table in queries.by_measure.values():
-        table[0] = np.inf  # no mask
-        table[1] = np.inf  # nobody else's scan
-        table[2, :6] = 0.0
-        table[2, 6:] = 1.0
+
+    def changed(tables):
+        for table in tables.values():
+            table[0] = np.inf  # no mask
+            table[1] = np.inf  # nobody else's scan
+            table[2, :6] = 0.0
+            table[2, 6:] = 1.0
+        tables["rmse"][2] = np.inf
+
+    queries = pipeline.distances(scans(4, 9), "made", change=changed, k=5)
     queries = dataclasses.replace(queries, left_out=(0, 17, 0, 0))
-    queries.by_measure["rmse"][2] = np.inf
-    result = assign_verdicts(queries, pipeline.null(), pipeline.measures, pipeline.index, k=5, alpha=0.05)
+    result = assign_verdicts(queries, pipeline.null(), pipeline.measures, pipeline.index, alpha=0.05)
     assert [c.reason for c in result.summary[:2]] == ["no mask", "same patient"]
     assert [c.verdict for c in result.summary[:3]] == ["undefined"] * 3
     assert result.summary[2].reason == "identical training cases"

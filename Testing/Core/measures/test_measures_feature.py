@@ -9,7 +9,8 @@ from scipy import ndimage
 from scipy.spatial.distance import cdist
 
 from Core.made_up import cohort, volume, write
-from replica_detection.detection.detector import DetectionOptions, detect
+from replica_detection.detection.detector import detect
+from replica_detection.detection.options import DetectionOptions
 from replica_detection.embedding import Embedder, Embedders, register
 from replica_detection.embedding import base as registry
 from replica_detection.embedding.stored import make_embedders

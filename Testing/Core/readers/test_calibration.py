@@ -10,7 +10,8 @@ import pytest
 
 from Core.made_runs import NEW, VOXELS, planted_folders, planted_run
 from replica_detection import cli
-from replica_detection.detection.detector import DetectionOptions, detect
+from replica_detection.detection.detector import detect
+from replica_detection.detection.options import DetectionOptions
 from replica_detection.errors import ConfigurationError, InputError
 from replica_detection.index.build import build_index
 from replica_detection.index.training_index import TrainingIndex
@@ -256,11 +257,12 @@ def test_sensitivity_to_k_is_the_ratio_of_the_full_table(run):
     from replica_detection.readers.tables import _ratios_at
 
     index = TrainingIndex.open(folder / "result" / "index.rdindex")
-    distances = compare(CohortQueries(Cohort.read(folder / "synthetic"), index), index, index.measures(None))
+    queries = CohortQueries(Cohort.read(folder / "synthetic"), index)
+    distances = compare(queries, index, index.measures(None), whole=True)
     for k in (1, 5, 10, 24, 100):
         for name, table in distances.by_measure.items():
             found, short = _ratios_at(result, name, k, None)
-            assert not short and list(found.values()) == pytest.approx(nearest(table, k).ratio.tolist())
+            assert not short and list(found.values()) == pytest.approx(nearest(table.rows, k).ratio.tolist())
     rows = sensitivity_to_k(result, labels, None)
     assert [(r.measure, r.k) for r in rows] == [(m, k) for m in distances.by_measure for k in (10, 25, 50, 100)]
     assert all(r.reader_threshold.apparent.balanced_accuracy.value == 1 for r in rows)

@@ -9,7 +9,8 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from Core.made_up import write
-from replica_detection.detection.detector import DetectionOptions, detect
+from replica_detection.detection.detector import detect
+from replica_detection.detection.options import DetectionOptions
 from replica_detection.index.build import build_index
 from replica_detection.io.cohort import Cohort
 from replica_detection.io.volume import Volume
