@@ -18,10 +18,10 @@ from replica_detection.cli.options import (
     Device,
     Embedding,
     K,
+    LocalCluster,
     Masks,
     Measures,
     PatientPattern,
-    LocalCluster,
     Patients,
     Profile,
     Restart,
@@ -171,8 +171,8 @@ def detect(
     Example: replica-detection detect synthetic/ --training training/ --validation unseen/ --output result
     """
     from replica_detection.detection.detector import detect as run
+    from replica_detection.detection.detector import result_folder_index, result_folder_unfinished
     from replica_detection.detection.null_distances import unfinished_nulls
-    from replica_detection.detection.detector import result_folder_index
     from replica_detection.detection.options import DetectionOptions
     from replica_detection.index.build import unfinished_build
     from replica_detection.index.options import IndexOptions

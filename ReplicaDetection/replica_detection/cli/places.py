@@ -26,16 +26,15 @@ def work_places(workers: int | None, scheduler: str | None, cluster: int | None)
             _told(found.dashboard)
         yield scheduler
     elif cluster is not None:
-        from replica_detection.workers.cluster import Cluster, local_cluster
+        from replica_detection.workers.cluster import local_cluster
 
-        with local_cluster(cluster) as address:
-            with Cluster(address) as found:
-                _told(found.dashboard)
-            yield address
+        with local_cluster(cluster) as started:
+            _told(started.dashboard)
+            yield started.address
     else:
         yield workers
 
 
-def _told(dashboard: str) -> None:
+def _told(dashboard: str | None) -> None:
     if dashboard:
         errors.print(f"dask dashboard: {dashboard}")

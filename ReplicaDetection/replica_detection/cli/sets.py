@@ -273,9 +273,7 @@ def selftest(
             options=DetectionOptions(
                 names(measures), k, alpha, device, align=align, calibration=thresholds, workers=places
             ),
-            index_options=IndexOptions(
-                profile, names(measures), segment, embedding, slice_embedding, workers=places
-            ),
+            index_options=IndexOptions(profile, names(measures), segment, embedding, slice_embedding, workers=places),
             copies=copies,
             seed=seed,
             keep_images=keep_images,

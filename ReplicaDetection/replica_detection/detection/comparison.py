@@ -8,9 +8,10 @@ from functools import partial
 
 from replica_detection.detection.distances import Distances
 from replica_detection.detection.finished_parts import FinishedParts
-from replica_detection.detection.queries import Part, Queries, QueryBlock
+from replica_detection.detection.queries import CohortQueries, Part, Queries, QueryBlock
 from replica_detection.detection.work import Work
 from replica_detection.index.training_index import TrainingIndex
+from replica_detection.io.case import folders_of
 from replica_detection.measures import Measure
 from replica_detection.progress import Progress, silent
 from replica_detection.workers.runner import InProcess, Runner
@@ -53,7 +54,9 @@ def compare(
     meter = _Meter(progress, stage, len(index) * len(measures), [len(part) for part in parts], sum(map(len, parts)))
     meter.start(done)
     todo = [n for n in range(len(parts)) if n not in done]
-    for n, distances in _results(work, parts, todo, runner or InProcess(), meter):
+    runner = runner or InProcess()
+    runner.check([index.folder, *(folders_of(queries.cohort.cases) if isinstance(queries, CohortQueries) else ())])
+    for n, distances in _results(work, parts, todo, runner, meter):
         done[n] = distances
         meter.finish(n)
         if finished is not None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from replica_detection.index.entries import HEADER_FILE, Entry, IndexHeader, entry_from_json
+from replica_detection.io.case import folders_of
 from replica_detection.io.cohort import Case, Cohort, Problem
 from replica_detection.measures import Measure, features_of
 from replica_detection.preparation.loading import load_case
@@ -101,6 +102,7 @@ def write_rows(
     problems: dict[int, Problem] = {}
     journal_path = folder / "entries.jsonl"
     _end_line(journal_path)
+    runner.check(folders_of(todo))
     with journal_path.open("a", encoding="utf-8") as journal:
         for position, made in runner.map(making.row, enumerate(todo, first)):
             if isinstance(made, Problem):

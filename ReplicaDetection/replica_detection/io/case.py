@@ -85,6 +85,11 @@ class Problem:
         return cls(error.path, f"{error.found}. {error.advice}.")
 
 
+def folders_of(cases: Iterable[Case]) -> list[Path]:
+    """The folders in which the files of the cases lie, each once, in order; none for images in memory."""
+    return list(dict.fromkeys(f.parent for case in cases for f in case.input_files))
+
+
 def checksum(files: Iterable[Path]) -> str:
     """SHA-256 over the bytes of the files, in order. Raises OSError where one cannot be read."""
     digest = hashlib.sha256()
