@@ -75,9 +75,9 @@ setup(
         ],
         "slicer": [],
         # Work on more than one machine: BSD-3, pure Python.
-        "distributed": ["distributed>=2024.1"],
+        "distributed": ["distributed>=2024.8"],
         "dev": [
-            "distributed>=2024.1",
+            "distributed>=2024.8",
             "hypothesis>=6.100",
             "mypy>=1.11",
             "pytest>=8",

@@ -9,11 +9,12 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 from uuid import uuid4
 
 from replica_detection.errors import ConfigurationError, InputError, WorkersLostError
@@ -21,9 +22,6 @@ from replica_detection.util.cores import ONE_THREAD
 from replica_detection.version import __version__
 from replica_detection.workers.processes import interrupts_held
 from replica_detection.workers.shipped import Outcome, Shipped
-
-if TYPE_CHECKING:
-    from distributed import Client, Future
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -54,11 +52,10 @@ class Cluster:
             installed.
     """
 
-    def __init__(self, where: str | Client):
+    def __init__(self, where: str | Any):
         self._own = isinstance(where, str)
-        self._client: Client = _connect(where) if isinstance(where, str) else where
-        self.address = str(self._client.scheduler_info(n_workers=0)["address"])
-        self._looked = 0.0
+        self._client = _connect(where) if isinstance(where, str) else where
+        self.address = str(self._client.scheduler.address)
         try:
             self._client.wait_for_workers(1, timeout=WORKER_SECONDS)
         except TimeoutError as error:
@@ -106,8 +103,8 @@ class Cluster:
         """See `Runner.map`."""
         shipped: Shipped[T, R] = Shipped.of(function)
         waiting, run = enumerate(items), uuid4().hex
-        sent: dict[Future, int] = {}
-        done: SimpleQueue[Future] = SimpleQueue()
+        sent: dict[Any, int] = {}
+        done: SimpleQueue[Any] = SimpleQueue()
         try:
             while True:
                 while len(sent) < 2 * self.places and (more := next(waiting, None)) is not None:
@@ -126,7 +123,7 @@ class Cluster:
         finally:
             self._cancel(list(sent))
 
-    def _first(self, done: SimpleQueue[Future], sent: int) -> Future:
+    def _first(self, done: SimpleQueue[Any], sent: int) -> Any:
         for seconds in count():
             try:
                 return done.get(timeout=1)
@@ -161,7 +158,7 @@ class Cluster:
                 "What is done is stored: find the cause in the log of its workers, and run the same command again"
             ) from error
 
-    def _cancel(self, futures: list[Future]) -> None:
+    def _cancel(self, futures: list[Any]) -> None:
         if futures and self._client.status == "running":
             try:
                 self._client.cancel(futures, force=True)
@@ -196,10 +193,9 @@ def local_cluster(workers: int) -> Iterator[Cluster]:
     """
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise ConfigurationError(f"the number of workers must be from 1 on; got {workers!r}")
-    _require_distributed()
+    distributed = _distributed()
     _make_loky_fit()
     from dask import config
-    from distributed import Client, LocalCluster
 
     environment = "distributed.nanny.pre-spawn-environ"
     settings = {
@@ -208,7 +204,7 @@ def local_cluster(workers: int) -> Iterator[Cluster]:
     }
     with config.set(settings):
         with interrupts_held():
-            cluster = LocalCluster(
+            cluster = distributed.LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,
                 host="127.0.0.1",
@@ -216,13 +212,14 @@ def local_cluster(workers: int) -> Iterator[Cluster]:
                 memory_limit=None,
                 silence_logs=logging.ERROR,
             )
-        with cluster, Client(cluster, set_as_default=False) as client:
+        with cluster, distributed.Client(cluster, set_as_default=False) as client:
             yield Cluster(client)
 
 
-def _require_distributed() -> None:
+def _distributed() -> Any:
+    """The package, which has no types."""
     try:
-        import distributed  # noqa: F401
+        return import_module("distributed")
     except ImportError as error:
         raise ConfigurationError(
             'A dask cluster needs the package distributed: pip install "replica-detection[distributed]"'
@@ -244,22 +241,20 @@ def _make_loky_fit() -> None:
         LokyProcess.kill = kill
 
 
-def _connect(address: str) -> Client:
+def _connect(address: str) -> Any:
     if not re.fullmatch(r"(tcp|tls|ws|wss|ucx)://.+:\d+", address):
         raise ConfigurationError(
             f"not the address of a dask scheduler: {address!r}. It has the form tcp://host:8786; "
             "the scheduler prints it when it starts"
         )
-    _require_distributed()
-    from distributed import Client
-
+    distributed = _distributed()
     # A lost connection is told in one sentence; dask would print a traceback of each of its parts.
     for name in ("distributed", "distributed.batched", "distributed.client", "distributed.utils"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     begun = time.monotonic()
     try:
         with interrupts_held():
-            return Client(address, timeout=CONNECT_SECONDS, set_as_default=False, name="replica-detection")
+            return distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False, name="replica-detection")
     except (OSError, TimeoutError, ValueError, TypeError) as error:
         raise ConfigurationError(
             f"No dask scheduler answers at {address} (tried for {time.monotonic() - begun:.0f} s): {error}"

@@ -181,7 +181,8 @@ class _Pool:
 
         try:
             with interrupts_held():
-                return self._executor.submit(function, item)
+                future: Future[R] = self._executor.submit(function, item)
+            return future
         except BrokenExecutor as error:
             # A worker was killed while it waited for work.
             failed: Future[R] = Future()
