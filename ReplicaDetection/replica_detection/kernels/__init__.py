@@ -115,17 +115,31 @@ def _blocks(queries: ArrayLike, training: ArrayLike) -> tuple[Block, Block]:
     return queries, training
 
 
+def torch_device(device: str) -> str | None:
+    """The name by which torch knows a device of `mae`; None for "cpu", which numba serves.
+
+    Raises:
+        ConfigurationError: the device is not known, or torch cannot use it.
+    """
+    if device == "cpu":
+        return None
+    if device == "torch-cpu" or device == "cuda" or device.startswith("cuda:"):
+        from replica_detection.kernels.arrays_torch import checked
+
+        return checked(device.removeprefix("torch-"))
+    raise ConfigurationError(f"The device {device!r} is not known: choose cpu, cuda or cuda:<number>.")
+
+
 def _implementation(device: str) -> tuple[ModuleType, str]:
     """The module that serves `device`, and the name by which that module knows it."""
-    if device == "cpu":
+    name = torch_device(device)
+    if name is None:
         from replica_detection.kernels import voxel_cpu
 
         return voxel_cpu, device
-    if device == "torch-cpu" or device == "cuda" or device.startswith("cuda:"):
-        from replica_detection.kernels import voxel_torch
+    from replica_detection.kernels import voxel_torch
 
-        return voxel_torch, voxel_torch.checked(device.removeprefix("torch-"))
-    raise ConfigurationError(f"The device {device!r} is not known: choose cpu, cuda or cuda:<number>.")
+    return voxel_torch, name
 
 
 def _settle_copies(values: Distances, queries: Block, training: Block) -> Distances:

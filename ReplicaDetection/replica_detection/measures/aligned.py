@@ -8,13 +8,14 @@ gives to unrelated images.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from replica_detection.kernels import torch_device
 from replica_detection.measures.base import AligningMeasure, Block, TrainingRows, register
 from replica_detection.measures.segmentation import NO_MASK, has_mask
 from replica_detection.preparation.prepare import PreparedImage
@@ -68,12 +69,14 @@ class AlignedMeasure(AligningMeasure):
     ) -> list[tuple[float, Placement]]:
         return nearest_first(self._compared(query, p, index) for p in candidates)
 
-    def _cohort(self, index: TrainingRows) -> TrainingPyramids:
-        from replica_detection.registration.retrieval import TrainingPyramids
+    @cached_property
+    def _torch_device(self) -> str | None:
+        return torch_device(self.device)
 
+    def _cohort(self, index: TrainingRows) -> TrainingPyramids:
         if self._held is None or self._held[0] is not index:
             coarse, middle, fine = self.pyramid_names
-            cohort = TrainingPyramids(
+            cohort = self._pyramids(
                 self.chain,
                 index.packed(coarse),
                 index.packed(middle),
@@ -82,6 +85,17 @@ class AlignedMeasure(AligningMeasure):
             )
             self._held = (index, cohort)
         return self._held[1]
+
+    @property
+    def _pyramids(self) -> Callable[..., TrainingPyramids]:
+        """`TrainingPyramids` for the device."""
+        if self._torch_device is None:
+            from replica_detection.registration.retrieval import TrainingPyramids
+
+            return TrainingPyramids
+        from replica_detection.registration.retrieval_torch import TorchPyramids
+
+        return partial(TorchPyramids, device=self._torch_device)
 
     _held: tuple[TrainingRows, TrainingPyramids] | None = None
 
@@ -140,22 +154,39 @@ class AlignedLocalCorrelation(AlignedCorrelation):
     def compare(
         self, query: Block, candidates: Sequence[Placement], index: TrainingRows
     ) -> list[tuple[float, Placement]]:
-        neighbourhoods = Neighbourhoods(query[self.pyramid_names[-1]][0])
-        return nearest_first(self._compared_in_part(neighbourhoods, p, index) for p in candidates)
-
-    def _compared_in_part(
-        self, neighbourhoods: Neighbourhoods, placement: Placement, index: TrainingRows
-    ) -> tuple[float, Placement]:
+        if not candidates:
+            return []
         fine = self.pyramid_names[-1]
-        training = index.features([placement.training], [fine])[fine][0]
-        in_place = replace(placement, matrix=np.diag(placement.mirroring), shift=np.zeros(3))
-        agreement = []
-        for p in (placement, in_place):
-            local = neighbourhoods.correlation(resample_level(training, p.matrix, p.shift, self.chain[-1]))
-            agreement.append(float(np.quantile(local, 0.75)) if len(local) else -1.0)
-        if agreement[1] >= agreement[0]:
-            placement = replace(in_place, correlation=placement.correlation_before, overlap=1.0)
-        return _exact(1 - max(agreement)), placement
+        training = index.features([p.training for p in candidates], [fine])[fine]
+        in_place = [replace(p, matrix=np.diag(p.mirroring), shift=np.zeros(3)) for p in candidates]
+        aligned, plain = self._agreements(query[fine][0], training, [*candidates, *in_place]).reshape(2, -1).tolist()
+        chosen = [
+            replace(q, correlation=p.correlation_before, overlap=1.0) if b >= a else p
+            for p, q, a, b in zip(candidates, in_place, aligned, plain, strict=True)
+        ]
+        return nearest_first((_exact(1 - max(pair)), p) for *pair, p in zip(aligned, plain, chosen, strict=True))
+
+    def _agreements(self, query: np.ndarray, training: np.ndarray, placements: Sequence[Placement]) -> np.ndarray:
+        """Upper quartile of the local correlation under each placement, (S,); -1 where nothing is covered.
+
+        Args:
+            query: (X, Y, Z), the fine level.
+            training: (C, X, Y, Z), the cases of the placements, which come in whole rounds of C.
+        """
+        which = np.arange(len(placements)) % len(training)
+        level = self.chain[-1]
+        if self._torch_device is not None:
+            from replica_detection.registration.local_torch import upper_quartiles
+
+            matrices, shifts = np.stack([p.matrix for p in placements]), np.stack([p.shift for p in placements])
+            return upper_quartiles(query, training, which, matrices, shifts, level, self._torch_device)
+        neighbourhoods = Neighbourhoods(query)
+        agreements = np.full(len(placements), -1.0)
+        for s, p in enumerate(placements):
+            local = neighbourhoods.correlation(resample_level(training[which[s]], p.matrix, p.shift, level))
+            if len(local):
+                agreements[s] = np.quantile(local, 0.75)
+        return agreements
 
 
 @register
@@ -217,17 +248,35 @@ class AlignedDice(AlignedMeasure):
             return None
         return (case.mask > 0).astype(np.float32)
 
+    def compare(
+        self, query: Block, candidates: Sequence[Placement], index: TrainingRows
+    ) -> list[tuple[float, Placement]]:
+        if self._torch_device is None or not candidates:
+            return super().compare(query, candidates, index)
+        from replica_detection.registration.transforms_torch import dice
+
+        masks = index.features([p.training for p in candidates], ["mask"])["mask"]
+        there = has_mask(masks) & has_mask(query["mask"])[0]
+        agreement = dice(query["mask"][0], masks, to_training_of(candidates), self.preparation, self._torch_device)
+        return nearest_first(zip(np.where(there, 1 - agreement, np.inf).tolist(), candidates, strict=True))
+
     def _compared(self, query: Block, placement: Placement, index: TrainingRows) -> tuple[float, Placement]:
         from replica_detection.registration.transforms import resample
 
         mask = index.features([placement.training], ["mask"])["mask"]
         if not has_mask(mask)[0] or not has_mask(query["mask"])[0]:
             return np.inf, placement
-        to_training = np.eye(4)
-        to_training[:3, :3], to_training[:3, 3] = placement.matrix, placement.shift
         a = query["mask"][0] > 0
-        b = resample((mask[0] > 0).astype(np.float32), to_training, self.preparation) > 0.5
+        b = resample((mask[0] > 0).astype(np.float32), to_training_of([placement])[0], self.preparation) > 0.5
         return 1 - 2 * float((a & b).sum()) / max(int(a.sum() + b.sum()), 1), placement
+
+
+def to_training_of(placements: Sequence[Placement]) -> np.ndarray:
+    """From a position of the query to one of the training case, mm from the grid's centre, (C, 4, 4)."""
+    matrices = np.tile(np.eye(4), (len(placements), 1, 1))
+    matrices[:, :3, :3] = [p.matrix for p in placements]
+    matrices[:, :3, 3] = [p.shift for p in placements]
+    return matrices
 
 
 def nearest_first(compared: Iterable[tuple[float, Placement]]) -> list[tuple[float, Placement]]:

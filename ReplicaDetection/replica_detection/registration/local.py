@@ -8,8 +8,10 @@ from replica_detection.registration.pyramid import Level, structure
 
 # Sigma of the Gaussian neighbourhood, in voxels of the level.
 WINDOW = 1.5
+# The neighbourhood ends at so many sigma.
+TRUNCATE = 2.0
 # Stabilizes flat neighbourhoods, which show only noise; the images have standard deviation 1.
-_CONSTANT = 1e-3
+CONSTANT = 1e-3
 
 
 def resample_level(training: np.ndarray, matrix: np.ndarray, shift: np.ndarray, level: Level) -> np.ndarray:
@@ -52,10 +54,12 @@ class Neighbourhoods:
         covariance = _local_mean(self.query * b) - self.mean * mean
         spread = np.sqrt(np.maximum(self.variance, 0) * np.maximum(variance, 0))
         inside = self.inside & covered
-        return (covariance[inside] + _CONSTANT) / (spread[inside] + _CONSTANT)
+        return (covariance[inside] + CONSTANT) / (spread[inside] + CONSTANT)
 
 
 def _local_mean(image: np.ndarray) -> np.ndarray:
     from scipy import ndimage
 
-    return ndimage.gaussian_filter(image, [WINDOW if n > 1 else 0.0 for n in image.shape], mode="nearest", truncate=2)
+    return ndimage.gaussian_filter(
+        image, [WINDOW if n > 1 else 0.0 for n in image.shape], mode="nearest", truncate=TRUNCATE
+    )

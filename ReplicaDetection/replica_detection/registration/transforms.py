@@ -65,8 +65,7 @@ def resample(
     """
     from scipy import ndimage
 
-    centre = _centre_mm(preparation)
-    voxels = (np.linalg.inv(centre) @ to_training @ centre)[: image.ndim, [*range(image.ndim), 3]]
+    voxels = voxels_of(to_training, preparation)[: image.ndim, [*range(image.ndim), 3]]
     return ndimage.affine_transform(
         image, voxels[:, :-1], voxels[:, -1], order=0 if labels else 1, mode="constant", cval=0
     )
@@ -79,6 +78,12 @@ def to_training(
     centre = _centre_mm(preparation)
     on_grid = np.linalg.inv(query_affine) @ np.array(alignment.matrix) @ training_affine
     return np.linalg.inv(centre @ on_grid @ np.linalg.inv(centre))
+
+
+def voxels_of(to_training: np.ndarray, preparation: Preparation) -> np.ndarray:
+    """From a voxel of the grid to one of the training case, (4, 4), of a transform in mm from the grid's centre."""
+    centre = _centre_mm(preparation)
+    return np.linalg.inv(centre) @ to_training @ centre
 
 
 def _centre_mm(preparation: Preparation) -> np.ndarray:
