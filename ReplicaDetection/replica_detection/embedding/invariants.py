@@ -180,12 +180,24 @@ def whitening(views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     flat = views.reshape(-1, views.shape[-1])
     scale = 1 / np.maximum(flat.std(0), 1e-9)
     within = ((views - views.mean(1, keepdims=True)) * scale).reshape(flat.shape)
-    scatter = within.T @ within / (len(flat) - len(views))
-    values, vectors = np.linalg.eigh(scatter)
-    values = np.maximum(values, 0)
-    # The symmetric root does not depend on the signs of the eigenvectors, which are arbitrary.
-    root = (vectors / np.sqrt(values + SHRINKAGE * values.mean() + 1e-12)) @ vectors.T
-    return flat.mean(0), scale[:, None] * root
+    return flat.mean(0), scale[:, None] * _inverse_root(within, len(flat) - len(views))
+
+
+def _inverse_root(rows: np.ndarray, freedom: int) -> np.ndarray:
+    """(S + SHRINKAGE mean(eigenvalues of S) + 1e-12)^(-1/2), (F, F), of the scatter S = rows' rows / freedom."""
+    count, F = rows.shape
+    if count >= F:
+        values, vectors = np.linalg.eigh(rows.T @ rows / freedom)
+        values = np.maximum(values, 0)
+        # The symmetric root does not depend on the signs of the eigenvectors, which are arbitrary.
+        return (vectors / np.sqrt(values + SHRINKAGE * values.mean() + 1e-12)) @ vectors.T
+    # Few rows: outside their span S is 0, and inside it has the eigenvalues of the small matrix rows rows'.
+    values, vectors = np.linalg.eigh(rows @ rows.T / freedom)
+    kept = values > 1e-12 * max(values[-1], 0)
+    values, vectors = values[kept], vectors[:, kept]
+    added = SHRINKAGE * values.sum() / F + 1e-12
+    span = rows.T @ (vectors / np.sqrt(values * freedom))
+    return np.eye(F) / np.sqrt(added) + (span * (1 / np.sqrt(values + added) - 1 / np.sqrt(added))) @ span.T
 
 
 def moments(image: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:

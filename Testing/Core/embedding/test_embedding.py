@@ -97,6 +97,20 @@ def test_the_scatter_of_views_is_whitened(embedder: Invariants) -> None:
     np.testing.assert_allclose(vectors.mean((0, 1)), 0, atol=1e-9)
 
 
+@pytest.mark.parametrize("cases", [3, 40])
+def test_few_views_are_whitened_by_the_same_formula_as_many(cases: int) -> None:
+    """(W / scale)^-2 is the scatter of the scaled views plus what shrinkage adds."""
+    rng = np.random.default_rng(cases)
+    views = rng.standard_normal((cases, 5, 30)) @ rng.standard_normal((30, 30)) + rng.standard_normal((cases, 1, 30))
+    centre, matrix = whitening(views)
+    scale = views.reshape(-1, 30).std(0)
+    scaled = ((views - views.mean(1, keepdims=True)) / scale).reshape(-1, 30)
+    scatter = scaled.T @ scaled / (cases * 4)
+    root = np.linalg.inv(matrix * scale[:, None])
+    np.testing.assert_allclose(root @ root, scatter + 1e-4 * np.trace(scatter) / 30 * np.eye(30), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(centre, views.mean((0, 1)))
+
+
 def test_an_altered_copy_is_nearer_than_other_images(embedder: Invariants) -> None:
     """Of images that the fit never saw: mirrored, turned, and with another contrast."""
     unseen = np.stack([image(100 + n) for n in range(12)])
