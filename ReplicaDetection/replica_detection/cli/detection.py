@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -33,6 +33,9 @@ from replica_detection.cli.options import (
     names,
 )
 from replica_detection.cli.places import work_places
+
+if TYPE_CHECKING:
+    from replica_detection.index.training_index import TrainingIndex
 
 TrainingImages = Annotated[
     Path | None, typer.Option(help="Training images instead of an index; the index is kept in the output folder.")
@@ -76,7 +79,6 @@ def index(
 
     Example: replica-detection index training/ --output training.rdindex --profile head-ct --patients patients.csv
     """
-    from replica_detection.detection.detector import collected
     from replica_detection.index.build import append_cases, build_index, unfinished_build
     from replica_detection.index.training_index import TrainingIndex
 
@@ -111,16 +113,22 @@ def index(
                 progress=progress,
             )
         faults = built.verify(progress) if verify else []
-    print_problems(built.problems)
-    print_warnings(collected(built.warnings, "training image"))
-    console.print(f"{len(built)} cases in {output}: {built.preparation.describe()}")
-    console.print(f"Measures: {', '.join(built.measure_names)}")
+    _print_index(built, output)
     for fault in faults:
         console.print(f"[red]fault[/red] {fault}", markup=True)
     if verify and not faults:
         console.print("Verified: every stored row and every input file is as it was written.")
     if faults:
         raise typer.Exit(1)
+
+
+def _print_index(built: TrainingIndex, output: Path) -> None:
+    from replica_detection.detection.detector import collected
+
+    print_problems(built.problems)
+    print_warnings(collected(built.warnings, "training image"))
+    console.print(f"{len(built)} cases in {output}: {built.preparation.describe()}")
+    console.print(f"Measures: {', '.join(built.measure_names)}")
 
 
 @app.command()
@@ -172,25 +180,19 @@ def detect(
     """
     from replica_detection.detection.detector import detect as run
     from replica_detection.detection.detector import result_folder_index, result_folder_unfinished
-    from replica_detection.detection.null_distances import unfinished_nulls
     from replica_detection.detection.options import DetectionOptions
-    from replica_detection.index.build import unfinished_build
     from replica_detection.index.options import IndexOptions
-    from replica_detection.index.training_index import TrainingIndex
     from replica_detection.readers.calibration import Calibration
     from replica_detection.report import write_report
 
-    if (index is None) == (training is None):
-        raise typer.BadParameter("give either --index or --training")
+    known = _index_or_images(index, training)
     thresholds = None if calibration is None else Calibration.read(calibration)
-    own_index, unfinished = result_folder_index(output), result_folder_unfinished(output)
     if restart:
-        for folder in (unfinished, unfinished_build(own_index), unfinished_nulls(index or own_index)):
-            shutil.rmtree(folder, ignore_errors=True)
+        _remove_unfinished(output, index)
     with work_places(workers, scheduler, cluster) as places, Bars() as progress:
         result = run(
             synthetic,
-            training if index is None else TrainingIndex.open(index),
+            known,
             validation=validation,
             masks=masks,
             training_masks=training_masks,
@@ -200,14 +202,36 @@ def detect(
             patient_pattern=patient_pattern if index is None or validation is not None else None,
             options=DetectionOptions(names(measures), k, alpha, device, null_size, strict, align, thresholds, places),
             index_options=IndexOptions(profile, names(measures), segment, embedding, slice_embedding, strict, places),
-            index_folder=own_index,
-            unfinished=unfinished,
+            index_folder=result_folder_index(output),
+            unfinished=result_folder_unfinished(output),
             progress=progress,
         )
         result.write(output)
-        shutil.rmtree(unfinished, ignore_errors=True)
+        _remove_unfinished(output, index)
         page = write_report(result, output / "report", progress=progress)
     print_result(result, page)
+
+
+def _index_or_images(index: Path | None, training: Path | None) -> TrainingIndex | Path:
+    """The one that was given."""
+    from replica_detection.index.training_index import TrainingIndex
+
+    if index is not None and training is None:
+        return TrainingIndex.open(index)
+    if training is not None and index is None:
+        return training
+    raise typer.BadParameter("give either --index or --training")
+
+
+def _remove_unfinished(output: Path, index: Path | None) -> None:
+    """Removes what an unfinished `detect` left; `index` is that of the run, None for its own."""
+    from replica_detection.detection.detector import result_folder_index, result_folder_unfinished
+    from replica_detection.detection.null_distances import unfinished_nulls
+    from replica_detection.index.build import unfinished_build
+
+    own_index = result_folder_index(output)
+    for folder in (result_folder_unfinished(output), unfinished_build(own_index), unfinished_nulls(index or own_index)):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @app.command()

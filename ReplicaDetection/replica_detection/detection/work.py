@@ -135,11 +135,11 @@ class _Recipe:
     whole: bool
 
     def made(self) -> Work:
+        for measure in self.classes:  # a measure of the user's own is not registered in a fresh process
+            MEASURES.setdefault(measure.name, measure)
         index = TrainingIndex.open(Path(self.folder))
         if index.content_id != self.content_id:
             raise InputError(self.folder, "changed while it was in use", "Start the run again")
-        for measure in self.classes:  # a measure of the user's own is not registered in a fresh process
-            MEASURES.setdefault(measure.name, measure)
         measures = index.measures([m.name for m in self.classes], self.device) if self.classes else []
         return Work(index, tuple(measures), self.k, self.across_patients, self.whole)
 
