@@ -303,6 +303,8 @@ def _measure_warnings(
             "are of the image's own patient"
         )
     for j, m in enumerate(measures):
+        if m.caution:
+            yield m.caution
         missing = int(((near[m.name].index < 0) & ~apart).sum())
         if missing:
             yield f"{m.name}: {missing} of {len(queries.ids)} images could not be compared (no mask, or an empty one)"

@@ -8,7 +8,9 @@ the cohort.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -31,17 +33,49 @@ def packed(path: Path, shape: Sequence[int], dtype: np.dtype, blocks: Blocks) ->
     Returns:
         An array in memory where the file cannot be written.
     """
+
+    def write(file: IO[bytes]) -> None:
+        descr = np.lib.format.dtype_to_descr(dtype)
+        header = {"descr": descr, "fortran_order": False, "shape": tuple(int(n) for n in shape)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for block in blocks():
+            file.write(np.ascontiguousarray(block, dtype).data)
+
     found = _mapped(path, shape, dtype)
     if found is None:
-        try:
-            _write(path, shape, dtype, blocks)
+        # A read-only folder, a full disk, a disk without locks: memory serves.
+        with suppress(OSError, NotImplementedError):
+            write_once(path, write, lambda: _mapped(path, shape, dtype) is not None)
             found = _mapped(path, shape, dtype)
-        except (OSError, NotImplementedError):  # a read-only folder, a full disk, a disk without locks
-            pass
     if found is None:
         found = np.concatenate([np.asarray(block, dtype) for block in blocks()])
         found.flags.writeable = False
     return found
+
+
+def write_once(path: Path, write: Callable[[IO[bytes]], None], whole: Callable[[], bool]) -> None:
+    """Writes a file that several processes may want to write: one does, and the others wait.
+
+    Args:
+        path: of the file; its folder is made.
+        write: fills it.
+        whole: True where it is there and can be read.
+
+    Raises:
+        OSError, NotImplementedError: it cannot be written, or its disk knows no locks.
+    """
+    from filelock import FileLock
+
+    path.parent.mkdir(exist_ok=True)
+    with FileLock(path.parent / ".lock"):
+        if whole():  # by another process in the meantime
+            return
+        # Nobody else writes now: these are of processes that were killed.
+        for left in path.parent.iterdir():
+            if is_temporary(left.name):
+                left.unlink()
+        with atomic_write(path, "wb") as f:
+            write(f)
 
 
 def _mapped(path: Path, shape: Sequence[int], dtype: np.dtype) -> np.ndarray | None:
@@ -51,25 +85,3 @@ def _mapped(path: Path, shape: Sequence[int], dtype: np.dtype) -> np.ndarray | N
     except (OSError, ValueError, EOFError):
         return None
     return array if array.shape == tuple(shape) and array.dtype == dtype else None
-
-
-def _write(path: Path, shape: Sequence[int], dtype: np.dtype, blocks: Blocks) -> None:
-    from filelock import FileLock
-
-    path.parent.mkdir(exist_ok=True)
-    with FileLock(path.parent / ".lock"):
-        if _mapped(path, shape, dtype) is not None:  # by another process in the meantime
-            return
-        # Nobody else writes now: these are of processes that were killed.
-        for left in path.parent.iterdir():
-            if is_temporary(left.name):
-                left.unlink()
-        header = {
-            "descr": np.lib.format.dtype_to_descr(dtype),
-            "fortran_order": False,
-            "shape": tuple(int(n) for n in shape),
-        }
-        with atomic_write(path, "wb") as f:
-            np.lib.format.write_array_header_1_0(f, header)
-            for block in blocks():
-                f.write(np.ascontiguousarray(block, dtype).data)

@@ -24,6 +24,7 @@ from replica_detection.embedding.stored import EMBEDDED, restore_embedders
 from replica_detection.errors import ConfigurationError, IndexFormatError, InputError
 from replica_detection.index.entries import IndexHeader, patient_groups, read_header
 from replica_detection.index.packed import packed
+from replica_detection.index.similar import SimilarCases
 from replica_detection.io.case import Case, checksum
 from replica_detection.measures import (
     DEFAULT,
@@ -174,6 +175,27 @@ class TrainingIndex:
             self._packed[name] = packed(self._packed_file(name), (len(self), *stored.shape[1:]), stored.dtype, blocks)
         return self._packed[name]
 
+    @cached_property
+    def similar(self) -> SimilarCases | None:
+        """Search among the embeddings of the cases; None where the index holds none, or their weights are gone."""
+        if "embedding" not in self.feature_names:
+            return None
+        try:
+            embedder = self.embedders.images
+        except InputError:
+            return None
+        assert embedder is not None
+        path = self.folder / "packed" / f"similar-{self.content_id[:24]}.faiss"
+        return SimilarCases(path, len(self), embedder, self._descriptions)
+
+    def _descriptions(self) -> Iterator[np.ndarray]:
+        for _, block in self.blocks(["embedding"]):
+            yield block["embedding"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy in another process maps the files itself.
+        return {name: value for name, value in vars(self).items() if name != "similar"} | {"_packed": {}}
+
     def _packed_file(self, name: str) -> Path:
         return self.folder / "packed" / f"{name}-{self.content_id[:24]}.npy"
 
@@ -252,8 +274,7 @@ class TrainingIndex:
             if isinstance(measure, FittedMeasure):
                 measure.use(self._fit_of(measure))
             if isinstance(measure, AligningMeasure):
-                for name in measure.searched:
-                    self.packed(name)
+                measure.use_index(self)
         return made
 
     def remember(self, cases: Iterable[Case]) -> None:

@@ -3,6 +3,9 @@
 Each measure searches for the few training cases that align best with the query and compares only these; all other pairs
 are left out (+inf). Null cases go through the same search, so the null includes the gain in similarity that alignment
 gives to unrelated images.
+
+In a cohort of many thousands the search looks only at training cases that are proposed. A mask has no embedding of its
+own: it is looked for among the cases whose images are similar, and among those whose masks correlate best in place.
 """
 
 from __future__ import annotations
@@ -16,10 +19,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from replica_detection.kernels import torch_device
-from replica_detection.measures.base import AligningMeasure, Block, TrainingRows, register
+from replica_detection.measures.base import AligningMeasure, Block, SimilarRows, TrainingRows, register
 from replica_detection.measures.segmentation import NO_MASK, has_mask
 from replica_detection.preparation.prepare import PreparedImage
-from replica_detection.registration import CANDIDATES, VERSION
+from replica_detection.registration import CANDIDATES, EXHAUSTIVE, IN_PLACE, SIMILAR, VERSION
 from replica_detection.registration.elastic import LARGEST_SHARE
 from replica_detection.registration.local import WINDOW, Neighbourhoods, resample_level
 from replica_detection.registration.pyramid import LEVEL_VOXELS, Level, levels, pyramid
@@ -40,8 +43,46 @@ class AlignedMeasure(AligningMeasure):
         return f"{self.source}_coarse", f"{self.source}_middle", f"{self.source}_fine"
 
     @property
-    def searched(self) -> tuple[str, ...]:
-        return self.pyramid_names[:2]
+    @abstractmethod
+    def compares(self) -> str:
+        """The comparison of an aligned pair, for people."""
+
+    @property
+    def definition(self) -> str:
+        scope = "all training cases" if self._similar is None else self._proposals
+        return f"{self.compares}; of the {CANDIDATES} best candidates among {scope}, search version {VERSION}"
+
+    @property
+    def _proposals(self) -> str:
+        assert self._similar is not None and self.embedders.images is not None
+        images = "" if self.source == "image" else " of the image"
+        return (
+            f"the {SIMILAR:,} most similar by embedding{images} {self.embedders.images.definition} "
+            f"({self._similar.definition}) and the {IN_PLACE:,} that correlate best in place or mirrored"
+        )
+
+    @property
+    def caution(self) -> str | None:
+        if self._similar is not None or self._training <= EXHAUSTIVE:
+            return None
+        return (
+            f"{self.name}: each image is aligned to all {self._training:,} training cases, which takes long, because "
+            "the index holds no embedding that could propose some; index with embedding_cosine among the measures"
+        )
+
+    def use_index(self, index: TrainingRows) -> None:
+        self._training = len(index)
+        self._cohort(index)
+        if len(index) > EXHAUSTIVE and index.similar is not None:
+            self._similar, self.embedders = index.similar, index.embedders
+            self.needs = (*type(self).needs, "embedding")  # type: ignore[misc]
+
+    def features(self, case: PreparedImage) -> dict[str, np.ndarray]:
+        made = dict(zip(self.pyramid_names, self.pyramid_of(case), strict=True))
+        if "embedding" in self.needs:
+            assert self.embedders.images is not None
+            made["embedding"] = self.embedders.images.describe(case.image[None], self.preparation.spacing)[0]
+        return made
 
     @abstractmethod
     def _content(self, case: PreparedImage) -> np.ndarray | None:
@@ -62,7 +103,9 @@ class AlignedMeasure(AligningMeasure):
         return pyramid(content, self.chain)
 
     def candidates(self, query: Block, index: TrainingRows, allowed: np.ndarray) -> list[Placement]:
-        return self._cohort(index).candidates([query[name][0] for name in self.pyramid_names], allowed, CANDIDATES)
+        similar = None if self._similar is None else self._similar.nearest(query["embedding"][0], allowed, SIMILAR)
+        levels_of_query = [query[name][0] for name in self.pyramid_names]
+        return self._cohort(index).candidates(levels_of_query, allowed, CANDIDATES, similar)
 
     def compare(
         self, query: Block, candidates: Sequence[Placement], index: TrainingRows
@@ -98,6 +141,8 @@ class AlignedMeasure(AligningMeasure):
         return partial(TorchPyramids, device=self._torch_device)
 
     _held: tuple[TrainingRows, TrainingPyramids] | None = None
+    _similar: SimilarRows | None = None
+    _training = 0
 
 
 @register
@@ -114,14 +159,10 @@ class AlignedCorrelation(AlignedMeasure):
     sense = "similarity"
     source = "image"
     needs = ("image_coarse", "image_middle", "image_fine")
-    definition = (
-        f"correlation of the locally normalized images over their overlap, the training image mirrored, rotated, "
-        f"scaled and shifted to match the query, times the overlap to the power 0.25; of the {CANDIDATES} best "
-        f"candidates, search version {VERSION}"
+    compares = (
+        "correlation of the locally normalized images over their overlap, the training image mirrored, rotated, scaled "
+        "and shifted to match the query, times the overlap to the power 0.25"
     )
-
-    def features(self, case: PreparedImage) -> dict[str, np.ndarray]:
-        return dict(zip(self.pyramid_names, self.pyramid_of(case), strict=True))
 
     def _content(self, case: PreparedImage) -> np.ndarray:
         return case.image
@@ -140,11 +181,10 @@ class AlignedLocalCorrelation(AlignedCorrelation):
     """
 
     name = "lncc_aligned"
-    definition = (
+    compares = (
         f"upper quartile, over the voxels of the query's structure, of the local correlation of the locally normalized "
         f"images (Gaussian window, sigma {WINDOW} voxels of at most {LEVEL_VOXELS[-1]:,}), the training image "
-        f"mirrored, rotated, scaled and shifted to match the query, or only mirrored; of the {CANDIDATES} best "
-        f"candidates, search version {VERSION}"
+        f"mirrored, rotated, scaled and shifted to match the query, or only mirrored"
     )
 
     @property
@@ -198,10 +238,7 @@ class ElasticCorrelation(AlignedCorrelation):
 
     name = "ncc_elastic"
     by_default = False
-    definition = (
-        f"as ncc_aligned, after a smooth warp (demons, at most {LARGEST_SHARE:.0%} of the field of view); of the "
-        f"{CANDIDATES} best candidates, search version {VERSION}"
-    )
+    compares = f"as ncc_aligned, after a smooth warp (demons, at most {LARGEST_SHARE:.0%} of the field of view)"
 
     @property
     def group(self) -> str:
@@ -231,9 +268,9 @@ class AlignedDice(AlignedMeasure):
     sense = "similarity"
     source = "mask"
     needs = ("mask", "mask_coarse", "mask_middle", "mask_fine")
-    definition = (
-        f"Dice coefficient of the masks' foreground, the training mask mirrored, rotated, scaled and shifted to match "
-        f"the query's; of the {CANDIDATES} best candidates, search version {VERSION}"
+    compares = (
+        "Dice coefficient of the masks' foreground, the training mask mirrored, rotated, scaled and shifted to match "
+        "the query's"
     )
 
     def features(self, case: PreparedImage) -> dict[str, np.ndarray]:
@@ -241,7 +278,7 @@ class AlignedDice(AlignedMeasure):
         stored = np.ascontiguousarray(mask, np.uint8)
         if case.mask is not None and np.all(stored == NO_MASK):
             stored = np.ones_like(stored)
-        return {"mask": stored, **dict(zip(self.pyramid_names, self.pyramid_of(case), strict=True))}
+        return {"mask": stored, **super().features(case)}
 
     def _content(self, case: PreparedImage) -> np.ndarray | None:
         if case.mask is None or not case.mask.any():

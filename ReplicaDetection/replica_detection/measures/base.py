@@ -79,6 +79,11 @@ class Measure(ABC):
         """The number as the literature reports it: a similarity s was ranked as the distance 1 - s."""
         return 1 - distance if self.sense == "similarity" else distance
 
+    @property
+    def caution(self) -> str | None:
+        """A sentence for the user about how this measure works on this index, or None."""
+        return None
+
     def problem(self) -> str | None:
         """The reason why this measure cannot be used on the prepared grid, or None."""
         return None
@@ -165,6 +170,15 @@ class MeasureOutput:
     details: dict[str, np.ndarray]
 
 
+class SimilarRows(Protocol):
+    """Search among the embeddings of a training cohort."""
+
+    @property
+    def definition(self) -> str: ...
+
+    def nearest(self, described: np.ndarray, allowed: np.ndarray, count: int) -> np.ndarray: ...
+
+
 class TrainingRows(Protocol):
     """The stored features of a training cohort, as `Measure.fit` reads them; a `TrainingIndex` is one."""
 
@@ -177,6 +191,12 @@ class TrainingRows(Protocol):
     def patients(self) -> np.ndarray: ...
 
     def features(self, positions: Sequence[int], names: Iterable[str]) -> Block: ...
+
+    @property
+    def embedders(self) -> Embedders: ...
+
+    @property
+    def similar(self) -> SimilarRows | None: ...
 
     def packed(self, name: str) -> np.ndarray: ...
 
@@ -192,10 +212,9 @@ class AligningMeasure(Measure):
     stage = "aligned"
     source: ClassVar[str]
 
-    @property
     @abstractmethod
-    def searched(self) -> tuple[str, ...]:
-        """Names of the features that each query's search reads of every training case."""
+    def use_index(self, index: TrainingRows) -> None:
+        """Prepares the search among these training cases, and settles how they are searched."""
 
     def distances(self, queries: Block, training: Block) -> np.ndarray:
         raise NotImplementedError("an aligning measure looks for its pairs itself")

@@ -4,7 +4,8 @@ The search goes from coarse to fine. Every case and every mirroring is searched 
 (`ShiftSearch`). The better starts are registered there and at some thousand voxels, the best cases at the finest level.
 Copies in place, or only mirrored, are also searched directly at some thousand voxels, because the rest of a copy that
 lost a part may be too small at a thousand. The numbers below bound the cost of a query in cohorts of any size, apart
-from the search itself.
+from the search itself. In cohorts of many thousands it looks only at cases that are proposed: the most similar by an
+embedding that is the same for a moved copy, and the best in place.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from functools import cached_property
 
 import numpy as np
 
-from replica_detection.registration import CANDIDATES
+from replica_detection.registration import CANDIDATES, IN_PLACE
 from replica_detection.registration.optimization import Limits, merit, register, template
 from replica_detection.registration.placement import Placement
 from replica_detection.registration.pyramid import Level, structure
@@ -24,6 +25,8 @@ from replica_detection.registration.search import ShiftSearch, mirrorings
 # A rotated copy ranks far down before it is registered: starts are left out only in cohorts of thousands.
 STARTS, KEPT, KEPT_BY_SEARCH, KEPT_IN_PLACE = 32_768, 64, 16, 8
 ITERATIONS = (8, 12, 12)
+# Of the cases that are to be proposed in place, so many times more are looked at with some thousand voxels.
+LOOKED_AT = 4
 # Number of cases compared in place at a time, which bounds the memory.
 ROWS = 256
 # Voxels count as cubes if no side is longer than another by more than this factor.
@@ -103,13 +106,21 @@ class TrainingPyramids:
     def shift_search(self) -> ShiftSearch:
         return ShiftSearch(self.coarse, self.chain[0])
 
-    def candidates(self, query: Sequence[np.ndarray], allowed: np.ndarray, count: int = CANDIDATES) -> list[Placement]:
+    def candidates(
+        self,
+        query: Sequence[np.ndarray],
+        allowed: np.ndarray,
+        count: int = CANDIDATES,
+        similar: np.ndarray | None = None,
+    ) -> list[Placement]:
         """The training cases with the highest merit after alignment, best first.
 
         Args:
             query: the three levels of the query's pyramid.
             allowed: (N,) bool, the cases that may be named.
             count: largest number of cases.
+            similar: positions of cases that are proposed because they are similar however they lie. The search then
+                looks at these and at the best in place, instead of at all.
 
         Returns:
             An empty list if the query shows no structure or no case is allowed.
@@ -117,6 +128,9 @@ class TrainingPyramids:
         positions = np.flatnonzero(allowed & self.has_structure)
         if not structure(query[0]).any() or not len(positions):
             return []
+        if similar is not None:
+            in_place = self._proposed_in_place(query, positions)
+            positions = np.union1d(in_place, np.intersect1d(similar, positions))
         starts = self._coarse_starts(query[0], positions).followed_by(self._starts_in_place(query[1], positions))
         middle, which = self._rows(1, starts.case)
         merits = merit(self._register(query[1], 1, middle, starts, which), self.limits)
@@ -124,6 +138,14 @@ class TrainingPyramids:
         for s in np.argsort(-merits, kind="stable").tolist():
             best_of_case.setdefault(int(starts.case[s]), s)
         return self._placements(query[2], starts.at(np.array(list(best_of_case.values())[:count])))
+
+    def _proposed_in_place(self, query: Sequence[np.ndarray], positions: np.ndarray) -> np.ndarray:
+        """The cases that correlate best with the query in place or mirrored: at a thousand voxels, then at more."""
+        for number, count in ((0, LOOKED_AT * IN_PLACE), (1, IN_PLACE)):
+            if len(positions) > count:
+                best = self._in_place(query[number], positions, number).max(1)
+                positions = np.sort(positions[np.argpartition(-best, count - 1)[:count]])
+        return positions
 
     def _coarse_starts(self, query: np.ndarray, positions: np.ndarray) -> Starts:
         """The best starts of the shift search, registered at the coarse level."""
@@ -181,9 +203,10 @@ class TrainingPyramids:
         """See `ShiftSearch.shifts`."""
         return self.shift_search.shifts(query, positions)
 
-    def _in_place(self, query: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """See `correlations_in_place`, of the middle level."""
-        return correlations_in_place(query, self.middle, mirrorings(self.chain[0]), positions)
+    def _in_place(self, query: np.ndarray, positions: np.ndarray, number: int = 1) -> np.ndarray:
+        """See `correlations_in_place`, of the coarse or the middle level."""
+        training = (self.coarse, self.middle)[number]
+        return correlations_in_place(query, training, mirrorings(self.chain[0]), positions)
 
     def _rows(self, number: int, cases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The coarse or middle level of these cases in memory, each once, and (S,) the row of each case in it."""

@@ -38,9 +38,9 @@ class TorchPyramids(TrainingPyramids):
         """The whole level: `_register` takes from it what it needs, on the device."""
         return (self.coarse, self.middle)[number], cases
 
-    def _in_place(self, query: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    def _in_place(self, query: np.ndarray, positions: np.ndarray, number: int = 1) -> np.ndarray:
         """See `retrieval.correlations_in_place`."""
-        template = self._template(query, 1)
+        template, training = self._template(query, number), (self.coarse, self.middle)[number]
         ways = mirrorings(self.chain[0])
         correlation = np.zeros((len(positions), len(ways)))
         if template.count < 2:
@@ -56,7 +56,7 @@ class TorchPyramids(TrainingPyramids):
             found = []
             step = max(1, BATCH_BYTES // (8 * query.size))
             for start in range(0, len(positions), step):
-                rows = residents(self.device).gathered(self.middle, positions[start : start + step]).flatten(1)
+                rows = residents(self.device).gathered(training, positions[start : start + step]).flatten(1)
                 variance = rows.square() @ counted - (rows @ counted) ** 2 / template.count
                 found.append((rows @ value) / (length * variance.clamp(min=1e-6).sqrt() + 1e-12))
             return torch.cat(found).cpu().numpy().astype(np.float64)
