@@ -51,14 +51,6 @@ class SimilarCases:
                 self._write(found)
         self.index: faiss.Index = found
 
-    def __getstate__(self) -> dict[str, Any]:
-        # A copy in another process maps the file itself.
-        return {name: value for name, value in vars(self).items() if name != "index"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self.index = self._opened() or self._built()
-
     @property
     def definition(self) -> str:
         """Kind of the search, with the share of the nearest cases that it finds."""

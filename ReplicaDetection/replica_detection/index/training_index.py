@@ -192,10 +192,6 @@ class TrainingIndex:
         for _, block in self.blocks(["embedding"]):
             yield block["embedding"]
 
-    def __getstate__(self) -> dict[str, Any]:
-        # A copy in another process maps the files itself.
-        return {name: value for name, value in vars(self).items() if name != "similar"} | {"_packed": {}}
-
     def _packed_file(self, name: str) -> Path:
         return self.folder / "packed" / f"{name}-{self.content_id[:24]}.npy"
 
