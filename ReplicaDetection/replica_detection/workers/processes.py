@@ -6,6 +6,7 @@ import atexit
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -147,7 +148,8 @@ class _Pool:
     def __init__(self, count: int):
         from loky import ProcessPoolExecutor
 
-        self.count = count
+        # A worker gets both when it starts, and keeps them.
+        self.kind = (count, *sys.path)
         # The other end closes when this process is gone, in whatever way.
         their_end, self._alive = Pipe(duplex=False)
         self._executor: Any = ProcessPoolExecutor(
@@ -160,10 +162,10 @@ class _Pool:
 
     @classmethod
     def take(cls, count: int) -> _Pool:
-        """The spare pool if it has that many workers, else a new one."""
+        """The spare pool if it has that many workers and imports from the same folders, else a new one."""
         with cls._lock:
             spare, cls._spare = cls._spare, None
-        if spare is not None and spare.count == count:
+        if spare is not None and spare.kind == (count, *sys.path):
             return spare
         if spare is not None:
             spare.end()

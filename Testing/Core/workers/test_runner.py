@@ -95,6 +95,12 @@ def test_a_worker_keeps_the_function_through_a_call(runner):
     assert len(most) <= runner.places
 
 
+def test_relative_paths_mean_the_same_everywhere(runner, tmp_path, monkeypatch):
+    (tmp_path / "here").touch()
+    monkeypatch.chdir(tmp_path)
+    assert in_order(runner.map(lambda name: Path(name).exists(), ["here", "there", "here"])) == [True, False, True]
+
+
 def test_an_error_that_no_pickle_carries_is_told_in_words(cluster):
     for runner in (Processes(2), cluster):
         with pytest.raises(RuntimeError, match="NotPortableError: 1 and 2"):
