@@ -1,12 +1,14 @@
-"""`python Testing/Benchmarks [name ...]`: run the benchmarks of this folder and print one table.
+"""`python Testing/Benchmarks [--device DEVICE] [name ...]`: run the benchmarks of this folder and print one table.
 
 Every module here with a function `measure` that yields `timing.Row` takes part, and every one with a function `report`,
 which prints for itself and says whether what it found is right. Exits with 1 if a result differs from its
-reference by more than the row's tolerance or a report is not right; never because of a time.
+reference by more than the row's tolerance or a report is not right; never because of a time. DEVICE (cuda, or
+torch-cpu) is for the modules that compare a GPU with the CPU (`TAKES_DEVICE`).
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import sys
 from pathlib import Path
@@ -16,7 +18,12 @@ from rich.table import Table
 from timing import Row
 
 
-def main(wanted: list[str]) -> int:
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python Testing/Benchmarks")
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--device", default="cuda")
+    given = parser.parse_args(arguments)
+    wanted = given.names
     names = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__main__")
     if unknown := set(wanted) - set(names):
         print(f"No benchmark named {', '.join(sorted(unknown))}; here are {', '.join(names)}.")
@@ -26,7 +33,7 @@ def main(wanted: list[str]) -> int:
     for name in wanted or names:
         module = importlib.import_module(name)
         if hasattr(module, "report"):
-            right &= module.report()
+            right &= module.report(given.device) if hasattr(module, "TAKES_DEVICE") else module.report()
         if hasattr(module, "measure"):
             rows.extend(module.measure())
     # A pipe has no width: without one of its own, rich would cut the table to 80 columns.

@@ -74,7 +74,7 @@ Restart = Annotated[
     bool, typer.Option("--restart", help="Begin anew, instead of where an interrupted run of this command stopped.")
 ]
 Alpha = Annotated[float, typer.Option(help="Error rate of the verdicts.", min=1e-6, max=0.5)]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: an NVIDIA GPU where torch sees one.")]
 
 
 def names(measures: str | None) -> tuple[str, ...] | None:

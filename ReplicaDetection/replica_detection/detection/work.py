@@ -169,8 +169,12 @@ def _streamed(
     shape = (len(block.ids), len(index))
     outputs = {m.name: MeasureOutput(np.empty(shape), {}) for m in chosen}
     names = needed_features(chosen)
+    on_card = any(m.device != "cpu" for m in chosen)
     for start, training in index.blocks(names) if names else ():
         count = len(training[names[0]])
+        if on_card:  # what nobody writes stays on the card for the next measure
+            for values in (*block.features.values(), *training.values()):
+                values.flags.writeable = False
         for m in chosen:
             distances, details = outputs[m.name].distances, outputs[m.name].details
             distances[:, start : start + count] = m.distances(block.features, training)
