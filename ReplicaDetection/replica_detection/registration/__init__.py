@@ -8,4 +8,4 @@ VERSION = 3
 # Up to this number of training cases the search looks at all of them, beyond at those that are proposed: the most
 # similar by the embedding, and those that correlate best in place or mirrored.
 EXHAUSTIVE = 5_000
-SIMILAR, IN_PLACE = 1_000, 500
+SIMILAR, IN_PLACE = 1_000, 250

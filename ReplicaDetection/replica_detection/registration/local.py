@@ -24,6 +24,8 @@ def resample_level(training: np.ndarray, matrix: np.ndarray, shift: np.ndarray, 
     """
     from scipy import ndimage
 
+    if not shift.any() and np.array_equal(np.abs(matrix), np.eye(3)):  # mirrored and nothing else
+        return training[tuple(slice(None, None, int(way)) for way in np.diag(matrix))]
     spacing, centre = np.array(level.spacing), (np.array(level.shape) - 1) / 2
     in_voxels = matrix * spacing[None, :] / spacing[:, None]
     offset = centre + shift / spacing - in_voxels @ centre
