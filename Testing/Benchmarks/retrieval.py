@@ -23,7 +23,6 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 from scipy import ndimage
-from threadpoolctl import threadpool_limits
 
 from replica_detection.embedding import Embedders
 from replica_detection.embedding.invariants import Invariants, moments
@@ -38,6 +37,7 @@ from replica_detection.registration import EXHAUSTIVE, SIMILAR
 from replica_detection.registration.local import Neighbourhoods, resample_level
 from replica_detection.registration.pyramid import levels, pyramid
 from replica_detection.registration.retrieval import TrainingPyramids
+from replica_detection.util.cores import one_core
 
 CACHE = Path(tempfile.gettempdir()) / "replica_detection_retrieval"
 CASES, COPIES, FITTED, VECTOR = 5_000, 20, 125, 920
@@ -297,7 +297,7 @@ def _cost(table: Table) -> bool:
     query = pyramid(scan_of(0), CHAIN)
     total = {}
     for count, similar in ((EXHAUSTIVE, False), (EXHAUSTIVE, True), (LARGE, True)):
-        with tempfile.TemporaryDirectory() as name, threadpool_limits(1):
+        with tempfile.TemporaryDirectory() as name:
             parts = _seconds(_simulated(Path(name), count), count, query, similar)
         total[count, similar] = sum(parts)
         how = "proposed" if similar else "all searched"
@@ -354,14 +354,12 @@ def _least(call: Callable[[], Any]) -> float:
 
 def report() -> bool:
     """Prints recall and cost; False where a copy of some kind is lost too often, or the cost is not flat."""
-    import numba
-
-    numba.config.NUMBA_NUM_THREADS = 1
     recall = Table("planted copy", "recall", f"rank of the source by embedding: median, largest (of {CASES:,})")
     cost = Table("a query", "CPU seconds", "of these the embedding")
     constants = Table("constant", "CPU milliseconds", "bytes")
-    right = _recall(recall) & _cost(cost)
-    _constants(constants)
+    with one_core():
+        right = _recall(recall) & _cost(cost)
+        _constants(constants)
     for table in (recall, cost, constants):
         Console(width=120).print(table)
     return right
