@@ -1,15 +1,21 @@
-# Two commands for a fresh clone: `make demo` and `make test`. Each makes its environment in .venv first.
+# Two commands for a fresh clone: `make demo` and `make test`. Each makes its environment in .venv first. `make test-all`
+# runs the tests marked `confirms` as well: they confirm at full size what faster tests hold in small.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint types docs tutorials unit pydicom3 benchmark clean
+FAST := -m 'not confirms'
+
+.PHONY: demo test test-all lint types docs tutorials unit pydicom3 benchmark clean
 
 demo: $(VENV)/.user
 	$(BIN)/replica-detection demo --output demo
 
 test: lint types docs unit pydicom3
+
+test-all: FAST :=
+test-all: test
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -29,7 +35,7 @@ tutorials: $(VENV)/.docs
 	$(BIN)/python docs/hooks/tutorials.py docs/tutorials/*.py
 
 unit: $(VENV)/.dev $(VENV)/.server $(VENV)/.slicer $(VENV)/.docs
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(FAST)
 
 # The server keeps pydicom 2, the command line alone takes pydicom 3: both read the same values.
 pydicom3: $(VENV)/.dev $(VENV)/pydicom3

@@ -90,6 +90,8 @@ def _launched(kind: str, cohorts: Path, folder: Path) -> Iterator[Launched]:
         work=work,
         training=cohorts / "training",
         data=folder / "data",
+        # Nothing here depends on them. The usual ones fit the embedding, here with all its views: see `paths`.
+        conf={"measures": "mae,ssim"},
         hardened=kind == "ours",
         app=ODD if kind == "ours" else _writable(ODD, folder / "app"),
         env={"ODD_BASE": kind, "PYTHONPATH": paths, **allowed},

@@ -267,7 +267,11 @@ def test_an_installed_wheel_serves(cohorts, studies, tmp_path):
     work.mkdir()
     paths = os.pathsep.join([str(installed), os.environ["PYTHONPATH"]])
     environment = {"PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
-    with running_server(studies, work=work, training=cohorts / "training", hardened=True, env=environment) as server:
+    # One measure: the kernels are compiled anew in this folder.
+    conf = {"measures": "mae"}
+    with running_server(
+        studies, work=work, training=cohorts / "training", hardened=True, conf=conf, env=environment
+    ) as server:
         assert requests.get(server.url + "/info/", timeout=20).json()["datastore"]["total"] == 2
         # The job process finds the package too.
         while any(j["state"] in ("queued", "running") for j in requests.get(server.url + "/replica/jobs").json()):
@@ -301,7 +305,9 @@ def test_info_while_comparisons_run(tmp_path):
         write(tmp_path / "training" / f"trn_{n:03d}.nii.gz", volume(n, shape))
     studies = tmp_path / "studies"
     query = write(studies / "syn_000.nii.gz", volume(100, shape)).read_bytes()
-    with running_server(studies, work=tmp_path, training=tmp_path / "training", hardened=True) as server:
+    # Without the embedding, whose fit delays the start and whose comparison is short.
+    conf = {"measures": "mae,rmse,ssim,ncc_aligned"}
+    with running_server(studies, work=tmp_path, training=tmp_path / "training", hardened=True, conf=conf) as server:
         while any(j["state"] in ("queued", "running") for j in requests.get(server.url + "/replica/jobs").json()):
             time.sleep(0.2)
         compared: list[float] = []

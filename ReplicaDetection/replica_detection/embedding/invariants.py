@@ -63,6 +63,7 @@ class Invariants(Embedder):
         views: (cases, views, 920) float32, the moments of altered copies of training images; None: not fitted yet.
         cases: ids of these training images.
         used: number of views of each case in the whitening; the others replace cases that are left out.
+        total: views of the fit in all, where not `TOTAL_VIEWS`: fewer are fitted sooner and whiten less well.
 
     1. The image is resampled to an isotropic working grid of at most 32,768 voxels (2D: 16,384 pixels), and its
        contrast is normalized locally.
@@ -82,6 +83,7 @@ class Invariants(Embedder):
     views: np.ndarray | None = field(default=None, repr=False, compare=False)
     cases: tuple[str, ...] = ()
     used: int = 0
+    total: int | None = field(default=None, repr=False, compare=False)
     kind = "invariants"
     version = 1
 
@@ -145,7 +147,7 @@ class Invariants(Embedder):
         cases = list(images)[:MAX_CASES]
         if not cases:
             raise ConfigurationError("embedding 'invariants' cannot be fitted without a training image")
-        used = max(MIN_VIEWS, -(-TOTAL_VIEWS // len(cases)))
+        used = max(MIN_VIEWS, -(-(self.total or TOTAL_VIEWS) // len(cases)))
         count = used + -(-used // (FOLDS - 1))
 
         def views_of(i: int) -> np.ndarray:

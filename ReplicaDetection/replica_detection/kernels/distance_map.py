@@ -46,19 +46,26 @@ def distance_map(points, shape, squares, out, slab):
         for y in range(Y):
             found |= _scan(values[y * Z : (y + 1) * Z], squares[2])
         if found:
-            slab[0, :plane] = values
+            _copy(values, slab[0])
             _walk(slab[0], Y, Z, squares[1], values, Z)
     if X > 1:
         for column in range(0, plane, WIDTH):
             width = min(WIDTH, plane - column)
             # Copied side by side: rows a whole plane apart would fall into the same few cache sets.
             for x in range(X):
-                slab[0, x * width : (x + 1) * width] = out[x * plane + column : x * plane + column + width]
+                _copy(out[x * plane + column : x * plane + column + width], slab[0, x * width :])
             _walk(slab[0], X, width, squares[0], slab[1], width)
             for x in range(X):
-                out[x * plane + column : x * plane + column + width] = slab[1, x * width : (x + 1) * width]
+                _copy(slab[1, x * width : (x + 1) * width], out[x * plane + column :])
     for i in range(X * plane):
         out[i] = np.sqrt(out[i])
+
+
+@njit(cache=True)
+def _copy(values, out):
+    """Fills the beginning of `out`; an assignment of slices would compile seconds of code for messages about shapes."""
+    for i in range(values.size):
+        out[i] = values[i]
 
 
 @njit(cache=True)
@@ -91,7 +98,7 @@ def _walk(values, length, width, squares, out, pitch):
     """Lower envelope of the parabolas along the first axis of `(length, width)`, for each column by itself."""
     for j in range(length):
         best = out[j * pitch : j * pitch + width]
-        best[:] = values[j * width : (j + 1) * width]
+        _copy(values[j * width : (j + 1) * width], best)
         for step in range(1, max(j, length - 1 - j) + 1):
             square = squares[step]
             if step % 4 == 1 and _largest(best) <= square:

@@ -259,8 +259,9 @@ def _advance(x, depth, rows, columns, side, scratch):
     slot = x % taps
     _filter_columns(filtered, ring[slot * PLANE :], ring[(slot + taps) * PLANE :], rows, columns, side)
     if depth == 1:
-        for other in range(1, taps):
-            ring[other * PLANE : (other + 1) * PLANE] = ring[:PLANE]
+        # Voxel by voxel: an assignment of slices compiles seconds of code for messages about shapes that do not fit.
+        for i in range(PLANE, taps * PLANE):
+            ring[i] = ring[i - PLANE]
         return ring
     return ring[(slot + 1) * PLANE :]
 
