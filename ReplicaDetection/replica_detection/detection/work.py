@@ -204,9 +204,8 @@ def _aligned(
     outputs: list[tuple[AligningMeasure, MeasureOutput, list[list[Placement]]]] = [
         (m, MeasureOutput(np.full(excluded.shape, np.inf), {}), []) for m in measures
     ]
-    for i in range(len(block.ids)):
+    for i, candidates in enumerate(measures[0].candidates_of_all(block.features, index, ~excluded)):
         query = {name: values[i : i + 1] for name, values in block.features.items()}
-        candidates = measures[0].candidates(query, index, ~excluded[i])
         for m, output, placements in outputs:
             compared = m.compare(query, candidates, index)
             for distance, placement in compared:

@@ -11,7 +11,7 @@ own: it is looked for among the cases whose images are similar, and among those 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
@@ -29,8 +29,10 @@ from replica_detection.registration.pyramid import LEVEL_VOXELS, Level, levels, 
 
 if TYPE_CHECKING:
     from replica_detection.registration.placement import Placement
-    from replica_detection.registration.retrieval import TrainingPyramids
+    from replica_detection.registration.retrieval import Search, TrainingPyramids
 
+# Number of queries that a GPU aligns at a time: one alone does not fill it.
+TOGETHER = 16
 # Rounding leaves the correlation of an exact copy slightly below 1.
 _EXACT = 1e-6
 
@@ -103,9 +105,18 @@ class AlignedMeasure(AligningMeasure):
         return pyramid(content, self.chain)
 
     def candidates(self, query: Block, index: TrainingRows, allowed: np.ndarray) -> list[Placement]:
-        similar = None if self._similar is None else self._similar.nearest(query["embedding"][0], allowed, SIMILAR)
-        levels_of_query = [query[name][0] for name in self.pyramid_names]
-        return self._cohort(index).candidates(levels_of_query, allowed, CANDIDATES, similar)
+        return next(self.candidates_of_all(query, index, allowed[None]))
+
+    def candidates_of_all(self, queries: Block, index: TrainingRows, allowed: np.ndarray) -> Iterator[list[Placement]]:
+        together = 1 if self._torch_device is None else TOGETHER
+        for start in range(0, len(allowed), together):
+            searches = [self._search(queries, i, allowed[i]) for i in range(len(allowed))[start : start + together]]
+            yield from self._cohort(index).candidates_of_all(searches, CANDIDATES)
+
+    def _search(self, queries: Block, i: int, allowed: np.ndarray) -> Search:
+        embedding = self._similar
+        similar = None if embedding is None else embedding.nearest(queries["embedding"][i], allowed, SIMILAR)
+        return [queries[name][i] for name in self.pyramid_names], allowed, similar
 
     def compare(
         self, query: Block, candidates: Sequence[Placement], index: TrainingRows

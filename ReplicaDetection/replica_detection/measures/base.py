@@ -223,6 +223,11 @@ class AligningMeasure(Measure):
     def candidates(self, query: Block, index: TrainingRows, allowed: np.ndarray) -> list[Placement]:
         """The candidates for one query (a block of one case) among the training cases in `allowed` (N,) bool."""
 
+    def candidates_of_all(self, queries: Block, index: TrainingRows, allowed: np.ndarray) -> Iterator[list[Placement]]:
+        """`candidates` for each query of a block; `allowed` is (Q, N)."""
+        for i in range(len(allowed)):
+            yield self.candidates({name: values[i : i + 1] for name, values in queries.items()}, index, allowed[i])
+
     @abstractmethod
     def compare(
         self, query: Block, candidates: Sequence[Placement], index: TrainingRows

@@ -1,4 +1,5 @@
-"""`registration.optimization` in torch, for CUDA: the same steps and stop rules, all starts of a query at once.
+"""`registration.optimization` in torch, for CUDA: the same steps and stop rules, all starts of several
+queries at once.
 
 Images are sampled in float32; sums and transforms are float64. Derivatives are kept by the twelve parameters of an
 affine transform in voxels, from which those of a similarity in any unit of length follow by one small matrix: so starts
@@ -8,12 +9,12 @@ in different units (`retrieval.Starts`) go through the same steps together.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
-from torch.nn.functional import grid_sample
+from torch.nn.functional import grid_sample, pad
 
 from replica_detection.kernels.arrays_torch import BATCH_BYTES, full_float32
 from replica_detection.registration.local_torch import structure
@@ -101,11 +102,83 @@ class TorchTemplate:
         return onto, all_values, out
 
 
+@dataclass(frozen=True)
+class Registration:
+    """The starts of one query, as `optimization.register` takes them, but for:
+
+    Args:
+        training: returns (C, X, Y, Z) float32 on the device, for an array of C of the numbers in `which`.
+        matrices, shifts: (S, 3, 3) and (S, 3), in units of `lengths`; they are improved in place.
+        lengths: (S, 3), the unit of length along each axis, in mm.
+    """
+
+    query: TorchTemplate
+    training: Callable[[np.ndarray], torch.Tensor]
+    matrices: np.ndarray
+    shifts: np.ndarray
+    which: np.ndarray
+    flips: np.ndarray
+    lengths: np.ndarray
+
+    @property
+    def row_bytes(self) -> int:
+        """A sample takes 12 bytes for its place, 4 for its value, and two float64 for its sums, all twice over."""
+        return 64 * self.query.count + 8 * math.prod(self.query.level.shape)
+
+
+def register(asked: Sequence[Registration], *, iterations: int, limits: Limits) -> list[np.ndarray]:
+    """`optimization.register` for starts of several queries at one level, all of them at once."""
+    found = [np.zeros((len(one.which), 2)) for one in asked]
+    with torch.inference_mode(), full_float32():
+        for batch in _batches(asked):
+            parts = [asked[n] for n, _ in batch]
+            rows = [np.arange(r.start, r.stop) for _, r in batch]
+            result = _improved(parts, rows, iterations, limits)
+            for (n, _), one, at, values in zip(batch, parts, rows, result, strict=True):
+                done = values[: len(at)]
+                one.matrices[at], one.shifts[at] = done[:, :9].reshape(-1, 3, 3), done[:, 9:12]
+                found[n][at] = done[:, 12:]
+    return found
+
+
+def _batches(asked: Sequence[Registration]) -> Iterator[list[tuple[int, slice]]]:
+    """(number of a registration, some of its starts) that fit into the memory of a batch together."""
+    batch: list[tuple[int, slice]] = []
+    for n, one in enumerate(asked):
+        most = max(1, BATCH_BYTES // one.row_bytes)
+        for start in range(0, len(one.which) if one.query.count else 0, most):
+            part = n, slice(start, min(start + most, len(one.which)))
+            joined = [*batch, part]
+            longest = max(rows.stop - rows.start for _, rows in joined)
+            if batch and len(joined) * longest * max(asked[k].row_bytes for k, _ in joined) > BATCH_BYTES:
+                yield batch
+                joined = [part]
+            batch = joined
+    if batch:
+        yield batch
+
+
+class _Templates:
+    """Templates of Q queries, filled up to the same number of voxels with some that lie outside of every image."""
+
+    def __init__(self, templates: Sequence[TorchTemplate]):
+        most = max(t.count for t in templates)
+        self.half, self.within = templates[0].half, templates[0].within
+        self.position = torch.stack([pad(t.position, (0, most - t.count), value=1e9) for t in templates])
+        self.columns = torch.stack([pad(t.columns, (0, 0, 0, most - t.count)) for t in templates])
+        counts = torch.tensor([t.count for t in templates], dtype=torch.float64)
+        self.count = counts.to(self.half.device)[:, None]
+
+
 @dataclass
 class _Rows:
-    """The starts of a batch that still move; `place` says which starts they are."""
+    """R starts that still move, equally many of each query; `place` says which they are.
+
+    Those that stopped stay among them, not `alive`, as far as another query has more that move.
+    """
 
     place: torch.Tensor
+    alive: torch.Tensor
     volumes: torch.Tensor
     size: torch.Tensor  # (R, 3) sides of a voxel in the start's unit
     flips: torch.Tensor
@@ -123,76 +196,56 @@ class _Rows:
     def at(self, rows: torch.Tensor) -> _Rows:
         return _Rows(*(getattr(self, f.name).index_select(0, rows) for f in fields(self)))
 
-
-def register(
-    query: TorchTemplate,
-    training: Callable[[np.ndarray], torch.Tensor],
-    matrices: np.ndarray,
-    shifts: np.ndarray,
-    which: np.ndarray,
-    flips: np.ndarray,
-    lengths: np.ndarray,
-    *,
-    iterations: int,
-    limits: Limits,
-) -> np.ndarray:
-    """Improves many starts in place. As `optimization.register`, but for:
-
-    Args:
-        training: returns (C, X, Y, Z) float32 on the device, for an array of C of the numbers in `which`.
-        matrices, shifts: in units of `lengths`.
-        lengths: (S, 3), the unit of length along each axis, in mm.
-    """
-    found = np.zeros((len(which), 2))
-    if not query.count or not len(which):
-        return found
-    units, unit = np.unique(lengths, axis=0, return_inverse=True)
-    steps = [np.stack(parts) for parts in zip(*(query.steps(u) for u in units), strict=True)]
-    sizes = np.array(query.level.spacing) / units
-    # A sample of a start takes 12 bytes for its place, 4 for its value, and two float64 for its sums, all twice over.
-    step = max(1, BATCH_BYTES // (64 * query.count + 8 * math.prod(query.level.shape)))
-    with torch.inference_mode(), full_float32():
-        for start in range(0, len(which), step):
-            rows = slice(start, start + step)
-            count, of_unit = len(which[rows]), unit.reshape(-1)[rows]
-            volumes = training(which[rows])[:, None]
-
-            def here(values: np.ndarray) -> torch.Tensor:
-                return torch.tensor(values, dtype=torch.float64, device=query.device)
-
-            matrix, shift = here(matrices[rows]), here(shifts[rows])
-            size, onto, values, out = (here(of_each[of_unit]) for of_each in (sizes, *steps))
-            correlation, share, gradient = _evaluate(query, volumes, matrix, shift, size)
-            moving = _Rows(
-                torch.arange(count, device=query.device), volumes, size, here(flips[rows]), onto, values, out, matrix,
-                shift, gradient, _merit(correlation, share, limits.overlap_power), torch.full_like(share, 1e-3),
-                correlation, share,
-            )  # fmt: skip
-            result = torch.cat([part.reshape(count, -1) for part in _state(moving)], 1)
-            _improve(query, moving, result, iterations, limits)
-            done = result.cpu().numpy()
-            matrices[rows], shifts[rows], found[rows] = done[:, :9].reshape(-1, 3, 3), done[:, 9:12], done[:, 12:]
-    return found
+    @property
+    def state(self) -> torch.Tensor:
+        """(R, 14): matrix, shift, correlation, overlap."""
+        return torch.cat([self.matrix.flatten(1), self.shift, self.correlation[:, None], self.share[:, None]], 1)
 
 
-def _state(rows: _Rows) -> tuple[torch.Tensor, ...]:
-    return rows.matrix, rows.shift, rows.correlation, rows.share
+def _improved(parts: Sequence[Registration], rows: Sequence[np.ndarray], iterations: int, limits: Limits) -> np.ndarray:
+    """The starts in `rows` of each part, improved: (Q, R, 14), as `_Rows.state` has them."""
+    device, spacing = parts[0].query.device, np.array(parts[0].query.level.spacing)
+    templates, longest = _Templates([one.query for one in parts]), max(map(len, rows))
+    filled = [at[np.minimum(np.arange(longest), len(at) - 1)] for at in rows]
+    steps = []
+    for one, at in zip(parts, filled, strict=True):
+        units, unit = np.unique(one.lengths[at], axis=0, return_inverse=True)
+        of_unit = [spacing / units, *(np.stack(s) for s in zip(*map(one.query.steps, units), strict=True))]
+        steps.append([values[unit.reshape(-1)] for values in of_unit])
+
+    def here(of_part: Sequence[np.ndarray]) -> torch.Tensor:
+        return torch.from_numpy(np.concatenate(of_part).astype(np.float64)).to(device)
+
+    size, onto, values, out = (here(of_part) for of_part in zip(*steps, strict=True))
+    matrix, shift, flips = (
+        here([getattr(one, name)[at] for one, at in zip(parts, filled, strict=True)])
+        for name in ("matrices", "shifts", "flips")
+    )
+    volumes = torch.cat([one.training(one.which[at]) for one, at in zip(parts, filled, strict=True)])[:, None]
+    alive = torch.from_numpy(np.concatenate([np.arange(longest) < len(at) for at in rows])).to(device)
+    correlation, share, gradient = _evaluate(templates, volumes, matrix, shift, size)
+    moving = _Rows(
+        torch.arange(len(alive), device=device), alive, volumes, size, flips, onto, values, out, matrix, shift,
+        gradient, _merit(correlation, share, limits.overlap_power), torch.full_like(share, 1e-3), correlation, share,
+    )  # fmt: skip
+    result = moving.state
+    _improve(templates, moving, result, iterations, limits)
+    return np.asarray(result.reshape(len(parts), longest, -1).cpu())
 
 
-def _improve(query: TorchTemplate, rows: _Rows, result: torch.Tensor, iterations: int, limits: Limits) -> None:
-    """`optimization._register_one` for all rows; writes matrix, shift, correlation and overlap to `result` (S, 14).
+def _improve(query: _Templates, rows: _Rows, result: torch.Tensor, iterations: int, limits: Limits) -> None:
+    """`optimization._register_one` for all rows; writes their `state` to `result`.
 
     The one thing that the host waits for is the number of rows that still move, once a step.
     """
     for _ in range(iterations):
         along = (rows.gradient[:, None] @ rows.onto)[:, 0] / (rows.values + rows.damping[:, None])
         step = (rows.out @ along[:, :, None])[:, :, 0]
-        turned = _rotation(-step[:, :3]) * torch.exp(-step[:, 3])[:, None, None]
-        moved = rows.matrix @ turned
+        moved = rows.matrix @ (_rotation(-step[:, :3]) * torch.exp(-step[:, 3])[:, None, None])
         moved_shift = rows.shift - (moved @ step[:, 4:, None])[:, :, 0]
         correlation, share, gradient = _evaluate(query, rows.volumes, moved, moved_shift, rows.size)
         figure = _merit(correlation, share, limits.overlap_power)
-        accepted = _plausible(moved, rows.flips, limits) & (figure > rows.best) & (share >= limits.overlap)
+        accepted = rows.alive & _plausible(moved, rows.flips, limits) & (figure > rows.best) & (share >= limits.overlap)
         stopped = accepted & (figure - rows.best < 1e-5)
         one = accepted[:, None]
         rows.best = torch.where(accepted, figure, rows.best)
@@ -203,26 +256,31 @@ def _improve(query: TorchTemplate, rows: _Rows, result: torch.Tensor, iterations
         rows.share = torch.where(accepted, share, rows.share)
         smaller, larger = (rows.damping * 0.3).clamp(min=1e-6), (rows.damping * 10).clamp(min=1e-2)
         rows.damping = torch.where(accepted, smaller, larger)
-        stopped |= ~accepted & (rows.damping > 1e3)
-        result[rows.place] = torch.cat([part.reshape(len(one), -1) for part in _state(rows)], 1)
-        left = (~stopped).nonzero()[:, 0]
-        if not len(left):
+        rows.alive = rows.alive & ~stopped & (accepted | (rows.damping <= 1e3))
+        result[rows.place] = rows.state
+        by_query = rows.alive.reshape(len(query.position), -1)
+        most = int(by_query.sum(1).max())
+        if not most:
             return
-        if len(left) < len(one):
-            rows = rows.at(left)
+        if most < by_query.shape[1]:
+            order = by_query.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+            first = torch.arange(0, by_query.numel(), by_query.shape[1], device=order.device)
+            rows = rows.at((order + first[:, None]).flatten())
 
 
 def _evaluate(
-    query: TorchTemplate, volumes: torch.Tensor, matrix: torch.Tensor, shift: torch.Tensor, size: torch.Tensor
+    query: _Templates, volumes: torch.Tensor, matrix: torch.Tensor, shift: torch.Tensor, size: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Correlation (R,), overlap (R,), and the gradient of the correlation by the affine parameters (R, 12)."""
     scaled = (size * query.half)[:, :, None]
     placed = torch.cat([matrix * size[:, None, :], shift[:, :, None]], 2) / scaled
-    grid = (placed.flip(1).float().reshape(-1, 4) @ query.position).reshape(len(matrix), 3, -1)
+    queries, rows = len(query.position), len(matrix)
+    grid = (placed.flip(1).float().reshape(queries, -1, 4) @ query.position).reshape(rows, 3, -1)
     inside = (grid.abs() <= query.within).all(1).double()
     places = grid.transpose(1, 2)[:, None, None]
     sample = grid_sample(volumes, places, padding_mode="border", align_corners=True).flatten(1) * inside
-    by_query, by_training = inside @ query.columns, sample @ query.columns[:, :14]
+    by_query = (inside.reshape(queries, -1, inside.shape[1]) @ query.columns).reshape(rows, -1)
+    by_training = (sample.reshape(queries, -1, sample.shape[1]) @ query.columns[:, :, :14]).reshape(rows, -1)
     tt = (sample[:, None] @ sample[:, :, None])[:, 0, 0]
     n = by_query[:, 0]
     counted = n.clamp(min=1)
@@ -234,7 +292,8 @@ def _evaluate(
     along = (by_query[:, 15:] - q_mean[:, None] * by_query[:, 2:14]) / q_length[:, None]
     enough = n >= FEWEST
     gradient = (toward - correlation[:, None] * along) * (enough / q_length)[:, None]
-    return torch.where(enough, correlation, -1.0), enough * n / query.count, gradient
+    share = (n.reshape(queries, -1) / query.count).flatten() * enough
+    return torch.where(enough, correlation, -1.0), share, gradient
 
 
 def _merit(correlation: torch.Tensor, share: torch.Tensor, power: float) -> torch.Tensor:

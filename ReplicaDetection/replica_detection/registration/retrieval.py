@@ -10,9 +10,10 @@ embedding that is the same for a moved copy, and the best in place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -67,6 +68,14 @@ class Starts:
 
     def _parts(self) -> tuple[np.ndarray, ...]:
         return self.case, self.flips, self.matrices, self.shifts, self.length
+
+
+# The levels of a query, (N,) bool allowed cases, and positions of similar ones or None; see `candidates`.
+Search = tuple[Sequence[np.ndarray], np.ndarray, np.ndarray | None]
+# What is to be registered: the query's level, its number, training cases, starts, and the row of each start's case.
+Asked = tuple[np.ndarray, int, np.ndarray, Starts, np.ndarray]
+T = TypeVar("T")
+Steps = Generator[Asked, Any, T]
 
 
 @dataclass(frozen=True)
@@ -125,19 +134,41 @@ class TrainingPyramids:
         Returns:
             An empty list if the query shows no structure or no case is allowed.
         """
+        return self.candidates_of_all([(query, allowed, similar)], count)[0]
+
+    def candidates_of_all(self, searches: Sequence[Search], count: int = CANDIDATES) -> list[list[Placement]]:
+        """`candidates` for many queries, given as (query, allowed, similar); each step is done for all of them."""
+        steps = [self._steps(*search, count) for search in searches]
+        found: list[list[Placement]] = [[] for _ in steps]
+        answers: dict[int, np.ndarray | None] = dict.fromkeys(range(len(steps)))
+        while answers:
+            asked = {}
+            for n, answer in answers.items():
+                try:
+                    asked[n] = steps[n].send(answer)
+                except StopIteration as end:
+                    found[n] = end.value
+            answers = dict(zip(asked, self._register_all(list(asked.values())), strict=True))
+        return found
+
+    def _steps(
+        self, query: Sequence[np.ndarray], allowed: np.ndarray, similar: np.ndarray | None, count: int
+    ) -> Steps[list[Placement]]:
+        """The search of one query, which hands out what is to be registered and takes the merits."""
         positions = np.flatnonzero(allowed & self.has_structure)
         if not structure(query[0]).any() or not len(positions):
             return []
         if similar is not None:
             in_place = self._proposed_in_place(query, positions)
             positions = np.union1d(in_place, np.intersect1d(similar, positions))
-        starts = self._coarse_starts(query[0], positions).followed_by(self._starts_in_place(query[1], positions))
+        coarse = yield from self._coarse_starts(query[0], positions)
+        starts = coarse.followed_by(self._starts_in_place(query[1], positions))
         middle, which = self._rows(1, starts.case)
-        merits = merit(self._register(query[1], 1, middle, starts, which), self.limits)
+        merits = merit((yield query[1], 1, middle, starts, which), self.limits)
         best_of_case: dict[int, int] = {}
         for s in np.argsort(-merits, kind="stable").tolist():
             best_of_case.setdefault(int(starts.case[s]), s)
-        return self._placements(query[2], starts.at(np.array(list(best_of_case.values())[:count])))
+        return (yield from self._placements(query[2], starts.at(np.array(list(best_of_case.values())[:count]))))
 
     def _proposed_in_place(self, query: Sequence[np.ndarray], positions: np.ndarray) -> np.ndarray:
         """The cases that correlate best with the query in place or mirrored: at a thousand voxels, then at more."""
@@ -147,7 +178,7 @@ class TrainingPyramids:
                 positions = np.sort(positions[np.argpartition(-best, count - 1)[:count]])
         return positions
 
-    def _coarse_starts(self, query: np.ndarray, positions: np.ndarray) -> Starts:
+    def _coarse_starts(self, query: np.ndarray, positions: np.ndarray) -> Steps[Starts]:
         """The best starts of the shift search, registered at the coarse level."""
         ways = mirrorings(self.chain[0])
         score, shift = self._shifts(query, positions)
@@ -163,7 +194,7 @@ class TrainingPyramids:
             np.repeat(self.units, len(both), axis=0),
         )
         coarse, which = self._rows(0, starts.case)
-        merits = merit(self._register(query, 0, coarse, starts, which), self.limits)
+        merits = merit((yield query, 0, coarse, starts, which), self.limits)
         best = merits.reshape(repeated, len(row)).argmax(0) * len(row) + np.arange(len(row))
         kept = best[np.argsort(-merits[best], kind="stable")[:KEPT]]
         return starts.at(np.array(list(dict.fromkeys([*kept.tolist(), *best[:KEPT_BY_SEARCH].tolist()]))))
@@ -176,10 +207,10 @@ class TrainingPyramids:
         row, way = np.divmod(order, len(ways))
         return Starts.mirrored(positions[row], ways[way], np.zeros((len(row), 3)), np.ones((len(row), 3)))
 
-    def _placements(self, query: np.ndarray, starts: Starts) -> list[Placement]:
+    def _placements(self, query: np.ndarray, starts: Starts) -> Steps[list[Placement]]:
         """The starts after registration at the fine level, highest merit first."""
         cases = self.fine(starts.case.tolist())
-        registered = self._register(query, 2, cases, starts, np.arange(len(cases)))
+        registered = yield query, 2, cases, starts, np.arange(len(cases))
         merits = merit(registered, self.limits)
         matrices, shifts = starts.in_mm()
         before = self._before(query, cases)
@@ -217,6 +248,10 @@ class TrainingPyramids:
         """Correlation of a query with each case over its structure, without alignment, (C,); 0 if either shows none."""
         inside = structure(query)
         return np.array([correlation_of(query[inside], case[inside]) for case in training])
+
+    def _register_all(self, asked: Sequence[Asked]) -> list[np.ndarray]:
+        """Improves the starts of several queries in place; (S, 2) correlation and overlap of each."""
+        return [self._register(*one) for one in asked]
 
     def _register(
         self, query: np.ndarray, number: int, training: np.ndarray, starts: Starts, which: np.ndarray

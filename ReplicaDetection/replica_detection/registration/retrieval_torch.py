@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
 
 from replica_detection.kernels.arrays_torch import BATCH_BYTES, full_float32, residents
-from replica_detection.registration.optimization_torch import TorchTemplate, register
-from replica_detection.registration.retrieval import ITERATIONS, Starts, TrainingPyramids
+from replica_detection.registration.optimization_torch import Registration, TorchTemplate, register
+from replica_detection.registration.retrieval import ITERATIONS, Asked, TrainingPyramids
 from replica_detection.registration.search import mirrorings
 from replica_detection.registration.search_torch import TorchShiftSearch
+
+# Three for each query that is searched at a time.
+KEPT_TEMPLATES = 48
 
 
 @dataclass(frozen=True)
@@ -24,8 +28,8 @@ class TorchPyramids(TrainingPyramids):
     """
 
     device: str = "cuda"
-    # The templates of the query at hand, by level: (its image, its template).
-    _templates: dict[int, tuple[np.ndarray, TorchTemplate]] = field(default_factory=dict, repr=False)
+    # By level and address of the query's image: the image and its template.
+    _templates: dict[tuple[int, int], tuple[np.ndarray, TorchTemplate]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def _torch_search(self) -> TorchShiftSearch:
@@ -72,19 +76,30 @@ class TorchPyramids(TrainingPyramids):
             length = value.norm() * cases.norm(dim=1)
             return np.asarray(torch.where(length > 0, cases @ value / length, 0.0).cpu())
 
-    def _register(
-        self, query: np.ndarray, number: int, training: np.ndarray, starts: Starts, which: np.ndarray
-    ) -> np.ndarray:
+    def _register_all(self, asked: Sequence[Asked]) -> list[np.ndarray]:
         held = residents(self.device)
-        return register(
-            self._template(query, number), lambda rows: held.gathered(training, rows), starts.matrices, starts.shifts,
-            which, starts.flips, starts.length, iterations=ITERATIONS[number], limits=self.limits,
-        )  # fmt: skip
+        wanted = [
+            Registration(
+                self._template(query, number),
+                partial(held.gathered, training),
+                starts.matrices,
+                starts.shifts,
+                which,
+                starts.flips,
+                starts.length,
+            )
+            for query, number, training, starts, which in asked
+        ]
+        return register(wanted, iterations=ITERATIONS[asked[0][1]], limits=self.limits) if asked else []
 
     def _template(self, query: np.ndarray, number: int) -> TorchTemplate:
-        known = self._templates.get(number)
+        """The template of a level of a query; those of the latest queries are kept."""
+        key = number, id(query)
+        known = self._templates.get(key)
         if known is None or known[0] is not query:
             with torch.inference_mode(), full_float32():
                 known = query, TorchTemplate(query, self.chain[number], self.device)
-            self._templates[number] = known
+            while len(self._templates) >= KEPT_TEMPLATES:
+                self._templates.pop(next(iter(self._templates)), None)
+            self._templates[key] = known
         return known[1]

@@ -18,7 +18,7 @@ from replica_detection.registration import optimization, optimization_torch, sea
 from replica_detection.registration.local import Neighbourhoods
 from replica_detection.registration.local_torch import structure as structure_torch
 from replica_detection.registration.local_torch import upper_quartiles
-from replica_detection.registration.optimization_torch import TorchTemplate
+from replica_detection.registration.optimization_torch import Registration, TorchTemplate
 from replica_detection.registration.pyramid import Level, levels, pyramid, structure
 from replica_detection.registration.retrieval import TrainingPyramids
 from replica_detection.registration.retrieval_torch import TorchPyramids
@@ -218,22 +218,28 @@ def test_starts_are_improved_as_on_the_cpu_in_batches_of_any_size(shape, monkeyp
     expected = matrices.copy(), shifts.copy()
     merits = optimization.register(template, images, *expected, which, flips, iterations=12, limits=limits)
     assert merits[-1].tolist() == [-1, 0] and np.ptp(merits[:-1, 0]) > 0.2
-    for batch in (optimization_torch.BATCH_BYTES, 7 * (64 * len(template.value) + 8 * images[0].size)):
+    others = images[2], np.zeros(shape, np.float32), images[1]
+    row = 64 * len(template.value) + 8 * images[0].size
+    for batch in (optimization_torch.BATCH_BYTES, 40 * row, 7 * row):
         monkeypatch.setattr(optimization_torch, "BATCH_BYTES", batch)
-        found = matrices.copy(), shifts.copy()
-        registered = optimization_torch.register(
-            TorchTemplate(images[1], level, "cpu"), lambda rows: torch.tensor(images[rows]), *found, which, flips,
-            np.ones((starts, 3)), iterations=12, limits=limits,
-        )  # fmt: skip
-        np.testing.assert_allclose(registered, merits, atol=1e-3)
-        np.testing.assert_allclose(found[0], expected[0], atol=5e-3)
-        np.testing.assert_allclose(found[1], expected[1], atol=0.05)
-    nothing = TorchTemplate(np.zeros(shape, np.float32), level, "cpu")
-    none = optimization_torch.register(
-        nothing, lambda rows: torch.tensor(images[rows]), *found, which, flips, np.ones((starts, 3)), iterations=2,
-        limits=limits,
-    )  # fmt: skip
-    assert not none.any()
+        # Beside other queries: one with fewer starts, and one without structure.
+        asked = [
+            Registration(
+                TorchTemplate(image, level, "cpu"), lambda rows: torch.tensor(images[rows]), matrices[:few].copy(),
+                shifts[:few].copy(), which[:few], flips[:few], np.ones((few, 3)),
+            )
+            for image, few in zip(others, (11, 5, starts), strict=True)
+        ]  # fmt: skip
+        registered = optimization_torch.register(asked, iterations=12, limits=limits)
+        assert [len(one) for one in registered] == [11, 5, starts] and not registered[1].any()
+        np.testing.assert_allclose(registered[2], merits, atol=1e-3)
+        np.testing.assert_allclose(asked[2].matrices, expected[0], atol=5e-3)
+        np.testing.assert_allclose(asked[2].shifts, expected[1], atol=0.05)
+        few = matrices[:11].copy(), shifts[:11].copy()
+        of_other = optimization.register(
+            optimization.template(images[2], level), images, *few, which[:11], flips[:11], iterations=12, limits=limits
+        )
+        np.testing.assert_allclose(registered[0], of_other, atol=1e-3)
 
 
 def test_a_query_with_nothing_in_common_has_no_local_correlation(both):
