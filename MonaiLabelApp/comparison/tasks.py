@@ -93,6 +93,8 @@ def detector_for(configuration: Configuration, index: TrainingIndex, progress: P
         alpha=configuration.alpha,
         device=configuration.device,
         null_size=configuration.null_size,
+        # The limits on a computation are those of one process; its kernels use all cores.
+        workers=1,
     )
     configuration.data.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(configuration.data / ".null.lock"):
