@@ -224,7 +224,7 @@ def run_guarded(app: typer.Typer) -> int:
 
 
 def _stopped() -> int:
-    errors.print("Stopped. No half-written file was left; the same command of index or detect goes on where it stopped.")
+    errors.print("Stopped. No half-written file was left; the same `index` or `detect` goes on where it stopped.")
     return 1
 
 
