@@ -10,6 +10,7 @@ own: it is looked for among the cases whose images are similar, and among those 
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 # Number of queries that a GPU aligns at a time: one alone does not fill it.
 TOGETHER = 16
+# Largest fine level of a cohort, in bytes, of which a GPU's runs keep a second file with quicker access.
+MOST_MAPPED = 4 * 2**30
 # Rounding leaves the correlation of an exact copy slightly below 1.
 _EXACT = 1e-6
 
@@ -129,16 +132,23 @@ class AlignedMeasure(AligningMeasure):
 
     def _cohort(self, index: TrainingRows) -> TrainingPyramids:
         if self._held is None or self._held[0] is not index:
-            coarse, middle, fine = self.pyramid_names
+            coarse, middle, _ = self.pyramid_names
             cohort = self._pyramids(
                 self.chain,
                 index.packed(coarse),
                 index.packed(middle),
-                lambda positions: index.features(positions, [fine])[fine],
+                lambda positions: self._fine(index, positions),
                 voxel=voxel_shape(self.preparation.native.spacing),
             )
             self._held = (index, cohort)
         return self._held[1]
+
+    def _fine(self, index: TrainingRows, positions: Sequence[int]) -> np.ndarray:
+        """The fine level of cases, (C, X, Y, Z). Stored rows are read more slowly than a GPU compares them."""
+        name = self.pyramid_names[-1]
+        if self._torch_device is not None and len(index) * math.prod(self.chain[-1].shape) * 4 <= MOST_MAPPED:
+            return np.asarray(index.packed(name)[list(positions)])
+        return index.features(positions, [name])[name]
 
     @property
     def _pyramids(self) -> Callable[..., TrainingPyramids]:
@@ -208,7 +218,7 @@ class AlignedLocalCorrelation(AlignedCorrelation):
         if not candidates:
             return []
         fine = self.pyramid_names[-1]
-        training = index.features([p.training for p in candidates], [fine])[fine]
+        training = self._fine(index, [p.training for p in candidates])
         in_place = [replace(p, matrix=np.diag(p.mirroring), shift=np.zeros(3)) for p in candidates]
         aligned, plain = self._agreements(query[fine][0], training, [*candidates, *in_place]).reshape(2, -1).tolist()
         chosen = [

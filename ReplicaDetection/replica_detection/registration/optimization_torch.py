@@ -41,6 +41,7 @@ class TorchTemplate:
         here = torch.tensor(image, device=device)
         self.inside = structure(here)
         index = self.inside.nonzero()
+        self.at = tuple(index.unbind(1))  # unlike a mask, it does not make the host wait for a count
         self.count = len(index)
         centre = (torch.tensor(level.shape, device=device, dtype=torch.float64) - 1) / 2
         position = index - centre
@@ -51,9 +52,9 @@ class TorchTemplate:
         self.within = torch.where(centre > 0, 1 + BORDER / self.half, BORDER).flip(0).float()[:, None]
         flat = [n == 1 for n in level.shape]
         slopes = [torch.zeros_like(here) if f else torch.gradient(here, dim=a)[0] for a, f in enumerate(flat)]
-        slope = torch.stack([part[self.inside] for part in slopes], 1).double()
+        slope = torch.stack([part[self.at] for part in slopes], 1).double()
         affine = torch.cat([(slope[:, :, None] * position[:, None, :]).flatten(1), slope], 1)
-        self.value = here[self.inside].double()
+        self.value = here[self.at].double()
         value = self.value[:, None]
         # (n, 27): what weights and samples are summed with.
         self.columns = torch.cat([torch.ones_like(value), value, affine, value**2, value * affine], 1)

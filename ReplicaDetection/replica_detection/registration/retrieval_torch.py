@@ -70,7 +70,8 @@ class TorchPyramids(TrainingPyramids):
         if template.count < 2 or not len(training):
             return np.zeros(len(training))
         with torch.inference_mode():
-            cases = torch.tensor(training, device=self.device)[:, template.inside].double()
+            x, y, z = template.at
+            cases = torch.tensor(training, device=self.device)[:, x, y, z].double()
             cases -= cases.mean(1, keepdim=True)
             value = template.value - template.value.mean()
             length = value.norm() * cases.norm(dim=1)
