@@ -242,6 +242,7 @@ def test_starts_are_improved_as_on_the_cpu_in_batches_of_any_size(shape, monkeyp
             optimization.template(images[2], level), images, *few, which[:11], flips[:11], iterations=12, limits=limits
         )
         np.testing.assert_allclose(registered[0], of_other, atol=1e-3)
+        assert np.abs(asked[0].matrices - few[0]).max() < 1e-6
 
 
 def test_a_query_with_nothing_in_common_has_no_local_correlation(both):
