@@ -13,6 +13,9 @@ from replica_detection.io.cohort import Cohort
 from replica_detection.measures import aligned, features_of
 from replica_detection.preparation.loading import load_prepared
 from replica_detection.registration import retrieval
+from replica_detection.registration.pyramid import levels
+from replica_detection.registration.retrieval import TrainingPyramids
+from replica_detection.registration.retrieval_torch import TorchPyramids
 
 SHAPE, TRAINING = (20, 24, 18), 24
 
@@ -96,6 +99,18 @@ def test_the_search_is_confined_to_what_is_proposed(folder, few):
     found = [p.training for p in measure.candidates(query, index, allowed)]
     assert 2 <= len(found) <= 4 and 3 not in found
     assert set(index.similar.nearest(query["embedding"][0], allowed, 2)) <= set(found)
+
+
+def test_torch_proposes_the_same_in_place(folder, few):
+    index = TrainingIndex.open(folder)
+    names = ["image_coarse", "image_middle", "image_fine"]
+    chain = levels(index.preparation.grid, index.preparation.spacing)
+    held = chain, index.packed(names[0]), index.packed(names[1]), None
+    query = [index.features([5], [name])[name][0] for name in names]
+    by_numpy = TrainingPyramids(*held)._proposed_in_place(query, np.arange(TRAINING))
+    by_torch = TorchPyramids(*held, device="cpu")._proposed_in_place(query, np.arange(TRAINING))
+    assert 5 in by_numpy and len(by_numpy) == 2
+    np.testing.assert_array_equal(by_numpy, by_torch)
 
 
 def test_the_definition_says_which_search(folder, few, monkeypatch):
