@@ -253,7 +253,9 @@ def _look_up(first, end, points, starts, codes, sizes, targets, target_starts, s
     X, Y, Z = shape
     distances = np.empty(X * Y * Z, np.float32)
     slab = np.empty((2, max(X * WIDTH, Y * Z)), np.float32)
-    longest = (starts[1:] - starts[:-1]).max()
+    longest = 0
+    for case in range(len(starts) - 1):
+        longest = max(longest, starts[case + 1] - starts[case])
     chosen = np.empty(longest if quantile >= 0 else 0, np.float32)
     for target in range(first, end):
         low, high = target_starts[target], target_starts[target + 1]

@@ -159,6 +159,7 @@ def _register_one(
     count = len(active)
     gradient, step = np.zeros(PARAMETERS), np.zeros(PARAMETERS)
     a, b = np.empty((count, count)), np.empty(count)
+    moved, moved_shift = np.empty((3, 3)), np.empty(3)
     correlation, share = _sample(position, value, spacing, training, matrix, shift, sampled, at)
     out[0], out[1] = correlation, share
     best = _merit(correlation, share, power)
@@ -174,8 +175,7 @@ def _register_one(
         _solve(a, b)
         for i in range(count):
             step[active[i]] = b[i]
-        moved = matrix @ (_rotation(-step[0], -step[1], -step[2]) * math.exp(-step[3]))
-        moved_shift = shift - moved @ step[4:7]
+        _move(matrix, shift, step, moved, moved_shift)
         accepted = False
         if _plausible(moved, flip, degrees, scale):
             correlation, share = _sample(position, value, spacing, training, moved, moved_shift, sampled, at)
@@ -184,8 +184,10 @@ def _register_one(
         if accepted:
             gain = figure - best
             best = figure
-            matrix[:] = moved
-            shift[:] = moved_shift
+            for i in range(3):
+                shift[i] = moved_shift[i]
+                for j in range(3):
+                    matrix[i, j] = moved[i, j]
             out[0], out[1] = correlation, share
             damping = max(damping * 0.3, 1e-6)
             if gain < 1e-5 or number == iterations - 1:
@@ -217,13 +219,29 @@ def _plausible(matrix, flip, degrees, scale):
 
 
 @njit(cache=True)
-def _rotation(x, y, z):
-    """Rodrigues' formula for a small rotation vector."""
+def _move(matrix, shift, step, moved, moved_shift):
+    """The transform after the inverse of a step: its small rotation is that of Rodrigues' formula.
+
+    In scalars, since numba takes seconds to compile products of matrices.
+    """
+    x, y, z = -step[0], -step[1], -step[2]
     angle = math.sqrt(x * x + y * y + z * z)
-    if angle < 1e-12:
-        return np.eye(3)
-    k = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]]) / angle
-    return np.eye(3) + math.sin(angle) * k + (1 - math.cos(angle)) * (k @ k)
+    s, c = 0.0, 0.0
+    if angle >= 1e-12:
+        s, c = math.sin(angle) / angle, (1 - math.cos(angle)) / angle**2
+    rotation = (
+        (1 - c * (y * y + z * z), c * x * y - s * z, c * x * z + s * y),
+        (c * x * y + s * z, 1 - c * (x * x + z * z), c * y * z - s * x),
+        (c * x * z - s * y, c * y * z + s * x, 1 - c * (x * x + y * y)),
+    )
+    factor = math.exp(-step[3])
+    for i in range(3):
+        moved_shift[i] = shift[i]
+        for j in range(3):
+            moved[i, j] = factor * (
+                matrix[i, 0] * rotation[0][j] + matrix[i, 1] * rotation[1][j] + matrix[i, 2] * rotation[2][j]
+            )
+            moved_shift[i] -= moved[i, j] * step[4 + j]
 
 
 @njit(cache=True)
