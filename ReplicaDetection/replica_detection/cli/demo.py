@@ -15,11 +15,11 @@ from replica_detection.cli.console import Bars, console
 _PLAN = """\
 Two cohorts of made-up patients, side by side: head CT with hemorrhage, and TOF-MRA of the circle of Willis. For each:
 1. {training} training scans, {validation} unseen ones and {novel} synthetic ones of new patients are made,
-   and {per_kind} synthetic replica of a training scan of each kind, such as exact, noise, blur or blend.
+   and synthetic replicas of training scans, {per_kind} of each kind, such as exact, noise, blur or blend.
 2. The training scans are indexed, with masks that the program makes itself.
 3. Every synthetic and unseen scan is compared with every training scan, also in other positions.
 4. Verdicts and a report are written.
-This takes three minutes of CPU, about two on two idle cores; of it, half a minute compiles kernels, only once."""
+This takes three minutes of CPU, about two on two idle cores, the first time, when the kernels are compiled."""
 
 if TYPE_CHECKING:
     from replica_detection.audit.demo import Outcome
