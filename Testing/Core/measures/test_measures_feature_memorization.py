@@ -127,9 +127,8 @@ def test_an_exact_copy_is_at_zero_and_has_the_largest_index() -> None:
     distances = made.distances(queries.block(), training.block())
     assert distances[9, 17] == 0
     null = made.distances(Rows(draws(70, 30, 8), draws(71, 30, 8)).block(), training.block())
-    described = made.describe(
-        MeasureOutput(distances, made.details(queries.block(), training.block())), null, training.ids
-    )
+    output = MeasureOutput(distances, made.details(queries.block(), training.block()))
+    described = made.against_null(made.describe(output, training.ids), null.min(1))
     assert np.argmax(described["MI"]) == 9
     assert described["similarity"][9] == 1
     assert described["layers_agreeing"][9] == "2 of 2"
@@ -153,11 +152,8 @@ def test_fewer_cases_than_features_give_numbers(cases: int) -> None:
         again = made.refit_without(training, out)
         null.append(again.distances(training.block(slice(n, n + 5)), training.block())[:, ~out].min(1))
     assert np.std(null) > 1e-3, "the null has a spread"
-    described = made.describe(
-        MeasureOutput(found, made.details(Rows(draws(2, 5, 100), draws(3, 5, 100)).block(), training.block())),
-        np.concatenate(null)[:, None],
-        training.ids,
-    )
+    output = MeasureOutput(found, made.details(Rows(draws(2, 5, 100), draws(3, 5, 100)).block(), training.block()))
+    described = made.against_null(made.describe(output, training.ids), np.concatenate(null))
     assert np.isfinite(described["MI"]).all()
     assert np.abs(described["MI"]).max() < 6, "new cases look like the null"
 
@@ -212,7 +208,7 @@ def test_the_published_formula_by_hand() -> None:
     query = Rows(np.array([[2.0, 1.0]]))
     details = made.details(query.block(), training.block())
     found = MeasureOutput(made.distances(query.block(), training.block()), details)
-    described = made.describe(found, np.empty((0, 4)), training.ids)
+    described = made.describe(found, training.ids)
     assert described["similarity"][0] == pytest.approx(np.sqrt(0.5), abs=1e-5)
     assert described["MI"][0] == pytest.approx((np.sqrt(0.5) + EPSILON - made.null_mean) / 1e-4, rel=1e-4)
     assert described["ONI"][0] == pytest.approx(-1)
@@ -236,7 +232,7 @@ def test_each_layer_has_its_own_neighbour_in_the_published_form() -> None:
     for made in (published, repaired):
         details = made.details(query.block(), training.block())
         found = MeasureOutput(made.distances(query.block(), training.block()), details)
-        said.append(made.describe(found, np.full((5, 8), 0.5), training.ids))
+        said.append(made.describe(found, training.ids))
     assert said[0]["nearest_layer_1"] == ["case_0"]
     assert said[0]["nearest_layer_2"] == ["case_1"]
     assert said[0]["similarity"][0] == pytest.approx(1, abs=1e-4)
@@ -257,7 +253,7 @@ def test_published_null_is_undefined_with_fewer_cases_than_features() -> None:
         made.distances(query.block(), training.block()), made.details(query.block(), training.block())
     )
     assert np.isfinite(found.distances).all()
-    assert made.describe(found, np.empty((0, 30)), training.ids)["MI"] == [None] * 3
+    assert made.describe(found, training.ids)["MI"] == [None] * 3
 
 
 def test_published_null_takes_halves() -> None:

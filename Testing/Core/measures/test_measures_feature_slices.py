@@ -97,7 +97,7 @@ def test_copies_mirrored_and_cropped_along_the_slices_are_told_apart() -> None:
     assert found.distances[1, 4] == 0
     assert found.distances[2, 7] == pytest.approx(1 - 9 / 12, abs=0.09)
     assert (found.distances[3:].min(1) > 0.7).all()
-    said = measure.describe(found, np.empty((0, 15)), [f"case_{n}" for n in range(15)])
+    said = measure.describe(found, [f"case_{n}" for n in range(15)])
     assert said["votes"][:2] == [1, 1]
     assert said["offset_slices"][0] == 0
     assert said["offset_slices"][2] == 3
