@@ -62,6 +62,10 @@ FLAGS = {
 INTERRUPTED = 130  # typer's exit code for Ctrl-C
 
 
+# Stages that tell at their beginning how much an interrupted run left.
+RESUMED = ("preparing", "null", "comparing")
+
+
 class Bars:
     """A progress callback that draws a bar for each stage, with the time left; without a terminal it prints nothing."""
 
@@ -87,6 +91,8 @@ class Bars:
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         if stage not in self.tasks:
+            if done and stage in RESUMED:
+                errors.print(f"{stage}: goes on where it stopped, {done} of {total} are done")
             self.tasks[stage] = self.progress.add_task(stage, total=total)
         self.progress.update(self.tasks[stage], completed=done, total=total)  # type: ignore[arg-type]
 

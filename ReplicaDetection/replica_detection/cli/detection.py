@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -79,11 +78,11 @@ def index(
 
     Example: replica-detection index training/ --output training.rdindex --profile head-ct --patients patients.csv
     """
-    from replica_detection.index.build import append_cases, build_index, unfinished_build
+    from replica_detection.index.build import append_cases, begin_anew, build_index
     from replica_detection.index.training_index import TrainingIndex
 
     if restart:
-        shutil.rmtree(unfinished_build(output), ignore_errors=True)
+        begin_anew(output)
     with work_places(workers, scheduler, cluster) as places, Bars() as progress:
         if append:
             built = append_cases(
@@ -180,6 +179,7 @@ def detect(
     """
     from replica_detection.detection.detector import detect as run
     from replica_detection.detection.detector import result_folder_index, result_folder_unfinished
+    from replica_detection.detection.finished_parts import forget
     from replica_detection.detection.options import DetectionOptions
     from replica_detection.index.options import IndexOptions
     from replica_detection.readers.calibration import Calibration
@@ -207,7 +207,7 @@ def detect(
             progress=progress,
         )
         result.write(output)
-        _remove_unfinished(output, index)
+        forget(result_folder_unfinished(output))
         page = write_report(result, output / "report", progress=progress)
     print_result(result, page)
 
@@ -224,14 +224,15 @@ def _index_or_images(index: Path | None, training: Path | None) -> TrainingIndex
 
 
 def _remove_unfinished(output: Path, index: Path | None) -> None:
-    """Removes what an unfinished `detect` left; `index` is that of the run, None for its own."""
+    """Removes what unfinished runs left; `index` is that of the run, None for its own."""
     from replica_detection.detection.detector import result_folder_index, result_folder_unfinished
+    from replica_detection.detection.finished_parts import forget
     from replica_detection.detection.null_distances import unfinished_nulls
-    from replica_detection.index.build import unfinished_build
+    from replica_detection.index.build import begin_anew
 
-    own_index = result_folder_index(output)
-    for folder in (result_folder_unfinished(output), unfinished_build(own_index), unfinished_nulls(index or own_index)):
-        shutil.rmtree(folder, ignore_errors=True)
+    begin_anew(result_folder_index(output))
+    for folder in (result_folder_unfinished(output), unfinished_nulls(index or result_folder_index(output))):
+        forget(folder)
 
 
 @app.command()

@@ -57,21 +57,40 @@ Align = Annotated[
         help="Also look for copies that were mirrored, rotated, shifted or scaled. Without: compare images in place.",
     ),
 ]
+PLACES = "Places where the work runs"
 Workers = Annotated[
     int | None,
     typer.Option(
-        help="Processes that work side by side, one core each. Without: all cores that this process may use.", min=1
+        help="Processes that work side by side, one core and about 1 GB of memory each. Without: all cores that this "
+        "process may use.",
+        min=1,
+        rich_help_panel=PLACES,
     ),
 ]
 Scheduler = Annotated[
     str | None,
-    typer.Option(help="Work on a running dask cluster: the address of its scheduler, such as tcp://host:8786."),
+    typer.Option(
+        help="A running dask cluster: the address of its scheduler, such as tcp://host:8786. Index, images and output "
+        'lie at the same path on every worker. Needs pip install "replica-detection[distributed]".',
+        rich_help_panel=PLACES,
+    ),
 ]
 LocalCluster = Annotated[
-    int | None, typer.Option("--cluster", help="Work on a dask cluster of this many processes, started here.", min=1)
+    int | None,
+    typer.Option(
+        "--cluster",
+        help="A dask cluster of this many processes, started here: --workers with dask's dashboard.",
+        min=1,
+        rich_help_panel=PLACES,
+    ),
 ]
 Restart = Annotated[
-    bool, typer.Option("--restart", help="Begin anew, instead of where an interrupted run of this command stopped.")
+    bool,
+    typer.Option(
+        "--restart",
+        help="Begin anew, instead of where an interrupted run stopped. A finished index and null stay.",
+        rich_help_panel=PLACES,
+    ),
 ]
 Alpha = Annotated[float, typer.Option(help="Error rate of the verdicts.", min=1e-6, max=0.5)]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: an NVIDIA GPU where torch sees one.")]

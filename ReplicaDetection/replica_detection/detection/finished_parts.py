@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +16,10 @@ from replica_detection.detection.distances_file import read_distances, write_dis
 from replica_detection.index.training_index import TrainingIndex
 from replica_detection.io.cohort import Cohort
 from replica_detection.measures import Measure
+from replica_detection.util.files import is_temporary
 from replica_detection.version import __version__
+
+_KEY, _PART = re.compile("[0-9a-f]{24}"), re.compile("[0-9]{6}[.]npz")
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,8 @@ class FinishedParts:
     """A folder with one file for each finished part. Where it cannot be written to, nothing is kept.
 
     Args:
-        folder: goes with `clear`.
-        key: what the parts depend on (`key_of`); parts of another key are not used, and go.
+        folder: holds a folder for each key; other things in it stay.
+        key: what the parts depend on (`key_of`); parts of another key are not used.
     """
 
     folder: Path
@@ -37,21 +40,37 @@ class FinishedParts:
         return {n: distances for n, distances in found.items() if distances is not None}
 
     def keep(self, number: int, distances: Distances) -> None:
+        """Keeps a part, except where a file of it could not be read: the next run reads it anew."""
+        if distances.problems:
+            return
         with suppress(OSError):  # a full or read-only disk costs the resumption and not the run
-            self._drop_others()
             write_distances(self._path(number), distances)
 
     def clear(self) -> None:
-        """Removes all parts, once the comparison is kept otherwise or is to begin anew."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Removes the parts of this comparison, once it is kept otherwise."""
+        _remove(self.folder / self.key)
 
     def _path(self, number: int) -> Path:
         return self.folder / self.key / f"{number:06d}.npz"
 
-    def _drop_others(self) -> None:
-        for other in self.folder.iterdir() if self.folder.is_dir() else ():
-            if other.name != self.key:
-                shutil.rmtree(other, ignore_errors=True)
+
+def forget(folder: Path) -> None:
+    """Removes the parts of all comparisons in a folder, and the folder if nothing else is in it."""
+    for inside in folder.iterdir() if folder.is_dir() else ():
+        if _KEY.fullmatch(inside.name):
+            _remove(inside)
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _remove(of_key: Path) -> None:
+    """Removes the parts of one key; what else lies there stays."""
+    for part in of_key.iterdir() if of_key.is_dir() else ():
+        if _PART.fullmatch(part.name) or is_temporary(part.name):
+            part.unlink(missing_ok=True)
+    for folder in (of_key, of_key.parent):
+        with suppress(OSError):  # not empty
+            folder.rmdir()
 
 
 def key_of(index: TrainingIndex, measures: Sequence[Measure], queries: Sequence[object], *others: object) -> str:

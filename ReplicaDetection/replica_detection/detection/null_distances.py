@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +148,7 @@ class _Null:
     whole: bool
     runner: Runner | None
     progress: Progress
+    _parts: dict[str, FinishedParts] = field(default_factory=dict)
 
     def compared(self, queries: Queries, measures: Sequence[Measure], part: str) -> Distances:
         """The comparison of null cases with training cases of other patients; goes on where a killed one stopped.
@@ -155,7 +156,8 @@ class _Null:
         Args:
             part: a word that tells the comparisons of one null apart.
         """
-        key = key_of(self.index, measures, self.cases, self.kind, self.k, self.whole)
+        key = key_of(self.index, measures, self.cases, self.kind, part, self.k, self.whole)
+        self._parts[key] = FinishedParts(unfinished_nulls(self.index.folder), key)
         return compare(
             queries,
             self.index,
@@ -166,7 +168,7 @@ class _Null:
             stage="null",
             kind=self.kind,
             runner=self.runner,
-            finished=FinishedParts(unfinished_nulls(self.index.folder) / f"{self.kind}-{part}", key),
+            finished=self._parts[key],
             progress=self.progress,
         )
 
@@ -187,8 +189,8 @@ class _Null:
                 for m in measures:
                     if m.name in fresh.by_measure:
                         write_distances(self._path(m), fresh.under([m.name]))
-        for part in ("cases", "folds"):
-            FinishedParts(unfinished_nulls(self.index.folder) / f"{self.kind}-{part}", "").clear()
+        for finished in self._parts.values():
+            finished.clear()
         return self._together({**known, **dict.fromkeys(fresh.by_measure, fresh)}, fresh)
 
     def _together(self, by_name: dict[str, Distances], first: Distances | None = None) -> Distances:

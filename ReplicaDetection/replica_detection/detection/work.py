@@ -61,7 +61,7 @@ class Work:
 
     def fitted_without(self, fold: np.ndarray | None) -> tuple[Measure, ...]:
         """The measures, those that are fitted on the cohort refitted without the cases in `fold` ((N,) bool)."""
-        if fold is None:
+        if fold is None or fold.all():  # without any case there is nothing to fit, and nothing is compared
             return self.measures
         key = np.packbits(fold).tobytes()
         if key not in self._refitted:
@@ -135,8 +135,8 @@ class _Recipe:
     whole: bool
 
     def made(self) -> Work:
-        for measure in self.classes:  # a measure of the user's own is not registered in a fresh process
-            MEASURES.setdefault(measure.name, measure)
+        for measure in self.classes:  # a worker knows no measure of the user's own, or an earlier one of that name
+            MEASURES[measure.name] = measure
         index = TrainingIndex.open(Path(self.folder))
         if index.content_id != self.content_id:
             raise InputError(self.folder, "changed while it was in use", "Start the run again")
@@ -155,10 +155,16 @@ def _described(
     by_measure = dict(found.by_measure)
     for m in measures:
         if m.name in outputs:
-            columns = m.describe(outputs[m.name], index.ids)
+            described = m.describe(outputs[m.name], index.ids)
+            columns = {name: [_plain(value) for value in values] for name, values in described.items()}
             candidates = tuple(map(tuple, placements.get(m.name, ())))
             by_measure[m.name] = replace(by_measure[m.name], columns=columns, placements=candidates)
     return replace(found, by_measure=by_measure)
+
+
+def _plain(value: Any) -> Any:
+    """A number or text as Python has it, where numpy made it."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _streamed(

@@ -15,7 +15,15 @@ from replica_detection.embedding.stored import fit_embedders, same_embedders, se
 from replica_detection.errors import IndexFormatError, InputError
 from replica_detection.index.entries import HEADER_FILE, SCHEMA_VERSION, Entry, IndexHeader
 from replica_detection.index.options import IndexOptions
-from replica_detection.index.rows import Making, move_into_place, resume_build, start_build, write_header, write_rows
+from replica_detection.index.rows import (
+    PLAN_FILE,
+    Making,
+    move_into_place,
+    resume_build,
+    start_build,
+    write_header,
+    write_rows,
+)
 from replica_detection.index.training_index import TrainingIndex, settings_of_segmenter
 from replica_detection.io.cohort import Cohort
 from replica_detection.measures import DEFAULT, make_measures, needed_features
@@ -196,7 +204,7 @@ def serves(index: TrainingIndex, cohort: Cohort, options: IndexOptions) -> bool:
 
 
 def _build(cohort: Cohort, folder: Path, options: IndexOptions, progress: Progress) -> TrainingIndex:
-    work = unfinished_build(folder)
+    work = _work_folder(folder)
     foreign = folder.exists() and not (folder / HEADER_FILE).is_file()
     if foreign and not (folder.is_dir() and not any(folder.iterdir())):
         raise InputError(folder, "exists and is no index", "Choose another name for the index")
@@ -235,7 +243,18 @@ def _build(cohort: Cohort, folder: Path, options: IndexOptions, progress: Progre
     return built
 
 
-def unfinished_build(folder: Path) -> Path:
+def begin_anew(folder: str | os.PathLike[str]) -> None:
+    """Lets the next build of this index begin anew, instead of where an interrupted one stopped.
+
+    Raises InputError where a build is going on.
+    """
+    work = _work_folder(Path(folder))
+    if (work / PLAN_FILE).is_file():
+        with Lock(work):
+            (work / PLAN_FILE).unlink(missing_ok=True)
+
+
+def _work_folder(folder: Path) -> Path:
     """The folder beside an index in which it is built."""
     return folder.with_name(folder.name + ".partial")
 

@@ -23,6 +23,9 @@ from replica_detection.segmentation import Segmenter
 from replica_detection.util.files import atomic_write
 from replica_detection.workers.runner import Runner
 
+# Says what an unfinished build makes.
+PLAN_FILE = "plan.json"
+
 
 def start_build(work: Path, options: dict[str, Any], preparation: Preparation, cohort: Cohort) -> None:
     """Starts a fresh build in `work`: what an interrupted one of other images or options left there goes."""
@@ -30,7 +33,7 @@ def start_build(work: Path, options: dict[str, Any], preparation: Preparation, c
     for stale in (work / "entries.jsonl", *work.glob("encoder_*.safetensors")):
         stale.unlink(missing_ok=True)
     plan = {"options": options, "preparation": preparation.to_json(), "cohort": _fingerprint(cohort)}
-    with atomic_write(work / "plan.json") as f:
+    with atomic_write(work / PLAN_FILE) as f:
         json.dump(plan, f)
 
 
@@ -49,7 +52,7 @@ def resume_build(work: Path, options: dict[str, Any], cohort: Cohort) -> tuple[P
     The cohort may have grown or shrunk since; but the grid, and what embedders learnt, are of no use to another one.
     """
     try:
-        stored = json.loads((work / "plan.json").read_text(encoding="utf-8"))
+        stored = json.loads((work / PLAN_FILE).read_text(encoding="utf-8"))
         if stored["options"] != options:
             return None, {}
         preparation = Preparation.from_json(stored["preparation"])
@@ -103,6 +106,7 @@ def write_rows(
     journal_path = folder / "entries.jsonl"
     _end_line(journal_path)
     runner.check(folders_of(todo))
+    progress("preparing", len(entries), len(cohort.cases))
     with journal_path.open("a", encoding="utf-8") as journal:
         for position, made in runner.map(making.row, enumerate(todo, first)):
             if isinstance(made, Problem):
@@ -185,7 +189,7 @@ def write_header(folder: Path, header: IndexHeader) -> None:
 
 def move_into_place(work: Path, folder: Path) -> None:
     """Moves a finished build to its place; the old index goes only after the new one is whole."""
-    (work / "plan.json").unlink(missing_ok=True)
+    (work / PLAN_FILE).unlink(missing_ok=True)
     if folder.exists():
         old = folder.with_name(folder.name + ".old")
         shutil.rmtree(old, ignore_errors=True)

@@ -93,7 +93,7 @@ class SimilarCases:
         except (OSError, ValueError, KeyError):
             return None
         for flags in (module.IO_FLAG_MMAP_IFC, 0):  # not every system maps it
-            with suppress(RuntimeError):
+            with suppress(RuntimeError, TypeError):  # TypeError: a path that is no UTF-8
                 index = module.read_index(str(self.path), flags)
                 return index if index.ntotal == self.cases else None
         return None

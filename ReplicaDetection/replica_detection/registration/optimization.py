@@ -263,9 +263,12 @@ def _solve(a, b):
         b[i] /= a[i, i]
 
 
-@njit(cache=True, fastmath=FAST, error_model="numpy")
+@njit(cache=True, fastmath=FAST, error_model="numpy", forceinline=True)
 def _sample(position, value, spacing, training, matrix, shift, sampled, at):
     """Correlation and overlap of the pair.
+
+    Inlined by force, as `_gradient` is: a copy of its own, compiled apart, would add up in another order, and the
+    process that compiles would get other last digits than those that read its cache.
 
     Writes into `sampled` (3, n) the training image at the voxels, whether it covers them (1 or 0), and their product
     with the query.
@@ -321,7 +324,7 @@ def _sample(position, value, spacing, training, matrix, shift, sampled, at):
     return (qt - q * t / n) / (q_length * t_length), n / len(value)
 
 
-@njit(cache=True, fastmath=FAST, error_model="numpy")
+@njit(cache=True, fastmath=FAST, error_model="numpy", forceinline=True)
 def _gradient(slope, sampled, value, correlation, gradient):
     """The gradient of the correlation by the parameters, where the training image was sampled."""
     m, w, c = sampled[0], sampled[1], sampled[2]

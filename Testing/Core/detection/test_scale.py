@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from Core.made_up import volume
+from Core.made_up import volume, write
 from replica_detection.detection import queries
 from replica_detection.detection.comparison import compare
 from replica_detection.detection.detector import detect
 from replica_detection.detection.distances import Distances
 from replica_detection.detection.distances_file import read_distances, write_distances
-from replica_detection.detection.finished_parts import FinishedParts
+from replica_detection.detection.finished_parts import FinishedParts, forget
 from replica_detection.detection.null_distances import cross_fitted_distances, holdout_distances
 from replica_detection.detection.queries import CohortQueries, IndexQueries
 from replica_detection.index.build import build_index
@@ -125,12 +125,23 @@ def test_a_measure_of_the_user_s_own_works_in_workers(tmp_path):
         scans = np.random.default_rng(0).random((12, 8, 8, 8))
         index = build_index(Cohort.from_arrays(scans, spacing=1), "x.rdindex", measures=["largest"], workers=2)
         result = detect(Cohort.from_arrays(scans[:3] + 0.01, spacing=1), index, workers=2)
-        print([m.nearest_training_id for m in result.matches])
+        first = result.matches[0].distance
+
+        @register
+        class Twice(Largest):
+            definition = "twice the largest absolute difference"
+
+            def distances(self, queries, training):
+                return 2 * super().distances(queries, training)
+
+        again = detect(Cohort.from_arrays(scans[:3] + 0.01, spacing=1), index, workers=2)
+        print(round(again.matches[0].distance / first, 6), [m.nearest_training_id for m in result.matches])
         """
     (tmp_path / "own.py").write_text(textwrap.dedent(script), encoding="utf-8")
     done = subprocess.run([sys.executable, "own.py"], cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
-    assert len(set(eval(done.stdout))) == 3
+    assert done.stdout.split(" ", 1)[0] == "2.0", "an earlier definition of the measure was used"
+    assert len(set(eval(done.stdout.split(" ", 1)[1]))) == 3
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -183,13 +194,16 @@ def test_distances_come_back_from_their_file_as_they_were(index, made, tmp_path)
         assert read_distances(tmp_path / "cut.npz") is None
 
 
+KEY = "a" * 24
+
+
 class StoppedError(Exception):
     pass
 
 
 def stopped_after(parts, folder, index, made):
     """Stops a comparison once so many parts are kept; the number of parts that are then on disk."""
-    finished = FinishedParts(folder, "key")
+    finished = FinishedParts(folder, KEY)
     kept = []
 
     class Counting(FinishedParts):
@@ -200,14 +214,14 @@ def stopped_after(parts, folder, index, made):
                 raise StoppedError
 
     with pytest.raises(StoppedError):
-        compare(CohortQueries(made, index), index, index.measures(None), finished=Counting(folder, "key"))
+        compare(CohortQueries(made, index), index, index.measures(None), finished=Counting(folder, KEY))
     return finished
 
 
 def test_an_interrupted_comparison_goes_on_where_it_stopped(index, made, tmp_path, monkeypatch):
     whole = compare(CohortQueries(made, index), index, index.measures(None))
     finished = stopped_after(3, tmp_path / "unfinished", index, made)
-    (tmp_path / "unfinished" / "key" / "000001.npz").write_bytes(b"cut short")  # a part that the disk lost
+    (tmp_path / "unfinished" / KEY / "000001.npz").write_bytes(b"cut short")  # a part that the disk lost
     loaded = []
     load = queries.CohortPart.load
     monkeypatch.setattr(queries.CohortPart, "load", lambda self, *a: loaded.append(self.cases[0].id) or load(self, *a))
@@ -222,12 +236,56 @@ def test_an_interrupted_comparison_goes_on_where_it_stopped(index, made, tmp_pat
     assert [t[1] for t in told] == sorted(t[1] for t in told)
 
 
-def test_parts_of_another_comparison_are_not_used_and_go(index, made, tmp_path):
-    stopped_after(2, tmp_path / "unfinished", index, made)
-    other = FinishedParts(tmp_path / "unfinished", "other")
+def test_parts_of_another_comparison_are_not_used_and_only_ours_ever_go(index, made, tmp_path):
+    folder = tmp_path / "unfinished"
+    (folder / "scans").mkdir(parents=True)
+    (folder / "scans" / "000001.npz").write_bytes(b"a user's file")
+    stopped_after(2, folder, index, made)
+    (folder / KEY / "notes.txt").write_text("a user's note", encoding="utf-8")
+    other = FinishedParts(folder, "b" * 24)
     assert other.read(5) == {}
     compare(CohortQueries(made, index), index, index.measures(["mae"]), finished=other)
-    assert sorted(p.name for p in (tmp_path / "unfinished").iterdir()) == ["other"]
+    assert len(FinishedParts(folder, KEY).read(5)) == 2
+    other.clear()
+    assert not (folder / ("b" * 24)).exists()
+    forget(folder)
+    left = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    assert left == [f"{KEY}/notes.txt", "scans/000001.npz"]
+
+
+def test_a_part_with_a_file_that_could_not_be_read_is_not_kept(index, tmp_path):
+    """The disk may have failed for a moment, and `strict` must see the file again."""
+    (tmp_path / "images").mkdir()
+    for name in ("a", "b"):
+        write(tmp_path / "images" / f"{name}.nii.gz", volume(3, SHAPE))
+    broken = tmp_path / "images" / "a.nii.gz"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:50])
+    asked = CohortQueries(Cohort.read(tmp_path / "images"), index)
+    finished = FinishedParts(tmp_path / "unfinished", KEY)
+    measures = index.measures(["mae"])
+    assert [p.path for p in compare(asked, index, measures, finished=finished).problems] == [str(broken)]
+    assert list(finished.read(2)) == [1]
+    broken.write_bytes(whole)
+    assert compare(asked, index, measures, finished=finished).ids == ("a", "b")
+
+
+def test_training_cases_of_one_patient_alone_give_no_null_and_no_error(tmp_path):
+    known = Cohort.from_arrays(images(0, 6), spacing=1.0)
+    alone = replace(known, cases=tuple(replace(c, patient="anonymous") for c in known.cases))
+    one = build_index(alone, tmp_path / "x.rdindex", measures=["mae", "embedding_cosine", "memorization_index"])
+    found = cross_fitted_distances(one, one.measures(None))
+    assert found.ids == one.ids
+    assert all(np.isinf(m.near.distance).all() for m in found.by_measure.values())
+
+
+def test_a_column_of_numpy_numbers_is_kept(tmp_path, index, made, monkeypatch):
+    from replica_detection.measures.voxel import MeanAbsoluteError
+
+    monkeypatch.setattr(MeanAbsoluteError, "describe", lambda self, output, ids: {"n": output.distances.argmin(1)})
+    finished = FinishedParts(tmp_path, KEY)
+    compare(CohortQueries(made, index), index, index.measures(["mae"]), finished=finished)
+    assert [type(d.by_measure["mae"].columns["n"][0]) for d in finished.read(5).values()] == [int] * 5
 
 
 def test_an_interrupted_null_goes_on_and_leaves_nothing_behind(index, tmp_path, monkeypatch):
@@ -297,7 +355,7 @@ def test_a_killed_detect_goes_on_and_writes_the_same_tables(tmp_path):
 
 def test_a_folder_that_cannot_be_written_costs_the_resumption_alone(index, made, tmp_path):
     (tmp_path / "unfinished").write_text("a file where the folder should be", encoding="utf-8")
-    finished = FinishedParts(tmp_path / "unfinished", "key")
+    finished = FinishedParts(tmp_path / "unfinished", KEY)
     found = compare(CohortQueries(made, index), index, index.measures(["mae"]), finished=finished)
     assert found.ids == made.ids
 

@@ -257,8 +257,15 @@ def test_the_process_that_compiles_and_those_that_read_its_cache_get_the_same_bi
 import hashlib
 import numpy as np
 from replica_detection.kernels import voxel_cpu
+from replica_detection.registration.optimization import Limits, register, template
+from replica_detection.registration.pyramid import Level
 blocks = np.random.default_rng(0).random((2, 3, 40, 32, 24), dtype=np.float32)
 found = [voxel_cpu.mae(*blocks), voxel_cpu.rmse(*blocks), voxel_cpu.ssim(*blocks, 1.0, "gaussian")]
+level = Level((40, 32, 24), (1.0, 1.0, 1.5))
+matrices, shifts = np.eye(3)[None].repeat(3, 0), np.full((3, 3), 0.7)
+where = np.arange(3), np.ones((3, 3))
+query = template(blocks[0, 0], level)
+found += [register(query, blocks[1], matrices, shifts, *where, iterations=5, limits=Limits()), matrices]
 print([hashlib.sha256(f.tobytes()).hexdigest() for f in found])
 """
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
