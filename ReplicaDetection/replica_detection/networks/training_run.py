@@ -142,6 +142,9 @@ def train(
     """
     import torch
 
+    # Once its number of threads was set, torch's linear algebra splits products otherwise than before, even where the
+    # number is the same: a training that goes on in another process would get other last digits.
+    torch.set_num_threads(torch.get_num_threads())
     if state.model is not None and state.optimizer is not None:
         model.load_state_dict(state.model)
         optimizer.load_state_dict(state.optimizer)

@@ -14,6 +14,7 @@ from Core.made_up import volume, write
 from replica_detection import cli
 from replica_detection.audit.filtering import MANIFEST, decide, filter_replicas, write_filtered
 from replica_detection.audit.synthetic_duplicates import DuplicateGroup, _near, near_duplicate_groups
+from replica_detection.detection.distances import Distances
 from replica_detection.errors import InputError
 from replica_detection.index.build import build_index
 from replica_detection.index.training_index import TrainingIndex
@@ -216,18 +217,19 @@ def test_images_of_one_kind_are_no_near_duplicates(run):
     rng = np.random.default_rng(0)
     kinds = np.repeat(np.arange(12), 4)
     measures = index.measures(VOXELS)
-    null = {m.name: 1 + 0.05 * rng.random((len(index), len(index))) for m in measures}
-    for table in null.values():
+    rows = {m.name: 1 + 0.05 * rng.random((len(index), len(index))) for m in measures}
+    for table in rows.values():
         np.fill_diagonal(table, np.inf)
+    null = Distances.reduced(index.ids, rows, k=5, patients=index.patients, exact_of=[])
     inside = kinds[:, None] == kinds
     distances = {m.name: np.where(inside, 1.02, 3) + 0.05 * rng.random((48, 48)) for m in measures}
     for table in distances.values():
         table[:] = (table + table.T) / 2
         np.fill_diagonal(table, np.inf)
-    assert not _near(distances, null, index, measures, 0.05)[1].any()
+    assert not _near(distances, null, 5, measures, 0.05, len(index))[1].any()
     for table in distances.values():
         table[5, 9] = table[9, 5] = 0.7  # nearer than any two training images
-    partner, near, _ = _near(distances, null, index, measures, 0.05)
+    partner, near, _ = _near(distances, null, 5, measures, 0.05, len(index))
     assert np.flatnonzero(near).tolist() == [5, 9] and partner[[5, 9]].tolist() == [9, 5]
 
 

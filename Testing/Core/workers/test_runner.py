@@ -273,7 +273,8 @@ def test_a_scheduler_that_dies_is_told_at_once(tmp_path):
 
 
 SCRIPT = """
-import os, sys, time
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background may be started without it
 from replica_detection.workers.cluster import local_cluster
 from replica_detection.workers.processes import Processes
 print("once", flush=True)
