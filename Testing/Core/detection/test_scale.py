@@ -316,7 +316,7 @@ KILLED = """
 
     def killing(self, number, distances):
         keep(self, number, distances)
-        if self.folder.name == "unfinished" and number == 2:
+        if self.folder.parent.name == "killed" and number == 2:
             os.kill(os.getpid(), signal.SIGKILL)
 
     finished_parts.FinishedParts.keep = killing
