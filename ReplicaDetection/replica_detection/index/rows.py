@@ -106,7 +106,8 @@ def write_rows(
     journal_path = folder / "entries.jsonl"
     _end_line(journal_path)
     runner.check(folders_of(todo))
-    progress("preparing", len(entries), len(cohort.cases))
+    if entries:  # what an interrupted build left
+        progress("preparing", len(entries), len(cohort.cases))
     with journal_path.open("a", encoding="utf-8") as journal:
         for position, made in runner.map(making.row, enumerate(todo, first)):
             if isinstance(made, Problem):
