@@ -179,7 +179,6 @@ def detect(
     """
     from replica_detection.detection.detector import detect as run
     from replica_detection.detection.detector import result_folder_index, result_folder_unfinished
-    from replica_detection.detection.finished_parts import forget
     from replica_detection.detection.options import DetectionOptions
     from replica_detection.index.options import IndexOptions
     from replica_detection.readers.calibration import Calibration
@@ -207,7 +206,7 @@ def detect(
             progress=progress,
         )
         result.write(output)
-        forget(result_folder_unfinished(output))
+        _forget_parts(result_folder_unfinished(output))
         page = write_report(result, output / "report", progress=progress)
     print_result(result, page)
 
@@ -223,16 +222,21 @@ def _index_or_images(index: Path | None, training: Path | None) -> TrainingIndex
     raise typer.BadParameter("give either --index or --training")
 
 
+def _forget_parts(folder: Path) -> None:
+    from replica_detection.detection.finished_parts import forget
+
+    forget(folder)
+
+
 def _remove_unfinished(output: Path, index: Path | None) -> None:
     """Removes what unfinished runs left; `index` is that of the run, None for its own."""
     from replica_detection.detection.detector import result_folder_index, result_folder_unfinished
-    from replica_detection.detection.finished_parts import forget
     from replica_detection.detection.null_distances import unfinished_nulls
     from replica_detection.index.build import begin_anew
 
     begin_anew(result_folder_index(output))
     for folder in (result_folder_unfinished(output), unfinished_nulls(index or result_folder_index(output))):
-        forget(folder)
+        _forget_parts(folder)
 
 
 @app.command()
